@@ -1,0 +1,37 @@
+"""Differentiable convex optimization layers.
+
+    cvxpy problem ─ canonicalize ─ program ─ solvers ─ residual/newton ─ derivative ─ layer ─ torch
+                                      │                     │
+                                    cones ─────────── kkt (factorizations)
+
+``Layer`` is the engine over NumPy arrays, ``solve_and_differentiate`` takes a cone program in conic form, and
+``conelayers.torch.ConeLayer`` is the layer for PyTorch. ``import conelayers`` imports no framework.
+"""
+
+from conelayers.cones import Cones
+from conelayers.conic import ConeSolution, solve_and_differentiate
+from conelayers.errors import (
+    CanonicalizationError,
+    ConelayersWarning,
+    InaccurateSolutionWarning,
+    SingularDerivativeWarning,
+    SolveError,
+    Status,
+)
+from conelayers.layer import Layer, LayerSolution
+from conelayers.program import Residuals
+
+__all__ = [
+    "CanonicalizationError",
+    "ConeSolution",
+    "Cones",
+    "ConelayersWarning",
+    "InaccurateSolutionWarning",
+    "Layer",
+    "LayerSolution",
+    "Residuals",
+    "SingularDerivativeWarning",
+    "SolveError",
+    "Status",
+    "solve_and_differentiate",
+]

@@ -1,0 +1,25 @@
+"""Cones: the projection onto each dual cone and a Clarke element of its Jacobian, batched, in spectral form."""
+
+from conelayers.cones.cone import Array, Cone, Element, IdentityBasisElement, ReducedElement
+from conelayers.cones.nonneg import Nonnegative
+from conelayers.cones.product import Cones, ProductElement, as_cones
+from conelayers.cones.psd import PositiveSemidefinite, matrix_to_svec, svec_to_matrix
+from conelayers.cones.soc import SecondOrder
+from conelayers.cones.zero import Zero
+
+__all__ = [
+    "Array",
+    "Cone",
+    "Cones",
+    "Element",
+    "IdentityBasisElement",
+    "Nonnegative",
+    "PositiveSemidefinite",
+    "ProductElement",
+    "ReducedElement",
+    "SecondOrder",
+    "Zero",
+    "as_cones",
+    "matrix_to_svec",
+    "svec_to_matrix",
+]

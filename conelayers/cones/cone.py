@@ -1,0 +1,98 @@
+"""What a cone has to offer: the projection onto its dual cone, and one Clarke element of it, in spectral form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+__all__ = ["Array", "Cone", "Element", "IdentityBasisElement", "ReducedElement"]
+
+Array = Any  # any array that follows the array-API standard; NumPy's and torch's are tested
+
+
+class ReducedElement(NamedTuple):
+    """D restricted to its range, as the reduced KKT matrix wants it (NumPy and SciPy, one instance).
+
+    With D = B C Bᵀ, C ≻ 0, the matrix N = C⁻¹ − BᵀB is positive semidefinite, and dy = D·dv is dy = Bη with
+    Bᵀ A dx − N η = −Bᵀ r₂ (see kkt/assemble.py). N may be given in lifted form, N = diag(n) constrained to Wᵀη = 0.
+    """
+
+    basis: sp.csr_array  # B, (rows of the blocks, r)
+    diagonal: np.ndarray  # n, (r,)
+    lift: sp.csr_array  # W, (r, number of lifting columns)
+
+
+@dataclass(frozen=True)
+class Element(ABC):
+    """D = U diag(values) Uᵀ ∈ ∂Π_{K*}(v) for a group of equal blocks; every field leads with the axes of v.
+
+    ``values`` has the shape of v, (..., blocks, d), and lies in [0, 1]. ``to_basis`` and ``from_basis`` apply Uᵀ and U
+    to an array (..., blocks, d); further leading axes broadcast.
+    """
+
+    values: Array
+
+    @abstractmethod
+    def to_basis(self, h: Array) -> Array:
+        """Uᵀh."""
+
+    @abstractmethod
+    def from_basis(self, h: Array) -> Array:
+        """U h."""
+
+    def apply(self, h: Array) -> Array:
+        """D h."""
+        return self.from_basis(self.values * self.to_basis(h))
+
+    def take(self, index: Any) -> Element:
+        """The element of a part of the batch (any index of the leading axes)."""
+        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def reduced(self) -> ReducedElement:
+        """B = U√Λ on the columns where Λ > 0, and N = I − Λ there; for one instance, values (blocks, d)."""
+        blocks, d = self.values.shape
+        # Column j of every block at once: U e_j, then scatter the d×d blocks along the diagonal.
+        columns = self.from_basis(np.broadcast_to(np.eye(d)[:, None, :], (d, blocks, d)))
+        scaled = np.transpose(columns, (1, 2, 0)) * np.sqrt(self.values)[:, None, :]
+        basis = _block_diagonal(scaled)
+        keep = np.flatnonzero(self.values.ravel() > 0)
+        return ReducedElement(sp.csr_array(basis[:, keep]), 1 - self.values.ravel()[keep], sp.csr_array((keep.size, 0)))
+
+
+def _block_diagonal(blocks: np.ndarray) -> sp.csc_array:
+    """A (k, d, e) stack of dense blocks as one sparse block-diagonal matrix."""
+    k, d, e = blocks.shape
+    rows = np.broadcast_to(np.arange(k * d).reshape(k, d, 1), (k, d, e))
+    cols = np.broadcast_to(np.arange(k * e).reshape(k, 1, e), (k, d, e))
+    return sp.csc_array(sp.coo_array((blocks.ravel(), (rows.ravel(), cols.ravel())), shape=(k * d, k * e)))
+
+
+@dataclass(frozen=True)
+class IdentityBasisElement(Element):
+    """A diagonal element: U = I."""
+
+    def to_basis(self, h: Array) -> Array:
+        return h
+
+    def from_basis(self, h: Array) -> Array:
+        return h
+
+    def reduced(self) -> ReducedElement:
+        values = self.values.ravel()
+        keep = np.flatnonzero(values > 0)
+        basis = sp.csr_array((np.sqrt(values[keep]), (keep, np.arange(keep.size))), shape=(values.size, keep.size))
+        return ReducedElement(basis, 1 - values[keep], sp.csr_array((keep.size, 0)))
+
+
+class Cone(ABC):
+    """A closed convex cone K ⊆ R^d. Everything is batched: v is (..., blocks, d), one block a cone."""
+
+    @abstractmethod
+    def project_dual(self, v: Array) -> tuple[Array, Element]:
+        """Π_{K*}(v) and an element of its Clarke Jacobian at v."""
+
+

@@ -1,0 +1,224 @@
+"""The product cone K of a program, in one fixed order; equal-sized blocks are handled in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import scipy.sparse as sp
+from array_api_compat import array_namespace, device
+
+from conelayers.cones.cone import Array, Cone, Element, ReducedElement
+from conelayers.cones.nonneg import Nonnegative
+from conelayers.cones.psd import PositiveSemidefinite
+from conelayers.cones.soc import SecondOrder
+from conelayers.cones.zero import Zero
+
+__all__ = ["Cones", "ProductElement", "as_cones"]
+
+
+class _Group(NamedTuple):
+    """All blocks of one cone and size: ``start`` of each block's rows, blocks × dimension."""
+
+    cone: Cone
+    starts: np.ndarray
+    dimension: int
+
+    @property
+    def rows(self) -> np.ndarray:
+        return (self.starts[:, None] + np.arange(self.dimension)).ravel()
+
+
+@final
+@dataclass(frozen=True)
+class Cones:
+    """The cone K = {0}^zero × R₊^nonneg × Q… × S₊… × Kexp… × Kexp*… × Kpow…, rows in this order.
+
+    zero, nonneg: numbers of rows. soc: dimension of each second-order cone {(t, u) : ‖u‖ ≤ t}. psd: order n of each
+    matrix, n(n+1)/2 rows each: lower triangle, column-major, off-diagonals times √2. exp, exp_dual: numbers of
+    three-row cones cl{y e^{x/y} ≤ z, y > 0} and of their duals. power: an exponent α for each three-row cone
+    {x^α y^{1−α} ≥ |z|}; −α stands for its dual. This is the order and the scaling of SCS.
+
+    Raises ValueError, naming the field, for negative or non-integer sizes and exponents outside (−1, 1)∖{0}.
+    """
+
+    zero: int = 0
+    nonneg: int = 0
+    soc: tuple[int, ...] = ()
+    psd: tuple[int, ...] = ()
+    exp: int = 0
+    exp_dual: int = 0
+    power: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("zero", "nonneg", "exp", "exp_dual"):
+            object.__setattr__(self, name, _count(name, getattr(self, name), 0))
+        for name in ("soc", "psd"):
+            sizes = getattr(self, name)
+            if not isinstance(sizes, Iterable):
+                raise ValueError(f"cones.{name}: got {sizes!r}, expected a sequence of sizes, one for each cone; write [{sizes!r}]")
+            object.__setattr__(self, name, tuple(_count(name, size, 1) for size in sizes))
+        if not isinstance(self.power, Iterable):
+            raise ValueError(f"cones.power: got {self.power!r}, expected a sequence of exponents, one for each cone")
+        exponents = tuple(float(a) for a in self.power)
+        for a in exponents:
+            if not 0 < abs(a) < 1:
+                raise ValueError(f"cones.power: got the exponent {a}, expected 0 < |α| < 1 (negative for the dual cone)")
+        object.__setattr__(self, "power", exponents)
+
+    @property
+    def dimension(self) -> int:
+        """The number of rows, m."""
+        psd = sum(n * (n + 1) // 2 for n in self.psd)
+        return self.zero + self.nonneg + sum(self.soc) + psd + 3 * (self.exp + self.exp_dual + len(self.power))
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The names of the fields that are not empty: what a solver must support."""
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name))
+
+    @cached_property
+    def _groups(self) -> tuple[_Group, ...]:
+        missing = self.kinds & {"exp", "exp_dual", "power"}
+        if missing:
+            raise NotImplementedError(
+                f"cones: got {', '.join(sorted(missing))}; their projections are not there yet. "
+                "Expected zero, nonneg, soc and psd cones only."
+            )
+        blocks: dict[tuple[str, int], list[int]] = {}
+        row = self.zero + self.nonneg
+        for d in self.soc:
+            # A second-order cone of dimension 1 is {t ≥ 0}.
+            blocks.setdefault(("nonneg", 1) if d == 1 else ("soc", d), []).append(row)
+            row += d
+        for n in self.psd:
+            blocks.setdefault(("psd", n), []).append(row)
+            row += n * (n + 1) // 2
+        groups = []
+        if self.zero or not self.dimension:  # a program without rows keeps one empty group: arrays have their shapes
+            groups.append(_Group(Zero(), np.arange(self.zero), 1))
+        if self.nonneg:
+            groups.append(_Group(Nonnegative(), self.zero + np.arange(self.nonneg), 1))
+        for (kind, size), starts in blocks.items():
+            if kind == "nonneg":
+                groups.append(_Group(Nonnegative(), np.array(starts), 1))
+            elif kind == "soc":
+                groups.append(_Group(SecondOrder(), np.array(starts), size))
+            else:
+                groups.append(_Group(PositiveSemidefinite(size), np.array(starts), size * (size + 1) // 2))
+        return tuple(groups)
+
+    @cached_property
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows in the order of the groups, and the permutation back."""
+        rows = np.concatenate([g.rows for g in self._groups])
+        inverse = np.empty_like(rows)
+        inverse[rows] = np.arange(rows.size)
+        return rows, inverse
+
+    def project_dual(self, v: Array) -> tuple[Array, ProductElement]:
+        """Π_{K*}(v) and a Clarke element D ∈ ∂Π_{K*}(v), for v of shape (..., m)."""
+        pairs = [g.cone.project_dual(h) for g, h in zip(self._groups, self.split(v), strict=True)]
+        element = ProductElement(self, tuple(e for _, e in pairs))
+        return self.join([p for p, _ in pairs]), element
+
+    def split(self, h: Array) -> list[Array]:
+        """The rows of (..., m) by group: a list of (..., blocks, d)."""
+        xp = array_namespace(h)
+        parts = []
+        for g in self._groups:
+            rows = g.rows
+            first = int(rows[0]) if rows.size else 0
+            if np.array_equal(rows, np.arange(first, first + rows.size)):
+                part = h[..., first : first + rows.size]
+            else:
+                part = xp.take(h, xp.asarray(rows, device=device(h)), axis=-1)
+            parts.append(xp.reshape(part, (*h.shape[:-1], g.starts.size, g.dimension)))
+        return parts
+
+    def join(self, parts: list[Array]) -> Array:
+        """The inverse of ``split``."""
+        xp = array_namespace(*parts)
+        flat = xp.concat([xp.reshape(p, (*p.shape[:-2], p.shape[-2] * p.shape[-1])) for p in parts], axis=-1)
+        rows, inverse = self._order
+        if np.array_equal(rows, np.arange(rows.size)):
+            return flat
+        return xp.take(flat, xp.asarray(inverse, device=device(flat)), axis=-1)
+
+
+@final
+@dataclass(frozen=True)
+class ProductElement:
+    """D = U diag(values) Uᵀ ∈ ∂Π_{K*}(v) for the product cone, (..., m)."""
+
+    cones: Cones
+    elements: tuple[Element, ...]
+
+    def _map(self, h: Array, action: str) -> Array:
+        parts = self.cones.split(h)
+        return self.cones.join([getattr(e, action)(p) for e, p in zip(self.elements, parts, strict=True)])
+
+    @cached_property
+    def values(self) -> Array:
+        """The eigenvalues of D in the basis U, (..., m)."""
+        return self.cones.join([e.values for e in self.elements])
+
+    def to_basis(self, h: Array) -> Array:
+        """Uᵀh for h of shape (..., m)."""
+        return self._map(h, "to_basis")
+
+    def from_basis(self, h: Array) -> Array:
+        """U h for h of shape (..., m)."""
+        return self._map(h, "from_basis")
+
+    def apply(self, h: Array) -> Array:
+        """D h for h of shape (..., m)."""
+        return self._map(h, "apply")
+
+    def take(self, index: Any) -> ProductElement:
+        """The element of a part of the batch."""
+        return ProductElement(self.cones, tuple(e.take(index) for e in self.elements))
+
+    def reduced(self) -> ReducedElement:
+        """B, n and W of the whole product, for one instance: rows of B in the order of the cone program."""
+        parts = [e.reduced() for e in self.elements]
+        inverse = self.cones._order[1]
+        basis = sp.csr_array(sp.block_diag([p.basis for p in parts], format="csr"))[inverse]
+        lift = sp.csr_array(sp.block_diag([p.lift for p in parts], format="csr"))
+        return ReducedElement(basis, np.concatenate([p.diagonal for p in parts]), lift)
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"cones.{name}: got {value!r}, expected an integer ≥ {least}")
+    return int(value)
+
+
+_DICT_KEYS = {"z": "zero", "f": "zero", "l": "nonneg", "q": "soc", "s": "psd", "ep": "exp", "ed": "exp_dual", "p": "power"}
+
+
+def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:
+    """A Cones from a Cones or from a dict with SCS's keys z (or f), l, q, s, ep, ed, p.
+
+    Raises ValueError naming an unknown key, TypeError for anything that is neither.
+    """
+    if isinstance(cones, Cones):
+        return cones
+    if not isinstance(cones, Mapping):
+        raise TypeError(f"cones: got {type(cones).__name__}, expected conelayers.Cones or a dict with SCS's keys")
+    settings: dict[str, Any] = {}
+    for key, value in cones.items():
+        if key not in _DICT_KEYS:
+            raise ValueError(f"cones: got the key {key!r}, expected one of {', '.join(_DICT_KEYS)}")
+        if value is None:
+            continue
+        field = _DICT_KEYS[key]
+        if field in settings:
+            raise ValueError(f"cones: the keys 'z' and 'f' both give {field}; keep one")
+        if field in ("soc", "psd", "power") and isinstance(value, (int, float, np.number)):
+            value = (value,)
+        settings[field] = tuple(value) if field in ("soc", "psd", "power") else value
+    return Cones(**settings)

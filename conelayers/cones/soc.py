@@ -1,0 +1,115 @@
+"""The second-order cone {(t, u) : ‖u‖ ≤ t}, self-dual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import scipy.sparse as sp
+from array_api_compat import array_namespace
+
+from conelayers.cones.cone import Array, Cone, Element, ReducedElement
+
+__all__ = ["SecondOrder", "SecondOrderElement"]
+
+_SQRT_HALF = 0.5**0.5
+_LIFT_FROM_DIMENSION = 16  # below, the dense d×d blocks of D are cheaper than their lifted sparse form
+
+
+@final
+@dataclass(frozen=True)
+class SecondOrderElement(Element):
+    """D with eigenvectors (1, w)/√2, (1, −w)/√2 and a basis of {0} × w⊥, in this order along the last axis.
+
+    U is the Householder reflection in u that takes w to ∓e₁, followed by a rotation of the first two coordinates by 45°.
+    """
+
+    direction: Array  # w = u/‖u‖, (..., blocks, d − 1)
+
+    def _reflect(self, u: Array) -> tuple[Array, Array]:
+        """H u and the sign σ with H w = σ e₁, where H = I − 2 h hᵀ/hᵀh and h = w − σ e₁, σ = −sign(w₁)."""
+        xp = array_namespace(u)
+        w = self.direction
+        first = w[..., :1]
+        sign = xp.where(first > 0, -xp.ones_like(first), xp.ones_like(first))
+        h = xp.concat([first - sign, w[..., 1:]], axis=-1)
+        scale = xp.sum(h * u, axis=-1, keepdims=True) / (1 - sign * first)  # hᵀh = 2 (1 − σ w₁) ≥ 2
+        return u - scale * h, sign
+
+    def to_basis(self, h: Array) -> Array:
+        xp = array_namespace(h)
+        t = h[..., :1]
+        reflected, sign = self._reflect(h[..., 1:])
+        along = sign * reflected[..., :1]  # wᵀu
+        return xp.concat([_SQRT_HALF * (t + along), _SQRT_HALF * (t - along), reflected[..., 1:]], axis=-1)
+
+    def from_basis(self, h: Array) -> Array:
+        xp = array_namespace(h)
+        plus, minus = h[..., :1], h[..., 1:2]
+        t, along = _SQRT_HALF * (plus + minus), _SQRT_HALF * (plus - minus)
+        first = self.direction[..., :1]
+        sign = xp.where(first > 0, -xp.ones_like(first), xp.ones_like(first))
+        coordinates = xp.concat([sign * along, h[..., 2:]], axis=-1)
+        return xp.concat([t, self._reflect(coordinates)[0]], axis=-1)  # H is its own inverse
+
+    def reduced(self) -> ReducedElement:
+        """Lifted for large cones, so that the KKT matrix stays sparse.
+
+        On the curved part D = v₁v₁ᵀ + c²·diag(0, I − wwᵀ), v₁ = (1, w)/√2. Its range is spanned by v₁ and w⊥. A basis of
+        w⊥ would fill a d×d block; instead dy = v₁ η₁ + c (0, η_u) with η_u ∈ R^{d−1} and the constraint wᵀη_u = 0, whose
+        multiplier is one more unknown: B = [v₁, c (0; I)], n = (0, 1 − c²), W = (0; w).
+        """
+        blocks, d = self.values.shape
+        if d < _LIFT_FROM_DIMENSION:
+            return super().reduced()
+        bases, diagonals, lifts = [], [], []
+        for values, w in zip(self.values, self.direction, strict=True):
+            if values[1] > 0:  # v in the interior of K: D = I
+                bases.append(sp.eye_array(d, format="csr"))
+                diagonals.append(np.zeros(d))
+                lifts.append(sp.csr_array((d, 0)))
+            elif values[0] == 0:  # v in the polar cone: D = 0
+                bases.append(sp.csr_array((d, 0)))
+                diagonals.append(np.zeros(0))
+                lifts.append(sp.csr_array((0, 0)))
+            else:
+                middle = values[2]
+                axis = sp.csr_array(_SQRT_HALF * np.concatenate([[1.0], w])[:, None])
+                rest = sp.vstack([sp.csr_array((1, d - 1)), np.sqrt(middle) * sp.eye_array(d - 1)])
+                bases.append(sp.hstack([axis, rest]))
+                diagonals.append(np.concatenate([[0.0], np.full(d - 1, 1 - middle)]))
+                lifts.append(sp.csr_array(np.concatenate([[0.0], w])[:, None]))
+        return ReducedElement(
+            sp.csr_array(sp.block_diag(bases)), np.concatenate(diagonals), sp.csr_array(sp.block_diag(lifts))
+        )
+
+
+@final
+class SecondOrder(Cone):
+    """Π(v) = v inside K, 0 inside −K, else ½(t + ‖u‖)(1, w); the middle eigenvalue of D is ½(1 + t/‖u‖).
+
+    On the boundary of K the element is I, on that of −K it is 0; at the origin it is I.
+    """
+
+    def project_dual(self, v: Array) -> tuple[Array, Element]:
+        xp = array_namespace(v)
+        t, u = v[..., :1], v[..., 1:]
+        # Scaled before squaring: ‖u‖ must neither overflow nor underflow.
+        largest = xp.max(xp.abs(u), axis=-1, keepdims=True)
+        scale = xp.where(largest > 0, largest, xp.ones_like(largest))
+        norm = scale * xp.sqrt(xp.sum((u / scale) ** 2, axis=-1, keepdims=True))
+        positive = norm > 0
+        safe = xp.where(positive, norm, xp.ones_like(norm))
+        unit = xp.concat([xp.ones_like(t), xp.zeros_like(u[..., 1:])], axis=-1)
+        w = xp.where(positive, u / safe, unit)
+        inside, polar = norm <= t, norm <= -t
+        polar = polar & ~inside
+        one, zero = xp.ones_like(t), xp.zeros_like(t)
+        outer = xp.where(inside, one, zero)
+        first = xp.where(polar, zero, one)
+        middle = xp.where(inside, one, xp.where(polar, zero, (1 + t / safe) / 2))
+        values = xp.concat([first, outer, xp.broadcast_to(middle, u[..., 1:].shape)], axis=-1)
+        boundary = (t + norm) / 2 * xp.concat([one, w], axis=-1)
+        projection = xp.where(inside, v, xp.where(polar, xp.zeros_like(v), boundary))
+        return projection, SecondOrderElement(values, w)

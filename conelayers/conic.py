@@ -1,0 +1,147 @@
+"""Solve and differentiate one cone program that is already in conic form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import scipy.sparse as sp
+
+from conelayers.cones import Cones, as_cones
+from conelayers.derivative import Linearization
+from conelayers.errors import Status
+from conelayers.program import ConeProgram, Pattern, Residuals, Solution, Structure
+from conelayers.solve import raise_or_warn, solve_batch
+from conelayers.solvers import choose_solver, parse_solver_args
+
+__all__ = ["ConeSolution", "solve_and_differentiate"]
+
+
+@final
+@dataclass(frozen=True)
+class ConeSolution:
+    """x (n,), y (m,), s (m,), status and residuals of a cone program, and the derivative of its solution map."""
+
+    x: np.ndarray
+    y: np.ndarray
+    s: np.ndarray
+    status: Status
+    residuals: Residuals
+    _linearization: Linearization
+
+    def jvp(self, dP: Any, dq: Any, dA: Any, db: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(dx, dy, ds) along (dP, dq, dA, db); each may be None for zero, matrices sparse or dense; dP is symmetrised.
+
+        Raises ValueError for wrong shapes; warns SingularDerivativeWarning where J is singular.
+        """
+        n, m = self.x.size, self.y.size
+        dP, dA = _matrix("dP", dP, (n, n)), _matrix("dA", dA, (m, n))
+        dq, db = _vector("dq", dq, n), _vector("db", db, m)
+        r1 = -(0.5 * (dP @ self.x + dP.T @ self.x) + dA.T @ self.y + dq)
+        dx, dy, ds = self._linearization.tangent(r1[None], (dA @ self.x - db)[None])
+        return dx[0], dy[0], ds[0]
+
+    def vjp(self, dx: Any, dy: Any = None, ds: Any = None) -> tuple[sp.csc_array, np.ndarray, sp.csc_array, np.ndarray]:
+        """(dP, dq, dA, db), the gradients of ⟨dx, x⟩ + ⟨dy, y⟩ + ⟨ds, s⟩; None stands for zero.
+
+        dP and dA are sparse, on the patterns of P (symmetric) and A. Raises ValueError for wrong shapes; warns
+        SingularDerivativeWarning where J is singular.
+        """
+        n, m = self.x.size, self.y.size
+        lam, mu = (
+            h[0]
+            for h in self._linearization.adjoint(_vector("dx", dx, n)[None], _vector("dy", dy, m)[None], _vector("ds", ds, m)[None])
+        )
+        structure = self._linearization.program.structure
+        i, j = structure.P.rows, structure.P.cols
+        dP = structure.P.matrix(-0.5 * (lam[i] * self.x[j] + self.x[i] * lam[j]))
+        i, j = structure.A.rows, structure.A.cols
+        dA = structure.A.matrix(mu[i] * self.x[j] - self.y[i] * lam[j])
+        return dP, -lam, dA, -mu
+
+
+def solve_and_differentiate(
+    P: Any,
+    q: Any,
+    A: Any,
+    b: Any,
+    cones: Cones | Mapping[str, Any],
+    *,
+    solver: str | None = None,
+    solver_args: Mapping[str, Any] | None = None,
+) -> ConeSolution:
+    """Solve minimize ½ xᵀPx + qᵀx subject to Ax + s = b, s ∈ K, and differentiate its solution map.
+
+    P: (n, n), full symmetric positive semidefinite, sparse or dense, or None for zero. q: (n,). A: (m, n), sparse or
+    dense. b: (m,). cones: a Cones or an SCS-style dict; its order and scaling are those of the rows. solver and
+    solver_args: as for Layer.
+
+    Returns a ConeSolution. Raises ValueError for bad data (naming the argument), SolveError for a program without a
+    solution. The derivative: Agrawal et al., "Differentiating through a cone program" (2019), solved directly.
+    """
+    cones = as_cones(cones)
+    q = _vector("q", q, None)
+    n = q.size
+    b = _vector("b", b, None)
+    A = _matrix("A", A, (b.size, n))
+    P = _matrix("P", P, (n, n))
+    if cones.dimension != b.size:
+        raise ValueError(f"cones: got cones with {cones.dimension} rows in total, expected {b.size}, the rows of A and b")
+    for name, values in (("P", P.data), ("q", q), ("A", A.data), ("b", b)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: got NaN or infinite entries, expected finite ones")
+    difference = abs(P - P.T)
+    if difference.nnz and difference.max() > 1e-10 * abs(P).max():
+        raise ValueError("P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) / 2")
+    P = sp.csc_array((P + P.T) / 2)  # a symmetric pattern
+    P.sort_indices()
+    arguments = parse_solver_args(solver_args, solver)
+    chosen = choose_solver(arguments.method or solver, cones, P.nnz > 0)
+    arguments.check_native(chosen)
+    structure = Structure(Pattern.of(P), Pattern.of(A), cones)
+    program = ConeProgram(structure, P.data[None], q[None], A.data[None], b[None])
+    solution, point = solve_batch(program, chosen, arguments.settings, arguments.jobs_forward)
+    raise_or_warn(solution, chosen)
+    return _single(solution, Linearization(program, point, arguments.jobs_backward))
+
+
+def _single(solution: Solution, linearization: Linearization) -> ConeSolution:
+    r = solution.residuals
+    return ConeSolution(
+        x=solution.x[0],
+        y=solution.y[0],
+        s=solution.s[0],
+        status=solution.status[0],
+        residuals=Residuals(r.primal[0], r.dual[0], r.gap[0], r.cone[0]),
+        _linearization=linearization,
+    )
+
+
+def _matrix(name: str, value: Any, shape: tuple[int, int]) -> sp.csc_array:
+    """A CSC matrix with sorted indices and no duplicates, copied; zero for None."""
+    if value is None:
+        return sp.csc_array(shape)
+    try:
+        matrix = sp.csc_array(value, dtype=np.float64, copy=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: got {type(value).__name__}, expected a sparse or dense real matrix of shape {shape}") from error
+    if matrix.shape != shape:
+        raise ValueError(f"{name}: got shape {matrix.shape}, expected {shape}")
+    matrix.sum_duplicates()
+    matrix.sort_indices()
+    return matrix
+
+
+def _vector(name: str, value: Any, size: int | None) -> np.ndarray:
+    if value is None and size is not None:
+        return np.zeros(size)
+    try:
+        vector = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: got {type(value).__name__}, expected a real vector") from error
+    if vector.ndim != 1 or (size is not None and vector.size != size):
+        expected = "a vector" if size is None else f"({size},)"
+        raise ValueError(f"{name}: got shape {vector.shape}, expected {expected}")
+    return vector

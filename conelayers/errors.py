@@ -1,0 +1,96 @@
+"""Statuses, errors and warnings: everything that a user may have to read when something went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+__all__ = [
+    "CanonicalizationError",
+    "ConelayersWarning",
+    "InaccurateSolutionWarning",
+    "SingularDerivativeWarning",
+    "SolveError",
+    "Status",
+]
+
+
+class Status(Enum):
+    """How the solve of one instance ended; ``advice`` says what to do about it."""
+
+    SOLVED = "solved"
+    INACCURATE = "inaccurate"
+    PRIMAL_INFEASIBLE = "primal infeasible"
+    DUAL_INFEASIBLE = "dual infeasible"
+    ITERATION_LIMIT = "iteration limit"
+    TIME_LIMIT = "time limit"
+    FAILED = "failed"
+
+    @property
+    def advice(self) -> str:
+        """One sentence: what the status means and what the user can do."""
+        return _ADVICE[self]
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a solution to return (SOLVED or INACCURATE)."""
+        return self in (Status.SOLVED, Status.INACCURATE)
+
+
+_ADVICE = {
+    Status.SOLVED: "The optimality conditions hold to the requested accuracy.",
+    Status.INACCURATE: (
+        "The optimality conditions hold only approximately: rescale the data, raise max_iters, "
+        "or try another solver before trusting the gradient."
+    ),
+    Status.PRIMAL_INFEASIBLE: (
+        "No point satisfies the constraints for these parameter values: check the data, or add slack variables with a penalty."
+    ),
+    Status.DUAL_INFEASIBLE: (
+        "The objective is unbounded below (above, for a maximization) for these parameter values: "
+        "add bounds on the variables or a small quadratic term."
+    ),
+    Status.ITERATION_LIMIT: "The solver stopped at its iteration limit: raise max_iters, loosen eps, or try another solver.",
+    Status.TIME_LIMIT: "The solver stopped at its time limit: raise the limit, loosen eps, or try another solver.",
+    Status.FAILED: "The solver broke down numerically: rescale the data or try another solver.",
+}
+
+
+class ConelayersWarning(UserWarning):
+    """Base class of the warnings of this package."""
+
+
+class InaccurateSolutionWarning(ConelayersWarning):
+    """A solution was returned whose residuals miss the requested accuracy."""
+
+
+class SingularDerivativeWarning(ConelayersWarning):
+    """The derivative's linear system is singular: a minimum-norm least-squares solution was returned."""
+
+
+class CanonicalizationError(ValueError):
+    """The problem cannot be turned into a parametric cone program; the message names the expression and the fix."""
+
+
+class SolveError(RuntimeError):
+    """Instances of a batch have no solution to return.
+
+    ``statuses`` holds the Status of every instance of the batch, ``indices`` the positions of those that failed.
+    """
+
+    def __init__(self, statuses: Sequence[Status], indices: Sequence[int], solver: str) -> None:
+        self.statuses = tuple(statuses)
+        self.indices = tuple(int(i) for i in indices)
+        self.solver = solver
+        by_status: dict[Status, list[int]] = {}
+        for i in self.indices:
+            by_status.setdefault(self.statuses[i], []).append(i)
+        lines = []
+        for status, members in by_status.items():
+            shown = ", ".join(map(str, members[:10])) + (", …" if len(members) > 10 else "")
+            lines.append(f"{status.value} at batch index {shown}. {status.advice}")
+        super().__init__(f"{len(self.indices)} of {len(self.statuses)} instances were not solved by {solver}: " + " ".join(lines))
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        # The default would call SolveError(message); errors cross process boundaries, so they must pickle.
+        return (type(self), (self.statuses, self.indices, self.solver))

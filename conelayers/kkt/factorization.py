@@ -1,0 +1,51 @@
+"""The symmetric reduced KKT matrix of each instance, factored once, for Newton steps, tangents and cotangents alike.
+
+With D = B C Bᵀ (B of full column rank, C ≻ 0), N = C⁻¹ − BᵀB ⪰ 0, and dy = D dv = Bη, the system J·[dx; dv] = [r₁; r₂] reads
+
+    dv = r₂ + A dx + dy                                    (second row)
+    P dx + Aᵀ dy = r₁                                      (first row)
+    dy = D(r₂ + A dx + dy)  ⟺  BᵀA dx − N η = −Bᵀ r₂
+
+and the adjoint Jᵀ·[λ; μ] = [gx; D gy + (D − I) gs], with μ = −gs − Bη,
+
+    P λ + AᵀB η = gx − Aᵀgs,    BᵀA λ − N η = Bᵀ gy.
+
+So both are K·[·; η] = [p₁; Bᵀp₂] with the one symmetric K = [P, AᵀB; BᵀA, −N]: forward p = (r₁, −r₂), adjoint
+p = (gx − Aᵀgs, gy). With B = U√Λ, C = I this is N = I − Λ; directions with Λ = 0 are not in the range of D and drop out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, final
+
+import numpy as np
+
+__all__ = ["Factorization", "SINGULAR_BELOW", "SystemInfo"]
+
+# |λ|/max|λ| of the equilibrated K below which a direction counts as null.
+SINGULAR_BELOW = 1e-11
+
+
+@final
+class SystemInfo(NamedTuple):
+    """What is known of one instance's K: the dimension of its null space (0: regular)."""
+
+    nullity: int
+
+
+class Factorization(ABC):
+    """K of every instance of a batch, factored."""
+
+    @property
+    @abstractmethod
+    def singular(self) -> np.ndarray:
+        """Which instances have a singular K, (B,) bool; for these ``solve`` applies the pseudo-inverse of K."""
+
+    @abstractmethod
+    def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """dx (or λ) (B, n) and Bη (B, m) with K·[dx; η] = [p₁; Bᵀp₂], for p₁ (B, n) and p₂ (B, m)."""
+
+    @abstractmethod
+    def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
+        """The same factorization, with these instances (indices) solved by a rank-revealing method."""

@@ -1,0 +1,147 @@
+"""The user's parameters: their shapes and attributes, and the checks on the values of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import numpy as np
+
+__all__ = ["Batch", "ParameterSpec", "check_values", "combine_batch"]
+
+# How far a value may stray from its attribute, relative to max(1, its largest entry): rounding and difference quotients
+# pass, values that make the problem nonconvex do not.
+_TOLERANCE = 1e-5
+
+
+@final
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One cvxpy parameter as the layer sees it: ``offset`` of its entries (column-major) in θ, and its attributes."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    attributes: frozenset[str] = frozenset()
+    positions: tuple[int, ...] | None = None  # entries (column-major) that may differ from zero: diag, sparsity
+    bounds: tuple[object, object] | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return int(np.prod(self.shape, dtype=int))
+
+    @property
+    def columns(self) -> slice:
+        """Where the entries lie in θ."""
+        return slice(self.offset, self.offset + self.size)
+
+
+@final
+class Batch(NamedTuple):
+    """The values of one call: θ (B, p), whether the call was batched, and which parameters were."""
+
+    theta: np.ndarray
+    batched: bool
+    batched_parameters: tuple[bool, ...]
+
+
+def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray]) -> Batch:
+    """Stack a call's values into θ, broadcasting the unbatched ones.
+
+    Raises ValueError naming the parameter for a wrong number of values, a wrong shape, unequal batch sizes, values that
+    are not finite or break the parameter's attributes; TypeError for a dtype that is not real.
+    """
+    if len(values) != len(specs):
+        names = ", ".join(spec.name for spec in specs) or "none"
+        raise ValueError(
+            f"A tensor must be provided for each CVXPY parameter; received {len(values)} tensors, expected {len(specs)} ({names})"
+        )
+    sizes: list[int | None] = []
+    for i, (spec, value) in enumerate(zip(specs, values, strict=True)):
+        if not (np.issubdtype(value.dtype, np.floating) or np.issubdtype(value.dtype, np.integer)):
+            raise TypeError(f"parameter {i} ({spec.name}): got dtype {value.dtype}, expected real floating-point values")
+        extra = value.ndim - len(spec.shape)
+        if extra not in (0, 1):
+            raise ValueError(
+                f"Invalid parameter dimensionality for parameter {i} ({spec.name}). Expected {len(spec.shape)} or "
+                f"{len(spec.shape) + 1} dimensions, got {value.ndim}"
+            )
+        if value.shape[extra:] != spec.shape:
+            expected = f"the batched shape (batch_size, {', '.join(map(str, spec.shape))})" if extra else f"{spec.shape}"
+            raise ValueError(
+                f"Invalid parameter shape for parameter {i} ({spec.name}). Expected {expected}, got {tuple(value.shape)}"
+            )
+        sizes.append(value.shape[0] if extra else None)
+    batched = tuple(size is not None for size in sizes)
+    distinct = {size for size in sizes if size is not None}
+    if len(distinct) > 1:
+        found = ", ".join(f"{spec.name}: {size}" for spec, size in zip(specs, sizes, strict=True) if size is not None)
+        raise ValueError(f"Inconsistent batch sizes. Expected one size for all batched parameters, got {found}")
+    batch = distinct.pop() if distinct else 1
+    theta = np.empty((batch, sum(spec.size for spec in specs)))
+    for spec, value, is_batched in zip(specs, values, batched, strict=True):
+        value = np.asarray(value, dtype=np.float64)
+        check_values(spec, value if is_batched else value[None], is_batched)
+        theta[:, spec.columns] = flatten(value if is_batched else value[None])
+    return Batch(theta, any(batched), batched)
+
+
+def flatten(values: np.ndarray) -> np.ndarray:
+    """(B, *shape) to (B, size), column-major within an instance, as cvxpy orders entries."""
+    batch, *shape = values.shape
+    return values.transpose(0, *range(values.ndim - 1, 0, -1)).reshape(batch, int(np.prod(shape, dtype=int)))
+
+
+def unflatten(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of ``flatten``."""
+    return flat.reshape(flat.shape[0], *reversed(shape)).transpose(0, *range(len(shape), 0, -1))
+
+
+def check_values(spec: ParameterSpec, values: np.ndarray, batched: bool) -> None:
+    """Raises ValueError naming the parameter, the instance and the attribute that ``values`` (B, *shape) break."""
+    if values.size == 0:
+        return
+    flat = flatten(values)
+    finite = np.isfinite(flat)
+    if not finite.all():
+        _refuse(spec, ~finite.all(axis=1), batched, "got NaN or infinite values, expected finite ones")
+    slack = _TOLERANCE * np.maximum(1.0, np.abs(flat).max(axis=1))
+    low, high = flat.min(axis=1), flat.max(axis=1)
+    attributes = spec.attributes
+    for name, broken, expected in (
+        ("nonneg", low < -slack, "≥ 0"),
+        ("nonpos", high > slack, "≤ 0"),
+        ("pos", low <= 0, "> 0"),
+        ("neg", high >= 0, "< 0"),
+    ):
+        if name in attributes and broken.any():
+            _refuse(spec, broken, batched, f"was declared {name}=True; got entries from {low.min():g} to {high.max():g}, expected all {expected}")
+    if spec.bounds is not None:
+        lower, upper = (np.asarray(bound, dtype=float) for bound in spec.bounds)
+        outside = (values < lower - _TOLERANCE * (1 + np.abs(lower))) | (values > upper + _TOLERANCE * (1 + np.abs(upper)))
+        broken = flatten(outside).any(axis=1)
+        if broken.any():
+            _refuse(spec, broken, batched, f"was declared with bounds; got entries from {low.min():g} to {high.max():g} outside them")
+    if spec.positions is not None:
+        others = np.ones(spec.size, dtype=bool)
+        others[list(spec.positions)] = False
+        broken = (np.abs(flat[:, others]) > slack[:, None]).any(axis=1)
+        if broken.any():
+            kind = "diag=True" if "diag" in attributes else "a sparsity pattern"
+            _refuse(spec, broken, batched, f"was declared with {kind}; got entries outside it that are not zero")
+    if attributes & {"symmetric", "PSD", "NSD"}:
+        gap = np.abs(values - np.swapaxes(values, -1, -2)).reshape(len(values), -1).max(axis=1)
+        if (gap > 2 * slack).any():
+            _refuse(spec, gap > 2 * slack, batched, f"must be symmetric; got an asymmetry of {gap.max():g}. Pass (S + S.T) / 2")
+    for name, sign in (("PSD", 1.0), ("NSD", -1.0)):
+        if name in attributes:
+            smallest = np.linalg.eigvalsh(sign * (values + np.swapaxes(values, -1, -2)) / 2).reshape(len(values), -1).min(axis=1)
+            if (smallest < -slack).any():
+                _refuse(spec, smallest < -slack, batched, f"was declared {name}=True; got an eigenvalue {sign * smallest.min():g}")
+
+
+def _refuse(spec: ParameterSpec, broken: np.ndarray, batched: bool, what: str) -> None:
+    where = f" at batch index {', '.join(map(str, np.flatnonzero(broken)[:10]))}" if batched else ""
+    raise ValueError(f"parameter {spec.name}{where}: {what}")

@@ -1,0 +1,151 @@
+"""The parametric cone program: θ → (P, q, A, b) and (x, y) → variables, with tangents and adjoints, for a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import numpy as np
+import scipy.sparse as sp
+
+from conelayers.parameters import ParameterSpec
+from conelayers.program import ConeProgram, Structure
+
+__all__ = ["AffineMap", "OutputSpec", "ParametricProgram"]
+
+
+@final
+@dataclass(frozen=True)
+class AffineMap:
+    """values = constant + L φ, where only the entries ``rows`` depend on φ: values[rows] = constant[rows] + linear φ."""
+
+    constant: np.ndarray
+    rows: np.ndarray
+    linear: sp.csr_array
+
+    @classmethod
+    def of(cls, matrix: sp.csr_array) -> AffineMap:
+        """From the matrix that multiplies (φ, 1)."""
+        constant = matrix[:, [-1]].toarray().ravel()
+        linear = sp.csr_array(matrix[:, : matrix.shape[1] - 1])
+        linear.eliminate_zeros()
+        rows = np.flatnonzero(np.diff(linear.indptr))
+        return cls(constant, rows, sp.csr_array(linear[rows]))
+
+    @property
+    def constant_is_infinite(self) -> bool:
+        """Whether a constant is infinite or NaN."""
+        return not bool(np.isfinite(self.constant).all())
+
+    def value(self, phi: np.ndarray) -> np.ndarray:
+        """(B, rows) from φ (B, size)."""
+        out = np.repeat(self.constant[None, :], phi.shape[0], axis=0)
+        out[:, self.rows] += (self.linear @ phi.T).T
+        return out
+
+    def tangent(self, dphi: np.ndarray) -> np.ndarray:
+        """L dφ, (B, rows)."""
+        out = np.zeros((dphi.shape[0], self.constant.size))
+        out[:, self.rows] = (self.linear @ dphi.T).T
+        return out
+
+    def restricted(self, keep: np.ndarray) -> AffineMap:
+        """The map with the columns of L outside ``keep`` set to zero."""
+        columns = sp.diags_array(keep.astype(float))
+        linear = sp.csr_array(self.linear @ columns)
+        linear.eliminate_zeros()
+        inner = np.flatnonzero(np.diff(linear.indptr))
+        return AffineMap(self.constant, self.rows[inner], sp.csr_array(linear[inner]))
+
+    def adjoint(self, cotangent: np.ndarray) -> np.ndarray:
+        """Lᵀ cotangent, (B, size), from the cotangents of the entries ``rows`` only."""
+        return (self.linear.T @ cotangent.T).T
+
+
+@final
+@dataclass(frozen=True)
+class OutputSpec:
+    """One returned variable: value = matrix·x (``primal``) or matrix·y, its exponential for a geometric program."""
+
+    name: str
+    shape: tuple[int, ...]
+    primal: bool
+    matrix: sp.csr_array
+    exponential: bool = False
+
+    def value(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(B, size), column-major."""
+        flat = (self.matrix @ (x if self.primal else y).T).T
+        return np.exp(flat) if self.exponential else flat
+
+    def tangent(self, value: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        """The tangent of ``value`` (B, size)."""
+        flat = (self.matrix @ (dx if self.primal else dy).T).T
+        return value * flat if self.exponential else flat
+
+    def adjoint(self, value: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
+        """The cotangent of x or y, (B, n) or (B, m)."""
+        return (self.matrix.T @ ((value * cotangent) if self.exponential else cotangent).T).T
+
+
+@final
+@dataclass(frozen=True)
+class ParametricProgram:
+    """What canonicalization leaves of a cvxpy problem: plain data, which pickle and copy."""
+
+    structure: Structure
+    parameters: tuple[ParameterSpec, ...]
+    P: AffineMap
+    q: AffineMap
+    A: AffineMap
+    b: AffineMap
+    constant: AffineMap
+    outputs: tuple[OutputSpec, ...]
+    maximize: bool
+    gp: bool
+    _restrictions: dict[tuple[bool, ...], ParametricProgram] = field(default_factory=dict)  # memoized ``restricted``
+
+    def phi(self, theta: np.ndarray) -> np.ndarray:
+        """θ, or (θ, log θ) for a geometric program."""
+        return np.concatenate([theta, np.log(theta)], axis=1) if self.gp else theta
+
+    def program(self, theta: np.ndarray) -> ConeProgram:
+        """The cone program of each instance, for θ (B, p)."""
+        phi = self.phi(theta)
+        return ConeProgram(self.structure, self.P.value(phi), self.q.value(phi), self.A.value(phi), self.b.value(phi))
+
+    def tangent(self, theta: np.ndarray, dtheta: np.ndarray) -> ConeProgram:
+        """(dP, dq, dA, db) along dθ (B, p), in the shape of a program."""
+        dphi = np.concatenate([dtheta, dtheta / theta], axis=1) if self.gp else dtheta
+        return ConeProgram(
+            self.structure, self.P.tangent(dphi), self.q.tangent(dphi), self.A.tangent(dphi), self.b.tangent(dphi)
+        )
+
+    def restricted(self, needed: tuple[bool, ...]) -> ParametricProgram:
+        """The same program for ``adjoint`` with respect to some of the parameters only: the others cost nothing."""
+        if all(needed):
+            return self
+        if needed not in self._restrictions:
+            keep = np.zeros(sum(spec.size for spec in self.parameters), dtype=bool)
+            for spec, wanted in zip(self.parameters, needed, strict=True):
+                keep[spec.columns] = wanted
+            keep = np.concatenate([keep, keep]) if self.gp else keep
+            maps = {name: getattr(self, name).restricted(keep) for name in ("P", "q", "A", "b")}
+            self._restrictions[needed] = replace(self, **maps)
+        return self._restrictions[needed]
+
+    def adjoint(self, theta: np.ndarray, x: np.ndarray, y: np.ndarray, lam: np.ndarray, mu: np.ndarray) -> np.ndarray:
+        """The gradient with respect to θ (B, p) for the adjoint solution (λ, μ) of derivative.py.
+
+        dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ), formed only where the entry depends on θ.
+        """
+        i, j = self.structure.A.rows[self.A.rows], self.structure.A.cols[self.A.rows]
+        phi = self.A.adjoint(mu[:, i] * x[:, j] - y[:, i] * lam[:, j])
+        i, j = self.structure.P.rows[self.P.rows], self.structure.P.cols[self.P.rows]
+        phi += self.P.adjoint(-0.5 * (lam[:, i] * x[:, j] + x[:, i] * lam[:, j]))
+        phi += self.q.adjoint(-lam[:, self.q.rows])
+        phi += self.b.adjoint(-mu[:, self.b.rows])
+        if not self.gp:
+            return phi
+        size = theta.shape[1]
+        return phi[:, :size] + phi[:, size:] / theta

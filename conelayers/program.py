@@ -1,0 +1,190 @@
+"""The cone program in the package's one convention, its solution, and the solution's own residuals.
+
+    minimize   ½ xᵀP x + qᵀx          maximize  −½ xᵀP x − bᵀy
+    subject to A x + s = b, s ∈ K     subject to P x + Aᵀy + q = 0, y ∈ K*
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+import scipy.sparse as sp
+
+from conelayers.cones import Cones
+from conelayers.errors import Status
+
+__all__ = ["ConeProgram", "Pattern", "Residuals", "Solution", "Structure"]
+
+
+@final
+@dataclass(frozen=True)
+class Pattern:
+    """A fixed sparsity pattern in CSC order; the values of a batch are an array (B, nnz) in the same order."""
+
+    shape: tuple[int, int]
+    indices: np.ndarray
+    indptr: np.ndarray
+
+    @classmethod
+    def of(cls, matrix: sp.csc_array) -> Pattern:
+        """The pattern of a CSC matrix with sorted indices and no duplicates."""
+        return cls((int(matrix.shape[0]), int(matrix.shape[1])), matrix.indices.astype(np.int64), matrix.indptr.astype(np.int64))
+
+    @property
+    def nnz(self) -> int:
+        """The number of stored entries."""
+        return int(self.indices.size)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row of each stored entry."""
+        return self.indices
+
+    @cached_property
+    def cols(self) -> np.ndarray:
+        """The column of each stored entry."""
+        return np.repeat(np.arange(self.shape[1]), np.diff(self.indptr))
+
+    def matrix(self, values: np.ndarray) -> sp.csc_array:
+        """One instance's matrix, from its values (nnz,)."""
+        return sp.csc_array((values, self.indices, self.indptr), shape=self.shape)
+
+    def dense(self, values: np.ndarray) -> np.ndarray:
+        """(B, rows, cols) from (B, nnz)."""
+        out = np.zeros((values.shape[0], *self.shape))
+        out[:, self.rows, self.cols] = values
+        return out
+
+    def _batched(self, values: np.ndarray) -> sp.csc_array:
+        """The block-diagonal matrix of the whole batch: one sparse product instead of a loop."""
+        batch = values.shape[0]
+        offsets = np.arange(batch)[:, None]
+        indices = (self.indices[None, :] + offsets * self.shape[0]).ravel()
+        starts = (self.indptr[None, :-1] + offsets * self.nnz).ravel()
+        indptr = np.concatenate([starts, [batch * self.nnz]])
+        return sp.csc_array((values.ravel(), indices, indptr), shape=(batch * self.shape[0], batch * self.shape[1]))
+
+    def matvec(self, values: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """A x for each instance: (B, rows) from (B, nnz) and (B, cols)."""
+        return (self._batched(values) @ x.ravel()).reshape(values.shape[0], self.shape[0])
+
+    def rmatvec(self, values: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Aᵀy for each instance: (B, cols) from (B, nnz) and (B, rows)."""
+        return (self._batched(values).T @ y.ravel()).reshape(values.shape[0], self.shape[1])
+
+
+@final
+@dataclass(frozen=True)
+class Structure:
+    """What all instances share: the patterns of P (n×n, full symmetric) and A (m×n), and the cone."""
+
+    P: Pattern
+    A: Pattern
+    cones: Cones
+
+    @property
+    def n(self) -> int:
+        """The number of variables."""
+        return self.A.shape[1]
+
+    @property
+    def m(self) -> int:
+        """The number of rows."""
+        return self.A.shape[0]
+
+
+@final
+@dataclass(frozen=True)
+class ConeProgram:
+    """The values of a batch over one structure: P (B, nnz P), q (B, n), A (B, nnz A), b (B, m)."""
+
+    structure: Structure
+    P: np.ndarray
+    q: np.ndarray
+    A: np.ndarray
+    b: np.ndarray
+
+    @property
+    def batch(self) -> int:
+        """The number of instances, B."""
+        return self.q.shape[0]
+
+    def take(self, index: Any) -> ConeProgram:
+        """A part of the batch; the index must keep the batch axis (a slice, a mask or an index array)."""
+        return ConeProgram(self.structure, self.P[index], self.q[index], self.A[index], self.b[index])
+
+    def Px(self, x: np.ndarray) -> np.ndarray:
+        """P x, (B, n)."""
+        return self.structure.P.matvec(self.P, x)
+
+    def Ax(self, x: np.ndarray) -> np.ndarray:
+        """A x, (B, m)."""
+        return self.structure.A.matvec(self.A, x)
+
+    def ATy(self, y: np.ndarray) -> np.ndarray:
+        """Aᵀy, (B, n)."""
+        return self.structure.A.rmatvec(self.A, y)
+
+
+@final
+@dataclass(frozen=True)
+class Residuals:
+    """Relative errors in the optimality conditions, each (B,), in the maximum norm.
+
+    primal ‖Ax + s − b‖ / (1 + max(‖Ax‖, ‖s‖, ‖b‖)), dual ‖Px + Aᵀy + q‖ / (1 + max(‖Px‖, ‖Aᵀy‖, ‖q‖)),
+    gap |xᵀPx + qᵀx + bᵀy| / (1 + max(|xᵀPx|, |qᵀx|, |bᵀy|)), cone: distances of s to K and y to K*, over 1 + ‖s‖ and 1 + ‖y‖.
+    """
+
+    primal: np.ndarray
+    dual: np.ndarray
+    gap: np.ndarray
+    cone: np.ndarray
+
+    @property
+    def worst(self) -> np.ndarray:
+        """The largest of the four, (B,); infinite where any of them is not a number."""
+        worst = np.max(np.stack([self.primal, self.dual, self.gap, self.cone]), axis=0)
+        return np.where(np.isnan(worst), np.inf, worst)
+
+    @classmethod
+    def of(cls, program: ConeProgram, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> Residuals:
+        """The residuals of (x, y, s), recomputed from the raw data, whoever solved it."""
+        Px, Ax, ATy = program.Px(x), program.Ax(x), program.ATy(y)
+        xPx, qx, by = _dot(x, Px), _dot(program.q, x), _dot(program.b, y)
+        cones = program.structure.cones
+        # Moreau: s − Π_K(s) = −Π_{K*}(−s).
+        s_distance = _norm(cones.project_dual(-s)[0]) / (1 + _norm(s))
+        y_distance = _norm(y - cones.project_dual(y)[0]) / (1 + _norm(y))
+        return cls(
+            primal=_norm(Ax + s - program.b) / (1 + _largest(Ax, s, program.b)),
+            dual=_norm(Px + ATy + program.q) / (1 + _largest(Px, ATy, program.q)),
+            gap=np.abs(xPx + qx + by) / (1 + np.max(np.abs([xPx, qx, by]), axis=0)),
+            cone=np.maximum(s_distance, y_distance),
+        )
+
+
+def _norm(h: np.ndarray) -> np.ndarray:
+    return np.max(np.abs(h), axis=-1, initial=0.0)
+
+
+def _largest(*vectors: np.ndarray) -> np.ndarray:
+    return np.max(np.stack([_norm(h) for h in vectors]), axis=0)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("bi,bi->b", a, b)
+
+
+@final
+@dataclass(frozen=True)
+class Solution:
+    """x (B, n), y (B, m), s (B, m), a Status for each instance, and the residuals; NaN where the status is not usable."""
+
+    x: np.ndarray
+    y: np.ndarray
+    s: np.ndarray
+    status: tuple[Status, ...]
+    residuals: Residuals

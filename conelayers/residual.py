@@ -1,0 +1,100 @@
+"""The residual map of the homogeneous self-dual embedding in the gauge τ = 1, and its Jacobian.
+
+    F(x, v) = [ P x + AᵀΠ(v) + q ;  −A x + b − Π(v) + v ],    Π the projection onto K*,  v = y − s
+    J(D)    = [ P , AᵀD ;  −A , I − D ],                      D ∈ ∂_C Π(v)
+
+F is zero exactly at a solution x, y = Π(v), s = y − v. O'Donoghue (2021); Busseti, Moursi, Boyd (2019).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+import numpy as np
+
+from conelayers.cones import ProductElement
+from conelayers.program import ConeProgram
+
+__all__ = ["Point", "apply_jacobian", "apply_jacobian_transpose", "embedding_jacobian", "evaluate", "jacobian"]
+
+
+@final
+class Point(NamedTuple):
+    """F at (x, v), with what it took: y = Π(v), s = y − v and D, batched (B, …)."""
+
+    x: np.ndarray
+    v: np.ndarray
+    y: np.ndarray
+    element: ProductElement
+    F1: np.ndarray
+    F2: np.ndarray
+
+    @property
+    def s(self) -> np.ndarray:
+        """s = Π(v) − v, in K by construction and complementary to y."""
+        return self.y - self.v
+
+    def norm(self, program: ConeProgram) -> np.ndarray:
+        """max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)), (B,): scaled like the Residuals."""
+        scale1 = 1 + np.maximum(_norm(program.q), _norm(program.Px(self.x)))
+        scale2 = 1 + np.maximum(_norm(program.b), _norm(self.s))
+        return np.maximum(_norm(self.F1) / scale1, _norm(self.F2) / scale2)
+
+
+def evaluate(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> Point:
+    """F(x, v) and the Clarke element at v, for x (B, n) and v (B, m)."""
+    y, element = program.structure.cones.project_dual(v)
+    F1 = program.Px(x) + program.ATy(y) + program.q
+    F2 = -program.Ax(x) + program.b - y + v
+    return Point(x, v, y, element, F1, F2)
+
+
+def apply_jacobian(program: ConeProgram, element: ProductElement, dx: np.ndarray, dv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """J·[dx; dv]."""
+    dy = element.apply(dv)
+    return program.Px(dx) + program.ATy(dy), dv - dy - program.Ax(dx)
+
+
+def apply_jacobian_transpose(
+    program: ConeProgram, element: ProductElement, lam: np.ndarray, mu: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Jᵀ·[λ; μ]."""
+    return program.Px(lam) - program.ATy(mu), mu + element.apply(program.Ax(lam) - mu)
+
+
+def _dense_parts(program: ConeProgram, element: ProductElement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    m = program.structure.m
+    D = np.moveaxis(element.apply(np.broadcast_to(np.eye(m)[:, None, :], (m, program.batch, m))), 0, -1)
+    return program.structure.P.dense(program.P), program.structure.A.dense(program.A), D
+
+
+def jacobian(program: ConeProgram, element: ProductElement) -> np.ndarray:
+    """J as a dense array (B, n + m, n + m): for inspection and tests; nothing solves with it."""
+    P, A, D = _dense_parts(program, element)
+    At = np.swapaxes(A, 1, 2)
+    return np.concatenate(
+        [np.concatenate([P, At @ D], axis=2), np.concatenate([-A, np.eye(D.shape[-1]) - D], axis=2)], axis=1
+    )
+
+
+def embedding_jacobian(program: ConeProgram, point: Point) -> np.ndarray:
+    """M = (DQ(u) − I)·diag(I, D, 1) + I of the homogeneous embedding at u = (x, y, 1), dense (B, n + m + 1, n + m + 1).
+
+    DQ(u) = [P, Aᵀ, q; −A, 0, b; −(q + 2Px)ᵀ, −bᵀ, xᵀPx]. Always singular at a solution; rank M = rank J.
+    """
+    P, A, D = _dense_parts(program, point.element)
+    batch, m, n = A.shape
+    Px = program.Px(point.x)
+    DQ = np.zeros((batch, n + m + 1, n + m + 1))
+    DQ[:, :n, :n], DQ[:, :n, n:-1], DQ[:, :n, -1] = P, np.swapaxes(A, 1, 2), program.q
+    DQ[:, n:-1, :n], DQ[:, n:-1, -1] = -A, program.b
+    DQ[:, -1, :n], DQ[:, -1, n:-1] = -(program.q + 2 * Px), -program.b
+    DQ[:, -1, -1] = np.einsum("bi,bi->b", point.x, Px)
+    identity = np.eye(n + m + 1)
+    inner = np.broadcast_to(identity, DQ.shape).copy()
+    inner[:, n:-1, n:-1] = D
+    return (DQ - identity) @ inner + identity
+
+
+def _norm(h: np.ndarray) -> np.ndarray:
+    return np.max(np.abs(h), axis=-1, initial=0.0)

@@ -1,0 +1,103 @@
+"""``solver_args``: one table of names for all backends.
+
+| name | meaning |
+| --- | --- |
+| ``eps``, ``tol`` | the backend's tolerances: SCS eps_abs, eps_rel; Clarabel tol_gap_abs, tol_gap_rel, tol_feas; ECOS abstol, reltol, feastol |
+| ``max_iters`` | the iteration limit (Clarabel: max_iter) |
+| ``verbose`` | the backend prints its progress |
+| ``solve_method`` | the backend's name: "SCS", "ECOS" or "Clarabel" |
+| ``n_jobs_forward``, ``n_jobs_backward`` | threads for the solves and for the derivative; −1 or absent: all cores |
+| ``mode`` | "lsqr", "lsmr" and "dense" are accepted and change nothing: the derivative is always solved directly |
+| ``acceleration_lookback`` | SCS's own option; without effect on the other backends |
+| a backend's own option | passed on |
+"""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from conelayers.solvers.registry import find_solver
+from conelayers.solvers.solver import Settings, Solver
+
+__all__ = ["SolverArguments", "parse_solver_args"]
+
+_COMMON = ("eps", "tol", "max_iters", "verbose", "solve_method", "n_jobs_forward", "n_jobs_backward", "mode", "acceleration_lookback")
+_MODES = ("lsqr", "lsmr", "dense")
+
+
+@final
+@dataclass(frozen=True)
+class SolverArguments:
+    """Parsed ``solver_args``: the backend's name if given, its settings, and the numbers of threads."""
+
+    method: str | None
+    settings: Settings
+    jobs_forward: int
+    jobs_backward: int
+
+    def check_native(self, solver: Solver) -> None:
+        """Raises ValueError naming an option that the backend does not have."""
+        for name, _ in self.settings.native:
+            if name not in solver.native_options:
+                raise ValueError(
+                    f"solver_args: got {name!r}, which is neither a common option ({', '.join(_COMMON)}) "
+                    f"nor one of {solver.name}'s own ({', '.join(sorted(solver.native_options))})"
+                )
+
+
+def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None) -> SolverArguments:
+    """Read ``solver_args``, without the check of the native options, which needs the backend.
+
+    Raises ValueError naming the option, what was got and what was expected; TypeError if it is not a mapping.
+    """
+    if solver_args is None:
+        solver_args = {}
+    if not isinstance(solver_args, Mapping):
+        raise TypeError(f"solver_args: got {type(solver_args).__name__}, expected a dict of options")
+    args = dict(solver_args)
+    method = args.pop("solve_method", None)
+    if method is not None:
+        method = find_solver(method).name
+        if solver is not None and find_solver(solver).name != method:
+            raise ValueError(f"solver_args: solve_method {method} contradicts solver={solver}; keep one of the two")
+    mode = args.pop("mode", None)
+    if mode == "lpgd":
+        raise ValueError("solver_args: mode 'lpgd' is a smoothed derivative, which is not offered here; leave it out for the exact one")
+    if mode is not None and mode not in _MODES:
+        raise ValueError(f"solver_args: mode: got {mode!r}, expected one of {', '.join(_MODES)}")
+    if "eps" in args and "tol" in args:
+        raise ValueError("solver_args: eps and tol are two names for one option; keep one")
+    name = "eps" if "eps" in args else "tol"
+    tolerance = args.pop(name, None)
+    if tolerance is not None and not (isinstance(tolerance, numbers.Real) and 0 < tolerance < 1):
+        raise ValueError(f"solver_args: {name}: got {tolerance!r}, expected a number between 0 and 1")
+    max_iters = args.pop("max_iters", None)
+    if max_iters is not None and not (isinstance(max_iters, numbers.Integral) and max_iters > 0):
+        raise ValueError(f"solver_args: max_iters: got {max_iters!r}, expected a positive integer")
+    verbose = args.pop("verbose", False)
+    if not isinstance(verbose, (bool, numbers.Integral)):
+        raise ValueError(f"solver_args: verbose: got {verbose!r}, expected True or False")
+    jobs = [_jobs(key, args.pop(key, None)) for key in ("n_jobs_forward", "n_jobs_backward")]
+    lookback = args.pop("acceleration_lookback", None)
+    if lookback is not None and (method or solver or "").upper() == "SCS":
+        args["acceleration_lookback"] = lookback
+    settings = Settings(
+        tolerance=None if tolerance is None else float(tolerance),
+        max_iters=None if max_iters is None else int(max_iters),
+        verbose=bool(verbose),
+        native=tuple(sorted(args.items())),
+    )
+    return SolverArguments(method, settings, *jobs)
+
+
+def _jobs(name: str, value: Any) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if value is None or value == -1:
+        return cores
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"solver_args: {name}: got {value!r}, expected a positive integer, or -1 for all cores")
+    return int(value)

@@ -1,0 +1,84 @@
+"""ECOS: an interior-point method for linear objectives over second-order and exponential cones."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import ecos
+import numpy as np
+import scipy.sparse as sp
+
+from conelayers.errors import Status
+from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver
+
+__all__ = ["ECOS"]
+
+_TIGHT = 1e-10
+
+_STATUS = {
+    0: Status.SOLVED,
+    10: Status.INACCURATE,
+    1: Status.PRIMAL_INFEASIBLE,
+    11: Status.PRIMAL_INFEASIBLE,
+    2: Status.DUAL_INFEASIBLE,
+    12: Status.DUAL_INFEASIBLE,
+    -1: Status.ITERATION_LIMIT,
+    -2: Status.INACCURATE,  # numerical trouble: the best iterate is returned, our residuals decide
+    -3: Status.INACCURATE,
+}
+_SIGINT = -4
+
+
+@final
+class ECOS(Solver):
+    """https://github.com/embotech/ecos, through its wheel; eps sets abstol, reltol and feastol.
+
+    ECOS splits the rows: A₀x = b₀ for the zero cone, Gx + s = h for the others; it orders an exponential cone (x, z, y).
+    """
+
+    name: ClassVar[str] = "ECOS"
+    cones: ClassVar[frozenset[str]] = frozenset({"zero", "nonneg", "soc", "exp"})
+    quadratic: ClassVar[bool] = False
+    warm_starts: ClassVar[bool] = False
+    needs_rows: ClassVar[bool] = True
+    native_options: ClassVar[frozenset[str]] = frozenset(
+        {"abstol", "reltol", "feastol", "abstol_inacc", "reltol_inacc", "feastol_inacc"}
+    )
+
+    def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
+        tolerance = settings.tolerance or _TIGHT
+        options: dict[str, object] = {"abstol": tolerance, "reltol": tolerance, "feastol": tolerance}
+        options["verbose"] = settings.verbose
+        if settings.max_iters is not None:
+            options["max_iters"] = settings.max_iters
+        options |= dict(settings.native)
+        cones = instance.cones
+        zero, m = cones.zero, instance.b.size
+        order = np.arange(m)
+        exponential = order[m - 3 * cones.exp :].reshape(-1, 3)
+        exponential[:] = exponential[:, [0, 2, 1]]
+        rows = instance.A.tocsr()[order]
+        G, h = _long(rows[zero:]), instance.b[order][zero:]
+        equalities = (_long(rows[:zero]), instance.b[:zero]) if zero else (None, None)
+        dims = {"l": cones.nonneg, "q": list(cones.soc), "e": cones.exp}
+        if zero == m:  # ECOS must have a cone; 0ᵀx + s = 1 says nothing
+            G, h, dims = _long(sp.csr_array((1, instance.q.size))), np.ones(1), {"l": 1, "q": [], "e": 0}
+        result = ecos.solve(instance.q, G, h, dims, *equalities, **options)
+        code = result["info"]["exitFlag"]
+        if code == _SIGINT:
+            raise KeyboardInterrupt
+        y, s = np.zeros(m), np.zeros(m)
+        if zero:
+            y[:zero] = result["y"]
+        y[order[zero:]] = result["z"][: m - zero]
+        s[order[zero:]] = result["s"][: m - zero]
+        message = f"{result['info'].get('infostring', '')} (exit code {code})"
+        return RawSolution(np.asarray(result["x"]), y, s, _STATUS.get(code, Status.FAILED), message)
+
+
+def _long(matrix: sp.csr_array) -> sp.csc_matrix:
+    columns = sp.csc_array(matrix)
+    columns.sort_indices()
+    return sp.csc_matrix(
+        (columns.data, columns.indices.astype(np.int64), columns.indptr.astype(np.int64)), shape=columns.shape
+    )

@@ -1,0 +1,41 @@
+"""Backends by name, and the choice of one for a program."""
+
+from __future__ import annotations
+
+from conelayers.cones import Cones
+from conelayers.solvers.clarabel import Clarabel
+from conelayers.solvers.ecos import ECOS
+from conelayers.solvers.scs import SCS
+from conelayers.solvers.solver import Solver
+
+__all__ = ["SOLVERS", "choose_solver", "find_solver"]
+
+# In the order of preference for solver=None: Clarabel is the most exact of the three.
+SOLVERS: dict[str, Solver] = {solver.name: solver for solver in (Clarabel(), SCS(), ECOS())}
+
+
+def find_solver(name: str) -> Solver:
+    """The backend of that name (any case). Raises ValueError naming the backends there are."""
+    found = SOLVERS.get(name.upper()) if isinstance(name, str) else None
+    if found is None:
+        raise ValueError(f"solver: got {name!r}, expected None or one of {', '.join(SOLVERS)}")
+    return found
+
+
+def choose_solver(name: str | None, cones: Cones, quadratic: bool) -> Solver:
+    """The named backend if it takes the program, the first that does for None.
+
+    Raises ValueError naming what the backend lacks and the backends that take the program.
+    """
+    capable = [s for s in SOLVERS.values() if cones.kinds <= s.cones and (s.quadratic or not quadratic)]
+    if name is None:
+        if not capable:
+            raise ValueError(f"solver: no backend takes a program with the cones {', '.join(sorted(cones.kinds))}")
+        return capable[0]
+    solver = find_solver(name)
+    if solver not in capable:
+        lacks = sorted(cones.kinds - solver.cones)
+        what = f"the cones {', '.join(lacks)}" if lacks else "a quadratic objective"
+        others = ", ".join(s.name for s in capable) or "none"
+        raise ValueError(f"solver: got {solver.name}, which does not take {what}. Solvers that take this problem: {others}")
+    return solver

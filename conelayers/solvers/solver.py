@@ -1,0 +1,86 @@
+"""What a solver backend has to offer, and what it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, final
+
+import numpy as np
+import scipy.sparse as sp
+
+from conelayers.cones import Cones
+from conelayers.errors import Status
+
+__all__ = ["Instance", "RawSolution", "Settings", "Solver", "csc32"]
+
+
+@final
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked of the solver, in the words common to all; ``native`` holds the backend's own options."""
+
+    tolerance: float | None = None  # None: the backend's tight default
+    max_iters: int | None = None
+    verbose: bool = False
+    native: tuple[tuple[str, Any], ...] = ()
+
+
+class Instance(NamedTuple):
+    """One cone program in the package's convention: P full symmetric, rows of A in the order of ``cones``."""
+
+    P: sp.csc_array
+    q: np.ndarray
+    A: sp.csc_array
+    b: np.ndarray
+    cones: Cones
+
+
+class RawSolution(NamedTuple):
+    """A backend's answer in the package's convention, unchecked; ``message`` is the backend's own status."""
+
+    x: np.ndarray
+    y: np.ndarray
+    s: np.ndarray
+    status: Status
+    message: str
+
+
+class Solver(ABC):
+    """A backend: stateless, safe to call from several threads; the capabilities are declared as class attributes."""
+
+    name: ClassVar[str]
+    cones: ClassVar[frozenset[str]]  # fields of Cones that it takes
+    quadratic: ClassVar[bool]  # takes P ≠ 0
+    warm_starts: ClassVar[bool]
+    needs_rows: ClassVar[bool]  # refuses problems without constraints
+    native_options: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
+        """Solve one instance with at least one row, if ``needs_rows``."""
+
+    def solve(self, instance: Instance, settings: Settings, start: RawSolution | None = None) -> RawSolution:
+        """Solve one instance; a Python exception of the backend becomes the status FAILED with its text."""
+        padded = instance.b.size == 0 and self.needs_rows
+        if padded:  # a row 0ᵀx + s = 1, s ≥ 0 that says nothing
+            empty = sp.csc_array((1, instance.q.size))
+            instance = Instance(instance.P, instance.q, empty, np.ones(1), Cones(nonneg=1))
+            start = None
+        try:
+            raw = self._solve(instance, settings, start)
+        except TypeError as error:  # an option of the wrong type
+            raise ValueError(f"solver_args: {self.name} refused {dict(settings.native)!r}: {error}") from error
+        except BaseException as error:  # Rust panics arrive as a BaseException of their own
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)):
+                raise
+            nothing = np.full(instance.b.size, np.nan)
+            raw = RawSolution(np.full(instance.q.size, np.nan), nothing, nothing, Status.FAILED, f"{type(error).__name__}: {error}")
+        return raw._replace(y=raw.y[:0], s=raw.s[:0]) if padded else raw
+
+
+def csc32(matrix: sp.csc_array) -> sp.csc_matrix:
+    """The same matrix with 32-bit indices, as the C interfaces want them (they accept csc_matrix only)."""
+    return sp.csc_matrix(
+        (matrix.data, matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)), shape=matrix.shape
+    )
