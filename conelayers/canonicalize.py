@@ -54,20 +54,7 @@ def canonicalize(
     _check_arguments(problem, parameters, variables)
     _check_discipline(problem, gp, quadratic)
     fresh = cp.Problem(problem.objective, problem.constraints)  # leaves the caches of the user's problem alone
-    try:
-        with warnings.catch_warnings():
-            # cvxpy reads the values of parameters with a sparsity pattern in its own discouraged way.
-            warnings.filterwarnings("ignore", message="Reading from a sparse CVXPY expression", category=RuntimeWarning)
-            data, chain, inverse = fresh.get_problem_data(
-                cp.SCS,  # its convention is the package's
-                gp=gp,
-                enforce_dpp=True,
-                canon_backend=canon_backend,
-                verbose=verbose,
-                solver_opts=None if quadratic else {"use_quad_obj": False},
-            )
-    except cp.error.SolverError as error:
-        raise CanonicalizationError(f"problem: cvxpy could not reduce it to a cone program: {error}") from error
+    data, chain, inverse = _compile(fresh, gp=gp, canon_backend=canon_backend, verbose=verbose, quadratic=quadratic)
     program = data.get("param_prob") if isinstance(data, dict) else None
     reductions = list(zip(chain.reductions, inverse, strict=True))[:-1]
     if program is None or any(isinstance(r, EvalParams) for r, _ in reductions):
@@ -94,6 +81,25 @@ def canonicalize(
         maximize=isinstance(problem.objective, cp.Maximize),
         gp=gp,
     )
+
+
+def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[Any, Any, list[Any]]:
+    """cvxpy's compilation for SCS, whose convention is the package's; for Clarabel where there are no rows, which SCS refuses."""
+    options |= {"enforce_dpp": True, "solver_opts": None if quadratic else {"use_quad_obj": False}}
+    with warnings.catch_warnings():
+        # cvxpy reads sparse parameters in its own discouraged way, and says which of its backends takes N-d arrays.
+        warnings.filterwarnings("ignore", message="Reading from a sparse CVXPY expression", category=RuntimeWarning)
+        warnings.filterwarnings("ignore", message="The problem has an expression with dimension greater than 2", category=UserWarning)
+        try:
+            return problem.get_problem_data(cp.SCS, **options)
+        except cp.error.SolverError as error:
+            try:
+                compiled = problem.get_problem_data(cp.CLARABEL, **options)
+            except cp.error.SolverError:
+                compiled = None
+            if compiled is not None and isinstance(compiled[0], dict) and compiled[0]["param_prob"].constr_size == 0:
+                return compiled
+            raise CanonicalizationError(f"problem: cvxpy could not reduce it to a cone program: {error}") from error
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

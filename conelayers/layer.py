@@ -40,7 +40,9 @@ class LayerSolution:
     _linearization: Linearization
 
     def _unbatch(self, values: Any) -> Any:
-        return values if self._batch.batched else values[0]
+        if self._batch.batched:
+            return values
+        return np.asarray(values[0]) if isinstance(values, np.ndarray) else values[0]
 
     @property
     def x(self) -> np.ndarray:
@@ -75,7 +77,7 @@ class LayerSolution:
         constant = self._compiled.constant.value(self._compiled.phi(self._batch.theta))[:, 0]
         value = np.einsum("bi,bi->b", 0.5 * program.Px(x) + program.q, x) + constant
         value = -value if self._compiled.maximize else value
-        return np.asarray(self._unbatch(np.exp(value) if self._compiled.gp else value))
+        return self._unbatch(np.exp(value) if self._compiled.gp else value)
 
     def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
         """The tangents of the variables along dθ, one array (or None for zero) of the parameter's value's shape each.
@@ -131,7 +133,7 @@ class LayerSolution:
 
     def _parameter_gradient(self, gradient: np.ndarray, spec: ParameterSpec, batched: bool) -> np.ndarray:
         full = unflatten(gradient[:, spec.columns], spec.shape)
-        return full if batched else full.sum(axis=0)
+        return full if batched else np.asarray(full.sum(axis=0))
 
     def _shaped(self, what: str, value: Any, shape: tuple[int, ...], batched: bool) -> np.ndarray:
         value = np.asarray(value, dtype=np.float64)
@@ -247,7 +249,7 @@ class Layer:
         values = [o.value(point.x, point.y) for o in compiled.outputs]
         shaped = [unflatten(v, o.shape) for v, o in zip(values, compiled.outputs, strict=True)]
         return LayerSolution(
-            variables=tuple(v if batch.batched else v[0] for v in shaped),
+            variables=tuple(v if batch.batched else np.asarray(v[0]) for v in shaped),
             solver=solver.name,
             _compiled=compiled,
             _batch=batch,

@@ -1,7 +1,7 @@
 """Semismooth Newton steps on the residual map: a solver's answer is polished to machine precision.
 
 A step solves J(D)·[dx; dv] = −F, which is the reduced KKT system (kkt/factorization.py) with r = −F. Near a solution
-where J is invertible it converges superlinearly (Qi, Sun 1993); a step is kept only where ‖F‖ decreases.
+where J is invertible it converges superlinearly (Qi, Sun 1993); the iterate with the smallest ‖F‖ is returned.
 """
 
 from __future__ import annotations
@@ -14,36 +14,37 @@ from conelayers.residual import Point, evaluate
 
 __all__ = ["polish"]
 
+_NEAR = 1e-9
+_DIVERGED = 1e6
+
 
 def polish(
     program: ConeProgram, x: np.ndarray, v: np.ndarray, *, tolerance: float, max_steps: int, jobs: int
 ) -> Point:
-    """Newton steps from (x, v) until the scaled residual is below ``tolerance`` or stops decreasing, each instance by itself.
+    """Newton steps from (x, v) until the scaled residual is below ``tolerance`` or stalls, each instance by itself.
 
     Returns the best point of every instance.
     """
-    point = evaluate(program, x, v)
-    error = point.norm(program)
-    todo = np.flatnonzero(error > tolerance)
+    best_x, best_v = x.copy(), v.copy()
+    best = evaluate(program, x, v).norm(program)
+    todo = np.flatnonzero(best > tolerance)
+    current = (x[todo], v[todo])
     for _ in range(max_steps):
         if todo.size == 0:
             break
         part = program.take(todo)
-        local = evaluate(part, point.x[todo], point.v[todo])
+        local = evaluate(part, *current)
         dx, dy = factorize(part, local.element, jobs).solve(-local.F1, local.F2)
-        dv = part.Ax(dx) - local.F2 + dy
-        usable = np.isfinite(dx).all(axis=1) & np.isfinite(dv).all(axis=1)
-        dx[~usable], dv[~usable] = 0.0, 0.0
-        candidate = evaluate(part, local.x + dx, local.v + dv)
-        candidate_error = candidate.norm(part)
-        better = usable & (candidate_error < error[todo])
-        if not better.any():
-            break
-        accepted = todo[better]
-        x, v = point.x.copy(), point.v.copy()
-        x[accepted], v[accepted] = candidate.x[better], candidate.v[better]
-        progress = candidate_error < 0.5 * error[todo]
-        error[accepted] = candidate_error[better]
-        point = evaluate(program, x, v)
-        todo = todo[better & progress & (candidate_error > tolerance)]
-    return point
+        candidate_x, candidate_v = local.x + dx, local.v + part.Ax(dx) - local.F2 + dy
+        usable = np.isfinite(candidate_x).all(axis=1) & np.isfinite(candidate_v).all(axis=1)
+        candidate_x[~usable], candidate_v[~usable] = 0.0, 0.0
+        error = evaluate(part, candidate_x, candidate_v).norm(part)
+        before = best[todo]
+        better = usable & (error < before)
+        chosen = todo[better]
+        best_x[chosen], best_v[chosen], best[chosen] = candidate_x[better], candidate_v[better], error[better]
+        # Far from the solution the error may rise while the active set settles; near it, no progress means rounding.
+        stalled = (before <= _NEAR) & (error > 0.5 * before)
+        keep = usable & ~stalled & (error > tolerance) & (error < _DIVERGED)
+        todo, current = todo[keep], (candidate_x[keep], candidate_v[keep])
+    return evaluate(program, best_x, best_v)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import NamedTuple, final
 
 import numpy as np
@@ -17,8 +18,8 @@ __all__ = ["Solved", "raise_or_warn", "solve_batch"]
 
 ACCURACY = 1e-9  # residuals up to which an instance counts as solved, whoever solved it
 _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
-_POLISHED = 1e-13
-_MAX_STEPS = 8
+_POLISHED = 1e-14
+_MAX_STEPS = 12
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 
@@ -30,14 +31,48 @@ class Solved(NamedTuple):
     point: Point
 
 
+@final
+class _Attempt(NamedTuple):
+    """Where one solve and its polish ended: x, v, the status and the worst residual of each instance."""
+
+    x: np.ndarray
+    v: np.ndarray
+    status: list[Status]
+    worst: np.ndarray
+
+
 def solve_batch(
     program: ConeProgram, solver: Solver, settings: Settings, jobs: int, start: Solution | None = None
 ) -> Solved:
     """Solve every instance; a failure concerns its own instance only and is told by its Status.
 
-    The residuals are recomputed here and decide between SOLVED and INACCURATE, whatever the backend says; its word is
-    taken for infeasibility and for limits. The data of instances without a solution come back as NaN.
+    A solve at the backend's first tolerance (or the user's) and Newton steps; what they do not bring to the accuracy is
+    solved again at the backend's tight tolerance. The residuals are recomputed here and decide between SOLVED and
+    INACCURATE, whatever the backend says; its word is taken for infeasibility and for limits. The data of instances
+    without a solution come back as NaN.
     """
+    tolerance = settings.tolerance or solver.first_tolerance
+    best = _attempt(program, solver, replace(settings, tolerance=tolerance), jobs, start)
+    again = np.flatnonzero([s.usable and w > ACCURACY for s, w in zip(best.status, best.worst, strict=True)])
+    if again.size and tolerance > solver.tight_tolerance:
+        part = program.take(again)
+        second = _attempt(part, solver, replace(settings, tolerance=solver.tight_tolerance), jobs, None)
+        better = second.worst < best.worst[again]
+        best.x[again[better]], best.v[again[better]] = second.x[better], second.v[better]
+        for i in np.flatnonzero(better):
+            best.status[again[i]] = second.status[i]
+    point = evaluate(program, best.x, best.v)
+    residuals = Residuals.of(program, point.x, point.y, point.s)
+    accuracy = max(ACCURACY, 10 * (settings.tolerance or 0.0))
+    status = list(best.status)
+    for i, worst in enumerate(residuals.worst):
+        if status[i].usable:
+            near = Status.INACCURATE if worst <= max(_ROUGH, accuracy) else Status.FAILED
+            status[i] = Status.SOLVED if worst <= accuracy else near
+    return Solved(_solution(point, tuple(status), residuals), point)
+
+
+def _attempt(program: ConeProgram, solver: Solver, settings: Settings, jobs: int, start: Solution | None) -> _Attempt:
     structure = program.structure
 
     def solve_one(i: int) -> RawSolution:
@@ -50,38 +85,30 @@ def solve_batch(
         return solver.solve(instance, settings, warm)
 
     raws = run_parallel(solve_one, range(program.batch), jobs)
-    statuses = [raw.status for raw in raws]
-    x = np.stack([raw.x for raw in raws]) if raws else np.zeros((0, structure.n))
-    v = np.stack([raw.y - raw.s for raw in raws]) if raws else np.zeros((0, structure.m))
-    finite = np.isfinite(x).all(axis=1) & np.isfinite(v).all(axis=1)
-    for i in np.flatnonzero(~finite):
-        if statuses[i].usable:
-            statuses[i] = Status.FAILED
-    x[~finite], v[~finite] = 0.0, 0.0
-    candidate = finite & np.array([s.usable or s in _STOPPED for s in statuses], dtype=bool)
-    # What a limit stopped far from a solution is reported as such: the limit is honoured, not polished away.
-    stopped = np.flatnonzero(candidate & np.array([s in _STOPPED for s in statuses], dtype=bool))
+    status = [raw.status for raw in raws]
+    x, v = np.zeros_like(program.q), np.zeros_like(program.b)
+    for i, raw in enumerate(raws):
+        if np.isfinite(raw.x).all() and np.isfinite(raw.y - raw.s).all():
+            x[i], v[i] = raw.x, raw.y - raw.s
+        elif status[i].usable:
+            status[i] = Status.FAILED
+    # What a limit or a breakdown stopped far from a solution is reported as such, not polished away.
+    stopped = np.flatnonzero([s in _STOPPED for s in status])
     if stopped.size:
-        near = evaluate(program.take(stopped), x[stopped], v[stopped]).norm(program.take(stopped)) <= _ROUGH
-        candidate[stopped[~near]] = False
-    x[~candidate], v[~candidate] = 0.0, 0.0
-    point = _polish_part(program, x, v, candidate, jobs)
-    residuals = Residuals.of(program, point.x, point.y, point.s)
-    accuracy = max(ACCURACY, 10 * (settings.tolerance or 0.0))
-    for i in np.flatnonzero(candidate):
-        if residuals.worst[i] <= accuracy:
-            statuses[i] = Status.SOLVED
-        elif statuses[i].usable:
-            statuses[i] = Status.INACCURATE if residuals.worst[i] <= max(_ROUGH, accuracy) else Status.FAILED
-    return Solved(_solution(point, tuple(statuses), residuals), point)
-
-
-def _polish_part(program: ConeProgram, x: np.ndarray, v: np.ndarray, chosen: np.ndarray, jobs: int) -> Point:
-    index = np.flatnonzero(chosen)
-    if index.size:
-        part = polish(program.take(index), x[index], v[index], tolerance=_POLISHED, max_steps=_MAX_STEPS, jobs=jobs)
-        x[index], v[index] = part.x, part.v
-    return evaluate(program, x, v)
+        part = program.take(stopped)
+        near = evaluate(part, x[stopped], v[stopped]).norm(part) <= _ROUGH
+        for i in stopped[near]:
+            status[i] = Status.INACCURATE
+    lost = np.array([not s.usable for s in status], dtype=bool)
+    x[lost], v[lost] = 0.0, 0.0
+    kept = np.flatnonzero(~lost)
+    worst = np.full(program.batch, np.inf)
+    if kept.size:
+        part = program.take(kept)
+        point = polish(part, x[kept], v[kept], tolerance=_POLISHED, max_steps=_MAX_STEPS, jobs=jobs)
+        x[kept], v[kept] = point.x, point.v
+        worst[kept] = Residuals.of(part, point.x, point.y, point.s).worst
+    return _Attempt(x, v, status, worst)
 
 
 def _solution(point: Point, statuses: tuple[Status, ...], residuals: Residuals) -> Solution:

@@ -27,10 +27,10 @@ def test_solution_is_cvxpys(name: str, solver: str) -> None:
     solution = Layer(case.problem, case.parameters, case.variables, solver=solver).solve(*values)
     assert solution.status is Status.SOLVED
     assert solution.residuals.worst <= 1e-9
-    for parameter, value in zip(case.parameters, values, strict=True):
-        parameter.value = value
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cvxpy's own, about sparse values
+        for parameter, value in zip(case.parameters, values, strict=True):
+            parameter.value = value
         case.problem.solve(solver=cp.CLARABEL)
         expected = [v.value.toarray() if hasattr(v.value, "toarray") else v.value for v in case.variables]
         optimum = case.problem.value

@@ -9,7 +9,7 @@ from scipy.linalg.lapack import dsycon, dsytrf, dsytrf_lwork, dsytrs
 
 from conelayers.cones import ProductElement
 from conelayers.kkt.factorization import Factorization
-from conelayers.kkt.pseudo_inverse import DensePseudoInverse, equilibrate
+from conelayers.kkt.pseudo_inverse import DensePseudoInverse
 from conelayers.program import ConeProgram
 
 __all__ = ["DenseFactorization"]
@@ -23,10 +23,11 @@ class _LDL:
     """P L D Lᵀ Pᵀ of the equilibrated matrix (Bunch-Kaufman)."""
 
     def __init__(self, matrix: np.ndarray) -> None:
-        self._e = equilibrate(matrix, passes=1)
-        scaled = matrix * self._e[:, None] * self._e[None, :]
-        self._factor, self._pivots, info = dsytrf(scaled, lower=1, lwork=int(dsytrf_lwork(scaled.shape[0])[0]))
+        largest = np.max(np.abs(matrix), axis=1, initial=0.0)
+        self._e = 1 / np.sqrt(np.where(largest > 0, largest, 1.0))
+        scaled = np.asfortranarray(matrix * (self._e[:, None] * self._e[None, :]))
         norm = np.abs(scaled).sum(axis=0).max(initial=0.0)
+        self._factor, self._pivots, info = dsytrf(scaled, lower=1, overwrite_a=1, lwork=int(dsytrf_lwork(scaled.shape[0])[0]))
         self.rcond = 0.0 if info else dsycon(self._factor, self._pivots, norm, lower=1)[0]
         self.nullity = 0
 

@@ -15,8 +15,6 @@ from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver, c
 
 __all__ = ["Clarabel"]
 
-_TIGHT = 1e-10
-
 _STATUS = {
     "Solved": Status.SOLVED,
     "AlmostSolved": Status.INACCURATE,
@@ -75,6 +73,8 @@ class Clarabel(Solver):
     cones: ClassVar[frozenset[str]] = frozenset({"zero", "nonneg", "soc", "psd", "exp", "power"})
     quadratic: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = False
+    first_tolerance: ClassVar[float] = 1e-10
+    tight_tolerance: ClassVar[float] = 1e-10
     needs_rows: ClassVar[bool] = False
     native_options: ClassVar[frozenset[str]] = frozenset(
         name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_") and name != "default"
@@ -84,7 +84,7 @@ class Clarabel(Solver):
         native = clarabel.DefaultSettings()
         native.verbose = settings.verbose
         native.max_threads = 1  # the batch is what runs in parallel
-        tolerance = settings.tolerance or _TIGHT
+        tolerance = settings.tolerance or self.tight_tolerance
         native.tol_gap_abs = native.tol_gap_rel = native.tol_feas = tolerance
         if settings.max_iters is not None:
             native.max_iter = settings.max_iters

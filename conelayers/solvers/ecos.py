@@ -13,8 +13,6 @@ from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver
 
 __all__ = ["ECOS"]
 
-_TIGHT = 1e-10
-
 _STATUS = {
     0: Status.SOLVED,
     10: Status.INACCURATE,
@@ -40,13 +38,15 @@ class ECOS(Solver):
     cones: ClassVar[frozenset[str]] = frozenset({"zero", "nonneg", "soc", "exp"})
     quadratic: ClassVar[bool] = False
     warm_starts: ClassVar[bool] = False
+    first_tolerance: ClassVar[float] = 1e-10
+    tight_tolerance: ClassVar[float] = 1e-10
     needs_rows: ClassVar[bool] = True
     native_options: ClassVar[frozenset[str]] = frozenset(
         {"abstol", "reltol", "feastol", "abstol_inacc", "reltol_inacc", "feastol_inacc"}
     )
 
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
-        tolerance = settings.tolerance or _TIGHT
+        tolerance = settings.tolerance or self.tight_tolerance
         options: dict[str, object] = {"abstol": tolerance, "reltol": tolerance, "feastol": tolerance}
         options["verbose"] = settings.verbose
         if settings.max_iters is not None:

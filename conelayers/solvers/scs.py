@@ -13,8 +13,6 @@ from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver, c
 
 __all__ = ["SCS"]
 
-_TIGHT = 1e-9
-
 _STATUS = {
     scs.SOLVED: Status.SOLVED,
     scs.INFEASIBLE: Status.PRIMAL_INFEASIBLE,
@@ -36,6 +34,8 @@ class SCS(Solver):
     cones: ClassVar[frozenset[str]] = frozenset({"zero", "nonneg", "soc", "psd", "exp", "exp_dual", "power"})
     quadratic: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = True
+    first_tolerance: ClassVar[float] = 1e-5
+    tight_tolerance: ClassVar[float] = 1e-9
     needs_rows: ClassVar[bool] = True
     native_options: ClassVar[frozenset[str]] = frozenset(
         {
@@ -57,7 +57,7 @@ class SCS(Solver):
     )
 
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
-        tolerance = settings.tolerance or _TIGHT
+        tolerance = settings.tolerance or self.tight_tolerance
         options: dict[str, object] = {"eps_abs": tolerance, "eps_rel": tolerance, "verbose": settings.verbose}
         if settings.max_iters is not None:
             options["max_iters"] = settings.max_iters

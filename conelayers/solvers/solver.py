@@ -20,7 +20,7 @@ __all__ = ["Instance", "RawSolution", "Settings", "Solver", "csc32"]
 class Settings:
     """What the user asked of the solver, in the words common to all; ``native`` holds the backend's own options."""
 
-    tolerance: float | None = None  # None: the backend's tight default
+    tolerance: float | None = None  # None: the backend's own choice
     max_iters: int | None = None
     verbose: bool = False
     native: tuple[tuple[str, Any], ...] = ()
@@ -53,6 +53,8 @@ class Solver(ABC):
     cones: ClassVar[frozenset[str]]  # fields of Cones that it takes
     quadratic: ClassVar[bool]  # takes P ≠ 0
     warm_starts: ClassVar[bool]
+    first_tolerance: ClassVar[float]  # where a solve starts: Newton steps do the rest
+    tight_tolerance: ClassVar[float]  # and where they do not
     needs_rows: ClassVar[bool]  # refuses problems without constraints
     native_options: ClassVar[frozenset[str]]
 
