@@ -58,7 +58,9 @@ def reference(values: list[np.ndarray], x: np.ndarray, cotangent: np.ndarray) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=100, help="variables; half as many equalities and inequalities each")
+    parser.add_argument(
+        "--size", type=int, default=100, help="variables; half as many equalities and inequalities each"
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--checked", type=int, default=4, help="instances compared with the reference")
@@ -81,7 +83,10 @@ def main() -> None:
         print("cvxpylayers is not installed: pip install 'conelayers[bench]'")
     else:
         add("cvxpylayers (default)", lambda: CvxpyLayer(problem, parameters, [x]))
-        add("cvxpylayers (Clarabel)", lambda: CvxpyLayer(problem, parameters, [x], solver_args={"solve_method": "Clarabel"}))
+        add(
+            "cvxpylayers (Clarabel)",
+            lambda: CvxpyLayer(problem, parameters, [x], solver_args={"solve_method": "Clarabel"}),
+        )
 
     cotangent = np.random.default_rng(1).standard_normal((arguments.batch, n))
     forward: dict[str, list[float]] = {name: [] for name in contenders}
@@ -102,8 +107,12 @@ def main() -> None:
                 backward[name].append(end - middle)
             answers[name] = solution.detach().numpy(), [t.grad.numpy() for t in tensors]
 
-    print(f"dense QP, n = {n}, {m} equalities, {m} inequalities, batch {arguments.batch}; {arguments.rounds} rounds, medians")
-    print(f"{'':26}{'build s':>9}{'forward s':>11}{'backward s':>12}{'x error':>11}{'gradient error (scaled)':>25}{'ratio':>8}")
+    print(
+        f"dense QP, n = {n}, {m} equalities, {m} inequalities, batch {arguments.batch}; {arguments.rounds} rounds, medians"
+    )
+    print(
+        f"{'':26}{'build s':>9}{'forward s':>11}{'backward s':>12}{'x error':>11}{'gradient error (scaled)':>25}{'ratio':>8}"
+    )
     own = np.median(forward["conelayers"]) + np.median(backward["conelayers"])
     for name in contenders:
         x_error = gradient_error = 0.0
@@ -115,7 +124,9 @@ def main() -> None:
             worst = max(float(np.abs(a[i] - g).max()) for a, g in zip(answers[name][1], g_ref, strict=True))
             gradient_error = max(gradient_error, worst / scale)
         f, b = np.median(forward[name]), np.median(backward[name])
-        print(f"{name:26}{construction[name]:9.2f}{f:11.3f}{b:12.3f}{x_error:11.1e}{gradient_error:25.1e}{(f + b) / own:8.1f}")
+        print(
+            f"{name:26}{construction[name]:9.2f}{f:11.3f}{b:12.3f}{x_error:11.1e}{gradient_error:25.1e}{(f + b) / own:8.1f}"
+        )
 
 
 if __name__ == "__main__":

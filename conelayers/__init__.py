@@ -24,8 +24,8 @@ from conelayers.program import Residuals
 __all__ = [
     "CanonicalizationError",
     "ConeSolution",
-    "Cones",
     "ConelayersWarning",
+    "Cones",
     "InaccurateSolutionWarning",
     "Layer",
     "LayerSolution",

@@ -52,7 +52,9 @@ class ConeSolution:
         n, m = self.x.size, self.y.size
         lam, mu = (
             h[0]
-            for h in self._linearization.adjoint(_vector("dx", dx, n)[None], _vector("dy", dy, m)[None], _vector("ds", ds, m)[None])
+            for h in self._linearization.adjoint(
+                _vector("dx", dx, n)[None], _vector("dy", dy, m)[None], _vector("ds", ds, m)[None]
+            )
         )
         structure = self._linearization.program.structure
         i, j = structure.P.rows, structure.P.cols
@@ -88,13 +90,17 @@ def solve_and_differentiate(
     A = _matrix("A", A, (b.size, n))
     P = _matrix("P", P, (n, n))
     if cones.dimension != b.size:
-        raise ValueError(f"cones: got cones with {cones.dimension} rows in total, expected {b.size}, the rows of A and b")
+        raise ValueError(
+            f"cones: got cones with {cones.dimension} rows in total, expected {b.size}, the rows of A and b"
+        )
     for name, values in (("P", P.data), ("q", q), ("A", A.data), ("b", b)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name}: got NaN or infinite entries, expected finite ones")
     difference = abs(P - P.T)
     if difference.nnz and difference.max() > 1e-10 * abs(P).max():
-        raise ValueError("P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) / 2")
+        raise ValueError(
+            "P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) / 2"
+        )
     P = sp.csc_array((P + P.T) / 2)  # a symmetric pattern
     P.sort_indices()
     arguments = parse_solver_args(solver_args, solver)
@@ -126,7 +132,9 @@ def _matrix(name: str, value: Any, shape: tuple[int, int]) -> sp.csc_array:
     try:
         matrix = sp.csc_array(value, dtype=np.float64, copy=True)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: got {type(value).__name__}, expected a sparse or dense real matrix of shape {shape}") from error
+        raise ValueError(
+            f"{name}: got {type(value).__name__}, expected a sparse or dense real matrix of shape {shape}"
+        ) from error
     if matrix.shape != shape:
         raise ValueError(f"{name}: got shape {matrix.shape}, expected {shape}")
     matrix.sum_duplicates()

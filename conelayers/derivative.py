@@ -100,7 +100,10 @@ class Linearization:
             second, second_error = _refine(factorization, first, correct, residual, rhs)
             # An inconsistent system has no small residual; its regularized "solution" is of size 1/δ.
             take = np.isin(np.arange(error.size), poor) & (factorization.singular | (second_error < error))
-            solution = (np.where(take[:, None], second[0], solution[0]), np.where(take[:, None], second[1], solution[1]))
+            solution = (
+                np.where(take[:, None], second[0], solution[0]),
+                np.where(take[:, None], second[1], solution[1]),
+            )
             error = np.where(take, second_error, error)
         # A singular but consistent system is no cause for alarm: the cotangent does not see what is not unique.
         unsolved = np.flatnonzero(error > _ACCEPTED)

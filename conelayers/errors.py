@@ -89,7 +89,9 @@ class SolveError(RuntimeError):
         for status, members in by_status.items():
             shown = ", ".join(map(str, members[:10])) + (", …" if len(members) > 10 else "")
             lines.append(f"{status.value} at batch index {shown}. {status.advice}")
-        super().__init__(f"{len(self.indices)} of {len(self.statuses)} instances were not solved by {solver}: " + " ".join(lines))
+        super().__init__(
+            f"{len(self.indices)} of {len(self.statuses)} instances were not solved by {solver}: " + " ".join(lines)
+        )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         # The default would call SolveError(message); errors cross process boundaries, so they must pickle.

@@ -86,12 +86,16 @@ class LayerSolution:
         """
         specs = self._compiled.parameters
         if len(dtheta) != len(specs):
-            raise ValueError(f"jvp: got {len(dtheta)} tangents, expected {len(specs)}, one for each parameter (None for zero)")
+            raise ValueError(
+                f"jvp: got {len(dtheta)} tangents, expected {len(specs)}, one for each parameter (None for zero)"
+            )
         theta = self._batch.theta
         direction = np.zeros_like(theta)
         for i, (spec, d, batched) in enumerate(zip(specs, dtheta, self._batch.batched_parameters, strict=True)):
             if d is not None:
-                direction[:, spec.columns] = flatten(self._shaped(f"jvp: tangent {i} ({spec.name})", d, spec.shape, batched))
+                direction[:, spec.columns] = flatten(
+                    self._shaped(f"jvp: tangent {i} ({spec.name})", d, spec.shape, batched)
+                )
         point = self._linearization.point
         dprogram = self._compiled.tangent(theta, direction)
         r1 = -(dprogram.Px(point.x) + dprogram.ATy(point.y) + dprogram.q)
@@ -110,7 +114,9 @@ class LayerSolution:
         """
         compiled, outputs = self._compiled, self._compiled.outputs
         if len(cotangents) != len(outputs):
-            raise ValueError(f"vjp: got {len(cotangents)} cotangents, expected {len(outputs)}, one for each variable (None for zero)")
+            raise ValueError(
+                f"vjp: got {len(cotangents)} cotangents, expected {len(outputs)}, one for each variable (None for zero)"
+            )
         specs = compiled.parameters
         wanted = tuple(bool(w) for w in needed) if needed is not None else (True,) * len(specs)
         if len(wanted) != len(specs):
@@ -178,7 +184,7 @@ class Layer:
         backend = canon_backend if canon_backend in ("CPP", "SCIPY", "COO") else None
         arguments = parse_solver_args(self._solver_args, self._solver)
         method = arguments.method or self._solver
-        self._compilation = {"gp": bool(gp), "canon_backend": backend}
+        self._compilation: dict[str, Any] = {"gp": bool(gp), "canon_backend": backend}
         quadratic = method is None or find_solver(method).quadratic
         self._compiled = canonicalize(
             problem, parameters, variables, gp=gp, quadratic=quadratic, canon_backend=backend, verbose=verbose

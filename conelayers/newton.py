@@ -18,9 +18,7 @@ _NEAR = 1e-9
 _DIVERGED = 1e6
 
 
-def polish(
-    program: ConeProgram, x: np.ndarray, v: np.ndarray, *, tolerance: float, max_steps: int, jobs: int
-) -> Point:
+def polish(program: ConeProgram, x: np.ndarray, v: np.ndarray, *, tolerance: float, max_steps: int, jobs: int) -> Point:
     """Newton steps from (x, v) until the scaled residual is below ``tolerance`` or stalls, each instance by itself.
 
     Returns the best point of every instance.

@@ -61,7 +61,9 @@ def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray]) 
     sizes: list[int | None] = []
     for i, (spec, value) in enumerate(zip(specs, values, strict=True)):
         if not (np.issubdtype(value.dtype, np.floating) or np.issubdtype(value.dtype, np.integer)):
-            raise TypeError(f"parameter {i} ({spec.name}): got dtype {value.dtype}, expected real floating-point values")
+            raise TypeError(
+                f"parameter {i} ({spec.name}): got dtype {value.dtype}, expected real floating-point values"
+            )
         extra = value.ndim - len(spec.shape)
         if extra not in (0, 1):
             raise ValueError(
@@ -69,7 +71,9 @@ def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray]) 
                 f"{len(spec.shape) + 1} dimensions, got {value.ndim}"
             )
         if value.shape[extra:] != spec.shape:
-            expected = f"the batched shape (batch_size, {', '.join(map(str, spec.shape))})" if extra else f"{spec.shape}"
+            expected = (
+                f"the batched shape (batch_size, {', '.join(map(str, spec.shape))})" if extra else f"{spec.shape}"
+            )
             raise ValueError(
                 f"Invalid parameter shape for parameter {i} ({spec.name}). Expected {expected}, got {tuple(value.shape)}"
             )
@@ -117,13 +121,25 @@ def check_values(spec: ParameterSpec, values: np.ndarray, batched: bool) -> None
         ("neg", high >= 0, "< 0"),
     ):
         if name in attributes and broken.any():
-            _refuse(spec, broken, batched, f"was declared {name}=True; got entries from {low.min():g} to {high.max():g}, expected all {expected}")
+            _refuse(
+                spec,
+                broken,
+                batched,
+                f"was declared {name}=True; got entries from {low.min():g} to {high.max():g}, expected all {expected}",
+            )
     if spec.bounds is not None:
         lower, upper = (np.asarray(bound, dtype=float) for bound in spec.bounds)
-        outside = (values < lower - _TOLERANCE * (1 + np.abs(lower))) | (values > upper + _TOLERANCE * (1 + np.abs(upper)))
-        broken = flatten(outside).any(axis=1)
+        outside = (values < lower - _TOLERANCE * (1 + np.abs(lower))) | (
+            values > upper + _TOLERANCE * (1 + np.abs(upper))
+        )
+        broken = np.asarray(flatten(outside).any(axis=1))
         if broken.any():
-            _refuse(spec, broken, batched, f"was declared with bounds; got entries from {low.min():g} to {high.max():g} outside them")
+            _refuse(
+                spec,
+                broken,
+                batched,
+                f"was declared with bounds; got entries from {low.min():g} to {high.max():g} outside them",
+            )
     if spec.positions is not None:
         others = np.ones(spec.size, dtype=bool)
         others[list(spec.positions)] = False
@@ -134,12 +150,26 @@ def check_values(spec: ParameterSpec, values: np.ndarray, batched: bool) -> None
     if attributes & {"symmetric", "PSD", "NSD"}:
         gap = np.abs(values - np.swapaxes(values, -1, -2)).reshape(len(values), -1).max(axis=1)
         if (gap > 2 * slack).any():
-            _refuse(spec, gap > 2 * slack, batched, f"must be symmetric; got an asymmetry of {gap.max():g}. Pass (S + S.T) / 2")
+            _refuse(
+                spec,
+                gap > 2 * slack,
+                batched,
+                f"must be symmetric; got an asymmetry of {gap.max():g}. Pass (S + S.T) / 2",
+            )
     for name, sign in (("PSD", 1.0), ("NSD", -1.0)):
         if name in attributes:
-            smallest = np.linalg.eigvalsh(sign * (values + np.swapaxes(values, -1, -2)) / 2).reshape(len(values), -1).min(axis=1)
+            smallest = (
+                np.linalg.eigvalsh(sign * (values + np.swapaxes(values, -1, -2)) / 2)
+                .reshape(len(values), -1)
+                .min(axis=1)
+            )
             if (smallest < -slack).any():
-                _refuse(spec, smallest < -slack, batched, f"was declared {name}=True; got an eigenvalue {sign * smallest.min():g}")
+                _refuse(
+                    spec,
+                    smallest < -slack,
+                    batched,
+                    f"was declared {name}=True; got an eigenvalue {sign * smallest.min():g}",
+                )
 
 
 def _refuse(spec: ParameterSpec, broken: np.ndarray, batched: bool, what: str) -> None:

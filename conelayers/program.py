@@ -1,7 +1,7 @@
 """The cone program in the package's one convention, its solution, and the solution's own residuals.
 
-    minimize   ½ xᵀP x + qᵀx          maximize  −½ xᵀP x − bᵀy
-    subject to A x + s = b, s ∈ K     subject to P x + Aᵀy + q = 0, y ∈ K*
+minimize   ½ xᵀP x + qᵀx          maximize  −½ xᵀP x − bᵀy
+subject to A x + s = b, s ∈ K     subject to P x + Aᵀy + q = 0, y ∈ K*
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ class Pattern:
     @classmethod
     def of(cls, matrix: sp.csc_array) -> Pattern:
         """The pattern of a CSC matrix with sorted indices and no duplicates."""
-        return cls((int(matrix.shape[0]), int(matrix.shape[1])), matrix.indices.astype(np.int64), matrix.indptr.astype(np.int64))
+        return cls(
+            (int(matrix.shape[0]), int(matrix.shape[1])),
+            matrix.indices.astype(np.int64),
+            matrix.indptr.astype(np.int64),
+        )
 
     @property
     def nnz(self) -> int:

@@ -49,7 +49,9 @@ def evaluate(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> Point:
     return Point(x, v, y, element, F1, F2)
 
 
-def apply_jacobian(program: ConeProgram, element: ProductElement, dx: np.ndarray, dv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def apply_jacobian(
+    program: ConeProgram, element: ProductElement, dx: np.ndarray, dv: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """J·[dx; dv]."""
     dy = element.apply(dv)
     return program.Px(dx) + program.ATy(dy), dv - dy - program.Ax(dx)

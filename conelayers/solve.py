@@ -10,9 +10,10 @@ import numpy as np
 
 from conelayers.errors import InaccurateSolutionWarning, SolveError, Status
 from conelayers.newton import polish
+from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram, Residuals, Solution
 from conelayers.residual import Point, evaluate
-from conelayers.solvers import Instance, RawSolution, Settings, Solver, run_parallel
+from conelayers.solvers import Instance, RawSolution, Settings, Solver
 
 __all__ = ["Solved", "raise_or_warn", "solve_batch"]
 
@@ -65,10 +66,10 @@ def solve_batch(
     residuals = Residuals.of(program, point.x, point.y, point.s)
     accuracy = max(ACCURACY, 10 * (settings.tolerance or 0.0))
     status = list(best.status)
-    for i, worst in enumerate(residuals.worst):
-        if status[i].usable:
+    for k, worst in enumerate(residuals.worst):
+        if status[k].usable:
             near = Status.INACCURATE if worst <= max(_ROUGH, accuracy) else Status.FAILED
-            status[i] = Status.SOLVED if worst <= accuracy else near
+            status[k] = Status.SOLVED if worst <= accuracy else near
     return Solved(_solution(point, tuple(status), residuals), point)
 
 
@@ -77,7 +78,11 @@ def _attempt(program: ConeProgram, solver: Solver, settings: Settings, jobs: int
 
     def solve_one(i: int) -> RawSolution:
         instance = Instance(
-            structure.P.matrix(program.P[i]), program.q[i], structure.A.matrix(program.A[i]), program.b[i], structure.cones
+            structure.P.matrix(program.P[i]),
+            program.q[i],
+            structure.A.matrix(program.A[i]),
+            program.b[i],
+            structure.cones,
         )
         warm = None
         if start is not None and solver.warm_starts and start.status[i].usable:
@@ -97,8 +102,8 @@ def _attempt(program: ConeProgram, solver: Solver, settings: Settings, jobs: int
     if stopped.size:
         part = program.take(stopped)
         near = evaluate(part, x[stopped], v[stopped]).norm(part) <= _ROUGH
-        for i in stopped[near]:
-            status[i] = Status.INACCURATE
+        for j in stopped[near]:
+            status[int(j)] = Status.INACCURATE
     lost = np.array([not s.usable for s in status], dtype=bool)
     x[lost], v[lost] = 0.0, 0.0
     kept = np.flatnonzero(~lost)

@@ -9,7 +9,9 @@ from conelayers.cones import Cones
 from conelayers.program import ConeProgram, Pattern, Structure
 
 
-def random_program(cones: Cones, n: int, batch: int, seed: int, *, quadratic: bool = True) -> tuple[ConeProgram, np.ndarray, np.ndarray]:
+def random_program(
+    cones: Cones, n: int, batch: int, seed: int, *, quadratic: bool = True
+) -> tuple[ConeProgram, np.ndarray, np.ndarray]:
     """A dense-pattern program and a solution (x, v): (y, s) are the parts of a random v, q and b follow from them."""
     rng = np.random.default_rng(seed)
     m = cones.dimension

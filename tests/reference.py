@@ -12,7 +12,9 @@ def central_difference(function: Callable[[float], float], step: float) -> float
     return (8 * (function(step) - function(-step)) - (function(2 * step) - function(-2 * step))) / (12 * step)
 
 
-def direction_for(attributes: frozenset[str], positions: Sequence[int] | None, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+def direction_for(
+    attributes: frozenset[str], positions: Sequence[int] | None, shape: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray:
     """A random direction that keeps a parameter's attributes."""
     d = rng.standard_normal(shape)
     if positions is not None:

@@ -28,7 +28,10 @@ def linearizations(name: str, seed: int, n: int = 9) -> list[tuple[ConeProgram, 
     program, x, v = random_program(CONES[name], n, 4, seed)
     point = evaluate(program, x, v)
     made = []
-    for factorization in (DenseFactorization.of(program, point.element), SparseFactorization.of(program, point.element, 2)):
+    for factorization in (
+        DenseFactorization.of(program, point.element),
+        SparseFactorization.of(program, point.element, 2),
+    ):
         linearization = Linearization(program, point, 2)
         linearization.__dict__["factorization"] = factorization  # what the cached property would hold
         made.append((program, linearization))
@@ -75,7 +78,10 @@ def test_singular_systems_are_told(n: int) -> None:
     rng = np.random.default_rng(0)
     r1, r2 = rng.standard_normal((2, n)), rng.standard_normal((2, cones.dimension))
     answers = []
-    for factorization in (DenseFactorization.of(program, point.element), SparseFactorization.of(program, point.element, 1)):
+    for factorization in (
+        DenseFactorization.of(program, point.element),
+        SparseFactorization.of(program, point.element, 1),
+    ):
         assert factorization.singular.all()
         linearization = Linearization(program, point, 1)
         linearization.__dict__["factorization"] = factorization
@@ -100,7 +106,9 @@ def test_consistent_singular_system_is_solved_without_a_warning() -> None:
     dx, dy, _ = linearization.tangent(r1, r2)
     assert linearization.factorization.singular.all()
     single, sx, sv = random_program(Cones(zero=3), 5, 1, 0)
-    reference = ConeProgram(single.structure, program.P, program.q, np.swapaxes(A[:, :3], 1, 2).reshape(1, -1), b[:, :3])
+    reference = ConeProgram(
+        single.structure, program.P, program.q, np.swapaxes(A[:, :3], 1, 2).reshape(1, -1), b[:, :3]
+    )
     ref_dx, ref_dy, _ = Linearization(reference, evaluate(reference, sx, sv), 1).tangent(r1, r2[:, :3])
     np.testing.assert_allclose(dx, ref_dx, atol=1e-10)
     np.testing.assert_allclose(dy[0, 2], dy[0, 3], atol=1e-10)  # the multiplier is shared: minimum norm

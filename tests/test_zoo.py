@@ -63,7 +63,9 @@ def test_gradient_is_the_central_difference(name: str, solver: str) -> None:
         tangents = solution.jvp(*[d if i == k else None for i in range(len(values))])
         forward = sum(float(np.sum(a * b)) for a, b in zip(g, tangents, strict=True))
         assert forward == pytest.approx(adjoint, abs=1e-9, rel=1e-9)
-        assert central_difference(along, 1e-4) == pytest.approx(adjoint, abs=1e-7 * max(1.0, float(np.linalg.norm(gradient))))
+        assert central_difference(along, 1e-4) == pytest.approx(
+            adjoint, abs=1e-7 * max(1.0, float(np.linalg.norm(gradient)))
+        )
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -31,7 +31,11 @@ def dual(constraint: cp.Constraint, index: int = 0) -> cp.Variable:
 def _lp_transport() -> Case:
     # Random costs: the optimal basis is unique and non-degenerate with probability one.
     x = cp.Variable((3, 4), nonneg=True, name="x")
-    cost, supply, demand = cp.Parameter((3, 4), name="cost"), cp.Parameter(3, name="supply"), cp.Parameter(4, name="demand")
+    cost, supply, demand = (
+        cp.Parameter((3, 4), name="cost"),
+        cp.Parameter(3, name="supply"),
+        cp.Parameter(4, name="demand"),
+    )
     out = cp.sum(x, axis=1) <= supply
     into = cp.sum(x, axis=0) == demand
     problem = cp.Problem(cp.Minimize(cp.sum(cp.multiply(cost, x))), [out, into])
@@ -61,7 +65,10 @@ def _lp_maximize() -> Case:
     budget, box = cp.sum(x) <= b, x <= 1
     problem = cp.Problem(cp.Maximize(c @ x), [budget, box, x >= 0])
     return Case(
-        problem, [c, b], [x, dual(budget), dual(box)], lambda rng: [rng.uniform(1, 2, 3), np.array(rng.uniform(1.2, 1.8))]
+        problem,
+        [c, b],
+        [x, dual(budget), dual(box)],
+        lambda rng: [rng.uniform(1, 2, 3), np.array(rng.uniform(1.2, 1.8))],
     )
 
 
@@ -159,7 +166,9 @@ def _svm() -> Case:
     w, b = cp.Variable(2, name="w"), cp.Variable(name="b")
     X, margin = cp.Parameter((10, 2), name="X"), cp.Parameter(name="margin")
     labels = np.where(np.arange(10) < 5, 1.0, -1.0)
-    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(w) + 0.7 * cp.sum(cp.pos(margin - cp.multiply(labels, X @ w + b)))))
+    problem = cp.Problem(
+        cp.Minimize(0.5 * cp.sum_squares(w) + 0.7 * cp.sum(cp.pos(margin - cp.multiply(labels, X @ w + b))))
+    )
 
     def draw(rng: np.random.Generator) -> list[np.ndarray]:
         return [rng.standard_normal((10, 2)) + labels[:, None], np.array(rng.uniform(0.9, 1.1))]
@@ -171,7 +180,9 @@ def _portfolio() -> Case:
     w, f = cp.Variable(6, name="w"), cp.Variable(2, name="f")
     mu, F = cp.Parameter(6, name="mu"), cp.Parameter((6, 2), name="F")
     budget = cp.sum(w) == 1
-    problem = cp.Problem(cp.Maximize(mu @ w - cp.sum_squares(f) - 0.5 * cp.sum_squares(w)), [f == F.T @ w, budget, w >= 0])
+    problem = cp.Problem(
+        cp.Maximize(mu @ w - cp.sum_squares(f) - 0.5 * cp.sum_squares(w)), [f == F.T @ w, budget, w >= 0]
+    )
     return Case(problem, [mu, F], [w, dual(budget)], lambda rng: [rng.standard_normal(6), rng.standard_normal((6, 2))])
 
 
@@ -180,12 +191,14 @@ def _mpc() -> Case:
     x0, A, B = cp.Parameter(2, name="x0"), cp.Parameter((2, 2), name="A"), cp.Parameter((2, 1), name="B")
     start = x[:, 0] == x0
     dynamics = x[:, 1:] == A @ x[:, :-1] + B @ u
-    problem = cp.Problem(
-        cp.Minimize(cp.sum_squares(x) + 0.1 * cp.sum_squares(u)), [start, dynamics, cp.abs(u) <= 0.4]
-    )
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x) + 0.1 * cp.sum_squares(u)), [start, dynamics, cp.abs(u) <= 0.4])
 
     def draw(rng: np.random.Generator) -> list[np.ndarray]:
-        return [rng.uniform(1, 2, 2), np.array([[1.0, 0.3], [0.0, 0.9]]) + 0.05 * rng.standard_normal((2, 2)), rng.uniform(0.5, 1, (2, 1))]
+        return [
+            rng.uniform(1, 2, 2),
+            np.array([[1.0, 0.3], [0.0, 0.9]]) + 0.05 * rng.standard_normal((2, 2)),
+            rng.uniform(0.5, 1, (2, 1)),
+        ]
 
     return Case(problem, [x0, A, B], [x, u, dual(start), dual(dynamics)], draw)
 
@@ -285,9 +298,7 @@ def _sdp_lmi() -> Case:
     matrices = [cp.reshape(F[i], (3, 3), order="C") for i in range(3)]
     lmi = sum(x[i] * (matrices[i] + matrices[i].T) for i in range(3)) << np.eye(3)
     problem = cp.Problem(cp.Minimize(c @ x + 0.1 * cp.sum_squares(x)), [lmi])
-    return Case(
-        problem, [c, F], [x, dual(lmi)], lambda rng: [rng.standard_normal(3), rng.standard_normal((3, 9))], PSD
-    )
+    return Case(problem, [c, F], [x, dual(lmi)], lambda rng: [rng.standard_normal(3), rng.standard_normal((3, 9))], PSD)
 
 
 def _sdp_lambda_max() -> Case:
@@ -318,7 +329,10 @@ def _sdp_nsd_variable() -> Case:
 
 def _attributes() -> Case:
     D, t = cp.Variable((3, 3), diag=True, name="D"), cp.Variable(nonpos=True, name="t")
-    diagonal, sparse = cp.Parameter((3, 3), diag=True, name="diagonal"), cp.Parameter((3, 3), sparsity=[(0, 1, 2), (1, 2, 0)], name="sparse")
+    diagonal, sparse = (
+        cp.Parameter((3, 3), diag=True, name="diagonal"),
+        cp.Parameter((3, 3), sparsity=[(0, 1, 2), (1, 2, 0)], name="sparse"),
+    )
     problem = cp.Problem(
         cp.Minimize(cp.sum_squares(D - diagonal - sparse) + cp.square(t - 1) + cp.sum_squares(sparse @ cp.diag(D))),
         [cp.trace(D) + t == 1],
@@ -336,7 +350,8 @@ def _scalars_and_constants() -> Case:
     x, y = cp.Variable(name="x"), cp.Variable((2, 2), name="y")
     p = cp.Parameter(name="p")
     problem = cp.Problem(
-        cp.Minimize(cp.square(x - p) + cp.sum_squares(y - 1) + 3 * cp.sum(y) + 7), [x >= 0.1, y[0, 0] == p, cp.sum(y) >= x]
+        cp.Minimize(cp.square(x - p) + cp.sum_squares(y - 1) + 3 * cp.sum(y) + 7),
+        [x >= 0.1, y[0, 0] == p, cp.sum(y) >= x],
     )
     return Case(problem, [p], [x, y], lambda rng: [np.array(rng.uniform(0.5, 1))])
 

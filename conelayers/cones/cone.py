@@ -94,5 +94,3 @@ class Cone(ABC):
     @abstractmethod
     def project_dual(self, v: Array) -> tuple[Array, Element]:
         """Π_{K*}(v) and an element of its Clarke Jacobian at v."""
-
-

@@ -59,14 +59,18 @@ class Cones:
         for name in ("soc", "psd"):
             sizes = getattr(self, name)
             if not isinstance(sizes, Iterable):
-                raise ValueError(f"cones.{name}: got {sizes!r}, expected a sequence of sizes, one for each cone; write [{sizes!r}]")
+                raise ValueError(
+                    f"cones.{name}: got {sizes!r}, expected a sequence of sizes, one for each cone; write [{sizes!r}]"
+                )
             object.__setattr__(self, name, tuple(_count(name, size, 1) for size in sizes))
         if not isinstance(self.power, Iterable):
             raise ValueError(f"cones.power: got {self.power!r}, expected a sequence of exponents, one for each cone")
         exponents = tuple(float(a) for a in self.power)
         for a in exponents:
             if not 0 < abs(a) < 1:
-                raise ValueError(f"cones.power: got the exponent {a}, expected 0 < |α| < 1 (negative for the dual cone)")
+                raise ValueError(
+                    f"cones.power: got the exponent {a}, expected 0 < |α| < 1 (negative for the dual cone)"
+                )
         object.__setattr__(self, "power", exponents)
 
     @property
@@ -197,7 +201,16 @@ def _count(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-_DICT_KEYS = {"z": "zero", "f": "zero", "l": "nonneg", "q": "soc", "s": "psd", "ep": "exp", "ed": "exp_dual", "p": "power"}
+_DICT_KEYS = {
+    "z": "zero",
+    "f": "zero",
+    "l": "nonneg",
+    "q": "soc",
+    "s": "psd",
+    "ep": "exp",
+    "ed": "exp_dual",
+    "p": "power",
+}
 
 
 def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:

@@ -60,7 +60,7 @@ class SecondOrderElement(Element):
         w⊥ would fill a d×d block; instead dy = v₁ η₁ + c (0, η_u) with η_u ∈ R^{d−1} and the constraint wᵀη_u = 0, whose
         multiplier is one more unknown: B = [v₁, c (0; I)], n = (0, 1 − c²), W = (0; w).
         """
-        blocks, d = self.values.shape
+        d = self.values.shape[-1]
         if d < _LIFT_FROM_DIMENSION:
             return super().reduced()
         bases, diagonals, lifts = [], [], []

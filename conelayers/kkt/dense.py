@@ -27,7 +27,9 @@ class _LDL:
         self._e = 1 / np.sqrt(np.where(largest > 0, largest, 1.0))
         scaled = np.asfortranarray(matrix * (self._e[:, None] * self._e[None, :]))
         norm = np.abs(scaled).sum(axis=0).max(initial=0.0)
-        self._factor, self._pivots, info = dsytrf(scaled, lower=1, overwrite_a=1, lwork=int(dsytrf_lwork(scaled.shape[0])[0]))
+        self._factor, self._pivots, info = dsytrf(
+            scaled, lower=1, overwrite_a=1, lwork=int(dsytrf_lwork(scaled.shape[0])[0])
+        )
         self.rcond = 0.0 if info else dsycon(self._factor, self._pivots, norm, lower=1)[0]
         self.nullity = 0
 

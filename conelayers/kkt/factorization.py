@@ -21,7 +21,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-__all__ = ["Factorization", "SINGULAR_BELOW", "SystemInfo"]
+__all__ = ["SINGULAR_BELOW", "Factorization", "SystemInfo"]
 
 # |λ|/max|λ| of the equilibrated K below which a direction counts as null.
 SINGULAR_BELOW = 1e-11

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -12,8 +13,8 @@ import scipy.sparse.linalg as spla
 from conelayers.cones import ProductElement
 from conelayers.kkt.factorization import SINGULAR_BELOW, Factorization
 from conelayers.kkt.pseudo_inverse import DensePseudoInverse, KrylovPseudoInverse, equilibrate
+from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram
-from conelayers.solvers import run_parallel
 
 __all__ = ["SparseFactorization"]
 
@@ -74,7 +75,7 @@ class _QuasiDefinite:
         return self._e * self._refine(self._e * rhs)[0]
 
 
-def _superlu(matrix: sp.csc_array):  # noqa: ANN202 - the bound method of SciPy's SuperLU object
+def _superlu(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
     try:
         return spla.splu(sp.csc_matrix(matrix)).solve
     except RuntimeError:  # exactly singular: leave it to the singularity test, which sees the infinities
@@ -90,7 +91,11 @@ class _Instance:
         A = program.structure.A.matrix(program.A[0])
         self.basis, diagonal, lift = element.reduced()
         rows = self.basis.T @ A
-        blocks = [[P, None, rows.T], [None, sp.csc_array((lift.shape[1],) * 2), lift.T], [rows, lift, sp.diags_array(-diagonal)]]
+        blocks = [
+            [P, None, rows.T],
+            [None, sp.csc_array((lift.shape[1],) * 2), lift.T],
+            [rows, lift, sp.diags_array(-diagonal)],
+        ]
         if lift.shape[1] == 0:
             blocks = [[P, rows.T], [rows, sp.diags_array(-diagonal)]]
         self.matrix = sp.csc_array(sp.block_array(blocks, format="csc"))

@@ -1,7 +1,6 @@
 """Solver backends: each converts from and to the package's one convention."""
 
 from conelayers.solvers.arguments import SolverArguments, parse_solver_args
-from conelayers.solvers.batch import run_parallel
 from conelayers.solvers.clarabel import Clarabel
 from conelayers.solvers.ecos import ECOS
 from conelayers.solvers.registry import SOLVERS, choose_solver, find_solver
@@ -21,5 +20,4 @@ __all__ = [
     "choose_solver",
     "find_solver",
     "parse_solver_args",
-    "run_parallel",
 ]

@@ -25,7 +25,17 @@ from conelayers.solvers.solver import Settings, Solver
 
 __all__ = ["SolverArguments", "parse_solver_args"]
 
-_COMMON = ("eps", "tol", "max_iters", "verbose", "solve_method", "n_jobs_forward", "n_jobs_backward", "mode", "acceleration_lookback")
+_COMMON = (
+    "eps",
+    "tol",
+    "max_iters",
+    "verbose",
+    "solve_method",
+    "n_jobs_forward",
+    "n_jobs_backward",
+    "mode",
+    "acceleration_lookback",
+)
 _MODES = ("lsqr", "lsmr", "dense")
 
 
@@ -66,17 +76,19 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
             raise ValueError(f"solver_args: solve_method {method} contradicts solver={solver}; keep one of the two")
     mode = args.pop("mode", None)
     if mode == "lpgd":
-        raise ValueError("solver_args: mode 'lpgd' is a smoothed derivative, which is not offered here; leave it out for the exact one")
+        raise ValueError(
+            "solver_args: mode 'lpgd' is a smoothed derivative, which is not offered here; leave it out for the exact one"
+        )
     if mode is not None and mode not in _MODES:
         raise ValueError(f"solver_args: mode: got {mode!r}, expected one of {', '.join(_MODES)}")
     if "eps" in args and "tol" in args:
         raise ValueError("solver_args: eps and tol are two names for one option; keep one")
     name = "eps" if "eps" in args else "tol"
     tolerance = args.pop(name, None)
-    if tolerance is not None and not (isinstance(tolerance, numbers.Real) and 0 < tolerance < 1):
+    if tolerance is not None and not (isinstance(tolerance, numbers.Real) and 0 < float(tolerance) < 1):
         raise ValueError(f"solver_args: {name}: got {tolerance!r}, expected a number between 0 and 1")
     max_iters = args.pop("max_iters", None)
-    if max_iters is not None and not (isinstance(max_iters, numbers.Integral) and max_iters > 0):
+    if max_iters is not None and not (isinstance(max_iters, numbers.Integral) and int(max_iters) > 0):
         raise ValueError(f"solver_args: max_iters: got {max_iters!r}, expected a positive integer")
     verbose = args.pop("verbose", False)
     if not isinstance(verbose, (bool, numbers.Integral)):

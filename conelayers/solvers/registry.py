@@ -37,5 +37,7 @@ def choose_solver(name: str | None, cones: Cones, quadratic: bool) -> Solver:
         lacks = sorted(cones.kinds - solver.cones)
         what = f"the cones {', '.join(lacks)}" if lacks else "a quadratic objective"
         others = ", ".join(s.name for s in capable) or "none"
-        raise ValueError(f"solver: got {solver.name}, which does not take {what}. Solvers that take this problem: {others}")
+        raise ValueError(
+            f"solver: got {solver.name}, which does not take {what}. Solvers that take this problem: {others}"
+        )
     return solver

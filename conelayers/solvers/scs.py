@@ -74,14 +74,14 @@ class SCS(Solver):
         }
         data = {"P": csc32(sp.csc_array(sp.triu(instance.P))), "A": csc32(instance.A), "b": instance.b, "c": instance.q}
         solver = scs.SCS(data, native_cones, **options)
-        if start is None:
-            result = solver.solve(warm_start=False)
-        else:
-            result = solver.solve(warm_start=True, x=start.x, y=start.y, s=start.s)
+        warm = {} if start is None else {"x": start.x, "y": start.y, "s": start.s}
+        result = solver.solve(warm_start=start is not None, **warm)
         info = result["info"]
         if info["status_val"] == scs.SIGINT:
             raise KeyboardInterrupt
         status = _STATUS.get(info["status_val"], Status.FAILED)
         if status is Status.ITERATION_LIMIT and "time" in str(info["status"]).lower():
             status = Status.TIME_LIMIT
-        return RawSolution(np.asarray(result["x"]), np.asarray(result["y"]), np.asarray(result["s"]), status, str(info["status"]))
+        return RawSolution(
+            np.asarray(result["x"]), np.asarray(result["y"]), np.asarray(result["s"]), status, str(info["status"])
+        )

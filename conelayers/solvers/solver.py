@@ -77,7 +77,9 @@ class Solver(ABC):
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)):
                 raise
             nothing = np.full(instance.b.size, np.nan)
-            raw = RawSolution(np.full(instance.q.size, np.nan), nothing, nothing, Status.FAILED, f"{type(error).__name__}: {error}")
+            raw = RawSolution(
+                np.full(instance.q.size, np.nan), nothing, nothing, Status.FAILED, f"{type(error).__name__}: {error}"
+            )
         return raw._replace(y=raw.y[:0], s=raw.s[:0]) if padded else raw
 
 

@@ -18,9 +18,7 @@ class _Solve(torch.autograd.Function):
     """θ ↦ variables, with the adjoint of the solution map as its backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any, layer: Layer, call: dict[str, Any], *tensors: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, layer: Layer, call: dict[str, Any], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         solution = layer.solve(*[_to_array(t) for t in tensors], **call["options"])
         call["solution"] = solution
         ctx.solution = solution
@@ -122,13 +120,21 @@ class ConeLayer(torch.nn.Module):
         for i, p in enumerate(params):
             name = f"parameter {i} ({specs[i].name})" if i < len(specs) else f"parameter {i}"
             if not isinstance(p, torch.Tensor):
-                raise TypeError(f"{name}: got {type(p).__name__}, expected a torch.Tensor; wrap it with torch.as_tensor")
+                raise TypeError(
+                    f"{name}: got {type(p).__name__}, expected a torch.Tensor; wrap it with torch.as_tensor"
+                )
             if not p.dtype.is_floating_point:
-                raise TypeError(f"{name}: got dtype {p.dtype}, expected a floating-point one; convert it with .to(torch.float64)")
+                raise TypeError(
+                    f"{name}: got dtype {p.dtype}, expected a floating-point one; convert it with .to(torch.float64)"
+                )
             if p.layout is not torch.strided:
-                raise TypeError(f"{name}: got a tensor of layout {p.layout}, expected a dense one; convert it with .to_dense()")
+                raise TypeError(
+                    f"{name}: got a tensor of layout {p.layout}, expected a dense one; convert it with .to_dense()"
+                )
             if p.device != params[0].device:
-                raise ValueError(f"{name}: is on {p.device}, expected {params[0].device} like parameter 0; move it there")
+                raise ValueError(
+                    f"{name}: is on {p.device}, expected {params[0].device} like parameter 0; move it there"
+                )
         call: dict[str, Any] = {"options": {"solver_args": solver_args, "warm_start": warm_start}}
         outputs = _Solve.apply(self.engine, call, *params)
         return outputs, call["solution"]

@@ -1,4 +1,4 @@
-"""A batch of instances on a thread pool. The three backends release the GIL; BLAS is kept to one thread meanwhile."""
+"""A batch of instances on a thread pool: solver backends and factorizations release the GIL; BLAS keeps to one thread meanwhile."""
 
 from __future__ import annotations
 

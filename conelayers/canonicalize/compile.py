@@ -1,0 +1,102 @@
+"""A cvxpy problem becomes a parametric cone program, once.
+
+φ ↦ (P, q, A, b) is affine and (x, y) ↦ variables is linear, where φ = θ (the user's parameters, column-major) or,
+for a geometric program, φ = (θ, log θ); both maps are kept as sparse matrices, and so are their adjoints.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+from cvxpy.reductions.eval_params import EvalParams
+
+from conelayers.canonicalize.data import data_maps, parameter_map, parameter_specs
+from conelayers.canonicalize.recovery import output_spec
+from conelayers.canonicalize.refusals import check_arguments, check_discipline
+from conelayers.errors import CanonicalizationError
+from conelayers.parametric import ParametricProgram
+
+__all__ = ["canonicalize"]
+
+
+def canonicalize(
+    problem: cp.Problem,
+    parameters: Sequence[cp.Parameter],
+    variables: Sequence[cp.Variable],
+    *,
+    gp: bool = False,
+    quadratic: bool = True,
+    canon_backend: str | None = None,
+    verbose: bool = False,
+) -> ParametricProgram:
+    """Compile ``problem`` into a ParametricProgram.
+
+    ``variables`` may hold variables of the problem and dual variables of its constraints. With ``quadratic=False`` the
+    objective is made linear by cvxpy (an epigraph), for solvers that take no P.
+
+    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, not DPP, has integer or complex variables
+    or a parameter in the exponent of a power cone, and ValueError for parameters or variables that are not its own.
+    """
+    check_arguments(problem, parameters, variables)
+    check_discipline(problem, gp, quadratic)
+    fresh = cp.Problem(problem.objective, problem.constraints)  # leaves the caches of the user's problem alone
+    data, chain, inverse = _compile(fresh, gp=gp, canon_backend=canon_backend, verbose=verbose, quadratic=quadratic)
+    program = data.get("param_prob") if isinstance(data, dict) else None
+    reductions = list(zip(chain.reductions, inverse, strict=True))[:-1]
+    if program is None or any(isinstance(r, EvalParams) for r, _ in reductions):
+        raise CanonicalizationError(
+            "problem: cvxpy fixed its parameters' values at compilation; there is no map to differentiate"
+        )
+    if (
+        program.dir_cones
+        or any(h is not None for h in (program.lb_tensor, program.ub_tensor))
+        or any(bound is not None and np.isfinite(bound).any() for bound in (program.lower_bounds, program.upper_bounds))
+    ):
+        raise CanonicalizationError(
+            "problem: cvxpy left constraints outside of A x + s = b; please report this problem"
+        )
+    specs = parameter_specs(parameters)
+    lift = parameter_map(program, reductions, parameters, specs, gp)
+    structure, maps = data_maps(program, lift)
+    if maps["A"].constant_is_infinite or maps["b"].constant_is_infinite:
+        raise CanonicalizationError(
+            "problem: a constraint has an infinite or NaN constant; remove the constraint that it makes void"
+        )
+    outputs = tuple(output_spec(v, problem, program, reductions) for v in variables)
+    return ParametricProgram(
+        structure=structure,
+        parameters=specs,
+        P=maps["P"],
+        q=maps["q"],
+        A=maps["A"],
+        b=maps["b"],
+        constant=maps["d"],
+        outputs=outputs,
+        maximize=isinstance(problem.objective, cp.Maximize),
+        gp=gp,
+    )
+
+
+def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[Any, Any, list[Any]]:
+    """cvxpy's compilation for SCS, whose convention is the package's; for Clarabel where there are no rows, which SCS refuses."""
+    options |= {"enforce_dpp": True, "solver_opts": None if quadratic else {"use_quad_obj": False}}
+    with warnings.catch_warnings():
+        # cvxpy reads sparse parameters in its own discouraged way, and says which of its backends takes N-d arrays.
+        warnings.filterwarnings("ignore", message="Reading from a sparse CVXPY expression", category=RuntimeWarning)
+        warnings.filterwarnings(
+            "ignore", message="The problem has an expression with dimension greater than 2", category=UserWarning
+        )
+        try:
+            return problem.get_problem_data(cp.SCS, **options)
+        except cp.error.SolverError as error:
+            try:
+                compiled = problem.get_problem_data(cp.CLARABEL, **options)
+            except cp.error.SolverError:
+                compiled = None
+            if compiled is not None and isinstance(compiled[0], dict) and compiled[0]["param_prob"].constr_size == 0:
+                return compiled
+            raise CanonicalizationError(f"problem: cvxpy could not reduce it to a cone program: {error}") from error

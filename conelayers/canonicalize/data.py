@@ -1,0 +1,158 @@
+"""The affine map from the user's parameters to P, q, A and b, composed from cvxpy's own and its replaced parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr, lower_value
+from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
+
+from conelayers.cones import Cones
+from conelayers.errors import CanonicalizationError
+from conelayers.parameters import ParameterSpec
+from conelayers.parametric import AffineMap
+from conelayers.program import Pattern, Structure
+
+__all__ = ["data_maps", "parameter_map", "parameter_specs"]
+
+_SYMMETRIC = ("symmetric", "PSD", "NSD")
+_CHECKED = ("nonneg", "nonpos", "pos", "neg", "diag", "symmetric", "PSD", "NSD")
+
+
+def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, ...]:
+    specs, offset = [], 0
+    for p in parameters:
+        positions = None
+        if p.attributes["diag"] or p.attributes["sparsity"]:
+            positions = tuple(int(i) for i in _lowering(p))
+        bounds: Any = p.attributes["bounds"]
+        specs.append(
+            ParameterSpec(
+                name=p.name(),
+                shape=tuple(p.shape),
+                offset=offset,
+                attributes=frozenset(a for a in _CHECKED if p.attributes[a]),
+                positions=positions,
+                bounds=None if bounds is None else tuple(b.toarray() if sp.issparse(b) else b for b in bounds),
+            )
+        )
+        offset += p.size
+    return tuple(specs)
+
+
+def _lowering(p: cp.Parameter) -> np.ndarray:
+    """cvxpy's reduced form of a parameter with attributes, as positions (column-major) in the full one."""
+    labels = np.arange(p.size, dtype=float).reshape(p.shape, order="F")
+    return np.ravel(lower_value(p, labels), order="F").astype(np.int64)
+
+
+def parameter_map(
+    program: Any,
+    reductions: list[tuple[Any, Any]],
+    parameters: Sequence[cp.Parameter],
+    specs: Sequence[ParameterSpec],
+    gp: bool,
+) -> sp.csr_array:
+    """From (φ, 1) to the parameter vector of cvxpy's own program, (its size + 1, size of φ + 1)."""
+    total = sum(spec.size for spec in specs)
+    size = 2 * total if gp else total
+    # id of a parameter at the current stage -> selection matrix from φ to its entries
+    maps: dict[int, sp.csr_array] = {}
+    identity = sp.eye_array(size, format="csr")
+    for p, spec in zip(parameters, specs, strict=True):
+        maps[p.id] = identity[spec.columns]
+    for reduction, _ in reductions:
+        if isinstance(reduction, Dgp2Dcp):
+            for p, spec in zip(parameters, specs, strict=True):
+                for log_id in reduction.param_id_map.get(p.id, []):
+                    maps[log_id] = identity[total + spec.offset : total + spec.offset + spec.size]
+        elif isinstance(reduction, CvxAttr2Constr):
+            for p, reduced in reduction._parameters.items():
+                select = _lowering(p)
+                chosen = maps[p.id][select]
+                if any(p.attributes[a] for a in _SYMMETRIC):
+                    # ½(θᵢⱼ + θⱼᵢ): the gradient with respect to the full matrix is then the symmetric one.
+                    mirror = np.swapaxes(np.arange(p.size).reshape(p.shape, order="F"), -1, -2).ravel(order="F")
+                    chosen = 0.5 * (chosen + maps[p.id][mirror[select]])
+                maps[reduced.id] = sp.csr_array(chosen)
+        elif reduction.param_id_map:
+            raise CanonicalizationError(f"problem: parameters replaced by {type(reduction).__name__} are not supported")
+    rows, cols, values = [], [], []
+    for ident, start in program.param_id_to_col.items():
+        if ident not in program.id_to_param:
+            continue  # the constant's column
+        if ident not in maps:
+            raise CanonicalizationError(
+                f"problem: cvxpy introduced a parameter of its own ({program.id_to_param[ident]}); please report this problem"
+            )
+        part = maps[ident].tocoo()
+        rows.append(part.row + start)
+        cols.append(part.col)
+        values.append(part.data)
+    last = program.total_param_size
+    rows.append(np.array([last]))
+    cols.append(np.array([size]))
+    values.append(np.ones(1))
+    entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols)))
+    return sp.csr_array(sp.coo_array(entries, shape=(last + 1, size + 1)))
+
+
+def data_maps(program: Any, lift: sp.csr_array) -> tuple[Structure, dict[str, AffineMap]]:
+    """The patterns of P and A, and the affine maps from φ to P's and A's stored values, q, b and the offset d."""
+    n, m = program.x.size, program.constr_size
+    q = sp.csr_array(program.q) @ lift
+    tensor = sp.coo_array(program.A)  # entry (i, j) of [A | b] is row i + j·m; rows may exceed 32 bits
+    position = tensor.row.astype(np.int64)
+    row, col = position % m if m else position, position // m if m else position
+    is_b = col == n
+    keys, inverse = np.unique(position[~is_b], return_inverse=True)
+    A_map = sp.csr_array(
+        sp.coo_array((-tensor.data[~is_b], (inverse, tensor.col[~is_b])), shape=(keys.size, tensor.shape[1]))
+    )
+    b_map = sp.csr_array(sp.coo_array((tensor.data[is_b], (row[is_b], tensor.col[is_b])), shape=(m, tensor.shape[1])))
+    A_pattern = _pattern(keys % m if m else keys, keys // m if m else keys, (m, n))
+    if program.P is None:
+        keys = np.zeros(0, dtype=np.int64)
+        P_map = sp.csr_array((0, tensor.shape[1]))
+    else:
+        P = sp.coo_array(program.P)
+        position = P.row.astype(np.int64)
+        i, j = position % n, position // n
+        # ½(P + Pᵀ), so that the stored pattern is that of a full symmetric matrix whatever cvxpy hands over.
+        both = np.concatenate([i + j * n, j + i * n])
+        keys, inverse = np.unique(both, return_inverse=True)
+        values, cols = np.concatenate([P.data, P.data]) / 2, np.concatenate([P.col, P.col])
+        P_map = sp.csr_array(sp.coo_array((values, (inverse, cols)), shape=(keys.size, P.shape[1])))
+    structure = Structure(_pattern(keys % n, keys // n, (n, n)), A_pattern, _cones(program.cone_dims))
+    if structure.cones.dimension != m:
+        raise CanonicalizationError(
+            "problem: cvxpy's cones do not account for all of its rows; please report this problem"
+        )
+    maps = {"P": P_map @ lift, "q": q[:n], "A": A_map @ lift, "b": b_map @ lift, "d": q[n:]}
+    return structure, {name: AffineMap.of(sp.csr_array(matrix)) for name, matrix in maps.items()}
+
+
+def _pattern(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> Pattern:
+    """A Pattern from entries that are already sorted by column, then row."""
+    indptr = np.zeros(shape[1] + 1, dtype=np.int64)
+    np.cumsum(np.bincount(cols, minlength=shape[1]), out=indptr[1:])
+    return Pattern(shape, rows.astype(np.int64), indptr)
+
+
+def _cones(dims: Any) -> Cones:
+    if dims.pnd:
+        raise CanonicalizationError(
+            "problem: an N-dimensional power cone was not split into three-dimensional ones; please report this problem"
+        )
+    return Cones(
+        zero=dims.zero,
+        nonneg=dims.nonneg,
+        soc=tuple(dims.soc),
+        psd=tuple(dims.psd),
+        exp=dims.exp,
+        power=tuple(dims.p3d),
+    )

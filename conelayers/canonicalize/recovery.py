@@ -1,0 +1,98 @@
+"""The linear map from the cone program's x and y to the user's variables and dual variables, read off cvxpy's own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
+from cvxpy.reductions.solution import Solution as CvxpySolution
+
+from conelayers.errors import CanonicalizationError
+from conelayers.parametric import OutputSpec
+
+__all__ = ["output_spec"]
+
+
+def output_spec(
+    variable: cp.Variable, problem: cp.Problem, program: Any, reductions: list[tuple[Any, Any]]
+) -> OutputSpec:
+    primal = variable.id in {v.id for v in problem.variables()}
+    length = program.x.size if primal else program.constr_size
+
+    def recover(vector: np.ndarray) -> np.ndarray:
+        value = (
+            _primal(variable, vector, program, reductions)
+            if primal
+            else _dual(variable, vector, problem, program, reductions)
+        )
+        return np.asarray(_dense(value), dtype=float).ravel(order="F")
+
+    # Every entry of the answer is a multiple of one entry of the vector (or zero); two probes read off which and how much.
+    scale = recover(np.ones(length))
+    labelled = recover(np.arange(1.0, length + 1))
+    used = np.flatnonzero(scale)
+    source = np.rint(labelled[used] / scale[used]).astype(np.int64) - 1
+    matrix = sp.csr_array(sp.coo_array((scale[used], (used, source)), shape=(scale.size, length)))
+    probe = np.random.default_rng(0).uniform(1.0, 2.0, length)
+    if not np.allclose(recover(probe), matrix @ probe, rtol=1e-12, atol=0):
+        raise CanonicalizationError(
+            f"variables: cvxpy's recovery of {variable.name()} is not understood; please report this problem"
+        )
+    exponential = primal and any(variable.id in r.var_id_map for r, _ in reductions if isinstance(r, Dgp2Dcp))
+    return OutputSpec(variable.name(), tuple(variable.shape), primal, matrix, exponential)
+
+
+def _dense(value: Any) -> Any:
+    return value.toarray() if sp.issparse(value) else value
+
+
+def _primal(variable: cp.Variable, x: np.ndarray, program: Any, reductions: list[tuple[Any, Any]]) -> Any:
+    """cvxpy's own linear map from x to a variable: its tangents, without the projection onto attributes."""
+    values = program.split_solution(x)
+    ident = variable.id
+    for reduction, _ in reversed(reductions):
+        if isinstance(reduction, Dgp2Dcp):
+            ident = reduction.var_id_map.get(ident, [ident])[0]
+        else:
+            values = reduction.var_forward(values)
+    if ident not in values:  # a variable that no expression depends on: cvxpy reports zeros
+        return np.zeros(variable.shape)
+    return values[ident]
+
+
+def _dual(
+    variable: cp.Variable, y: np.ndarray, problem: cp.Problem, program: Any, reductions: list[tuple[Any, Any]]
+) -> Any:
+    """cvxpy's own map from y to a constraint's dual variable: sign, order and shape are cvxpy's."""
+    duals, start = {}, 0
+    for constraint in program.constraints:
+        part = y[start : start + constraint.size]
+        duals[constraint.id] = float(part[0]) if constraint.size == 1 else part
+        start += constraint.size
+    solution = CvxpySolution(cp.OPTIMAL, 0.0, {program.x.id: np.zeros(program.x.size)}, duals, {})
+    for reduction, inverse in reversed(reductions):
+        solution = reduction.invert(solution, inverse)
+    owner = next(c for c in problem.constraints if variable.id in {d.id for d in c.dual_variables})
+    if owner.id not in solution.dual_vars:
+        return np.zeros(variable.shape)
+    recorders = [_Recorder(d.shape) for d in owner.dual_variables]
+    stand_in = copy.copy(owner)
+    stand_in.dual_variables = recorders
+    stand_in.save_dual_value(solution.dual_vars[owner.id])
+    index = [d.id for d in owner.dual_variables].index(variable.id)
+    return recorders[index].value
+
+
+class _Recorder:
+    """Stands in for a dual variable, so that reading cvxpy's recovery does not touch the user's problem."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.value: Any = np.zeros(shape)
+
+    def save_value(self, value: Any) -> None:
+        self.value = np.reshape(_dense(value), self.shape, order="F")

@@ -1,0 +1,119 @@
+"""What cannot become a layer, refused by name: the argument, the expression, and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cvxpy as cp
+from cvxpy.constraints import PowCone3D, PowConeND
+from cvxpy.utilities import scopes
+
+from conelayers.errors import CanonicalizationError
+
+__all__ = ["check_arguments", "check_discipline"]
+
+
+def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
+    if not isinstance(problem, cp.Problem):
+        raise TypeError(f"problem: got {type(problem).__name__}, expected a cvxpy.Problem")
+    for name, given, kind in (("parameters", parameters, cp.Parameter), ("variables", variables, cp.Variable)):
+        if not isinstance(given, (list, tuple)):
+            raise ValueError(f"The layer's {name} must be provided as a list or tuple; got {type(given).__name__}")
+        for i, item in enumerate(given):
+            if not isinstance(item, kind):
+                raise ValueError(f"{name}[{i}]: got {type(item).__name__}, expected a cvxpy.{kind.__name__}")
+    for constraint in problem.constraints:
+        if isinstance(constraint, (PowCone3D, PowConeND)) and constraint.alpha.parameters():
+            raise CanonicalizationError(
+                f"constraint {constraint}: its exponent holds the parameter {constraint.alpha.parameters()[0].name()}, whose value "
+                "cvxpy would fix at compilation; exponents must be constants"
+            )
+    own = {p.id: p for p in problem.parameters()}
+    given_ids = [p.id for p in parameters]
+    missing = [p.name() for i, p in own.items() if i not in given_ids]
+    foreign = [p.name() for p in parameters if p.id not in own]
+    repeated = sorted({p.name() for p in parameters if given_ids.count(p.id) > 1})
+    if missing or foreign or repeated:
+        details = [
+            f"{what}: {', '.join(names)}"
+            for what, names in (("missing", missing), ("not in the problem", foreign), ("given twice", repeated))
+            if names
+        ]
+        raise ValueError(f"The layer's parameters must exactly match problem.parameters ({'; '.join(details)})")
+    if not variables:
+        raise ValueError("variables: got an empty list, expected at least one variable of the problem to return")
+    known = {v.id for v in problem.variables()} | {d.id for c in problem.constraints for d in c.dual_variables}
+    for v in variables:
+        if v.id not in known:
+            raise ValueError(
+                f"variables: {v.name()} must be a subset of problem.variables or a dual variable of one of its constraints"
+            )
+    for v in problem.variables():
+        for attribute in ("boolean", "integer"):
+            if v.attributes[attribute]:
+                raise CanonicalizationError(
+                    f"variable {v.name()} is {attribute}: the solution would be piecewise constant in the parameters; relax it to a continuous one"
+                )
+    for leaf in (*problem.variables(), *problem.parameters()):
+        if leaf.is_complex():
+            raise CanonicalizationError(
+                f"{leaf.name()} is complex, which is not supported yet; write its real and imaginary parts as two real ones"
+            )
+
+
+def check_discipline(problem: cp.Problem, gp: bool, quadratic: bool) -> None:
+    kind = "DGP" if gp else "DCP"
+    if not (problem.is_dgp() if gp else problem.is_dcp()):
+        culprits = _offenders(problem, lambda e: e.is_dgp() if gp else e.is_dcp())
+        hint = "" if gp or not problem.is_dgp() else " It is DGP: pass gp=True."
+        raise CanonicalizationError(f"problem: must be {kind}; {culprits}.{hint}")
+    scope = scopes.quad_form_dpp_scope if quadratic and not gp else None
+    is_dpp: Any = problem.is_dpp  # its cached wrapper hides the signature from type checkers
+    dpp = is_dpp("dgp") if gp else is_dpp(quad_form_dpp="qp" if quadratic else None)
+    if not dpp:
+
+        def complies(expression: Any) -> bool:
+            with scopes.dpp_scope():
+                return expression.is_dgp() if gp else expression.is_dcp()
+
+        def objective_complies(expression: Any) -> bool:
+            if scope is None:
+                return complies(expression)
+            with scope():
+                return complies(expression)
+
+        culprits = _offenders(problem, complies, objective_complies)
+        raise CanonicalizationError(
+            f"problem: must be DPP, so that its data are affine in the parameters; {culprits}. Replace the part of it that "
+            "holds only parameters by a new Parameter (with the sign or attribute that it has) and pass its value; products "
+            "of a parameter with an expression of variables are fine, quad_form(x, P) with a parameter P only in the objective "
+            "and with a solver that takes a quadratic one. See https://www.cvxpy.org/tutorial/dpp/index.html"
+        )
+
+
+def _offenders(
+    problem: cp.Problem, complies: Callable[[Any], bool], objective_complies: Callable[[Any], bool] | None = None
+) -> str:
+    """The smallest subexpressions that break the rules, as the user wrote them."""
+    found: list[str] = []
+
+    def descend(node: Any, rule: Callable[[Any], bool]) -> None:
+        bad = [arg for arg in node.args if not rule(arg)]
+        for arg in bad:
+            descend(arg, rule)
+        if not bad:
+            text = str(node)
+            if text not in found:
+                found.append(text)
+
+    rule = objective_complies or complies
+    if not rule(problem.objective):
+        descend(problem.objective, rule)
+    for constraint in problem.constraints:
+        if not complies(constraint):
+            descend(constraint, complies)
+    if not found:
+        return "a variable's bounds do not comply"
+    shown = "; ".join(f"`{text if len(text) <= 200 else text[:200] + '…'}`" for text in found[:3])
+    return f"the offending expression{'s are' if len(found) > 1 else ' is'} {shown}"
