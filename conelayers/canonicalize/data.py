@@ -24,6 +24,7 @@ _CHECKED = ("nonneg", "nonpos", "pos", "neg", "diag", "symmetric", "PSD", "NSD")
 
 
 def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, ...]:
+    """Name, shape, place in θ and attributes of each parameter."""
     specs, offset = [], 0
     for p in parameters:
         positions = None

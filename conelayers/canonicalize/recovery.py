@@ -20,6 +20,7 @@ __all__ = ["output_spec"]
 def output_spec(
     variable: cp.Variable, problem: cp.Problem, program: Any, reductions: list[tuple[Any, Any]]
 ) -> OutputSpec:
+    """The map to one requested variable (or dual variable), as a sparse matrix."""
     primal = variable.id in {v.id for v in problem.variables()}
     length = program.x.size if primal else program.constr_size
 

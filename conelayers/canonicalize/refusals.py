@@ -15,6 +15,7 @@ __all__ = ["check_arguments", "check_discipline"]
 
 
 def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
+    """Raises for arguments that are not a problem, all of its parameters, and variables of its own, real and continuous."""
     if not isinstance(problem, cp.Problem):
         raise TypeError(f"problem: got {type(problem).__name__}, expected a cvxpy.Problem")
     for name, given, kind in (("parameters", parameters, cp.Parameter), ("variables", variables, cp.Variable)):
@@ -63,6 +64,7 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
 
 
 def check_discipline(problem: cp.Problem, gp: bool, quadratic: bool) -> None:
+    """Raises CanonicalizationError for a problem that is not DCP (DGP) and DPP, naming the smallest offending expressions."""
     kind = "DGP" if gp else "DCP"
     if not (problem.is_dgp() if gp else problem.is_dcp()):
         culprits = _offenders(problem, lambda e: e.is_dgp() if gp else e.is_dcp())
