@@ -21,7 +21,7 @@ from conelayers.parameters import combine_batch
 def test_program_is_cvxpys_at_random_parameters(name: str) -> None:
     """Golden test: P, q, A, b equal what cvxpy hands to SCS, attributes of parameters included."""
     case = ZOO[name]()
-    compiled = canonicalize(case.problem, case.parameters, case.variables)
+    compiled = canonicalize(case.problem, case.parameters, case.variables, gp=case.gp)
     rng = np.random.default_rng(5)
     draws = [case.draw(rng) for _ in range(3)]
     program = compiled.program(
@@ -33,7 +33,9 @@ def test_program_is_cvxpys_at_random_parameters(name: str) -> None:
             for parameter, value in zip(case.parameters, values, strict=True):
                 parameter.value = value
             target = cp.SCS if program.structure.m else cp.CLARABEL
-            data, _, _ = cp.Problem(case.problem.objective, case.problem.constraints).get_problem_data(target)
+            data, _, _ = cp.Problem(case.problem.objective, case.problem.constraints).get_problem_data(
+                target, gp=case.gp
+            )
         np.testing.assert_allclose(program.structure.A.matrix(program.A[i]).toarray(), data["A"].toarray(), atol=1e-13)
         np.testing.assert_allclose(program.b[i], data["b"], atol=1e-13)
         np.testing.assert_allclose(program.q[i], data["c"], atol=1e-13)
@@ -47,7 +49,7 @@ def test_program_is_cvxpys_at_random_parameters(name: str) -> None:
 def test_maps_and_their_adjoints(name: str) -> None:
     """⟨w, L dθ⟩ = ⟨Lᵀw, dθ⟩ for the data, restricted maps included; recovery of variables likewise."""
     case = ZOO[name]()
-    compiled = canonicalize(case.problem, case.parameters, case.variables)
+    compiled = canonicalize(case.problem, case.parameters, case.variables, gp=case.gp)
     rng = np.random.default_rng(6)
     theta = combine_batch(compiled.parameters, case.draw(rng)).theta
     direction = rng.standard_normal(theta.shape)
@@ -100,7 +102,7 @@ def test_a_sign_constraint_is_never_dropped(spelling: str, solver: str) -> None:
 def test_the_users_problem_is_left_alone() -> None:
     case = ZOO["lp_transport"]()
     case.problem.constraints[0].dual_variables[0].save_value(np.full(3, 7.0))
-    Layer(case.problem, case.parameters, case.variables)
+    Layer(case.problem, case.parameters, case.variables, gp=case.gp)
     assert case.problem._cache.key is None
     assert all(p.value is None for p in case.parameters)
     np.testing.assert_array_equal(case.problem.constraints[0].dual_value, np.full(3, 7.0))
@@ -118,7 +120,7 @@ def test_later_changes_of_the_problem_do_not_reach_the_layer() -> None:
 def test_copies_carry_the_compiled_map(copied, monkeypatch) -> None:
     """A copy in a worker must not canonicalize again: cvxpy's ids can collide there."""
     case = ZOO["svm"]()
-    layer = Layer(case.problem, case.parameters, case.variables, solver="CLARABEL")
+    layer = Layer(case.problem, case.parameters, case.variables, solver="CLARABEL", gp=case.gp)
     values = case.draw(np.random.default_rng(0))
     expected = layer.solve(*values)
     clone = copied(layer)

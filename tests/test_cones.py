@@ -18,6 +18,11 @@ PRODUCTS = {
     "large soc": Cones(soc=(20, 40)),
     "psd": Cones(psd=(1, 2, 4)),
     "mixed": Cones(zero=2, nonneg=3, soc=(3, 5, 3), psd=(3, 2, 3)),
+    "exp": Cones(exp=4),
+    "exp dual": Cones(exp_dual=4),
+    "power": Cones(power=(0.5, 0.3, 0.9)),
+    "power dual": Cones(power=(-0.5, 0.3, -0.25)),
+    "all": Cones(zero=1, nonneg=1, soc=(3,), psd=(2,), exp=2, exp_dual=1, power=(0.4, -0.7)),
     "empty": Cones(),
 }
 

@@ -35,7 +35,7 @@ def tensors(batch: tuple[int, ...] = (), dtype: torch.dtype = torch.float64) -> 
 def test_gradcheck(name: str) -> None:
     """torch's own differences in float64, at its default tolerances."""
     case = ZOO[name]()
-    layer = ConeLayer(case.problem, case.parameters, case.variables)
+    layer = ConeLayer(case.problem, case.parameters, case.variables, gp=case.gp)
     values = [torch.tensor(v, requires_grad=True) for v in case.draw(np.random.default_rng(sum(map(ord, name))))]
     free = [spec.positions is None for spec in layer.engine.parameters]
     if not all(free):  # torch moves every entry, also those that the declared sparsity fixes to zero
@@ -134,7 +134,7 @@ def test_symmetric_parameter_has_the_symmetric_gradient() -> None:
     case = ZOO["sdp_nearest_correlation"]()
     (value,) = case.draw(np.random.default_rng(0))
     A = torch.tensor(value, requires_grad=True)
-    (X, *_) = ConeLayer(case.problem, case.parameters, case.variables)(A)
+    (X, *_) = ConeLayer(case.problem, case.parameters, case.variables, gp=case.gp)(A)
     X[0, 1].backward()
     np.testing.assert_allclose(A.grad, A.grad.T, atol=1e-14)
     assert abs(A.grad[0, 1]) > 0.1

@@ -24,14 +24,14 @@ def test_solution_is_cvxpys(name: str, solver: str) -> None:
     """A wrong cone order, sign, triangle or recovery would show here, duals included."""
     case = ZOO[name]()
     values = case.draw(_rng(name))
-    solution = Layer(case.problem, case.parameters, case.variables, solver=solver).solve(*values)
+    solution = Layer(case.problem, case.parameters, case.variables, solver=solver, gp=case.gp).solve(*values)
     assert solution.status is Status.SOLVED
     assert solution.residuals.worst <= 1e-9
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cvxpy's own, about sparse values
         for parameter, value in zip(case.parameters, values, strict=True):
             parameter.value = value
-        case.problem.solve(solver=cp.CLARABEL)
+        case.problem.solve(solver=cp.CLARABEL, gp=case.gp)
         expected = [v.value.toarray() if hasattr(v.value, "toarray") else v.value for v in case.variables]
         optimum = case.problem.value
     assert solution.value == pytest.approx(optimum, abs=1e-6, rel=1e-6)
@@ -46,7 +46,7 @@ def test_gradient_is_the_central_difference(name: str, solver: str) -> None:
     """The adjoint along random directions of each parameter; and ⟨g, J d⟩ = ⟨Jᵀg, d⟩."""
     rng = _rng(name)
     case = ZOO[name]()
-    layer = Layer(case.problem, case.parameters, case.variables, solver=solver)
+    layer = Layer(case.problem, case.parameters, case.variables, solver=solver, gp=case.gp)
     values = case.draw(rng)
     solution = layer.solve(*values)
     g = [rng.standard_normal(v.shape) for v in solution.variables]
@@ -73,7 +73,7 @@ def test_batch_is_its_instances(name: str) -> None:
     """A batch gives what its instances give one by one, in value and gradient; a sum for an unbatched parameter."""
     rng = _rng(name)
     case = ZOO[name]()
-    layer = Layer(case.problem, case.parameters, case.variables)
+    layer = Layer(case.problem, case.parameters, case.variables, gp=case.gp)
     draws = [case.draw(rng) for _ in range(3)]
     stacked = [np.stack(v) for v in zip(*draws, strict=True)]
     batched = layer.solve(*stacked)
@@ -89,7 +89,7 @@ def test_batch_is_its_instances(name: str) -> None:
 
 def test_unbatched_parameter_is_broadcast_and_its_gradient_summed() -> None:
     case = ZOO["qp_equality"]()
-    layer = Layer(case.problem, case.parameters, case.variables)
+    layer = Layer(case.problem, case.parameters, case.variables, gp=case.gp)
     rng = np.random.default_rng(0)
     A, b = rng.standard_normal((2, 4)), rng.standard_normal((3, 2))
     solution = layer.solve(A, b)
@@ -103,7 +103,7 @@ def test_unbatched_parameter_is_broadcast_and_its_gradient_summed() -> None:
 
 def test_batch_of_one_keeps_its_axis_and_an_empty_batch_is_empty() -> None:
     case = ZOO["sdp_nearest_correlation"]()
-    layer = Layer(case.problem, case.parameters, case.variables)
+    layer = Layer(case.problem, case.parameters, case.variables, gp=case.gp)
     (value,) = case.draw(np.random.default_rng(0))
     one = layer.solve(value[None])
     assert one.variables[0].shape == (1, 5, 5)

@@ -22,6 +22,7 @@ class Case:
     variables: list[cp.Variable]
     draw: Callable[[np.random.Generator], list[np.ndarray]]
     solvers: tuple[str, ...] = ALL
+    gp: bool = False
 
 
 def dual(constraint: cp.Constraint, index: int = 0) -> cp.Variable:
@@ -354,6 +355,143 @@ def _scalars_and_constants() -> Case:
         [x >= 0.1, y[0, 0] == p, cp.sum(y) >= x],
     )
     return Case(problem, [p], [x, y], lambda rng: [np.array(rng.uniform(0.5, 1))])
+
+
+EXP = ("CLARABEL", "SCS", "ECOS")
+POWER = ("CLARABEL", "SCS")
+
+
+def _exp_logistic_regression() -> Case:
+    w, b = cp.Variable(3, name="w"), cp.Variable(name="b")
+    X, lam = cp.Parameter((12, 3), name="X"), cp.Parameter(nonneg=True, name="lam")
+    labels = np.where(np.arange(12) % 2 == 0, 1.0, -1.0)
+    loss = cp.sum(cp.logistic(cp.multiply(-labels, X @ w + b)))
+    problem = cp.Problem(cp.Minimize(loss + lam * cp.sum_squares(w)))
+    return Case(problem, [X, lam], [w, b], lambda rng: [rng.standard_normal((12, 3)), np.array(0.5)], EXP)
+
+
+def _exp_sparse_logistic_regression() -> Case:
+    w = cp.Variable(4, name="w")
+    X, lam = cp.Parameter((12, 4), name="X"), cp.Parameter(nonneg=True, name="lam")
+    labels = np.where(np.arange(12) % 2 == 0, 1.0, -1.0)
+    loss = cp.sum(cp.logistic(cp.multiply(-labels, X @ w)))
+    problem = cp.Problem(cp.Minimize(loss + lam * cp.norm1(w)))
+    return Case(
+        problem, [X, lam], [w], lambda rng: [rng.standard_normal((12, 4)) + 0.5 * labels[:, None], np.array(2.0)], EXP
+    )
+
+
+def _exp_entropy_maximization() -> Case:
+    p = cp.Variable(5, name="p")
+    A, b = cp.Parameter((2, 5), name="A"), cp.Parameter(2, name="b")
+    moments, total = A @ p == b, cp.sum(p) == 1
+    problem = cp.Problem(cp.Maximize(cp.sum(cp.entr(p))), [moments, total])
+
+    def draw(rng: np.random.Generator) -> list[np.ndarray]:
+        A = rng.standard_normal((2, 5))
+        return [A, A @ rng.dirichlet(np.full(5, 3.0))]
+
+    return Case(problem, [A, b], [p, dual(moments), dual(total)], draw, EXP)
+
+
+def _exp_log_sum_exp() -> Case:
+    x = cp.Variable(3, name="x")
+    A, b = cp.Parameter((6, 3), name="A"), cp.Parameter(6, name="b")
+    problem = cp.Problem(cp.Minimize(cp.log_sum_exp(A @ x + b) + 0.1 * cp.sum_squares(x)))
+    return Case(problem, [A, b], [x], lambda rng: [rng.standard_normal((6, 3)), rng.standard_normal(6)], EXP)
+
+
+def _exp_kl_projection() -> Case:
+    p = cp.Variable(4, name="p")
+    q, c = cp.Parameter(4, pos=True, name="q"), cp.Parameter(4, name="c")
+    problem = cp.Problem(cp.Minimize(cp.sum(cp.kl_div(p, q)) + c @ p), [cp.sum(p) == 1])
+
+    def draw(rng: np.random.Generator) -> list[np.ndarray]:
+        return [rng.uniform(0.5, 1.5, 4), rng.standard_normal(4)]
+
+    return Case(problem, [q, c], [p], draw, EXP)
+
+
+def _exp_cone_itself() -> Case:
+    x = cp.Variable((2, 3), name="x")
+    a = cp.Parameter((2, 3), name="a")
+    cone = cp.ExpCone(x[:, 0], x[:, 1], x[:, 2])
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [cone])
+    outputs = [x, dual(cone, 0), dual(cone, 1), dual(cone, 2)]
+    return Case(problem, [a], outputs, lambda rng: [rng.standard_normal((2, 3))], EXP)
+
+
+def _exp_log_det() -> Case:
+    X = cp.Variable((3, 3), PSD=True, name="X")
+    S = cp.Parameter((3, 3), symmetric=True, name="S")
+    problem = cp.Problem(cp.Minimize(cp.trace(S @ X) - cp.log_det(X)))
+
+    def draw(rng: np.random.Generator) -> list[np.ndarray]:
+        G = rng.standard_normal((3, 3))
+        return [G @ G.T + np.eye(3)]
+
+    return Case(problem, [S], [X], draw, POWER)
+
+
+def _power_geometric_mean() -> Case:
+    x = cp.Variable(3, name="x")
+    c, b = cp.Parameter(3, pos=True, name="c"), cp.Parameter(name="b", pos=True)
+    mean = cp.geo_mean(x, [0.2, 0.5, 0.3], approx=False)
+    problem = cp.Problem(cp.Maximize(mean), [c @ x <= b])
+    return Case(problem, [c, b], [x], lambda rng: [rng.uniform(0.5, 1.5, 3), np.array(rng.uniform(1, 2))], POWER)
+
+
+def _power_norm() -> Case:
+    x = cp.Variable(4, name="x")
+    a, r = cp.Parameter(4, name="a"), cp.Parameter(name="r", pos=True)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [cp.pnorm(x, 3, approx=False) <= r])
+    return Case(problem, [a, r], [x], lambda rng: [2 * rng.standard_normal(4), np.array(rng.uniform(0.5, 1))], POWER)
+
+
+def _power_norm_by_second_order_cones() -> Case:
+    x = cp.Variable(4, name="x")
+    a = cp.Parameter(4, name="a")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - a) + cp.pnorm(x, 3)))
+    return Case(problem, [a], [x], lambda rng: [2 * rng.standard_normal(4)])
+
+
+def _power_cone_itself() -> Case:
+    x = cp.Variable((2, 3), name="x")
+    a = cp.Parameter((2, 3), name="a")
+    cone = cp.PowCone3D(x[:, 0], x[:, 1], x[:, 2], np.array([0.3, 0.6]))
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [cone])
+    outputs = [x, dual(cone, 0), dual(cone, 1), dual(cone, 2)]
+    return Case(problem, [a], outputs, lambda rng: [rng.standard_normal((2, 3)) + [0, 0, 2]], POWER)
+
+
+def _power_cone_of_many_factors() -> Case:
+    W, z = cp.Variable((4, 2), name="W"), cp.Variable(2, name="z")
+    a = cp.Parameter((4, 2), name="a")
+    alpha = np.array([[0.1, 0.4], [0.2, 0.3], [0.3, 0.2], [0.4, 0.1]])
+    cone = cp.PowConeND(W, z, alpha, axis=0)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(W - a) - 2 * cp.sum(z)), [cone])
+    return Case(problem, [a], [W, z], lambda rng: [rng.uniform(0.5, 1.5, (4, 2))], POWER)
+
+
+def _gp_box() -> Case:
+    # The box of largest volume with bounded wall and floor area and aspect ratios (Boyd et al., 2007).
+    h, w, d = (cp.Variable(pos=True, name=n) for n in "hwd")
+    wall, floor, ratio = (cp.Parameter(pos=True, name=n) for n in ("wall", "floor", "ratio"))
+    walls = 2 * (h * w + h * d) <= wall
+    problem = cp.Problem(cp.Maximize(h * w * d), [walls, w * d <= floor, h <= ratio * w, d <= ratio * w])
+
+    def draw(rng: np.random.Generator) -> list[np.ndarray]:
+        return [np.array(rng.uniform(90, 110)), np.array(rng.uniform(9, 11)), np.array(rng.uniform(1.8, 2.2))]
+
+    return Case(problem, [wall, floor, ratio], [h, w, d, dual(walls)], draw, gp=True)
+
+
+def _gp_posynomial() -> Case:
+    x = cp.Variable(3, pos=True, name="x")
+    a, b = cp.Parameter(3, pos=True, name="a"), cp.Parameter(pos=True, name="b")
+    objective = cp.sum(cp.multiply(a, x)) + b / (x[0] * x[1] * x[2])
+    problem = cp.Problem(cp.Minimize(objective), [x[0] * x[1] <= 0.5])
+    return Case(problem, [a, b], [x], lambda rng: [rng.uniform(0.5, 1.5, 3), np.array(rng.uniform(0.5, 1.5))], gp=True)
 
 
 ZOO: dict[str, Callable[[], Case]] = {

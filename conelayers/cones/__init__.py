@@ -1,9 +1,12 @@
 """Cones: the projection onto each dual cone and a Clarke element of its Jacobian, batched, in spectral form."""
 
 from conelayers.cones.cone import Array, Cone, Element, IdentityBasisElement, ReducedElement
+from conelayers.cones.exponential import Exponential, ExponentialDual
 from conelayers.cones.nonneg import Nonnegative
+from conelayers.cones.power import Power, PowerDual
 from conelayers.cones.product import Cones, ProductElement, as_cones
 from conelayers.cones.psd import PositiveSemidefinite, matrix_to_svec, svec_to_matrix
+from conelayers.cones.selection import Selection
 from conelayers.cones.soc import SecondOrder
 from conelayers.cones.zero import Zero
 
@@ -12,12 +15,17 @@ __all__ = [
     "Cone",
     "Cones",
     "Element",
+    "Exponential",
+    "ExponentialDual",
     "IdentityBasisElement",
     "Nonnegative",
     "PositiveSemidefinite",
+    "Power",
+    "PowerDual",
     "ProductElement",
     "ReducedElement",
     "SecondOrder",
+    "Selection",
     "Zero",
     "as_cones",
     "matrix_to_svec",

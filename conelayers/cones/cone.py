@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from conelayers.cones.selection import Selection
+
 __all__ = ["Array", "Cone", "Element", "IdentityBasisElement", "ReducedElement"]
 
 Array = Any  # any array that follows the array-API standard; NumPy's and torch's are tested
@@ -92,5 +94,5 @@ class Cone(ABC):
     """A closed convex cone K ⊆ R^d. Everything is batched: v is (..., blocks, d), one block a cone."""
 
     @abstractmethod
-    def project_dual(self, v: Array) -> tuple[Array, Element]:
-        """Π_{K*}(v) and an element of its Clarke Jacobian at v."""
+    def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
+        """Π_{K*}(v) and an element of its Clarke Jacobian at v, which at a kink is the one that ``selection`` asks for."""

@@ -12,8 +12,11 @@ import scipy.sparse as sp
 from array_api_compat import array_namespace, device
 
 from conelayers.cones.cone import Array, Cone, Element, ReducedElement
+from conelayers.cones.exponential import Exponential, ExponentialDual
 from conelayers.cones.nonneg import Nonnegative
+from conelayers.cones.power import Power, PowerDual
 from conelayers.cones.psd import PositiveSemidefinite
+from conelayers.cones.selection import Selection, as_selection
 from conelayers.cones.soc import SecondOrder
 from conelayers.cones.zero import Zero
 
@@ -86,12 +89,6 @@ class Cones:
 
     @cached_property
     def _groups(self) -> tuple[_Group, ...]:
-        missing = self.kinds & {"exp", "exp_dual", "power"}
-        if missing:
-            raise NotImplementedError(
-                f"cones: got {', '.join(sorted(missing))}; their projections are not there yet. "
-                "Expected zero, nonneg, soc and psd cones only."
-            )
         blocks: dict[tuple[str, int], list[int]] = {}
         row = self.zero + self.nonneg
         for d in self.soc:
@@ -113,6 +110,15 @@ class Cones:
                 groups.append(_Group(SecondOrder(), np.array(starts), size))
             else:
                 groups.append(_Group(PositiveSemidefinite(size), np.array(starts), size * (size + 1) // 2))
+        for cone, count in ((Exponential(), self.exp), (ExponentialDual(), self.exp_dual)):
+            if count:
+                groups.append(_Group(cone, row + 3 * np.arange(count), 3))
+                row += 3 * count
+        first, alpha = row + 3 * np.arange(len(self.power)), np.array(self.power)
+        if (alpha > 0).any():
+            groups.append(_Group(Power(alpha[alpha > 0]), first[alpha > 0], 3))
+        if (alpha < 0).any():
+            groups.append(_Group(PowerDual(-alpha[alpha < 0]), first[alpha < 0], 3))
         return tuple(groups)
 
     @cached_property
@@ -123,9 +129,13 @@ class Cones:
         inverse[rows] = np.arange(rows.size)
         return rows, inverse
 
-    def project_dual(self, v: Array) -> tuple[Array, ProductElement]:
-        """Π_{K*}(v) and a Clarke element D ∈ ∂Π_{K*}(v), for v of shape (..., m)."""
-        pairs = [g.cone.project_dual(h) for g, h in zip(self._groups, self.split(v), strict=True)]
+    def project_dual(self, v: Array, selection: Selection | str = Selection.DEFAULT) -> tuple[Array, ProductElement]:
+        """Π_{K*}(v) and a Clarke element D ∈ ∂Π_{K*}(v), for v of shape (..., m).
+
+        ``selection`` says which element is taken at kinks: "default", "low", "high" or "mid".
+        """
+        chosen = as_selection(selection)
+        pairs = [g.cone.project_dual(h, chosen) for g, h in zip(self._groups, self.split(v), strict=True)]
         element = ProductElement(self, tuple(e for _, e in pairs))
         return self.join([p for p, _ in pairs]), element
 

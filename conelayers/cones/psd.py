@@ -10,6 +10,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from conelayers.cones.cone import Array, Cone, Element
+from conelayers.cones.selection import Selection, between
 
 __all__ = ["PositiveSemidefinite", "PositiveSemidefiniteElement", "matrix_to_svec", "svec_to_matrix"]
 
@@ -67,13 +68,13 @@ def _transpose(matrix: Array) -> Array:
 class PositiveSemidefinite(Cone):
     """Π(V) = Q max(Λ, 0) Qᵀ; Ω is 1 on pairs of positive eigenvalues, λᵢ/(λᵢ + |λⱼ|) on mixed ones, 0 on the others.
 
-    At a kink (an eigenvalue 0) the pairs of zero eigenvalues get the element 0.
+    At a kink (an eigenvalue 0) the pairs of zero eigenvalues get 0 by default.
     """
 
     def __init__(self, order: int) -> None:
         self.order = order
 
-    def project_dual(self, v: Array) -> tuple[Array, Element]:
+    def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
         xp = array_namespace(v)
         eigenvalues, q = xp.linalg.eigh(svec_to_matrix(v, self.order))
         zero = xp.zeros_like(eigenvalues)
@@ -85,6 +86,7 @@ class PositiveSemidefinite(Cone):
         bottom = xp.maximum(negative[..., :, None], negative[..., None, :])
         total = top + bottom
         omega = top / xp.where(total > 0, total, xp.ones_like(total))
+        omega = between(omega, xp.where(total > 0, omega, xp.ones_like(total)), selection)
         to_vector = xp.asarray(_triangle(self.order)[0], device=device(v))
         values = xp.take(xp.reshape(omega, (*omega.shape[:-2], self.order**2)), to_vector, axis=-1)
         return projection, PositiveSemidefiniteElement(values, q)

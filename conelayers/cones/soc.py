@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from array_api_compat import array_namespace
 
 from conelayers.cones.cone import Array, Cone, Element, ReducedElement
+from conelayers.cones.selection import Selection, between
 
 __all__ = ["SecondOrder", "SecondOrderElement"]
 
@@ -89,10 +90,10 @@ class SecondOrderElement(Element):
 class SecondOrder(Cone):
     """Π(v) = v inside K, 0 inside −K, else ½(t + ‖u‖)(1, w); the middle eigenvalue of D is ½(1 + t/‖u‖).
 
-    On the boundary of K the element is I, on that of −K it is 0; at the origin it is I.
+    On the boundary of K the default element is I, on that of −K it is 0; at the origin it is I.
     """
 
-    def project_dual(self, v: Array) -> tuple[Array, Element]:
+    def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
         xp = array_namespace(v)
         t, u = v[..., :1], v[..., 1:]
         # Scaled before squaring: ‖u‖ must neither overflow nor underflow.
@@ -110,6 +111,17 @@ class SecondOrder(Cone):
         first = xp.where(polar, zero, one)
         middle = xp.where(inside, one, xp.where(polar, zero, (1 + t / safe) / 2))
         values = xp.concat([first, outer, xp.broadcast_to(middle, u[..., 1:].shape)], axis=-1)
+        if selection is not Selection.DEFAULT:
+            # {H(w, 1), I} on K's boundary, {0, H(w, −1)} on the polar's, from 0 to I at the origin.
+            on_boundary, on_polar = norm == t, norm == -t
+            origin = on_boundary & on_polar
+            low = xp.where(
+                origin,
+                xp.zeros_like(values),
+                xp.concat([first, xp.where(on_boundary, zero, outer), values[..., 2:]], axis=-1),
+            )
+            high = xp.concat([xp.where(on_polar, one, first), values[..., 1:]], axis=-1)
+            values = between(low, high, selection)
         boundary = (t + norm) / 2 * xp.concat([one, w], axis=-1)
         projection = xp.where(inside, v, xp.where(polar, xp.zeros_like(v), boundary))
         return projection, SecondOrderElement(values, w)

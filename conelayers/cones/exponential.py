@@ -1,0 +1,179 @@
+"""The exponential cone K = cl{(x, y, z) : y > 0, y e^{x/y} ≤ z} and its dual.
+
+Projection: Friberg, "Projection onto the exponential cone: a univariate root-finding problem" (2021). Outside of K, its
+polar and {x ≤ 0, y ≤ 0}, every v is, for exactly one r and y_p, λ > 0,
+
+    v = y_p (r, 1, eʳ) + λ (eʳ, (1 − r)eʳ, −1),
+
+the projection onto K and that onto its polar. The first two rows give, with φ = r² − r + 1 and L = λ eʳ,
+
+    y_p = ((r − 1)x + y)/φ,   L = (x − r y)/φ,   and the third   y_p eʳ − L e⁻ʳ − z = 0,
+
+whose left side increases in r where y_p and L are positive.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from conelayers.cones.cone import Array, Cone, Element
+from conelayers.cones.explicit import ExplicitBasisElement, boundary_basis, moreau
+from conelayers.cones.roots import increasing_root
+from conelayers.cones.selection import Selection, between
+
+__all__ = ["Exponential", "ExponentialDual", "project_exponential"]
+
+_FAR = 1e150  # its square is finite
+
+
+def project_exponential(v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, ExplicitBasisElement]:
+    """Π_K(v) and a Clarke element of it, for v (..., blocks, 3).
+
+    D has the eigenvalues 1, θ, 0 on the ray, across it and on the normal (explicit.py) on the curved part; I in K, 0 in the
+    polar cone, diag(1, 0, [z > 0]) on {x ≤ 0, y ≤ 0}. On the boundary of K the default element is I, on that of its polar
+    0, and on {x ≤ 0, y ≤ 0} that formula.
+    """
+    xp = array_namespace(v)
+    scale = xp.max(xp.abs(v), axis=-1, keepdims=True)
+    unit = v / xp.where(scale > 0, scale, xp.ones_like(scale))
+    x, y, z = (unit[..., i] for i in range(3))
+    zero, one = xp.zeros_like(x), xp.ones_like(x)
+    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+        corner = (x <= 0) & (y <= 0)
+        safe_y, safe_x = xp.where(y > 0, y, one), xp.where(x > 0, x, one)
+        inside = (y > 0) & (y * xp.exp(x / safe_y) <= z)
+        polar = (x > 0) & (x * xp.exp(y / safe_x) <= -np.e * z)
+        curved = ~(corner | inside | polar)
+        # Entries that are not on the curved part get the harmless v = (0, 1, 0) there.
+        r = _ratio(xp.where(curved, x, zero), xp.where(curved, y, one), xp.where(curved, z, zero))
+        along, normal = _frame(r)
+        norm = lambda h: xp.sqrt(xp.sum(h * h, axis=-1))  # noqa: E731
+        ray = along / norm(along)[..., None]
+        p = xp.sum(unit * ray, axis=-1)[..., None] * ray
+        # θ = ‖n‖³‖p‖ / (‖n‖³‖p‖ + eʳ‖d‖‖a‖³) for a = (r, 1, eʳ), n = (eʳ, (1 − r)eʳ, −1); see the note below.
+        numerator = xp.exp(-xp.where(r > 0, r, zero)) * norm(normal) ** 3 * norm(p)
+        shrunk = xp.exp(xp.where(r < 0, r, zero) + 3 * xp.log(norm(along)))
+        denominator = numerator + norm(unit - p) * shrunk
+        theta = numerator / xp.where(denominator > 0, denominator, one)
+    faces = xp.stack([x, zero, xp.where(z > 0, z, zero)], axis=-1)
+    face_values = xp.stack([one, zero, xp.where(z > 0, one, zero)], axis=-1)
+    here = lambda mask: mask[..., None]  # noqa: E731
+    zeros = xp.zeros_like(unit)
+    projection = xp.where(here(inside), unit, xp.where(here(polar), zeros, xp.where(here(corner), faces, p)))
+    values = xp.where(
+        here(inside),
+        xp.ones_like(unit),
+        xp.where(here(polar), zeros, xp.where(here(corner), face_values, xp.stack([one, theta, zero], axis=-1))),
+    )
+    identity = xp.eye(3, dtype=v.dtype, device=device(v))
+    basis = xp.where(curved[..., None, None], boundary_basis(along, normal), identity)
+    low = high = values
+    if selection is not Selection.DEFAULT:
+        low, high, basis = _kinks(unit, values, basis)
+    return projection * scale, ExplicitBasisElement(between(low, high, selection), basis)
+
+
+def _kinks(unit: Array, values: Array, basis: Array) -> tuple[Array, Array, Array]:
+    """The smallest and largest eigenvalues, and their basis, at the kinks.
+
+    On the smooth boundary {I − n̂n̂ᵀ, I}, on the polar's {0, m̂m̂ᵀ}; on {x ≤ 0, y ≤ 0}, which holds the origin and the edges,
+    each of x, y and z by itself is 0 or 1 where it vanishes.
+    """
+    xp = array_namespace(unit)
+    x, y, z = (unit[..., i] for i in range(3))
+    zero, one = xp.zeros_like(x), xp.ones_like(x)
+    stacked = lambda a, b, c: xp.stack([a, b, c], axis=-1)  # noqa: E731
+    flag = lambda mask: xp.where(mask, one, zero)  # noqa: E731
+    with np.errstate(over="ignore", under="ignore"):
+        safe_x, safe_y = xp.where(x > 0, x, one), xp.where(y > 0, y, one)
+        boundary = (y > 0) & (y * xp.exp(x / safe_y) == z)
+        polar = (x > 0) & (x * xp.exp(y / safe_x) == -np.e * z)
+    corner = ((x <= 0) & (y <= 0))[..., None]
+    low = xp.where(corner, stacked(flag(x < 0), zero, flag(z > 0)), values)
+    high = xp.where(corner, stacked(one, flag(y == 0), flag(z >= 0)), values)
+    low = xp.where(boundary[..., None], stacked(one, one, zero), low)
+    high = xp.where(polar[..., None], stacked(one, zero, zero), high)
+    r = xp.where(boundary, x / safe_y, xp.where(polar, 1 - y / safe_x, zero))
+    along, normal = _frame(r)
+    basis = xp.where((boundary | polar)[..., None, None], boundary_basis(along, normal), basis)
+    return low, high, basis
+
+
+# θ: the boundary's tangent vectors at p = y_p a are a and t = ∂a/∂r = (1, 0, eʳ); with t⊥ = t − (t·m̂)m̂, the implicit
+# derivative of v = y_p a + λ n gives θ = ‖t⊥‖²/(‖t⊥‖² + λ eʳ/y_p). By the cross product ‖t⊥‖ = ‖n‖/‖a‖, and y_p = ‖p‖/‖a‖,
+# λ = ‖d‖/‖n‖. For r ≥ 0 both a and n are divided by eʳ, which turns the factor eʳ into e⁻ʳ in the other term.
+
+
+def _frame(r: Array) -> tuple[Array, Array]:
+    """(r, 1, eʳ) and (eʳ, (1 − r)eʳ, −1), both divided by eʳ for r ≥ 0."""
+    xp = array_namespace(r)
+    ahead = r >= 0
+    shrink = xp.exp(-xp.abs(r))
+    one = xp.ones_like(r)
+    along = xp.stack(
+        [xp.where(ahead, r * shrink, r), xp.where(ahead, shrink, one), xp.where(ahead, one, shrink)], axis=-1
+    )
+    normal = xp.stack(
+        [
+            xp.where(ahead, one, shrink),
+            xp.where(ahead, 1 - r, (1 - r) * shrink),
+            xp.where(ahead, -shrink, -one),
+        ],
+        axis=-1,
+    )
+    return along, normal
+
+
+def _ratio(x: Array, y: Array, z: Array) -> Array:
+    """r, by a safeguarded Newton method on φ e^{−|r|} times the third row, in which nothing overflows."""
+    xp = array_namespace(x)
+    far = _FAR * xp.ones_like(x)
+    one = xp.ones_like(x)
+    # y_p > 0: (r − 1)x + y > 0; L > 0: x − r y > 0.
+    primal = 1 - y / xp.where(x == 0, one, x)
+    dual = x / xp.where(y == 0, one, y)
+    low = xp.where(x > 0, primal, -far)
+    high = xp.where(x < 0, primal, far)
+    high = xp.where(y > 0, xp.where(dual < high, dual, high), high)
+    low = xp.where(y < 0, xp.where(dual > low, dual, low), low)
+    low = xp.where(low > -far, low, -far)
+    high = xp.where(high < far, high, far)
+
+    def equation(r: Array) -> tuple[Array, Array]:
+        ahead = r >= 0
+        shrink = xp.exp(-xp.abs(r))
+        phi = r * r - r + 1
+        Y, X = (r - 1) * x + y, x - r * y  # φ y_p and φ L
+        value = xp.where(ahead, Y - z * phi * shrink - X * shrink**2, Y * shrink**2 - z * phi * shrink - X)
+        slope = 2 * r - 1
+        change = xp.where(
+            ahead,
+            x - z * (slope - phi) * shrink + (y + 2 * X) * shrink**2,
+            (x + 2 * Y) * shrink**2 - z * (slope + phi) * shrink + y,
+        )
+        return value, change
+
+    middle = xp.sinh(0.5 * (xp.asinh(low) + xp.asinh(high)))
+    return increasing_root(equation, low, high, middle)
+
+
+@final
+class Exponential(Cone):
+    """K itself: the projection is onto K*, by Moreau: Π_{K*}(v) = v + Π_K(−v), D_{K*}(v) = I − D_K(−v).
+
+    The default element at a kink is what the default of Π_K at −v gives.
+    """
+
+    def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
+        return moreau(v, *project_exponential(-v, selection.opposite))
+
+
+@final
+class ExponentialDual(Cone):
+    """K*: the projection is onto K."""
+
+    def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
+        return project_exponential(v, selection)

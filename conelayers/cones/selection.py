@@ -1,0 +1,38 @@
+"""Which Clarke element is taken at a kink."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+__all__ = ["Selection", "as_selection", "between"]
+
+
+class Selection(Enum):
+    """DEFAULT: the one that each cone documents. LOW, HIGH: all kink eigenvalues 0, or 1. MID: the mean of the two."""
+
+    DEFAULT = "default"
+    LOW = "low"
+    HIGH = "high"
+    MID = "mid"
+
+    @property
+    def opposite(self) -> Selection:
+        """What D_{K*}(v) = I − D_K(−v) makes of it."""
+        return {Selection.LOW: Selection.HIGH, Selection.HIGH: Selection.LOW}.get(self, self)
+
+
+def as_selection(value: Selection | str) -> Selection:
+    """A Selection from itself or its string. Raises ValueError naming the strings."""
+    try:
+        return Selection(value)
+    except ValueError:
+        names = ", ".join(repr(s.value) for s in Selection)
+        raise ValueError(f"selection: got {value!r}, expected one of {names}") from None
+
+
+def between(low: Any, high: Any, selection: Selection) -> Any:
+    """The chosen eigenvalues; where DEFAULT is asked, ``low`` and ``high`` agree."""
+    if selection is Selection.HIGH:
+        return high
+    return (low + high) / 2 if selection is Selection.MID else low
