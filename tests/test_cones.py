@@ -86,6 +86,44 @@ def test_element_is_a_symmetric_contraction_with_eulers_identity(data) -> None:
     np.testing.assert_allclose(element.apply(p), p, atol=atol)
 
 
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(points(), st.sampled_from(["low", "high", "mid"]))
+def test_every_selection_obeys_euler_and_brackets_the_default(data, selection) -> None:
+    """D_low ⪯ D ⪯ D_high, all with D v = Π(v) and the same projection; away from kinks they agree."""
+    cones, v = data
+    p, element = cones.project_dual(v)
+    q, chosen = cones.project_dual(v, selection)
+    np.testing.assert_array_equal(p, q)
+    np.testing.assert_allclose(chosen.apply(v), p, atol=1e-12 * scale(v))
+    m = cones.dimension
+    eye = np.broadcast_to(np.eye(m)[:, None, :], (m, 2, m))
+    D, other = (np.moveaxis(e.apply(eye), 0, -1) for e in (element, chosen))
+    gap = {"low": D - other, "high": other - D}.get(selection)
+    if gap is not None and m:
+        assert np.linalg.eigvalsh((gap + np.swapaxes(gap, 1, 2)) / 2).min() >= -1e-12
+
+
+DUALS = {
+    "nonneg": (Cones(nonneg=5), Cones(nonneg=5)),
+    "soc": (Cones(soc=(2, 4)), Cones(soc=(2, 4))),
+    "psd": (Cones(psd=(3,)), Cones(psd=(3,))),
+    "exp": (Cones(exp=3), Cones(exp_dual=3)),
+    "power": (Cones(power=(0.3, 0.5, 0.8)), Cones(power=(-0.3, -0.5, -0.8))),
+}
+
+
+@pytest.mark.parametrize("name", DUALS)
+def test_moreau_between_a_cone_and_its_dual(name: str) -> None:
+    """Π_{K*}(v) − Π_K(−v) = v and D_{K*}(v) + D_K(−v) = I."""
+    primal, dual = DUALS[name]
+    v = np.random.default_rng(9).standard_normal((30, primal.dimension))
+    p, D = primal.project_dual(v)  # onto K*
+    q, E = dual.project_dual(-v)  # onto K
+    np.testing.assert_allclose(p - q, v, atol=1e-13)
+    h = np.random.default_rng(10).standard_normal(v.shape)
+    np.testing.assert_allclose(D.apply(h) + E.apply(h), h, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", sorted(PRODUCTS))
 def test_element_is_the_derivative_away_from_kinks(name: str) -> None:
     cones = PRODUCTS[name]
@@ -158,6 +196,7 @@ def test_scs_dict_is_understood() -> None:
         (lambda: Cones(soc=3), "cones.soc: got 3"),
         (lambda: Cones(psd=(0,)), "cones.psd: got 0"),
         (lambda: Cones(power=(1.5,)), "cones.power: got the exponent 1.5"),
+        (lambda: Cones(nonneg=1).project_dual(np.ones((1, 1)), "middle"), "selection: got 'middle'"),
         (lambda: as_cones({"bu": 1}), "cones: got the key 'bu'"),
         (lambda: as_cones({"z": 1, "f": 1}), "keep one"),
     ],

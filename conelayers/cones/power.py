@@ -150,10 +150,14 @@ def _kinks(
     # boundary point whose ray is (α/|x|, β/|y|, 1/z).
     normal = stacked(-alpha * xp.abs(z) / safe(x), -beta * xp.abs(z) / safe(y), xp.where(z < 0, -one, one))
     ray = stacked(-alpha / safe(x), -beta / safe(y), 1 / safe(z))
-    up = smooth[..., None, None]
-    basis = xp.where(up, boundary_basis(unit, xp.where(smooth[..., None], normal, _other_axis(unit))), basis)
-    down = polar_smooth[..., None, None]
-    basis = xp.where(down, boundary_basis(xp.where(polar_smooth[..., None], ray, _other_axis(unit)), unit), basis)
+    one_axis, other_axis = stacked(one, zero, zero), stacked(zero, one, zero)  # keep the unused entries finite
+
+    def frame(mask: Array, along: Array, across: Array) -> Array:
+        here = mask[..., None]
+        return boundary_basis(xp.where(here, along, one_axis), xp.where(here, across, other_axis))
+
+    basis = xp.where(smooth[..., None, None], frame(smooth, unit, normal), basis)
+    basis = xp.where(polar_smooth[..., None, None], frame(polar_smooth, ray, unit), basis)
     low = xp.where(smooth[..., None], stacked(one, one, zero), low)
     high = xp.where(polar_smooth[..., None], stacked(one, zero, zero), high)
     rim, polar_rim = (boundary & edge)[..., None], (polar_boundary & edge)[..., None]
@@ -161,12 +165,6 @@ def _kinks(
     # The polar's edges: (x < 0, 0, 0) has the elements 0 and diag(0, 1, θ), (0, y < 0, 0) has 0 and diag(1, 0, θ).
     high = xp.where(polar_rim, stacked(flags(y < 0), flags(x < 0), one), high)
     return low, high, basis
-
-
-def _other_axis(unit: Array) -> Array:
-    """Any vector that is not parallel: keeps the arithmetic finite in entries that are not used."""
-    xp = array_namespace(unit)
-    return xp.stack([unit[..., 1] + 1, unit[..., 2] - unit[..., 0] + 2, unit[..., 0] + 3], axis=-1)
 
 
 class _PowerBase(Cone):
