@@ -29,6 +29,7 @@ class ConeSolution:
     s: np.ndarray
     status: Status
     residuals: Residuals
+    _structure: Structure
     _linearization: Linearization
 
     def jvp(self, dP: Any, dq: Any, dA: Any, db: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -56,7 +57,7 @@ class ConeSolution:
                 _vector("dx", dx, n)[None], _vector("dy", dy, m)[None], _vector("ds", ds, m)[None]
             )
         )
-        structure = self._linearization.program.structure
+        structure = self._structure
         i, j = structure.P.rows, structure.P.cols
         dP = structure.P.matrix(-0.5 * (lam[i] * self.x[j] + self.x[i] * lam[j]))
         i, j = structure.A.rows, structure.A.cols
@@ -108,12 +109,12 @@ def solve_and_differentiate(
     arguments.check_native(chosen)
     structure = Structure(Pattern.of(P), Pattern.of(A), cones)
     program = ConeProgram(structure, P.data[None], q[None], A.data[None], b[None])
-    solution, point = solve_batch(program, chosen, arguments.settings, arguments.jobs_forward)
+    solution, scaled, point, scaling = solve_batch(program, chosen, arguments.settings, arguments.jobs_forward)
     raise_or_warn(solution, chosen)
-    return _single(solution, Linearization(program, point, arguments.jobs_backward))
+    return _single(structure, solution, Linearization(scaled, point, scaling, arguments.jobs_backward))
 
 
-def _single(solution: Solution, linearization: Linearization) -> ConeSolution:
+def _single(structure: Structure, solution: Solution, linearization: Linearization) -> ConeSolution:
     r = solution.residuals
     return ConeSolution(
         x=solution.x[0],
@@ -121,6 +122,7 @@ def _single(solution: Solution, linearization: Linearization) -> ConeSolution:
         s=solution.s[0],
         status=solution.status[0],
         residuals=Residuals(r.primal[0], r.dual[0], r.gap[0], r.cone[0]),
+        _structure=structure,
         _linearization=linearization,
     )
 

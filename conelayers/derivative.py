@@ -22,10 +22,12 @@ from conelayers.errors import SingularDerivativeWarning
 from conelayers.kkt import Factorization, factorize
 from conelayers.program import ConeProgram
 from conelayers.residual import Point, apply_jacobian, apply_jacobian_transpose
+from conelayers.scaling import Scaling
 
-__all__ = ["Linearization"]
+__all__ = ["Linearization", "NullTest"]
 
-_ACCEPTED = 1e-10  # relative residual of J above which the system counts as singular
+_ACCEPTED = 1e-10  # relative residual of J above which the factor is not trusted
+_ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
 _REFINED = 1e-15
 _MAX_REFINEMENTS = 3
 
@@ -34,67 +36,109 @@ _First = Callable[[Factorization], _Pair]
 _Correct = Callable[[Factorization, np.ndarray, np.ndarray], _Pair]
 _Residual = Callable[[np.ndarray, np.ndarray], _Pair]
 
+NullTest = Callable[[int, np.ndarray, np.ndarray], bool]
+
+
+def _always(i: int, a: np.ndarray, b: np.ndarray) -> bool:
+    """Whoever reads everything is concerned by every null vector."""
+    return True
+
 
 @final
 @dataclass(frozen=True)
 class Linearization:
-    """The solution map of a batch, linearized at its solutions; ``point`` holds x, v, y and D."""
+    """The solution map of a batch, linearized at its solutions.
+
+    ``program`` is the equilibrated program, ``point`` its x, v, y and D; ``scaling`` leads back to the user's units, in
+    which all arguments and results are. J is factored at the first use, and the factor kept.
+    """
 
     program: ConeProgram
     point: Point
+    scaling: Scaling
     jobs: int
 
     @cached_property
     def factorization(self) -> Factorization:
-        """The factored reduced KKT matrix; made at the first use and kept."""
+        """The factored reduced KKT matrix."""
         return factorize(self.program, self.point.element, self.jobs)
 
-    def tangent(self, r1: np.ndarray, r2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def tangent(
+        self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = _always
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """dx (B, n), dy (B, m), ds (B, m) for the right-hand side r₁ (B, n), r₂ (B, m).
 
-        Warns SingularDerivativeWarning where J is singular; there it is the minimum-norm least-squares solution on K.
+        Where J is singular it is the minimum-norm least-squares solution (on the equilibrated K), and there a
+        SingularDerivativeWarning is issued if the system is inconsistent, or if ``matters(i, dx, dy)`` says that what the
+        caller reads from the solution of instance i changes along null vectors (dx, dy) of J, (k, n) and (k, m).
         """
         program, element = self.program, self.point.element
+        r1, r2 = self.scaling.scale_rows(r1, r2)
 
-        def solve(factorization: Factorization, e1: np.ndarray, e2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def solve(factorization: Factorization, e1: np.ndarray, e2: np.ndarray) -> _Pair:
             dx, dy = factorization.solve(e1, -e2)
             return dx, e2 + program.Ax(dx) + dy  # dv
 
-        def residual(dx: np.ndarray, dv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def residual(dx: np.ndarray, dv: np.ndarray) -> _Pair:
             a, c = apply_jacobian(program, element, dx, dv)
             return r1 - a, r2 - c
 
-        (dx, dv), singular = self._solve(lambda f: solve(f, r1, r2), solve, residual, (r1, r2))
+        (dx, dv), error, factorization = self._solve(lambda f: solve(f, r1, r2), solve, residual, (r1, r2))
         # Where J is regular, dy = D dv. In a least-squares solution that fails, and Bη keeps ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
         ds = -program.Ax(dx) - r2
-        dy = np.where(singular[:, None], dv + ds, element.apply(dv))
-        return dx, dy, dy - dv
+        dy = np.where(factorization.singular[:, None], dv + ds, element.apply(dv))
 
-    def adjoint(self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """λ (B, n) and μ (B, m) for the cotangents gx (B, n), gy (B, m), gs (B, m). Warns like ``tangent``."""
+        def null_vectors_matter(i: int) -> bool:
+            null = factorization.null_vectors(i)
+            if null is None:
+                return True
+            dx, dy, _ = self.scaling.take([i]).unscale(*null, np.zeros_like(null[1]))
+            return matters(i, dx, dy)
+
+        _report(error, factorization.singular, null_vectors_matter, "the solution is not unique in what was asked for")
+        return self.scaling.unscale(dx, dy, dy - dv)
+
+    def adjoint(
+        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, matters: NullTest = _always
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """λ (B, n) and μ (B, m) for the cotangents gx (B, n), gy (B, m), gs (B, m).
+
+        Warns like ``tangent``; here the null vectors given to ``matters`` are (λ, μ), those of Jᵀ: data whose gradient they
+        change can be moved to where the optimality conditions have no solution nearby.
+        """
         program, element = self.program, self.point.element
+        gx, gy, gs = self.scaling.scale_cotangents(gx, gy, gs)
         h = element.apply(gy + gs) - gs
 
-        def first(factorization: Factorization) -> tuple[np.ndarray, np.ndarray]:
+        def first(factorization: Factorization) -> _Pair:
             lam, minus = factorization.solve(gx - program.ATy(gs), gy)
             return lam, -gs - minus
 
-        def solve(factorization: Factorization, e1: np.ndarray, e2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def correct(factorization: Factorization, e1: np.ndarray, e2: np.ndarray) -> _Pair:
             # Any e₂ is D gy + (D − I) gs with gy = e₂, gs = −e₂.
             lam, minus = factorization.solve(e1 + program.ATy(e2), e2)
             return lam, e2 - minus
 
-        def residual(lam: np.ndarray, mu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def residual(lam: np.ndarray, mu: np.ndarray) -> _Pair:
             a, c = apply_jacobian_transpose(program, element, lam, mu)
             return gx - a, h - c
 
-        return self._solve(first, solve, residual, (gx, h))[0]
+        (lam, mu), error, factorization = self._solve(first, correct, residual, (gx, h))
 
-    def _solve(self, first: _First, correct: _Correct, residual: _Residual, rhs: _Pair) -> tuple[_Pair, np.ndarray]:
+        def null_vectors_matter(i: int) -> bool:
+            null = factorization.null_vectors(i)
+            return null is None or matters(i, *self.scaling.take([i]).scale_rows(null[0], -null[1]))
+
+        _report(error, factorization.singular, null_vectors_matter, "some changes of the data leave no solution nearby")
+        return self.scaling.scale_rows(lam, mu)
+
+    def _solve(
+        self, first: _First, correct: _Correct, residual: _Residual, rhs: _Pair
+    ) -> tuple[_Pair, np.ndarray, Factorization]:
         """Solve on K, refine on J, and give up a factor that does not deliver for a rank-revealing one."""
-        solution, error = _refine(self.factorization, first, correct, residual, rhs)
-        poor = np.flatnonzero((error > _ACCEPTED) & ~self.factorization.singular)
         factorization = self.factorization
+        solution, error = _refine(factorization, first, correct, residual, rhs)
+        poor = np.flatnonzero((error > _ACCEPTED) & ~factorization.singular)
         if poor.size:
             factorization = factorization.use_pseudo_inverse(poor)
             second, second_error = _refine(factorization, first, correct, residual, rhs)
@@ -105,22 +149,30 @@ class Linearization:
                 np.where(take[:, None], second[1], solution[1]),
             )
             error = np.where(take, second_error, error)
-        # A singular but consistent system is no cause for alarm: the cotangent does not see what is not unique.
-        unsolved = np.flatnonzero(error > _ACCEPTED)
-        if unsolved.size:
-            _warn(unsolved, error)
-        return solution, factorization.singular
+        return solution, error, factorization
 
 
-def _warn(instances: np.ndarray, error: np.ndarray) -> None:
-    warnings.warn(
-        "The Jacobian of the optimality conditions is singular: no exact derivative exists for this direction at batch index "
-        f"{instances[:10].tolist()} (relative residual up to {float(np.max(error[instances])):.1e}); the minimum-norm "
-        "least-squares solution is returned. Usual causes: a solution that is not unique (add a small quadratic term), redundant "
-        "constraints (remove them), or a constraint that is active with a zero multiplier.",
-        SingularDerivativeWarning,
-        stacklevel=6,
-    )
+def _report(error: np.ndarray, singular: np.ndarray, matters: Callable[[int], bool], consequence: str) -> None:
+    """One warning for the instances whose derivative does not exist, or was not found to any accuracy."""
+    inconsistent = np.flatnonzero(error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED))
+    ambiguous = [int(i) for i in np.flatnonzero(singular & (error <= _ACCEPTED)) if matters(int(i))]
+    reasons = []
+    if inconsistent.size:
+        reasons.append(
+            f"at batch index {inconsistent[:10].tolist()} its system has no solution for this direction "
+            f"(relative residual up to {float(np.max(error[inconsistent])):.1e})"
+        )
+    if ambiguous:
+        reasons.append(f"at batch index {ambiguous[:10]} {consequence}")
+    if reasons:
+        warnings.warn(
+            "The Jacobian of the optimality conditions is singular, and no exact derivative exists: "
+            + "; ".join(reasons)
+            + ". The minimum-norm least-squares solution is returned. Usual causes: a solution that is not unique (add a small "
+            "quadratic term), redundant constraints (remove them), or more active constraints than the solution needs.",
+            SingularDerivativeWarning,
+            stacklevel=5,
+        )
 
 
 def _refine(
@@ -128,10 +180,12 @@ def _refine(
 ) -> tuple[_Pair, np.ndarray]:
     """Iterative refinement on J, which also recovers the digits that a tiny √Λ costs on K; the relative residual, (B,)."""
     size = np.maximum(_norm(rhs[0]), _norm(rhs[1]))
-    size = np.where(size > 0, size, 1.0)
+    # Cotangents that are zero (or all but) have the solution zero, those that are not finite have none to be checked.
+    size = np.where((size > 1e-290) & np.isfinite(size), size, np.inf)
     a, c = first(factorization)
     e1, e2 = residual(a, c)
-    error = np.maximum(_norm(e1), _norm(e2)) / size
+    with np.errstate(invalid="ignore"):
+        error = np.maximum(_norm(e1), _norm(e2)) / size
     for _ in range(_MAX_REFINEMENTS):
         if np.all(error <= _REFINED):
             break
@@ -145,7 +199,8 @@ def _refine(
         error = np.where(better[:, 0], next_error, error)
         if stalled:
             break
-    return (a, c), np.where(np.isfinite(error), error, np.inf)
+    unchecked = np.isinf(size)
+    return (a, c), np.where(unchecked, 0.0, np.where(np.isfinite(error), error, np.inf))
 
 
 def _norm(h: np.ndarray) -> np.ndarray:

@@ -75,24 +75,32 @@ class CanonicalizationError(ValueError):
 class SolveError(RuntimeError):
     """Instances of a batch have no solution to return.
 
-    ``statuses`` holds the Status of every instance of the batch, ``indices`` the positions of those that failed.
+    ``statuses`` holds the Status of every instance of the batch, ``indices`` the positions of those that failed,
+    ``messages`` the solver's own words for every instance.
     """
 
-    def __init__(self, statuses: Sequence[Status], indices: Sequence[int], solver: str) -> None:
+    def __init__(
+        self, statuses: Sequence[Status], indices: Sequence[int], solver: str, messages: Sequence[str] = ()
+    ) -> None:
         self.statuses = tuple(statuses)
         self.indices = tuple(int(i) for i in indices)
         self.solver = solver
+        self.messages = tuple(messages)
         by_status: dict[Status, list[int]] = {}
         for i in self.indices:
             by_status.setdefault(self.statuses[i], []).append(i)
         lines = []
         for status, members in by_status.items():
             shown = ", ".join(map(str, members[:10])) + (", …" if len(members) > 10 else "")
-            lines.append(f"{status.value} at batch index {shown}. {status.advice}")
+            said = self.messages[members[0]] if self.messages and status is Status.FAILED else ""
+            lines.append(
+                f"{status.value} at batch index {shown}. {status.advice}"
+                + (f" The solver said: {said}." if said else "")
+            )
         super().__init__(
             f"{len(self.indices)} of {len(self.statuses)} instances were not solved by {solver}: " + " ".join(lines)
         )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         # The default would call SolveError(message); errors cross process boundaries, so they must pickle.
-        return (type(self), (self.statuses, self.indices, self.solver))
+        return (type(self), (self.statuses, self.indices, self.solver, self.messages))

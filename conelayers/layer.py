@@ -15,11 +15,17 @@ from conelayers.derivative import Linearization
 from conelayers.errors import Status
 from conelayers.parameters import Batch, ParameterSpec, combine_batch, flatten, unflatten
 from conelayers.parametric import ParametricProgram
-from conelayers.program import Residuals, Solution
+from conelayers.program import ConeProgram, Residuals, Solution
 from conelayers.solve import raise_or_warn, solve_batch
 from conelayers.solvers import choose_solver, find_solver, parse_solver_args
 
 __all__ = ["Layer", "LayerSolution"]
+
+_SEEN = 1e-8  # relative size from which a null vector of J counts as seen by an output or a parameter
+
+
+def _largest(h: np.ndarray) -> float:
+    return float(np.max(np.abs(h), initial=0.0))
 
 
 @final
@@ -36,6 +42,7 @@ class LayerSolution:
     solver: str
     _compiled: ParametricProgram
     _batch: Batch
+    _program: ConeProgram
     _solution: Solution
     _linearization: Linearization
 
@@ -73,7 +80,7 @@ class LayerSolution:
     @property
     def value(self) -> np.ndarray:
         """The optimal value of the user's problem, () or (B,)."""
-        program, x = self._linearization.program, self._solution.x
+        program, x = self._program, self._solution.x
         constant = self._compiled.constant.value(self._compiled.phi(self._batch.theta))[:, 0]
         value = np.einsum("bi,bi->b", 0.5 * program.Px(x) + program.q, x) + constant
         value = -value if self._compiled.maximize else value
@@ -96,13 +103,18 @@ class LayerSolution:
                 direction[:, spec.columns] = flatten(
                     self._shaped(f"jvp: tangent {i} ({spec.name})", d, spec.shape, batched)
                 )
-        point = self._linearization.point
+        x, y, outputs = self._solution.x, self._solution.y, self._compiled.outputs
         dprogram = self._compiled.tangent(theta, direction)
-        r1 = -(dprogram.Px(point.x) + dprogram.ATy(point.y) + dprogram.q)
-        r2 = dprogram.Ax(point.x) - dprogram.b
-        dx, dy, _ = self._linearization.tangent(r1, r2)
-        outputs = self._compiled.outputs
-        flats = [o.tangent(o.value(point.x, point.y), dx, dy) for o in outputs]
+        r1 = -(dprogram.Px(x) + dprogram.ATy(y) + dprogram.q)
+        r2 = dprogram.Ax(x) - dprogram.b
+        values = [o.value(x, y) for o in outputs]
+
+        def outputs_move(i: int, dx: np.ndarray, dy: np.ndarray) -> bool:
+            size = max(_largest(dx), _largest(dy))
+            return any(_largest(o.tangent(v[[i]], dx, dy)) > _SEEN * size for o, v in zip(outputs, values, strict=True))
+
+        dx, dy, _ = self._linearization.tangent(r1, r2, outputs_move)
+        flats = [o.tangent(v, dx, dy) for o, v in zip(outputs, values, strict=True)]
         return tuple(self._unbatch(unflatten(flat, o.shape)) for flat, o in zip(flats, outputs, strict=True))
 
     def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
@@ -121,17 +133,24 @@ class LayerSolution:
         wanted = tuple(bool(w) for w in needed) if needed is not None else (True,) * len(specs)
         if len(wanted) != len(specs):
             raise ValueError(f"vjp: needed: got {len(wanted)} flags, expected {len(specs)}, one for each parameter")
-        point = self._linearization.point
-        gx, gy = np.zeros_like(point.x), np.zeros_like(point.y)
+        theta, x, y = self._batch.theta, self._solution.x, self._solution.y
+        gx, gy = np.zeros_like(x), np.zeros_like(y)
         for i, (o, g) in enumerate(zip(outputs, cotangents, strict=True)):
             if g is not None:
                 flat = flatten(self._shaped(f"vjp: cotangent {i} ({o.name})", g, o.shape, self._batch.batched))
                 target = gx if o.primal else gy
-                target += o.adjoint(o.value(point.x, point.y), flat)
+                target += o.adjoint(o.value(x, y), flat)
         if not any(wanted):
             return (None,) * len(specs)
-        lam, mu = self._linearization.adjoint(gx, gy, np.zeros_like(gy))
-        gradient = compiled.restricted(wanted).adjoint(self._batch.theta, point.x, point.y, lam, mu)
+        chosen = compiled.restricted(wanted)
+
+        def gradients_move(i: int, lam: np.ndarray, mu: np.ndarray) -> bool:
+            t, u, w = (np.repeat(h[[i]], len(lam), axis=0) for h in (theta, x, y))
+            size = max(_largest(lam), _largest(mu)) * max(1.0, _largest(u), _largest(w))
+            return _largest(chosen.adjoint(t, u, w, lam, mu)) > _SEEN * size
+
+        lam, mu = self._linearization.adjoint(gx, gy, np.zeros_like(gy), gradients_move)
+        gradient = chosen.adjoint(theta, x, y, lam, mu)
         return tuple(
             self._parameter_gradient(gradient, spec, batched) if want else None
             for spec, batched, want in zip(specs, self._batch.batched_parameters, wanted, strict=True)
@@ -248,19 +267,22 @@ class Layer:
         start = getattr(self._last, "solution", None) if warm else None
         if start is not None and (start.x.shape, start.y.shape) != (program.q.shape, program.b.shape):
             start = None
-        solution, point = solve_batch(program, solver, arguments.settings, arguments.jobs_forward, start)
+        solution, scaled, point, scaling = solve_batch(
+            program, solver, arguments.settings, arguments.jobs_forward, start
+        )
         if warm:
             self._last.solution = solution
         raise_or_warn(solution, solver)
-        values = [o.value(point.x, point.y) for o in compiled.outputs]
+        values = [o.value(solution.x, solution.y) for o in compiled.outputs]
         shaped = [unflatten(v, o.shape) for v, o in zip(values, compiled.outputs, strict=True)]
         return LayerSolution(
             variables=tuple(v if batch.batched else np.asarray(v[0]) for v in shaped),
             solver=solver.name,
             _compiled=compiled,
             _batch=batch,
+            _program=program,
             _solution=solution,
-            _linearization=Linearization(program, point, arguments.jobs_backward),
+            _linearization=Linearization(scaled, point, scaling, arguments.jobs_backward),
         )
 
     def jvp(

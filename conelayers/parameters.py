@@ -10,9 +10,10 @@ import numpy as np
 
 __all__ = ["Batch", "ParameterSpec", "check_values", "combine_batch"]
 
-# How far a value may stray from its attribute, relative to max(1, its largest entry): rounding and difference quotients
+# How far a value may stray from its attribute, relative to its largest entry, and absolutely: rounding and difference quotients
 # pass, values that make the problem nonconvex do not.
 _TOLERANCE = 1e-5
+_FLOOR = 1e-9
 
 
 @final
@@ -111,7 +112,7 @@ def check_values(spec: ParameterSpec, values: np.ndarray, batched: bool) -> None
     finite = np.isfinite(flat)
     if not finite.all():
         _refuse(spec, ~finite.all(axis=1), batched, "got NaN or infinite values, expected finite ones")
-    slack = _TOLERANCE * np.maximum(1.0, np.abs(flat).max(axis=1))
+    slack = _TOLERANCE * np.abs(flat).max(axis=1) + _FLOOR
     low, high = flat.min(axis=1), flat.max(axis=1)
     attributes = spec.attributes
     for name, broken, expected in (

@@ -33,9 +33,9 @@ class AffineMap:
         return cls(constant, rows, sp.csr_array(linear[rows]))
 
     @property
-    def constant_is_infinite(self) -> bool:
-        """Whether a constant is infinite or NaN."""
-        return not bool(np.isfinite(self.constant).all())
+    def is_infinite(self) -> bool:
+        """Whether a constant or a coefficient is infinite or NaN."""
+        return not bool(np.isfinite(self.constant).all() and np.isfinite(self.linear.data).all())
 
     def value(self, phi: np.ndarray) -> np.ndarray:
         """(B, rows) from φ (B, size)."""

@@ -185,10 +185,14 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @final
 @dataclass(frozen=True)
 class Solution:
-    """x (B, n), y (B, m), s (B, m), a Status for each instance, and the residuals; NaN where the status is not usable."""
+    """x (B, n), y (B, m), s (B, m), a Status and the backend's own words for each instance, and the residuals.
+
+    NaN where the status is not usable.
+    """
 
     x: np.ndarray
     y: np.ndarray
     s: np.ndarray
     status: tuple[Status, ...]
     residuals: Residuals
+    message: tuple[str, ...]

@@ -13,6 +13,7 @@ from conelayers.newton import polish
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram, Residuals, Solution
 from conelayers.residual import Point, evaluate
+from conelayers.scaling import Scaling, equilibrate_program
 from conelayers.solvers import Instance, RawSolution, Settings, Solver
 
 __all__ = ["Solved", "raise_or_warn", "solve_batch"]
@@ -26,10 +27,12 @@ _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 @final
 class Solved(NamedTuple):
-    """The solution, and the point (x, v) at which it is differentiated."""
+    """The solution in the user's units; and the equilibrated program with the point (x, v) of its solution and the scaling."""
 
     solution: Solution
+    program: ConeProgram
     point: Point
+    scaling: Scaling
 
 
 @final
@@ -40,6 +43,7 @@ class _Attempt(NamedTuple):
     v: np.ndarray
     status: list[Status]
     worst: np.ndarray
+    message: list[str]
 
 
 def solve_batch(
@@ -47,33 +51,46 @@ def solve_batch(
 ) -> Solved:
     """Solve every instance; a failure concerns its own instance only and is told by its Status.
 
-    A solve at the backend's first tolerance (or the user's) and Newton steps; what they do not bring to the accuracy is
-    solved again at the backend's tight tolerance. The residuals are recomputed here and decide between SOLVED and
-    INACCURATE, whatever the backend says; its word is taken for infeasibility and for limits. The data of instances
-    without a solution come back as NaN.
+    The program is equilibrated; then a solve at the backend's first tolerance (or the user's) and Newton steps; what they
+    do not bring to the accuracy is solved again at the backend's tight tolerance. The residuals are recomputed here and
+    decide between SOLVED and INACCURATE, whatever the backend says; its word is taken for infeasibility and for limits.
+    The data of instances without a solution come back as NaN.
     """
+    scaled, scaling = equilibrate_program(program)
     tolerance = settings.tolerance or solver.first_tolerance
-    best = _attempt(program, solver, replace(settings, tolerance=tolerance), jobs, start)
+    warm = None
+    if start is not None and solver.warm_starts:
+        known = [s.usable for s in start.status]
+        warm = (known, *scaling.scale(start.x, start.y, start.s))
+    best = _attempt(scaled, solver, replace(settings, tolerance=tolerance), jobs, warm)
     again = np.flatnonzero([s.usable and w > ACCURACY for s, w in zip(best.status, best.worst, strict=True)])
     if again.size and tolerance > solver.tight_tolerance:
-        part = program.take(again)
-        second = _attempt(part, solver, replace(settings, tolerance=solver.tight_tolerance), jobs, None)
+        second = _attempt(scaled.take(again), solver, replace(settings, tolerance=solver.tight_tolerance), jobs, None)
         better = second.worst < best.worst[again]
         best.x[again[better]], best.v[again[better]] = second.x[better], second.v[better]
+        best.worst[again[better]] = second.worst[better]
         for i in np.flatnonzero(better):
             best.status[again[i]] = second.status[i]
-    point = evaluate(program, best.x, best.v)
-    residuals = Residuals.of(program, point.x, point.y, point.s)
+    point = evaluate(scaled, best.x, best.v)
+    x, y, s = scaling.unscale(point.x, point.y, point.s)
+    residuals = Residuals.of(program, x, y, s)
     accuracy = max(ACCURACY, 10 * (settings.tolerance or 0.0))
     status = list(best.status)
-    for k, worst in enumerate(residuals.worst):
+    # Judged in both units: the user's, and those in which no data are too small to matter.
+    for k, worst in enumerate(np.maximum(residuals.worst, best.worst)):
         if status[k].usable:
             near = Status.INACCURATE if worst <= max(_ROUGH, accuracy) else Status.FAILED
             status[k] = Status.SOLVED if worst <= accuracy else near
-    return Solved(_solution(point, tuple(status), residuals), point)
+    return Solved(_solution((x, y, s), status, best.message, residuals), scaled, point, scaling)
 
 
-def _attempt(program: ConeProgram, solver: Solver, settings: Settings, jobs: int, start: Solution | None) -> _Attempt:
+def _attempt(
+    program: ConeProgram,
+    solver: Solver,
+    settings: Settings,
+    jobs: int,
+    start: tuple[list[bool], np.ndarray, np.ndarray, np.ndarray] | None,
+) -> _Attempt:
     structure = program.structure
 
     def solve_one(i: int) -> RawSolution:
@@ -85,20 +102,21 @@ def _attempt(program: ConeProgram, solver: Solver, settings: Settings, jobs: int
             structure.cones,
         )
         warm = None
-        if start is not None and solver.warm_starts and start.status[i].usable:
-            warm = RawSolution(start.x[i], start.y[i], start.s[i], start.status[i], "")
+        if start is not None and start[0][i]:
+            warm = RawSolution(start[1][i], start[2][i], start[3][i], Status.SOLVED, "")
         return solver.solve(instance, settings, warm)
 
     raws = run_parallel(solve_one, range(program.batch), jobs)
     status = [raw.status for raw in raws]
     x, v = np.zeros_like(program.q), np.zeros_like(program.b)
+    returned = np.zeros(program.batch, dtype=bool)
     for i, raw in enumerate(raws):
         if np.isfinite(raw.x).all() and np.isfinite(raw.y - raw.s).all():
-            x[i], v[i] = raw.x, raw.y - raw.s
+            x[i], v[i], returned[i] = raw.x, raw.y - raw.s, True
         elif status[i].usable:
             status[i] = Status.FAILED
     # What a limit or a breakdown stopped far from a solution is reported as such, not polished away.
-    stopped = np.flatnonzero([s in _STOPPED for s in status])
+    stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
     if stopped.size:
         part = program.take(stopped)
         near = evaluate(part, x[stopped], v[stopped]).norm(part) <= _ROUGH
@@ -113,23 +131,23 @@ def _attempt(program: ConeProgram, solver: Solver, settings: Settings, jobs: int
         point = polish(part, x[kept], v[kept], tolerance=_POLISHED, max_steps=_MAX_STEPS, jobs=jobs)
         x[kept], v[kept] = point.x, point.v
         worst[kept] = Residuals.of(part, point.x, point.y, point.s).worst
-    return _Attempt(x, v, status, worst)
+    return _Attempt(x, v, status, worst, [raw.message for raw in raws])
 
 
-def _solution(point: Point, statuses: tuple[Status, ...], residuals: Residuals) -> Solution:
-    lost = np.array([not s.usable for s in statuses], dtype=bool)
-    x, y, s = point.x.copy(), point.y.copy(), point.s.copy()
-    for values in (x, y, s):
-        values[lost] = np.nan
+def _solution(
+    values: tuple[np.ndarray, np.ndarray, np.ndarray], status: list[Status], message: list[str], residuals: Residuals
+) -> Solution:
+    lost = np.array([not s.usable for s in status], dtype=bool)
+    x, y, s = (np.where(lost[:, None], np.nan, h) for h in values)
     blank = {name: np.where(lost, np.nan, getattr(residuals, name)) for name in ("primal", "dual", "gap", "cone")}
-    return Solution(x, y, s, statuses, Residuals(**blank))
+    return Solution(x, y, s, tuple(status), Residuals(**blank), tuple(message))
 
 
 def raise_or_warn(solution: Solution, solver: Solver) -> None:
     """SolveError where an instance has no solution; one InaccurateSolutionWarning for those that miss the accuracy."""
     lost = [i for i, s in enumerate(solution.status) if not s.usable]
     if lost:
-        raise SolveError(solution.status, lost, solver.name)
+        raise SolveError(solution.status, lost, solver.name, solution.message)
     inaccurate = [i for i, s in enumerate(solution.status) if s is Status.INACCURATE]
     if inaccurate:
         worst = float(np.max(solution.residuals.worst[inaccurate]))

@@ -14,6 +14,7 @@ from conelayers.derivative import Linearization
 from conelayers.kkt import DenseFactorization, SparseFactorization
 from conelayers.program import ConeProgram
 from conelayers.residual import evaluate, jacobian
+from conelayers.scaling import Scaling
 
 CONES = {
     "orthant": Cones(zero=2, nonneg=6),
@@ -32,7 +33,7 @@ def linearizations(name: str, seed: int, n: int = 9) -> list[tuple[ConeProgram, 
         DenseFactorization.of(program, point.element),
         SparseFactorization.of(program, point.element, 2),
     ):
-        linearization = Linearization(program, point, 2)
+        linearization = Linearization(program, point, Scaling.identity(program), 2)
         linearization.__dict__["factorization"] = factorization  # what the cached property would hold
         made.append((program, linearization))
     return made
@@ -83,7 +84,7 @@ def test_singular_systems_are_told(n: int) -> None:
         SparseFactorization.of(program, point.element, 1),
     ):
         assert factorization.singular.all()
-        linearization = Linearization(program, point, 1)
+        linearization = Linearization(program, point, Scaling.identity(program), 1)
         linearization.__dict__["factorization"] = factorization
         with pytest.warns(SingularDerivativeWarning, match="no exact derivative exists"):
             answers.append(linearization.tangent(r1, r2))
@@ -101,15 +102,17 @@ def test_consistent_singular_system_is_solved_without_a_warning() -> None:
     b = program.b.copy()
     b[:, 3] = b[:, 2]
     doubled = ConeProgram(program.structure, program.P, program.q, np.swapaxes(A, 1, 2).reshape(1, -1), b)
-    linearization = Linearization(doubled, evaluate(doubled, x, v), 1)
+    linearization = Linearization(doubled, evaluate(doubled, x, v), Scaling.identity(doubled), 1)
     r1, r2 = np.ones((1, 5)), np.array([[1.0, 2.0, 3.0, 3.0]])
-    dx, dy, _ = linearization.tangent(r1, r2)
+    dx, dy, _ = linearization.tangent(r1, r2, lambda *_: False)
     assert linearization.factorization.singular.all()
     single, sx, sv = random_program(Cones(zero=3), 5, 1, 0)
     reference = ConeProgram(
         single.structure, program.P, program.q, np.swapaxes(A[:, :3], 1, 2).reshape(1, -1), b[:, :3]
     )
-    ref_dx, ref_dy, _ = Linearization(reference, evaluate(reference, sx, sv), 1).tangent(r1, r2[:, :3])
+    ref_dx, ref_dy, _ = Linearization(reference, evaluate(reference, sx, sv), Scaling.identity(reference), 1).tangent(
+        r1, r2[:, :3]
+    )
     np.testing.assert_allclose(dx, ref_dx, atol=1e-10)
     np.testing.assert_allclose(dy[0, 2], dy[0, 3], atol=1e-10)  # the multiplier is shared: minimum norm
     np.testing.assert_allclose(dy[0, 2] + dy[0, 3], ref_dy[0, 2], atol=1e-10)

@@ -461,7 +461,7 @@ def _power_cone_itself() -> Case:
     cone = cp.PowCone3D(x[:, 0], x[:, 1], x[:, 2], np.array([0.3, 0.6]))
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [cone])
     outputs = [x, dual(cone, 0), dual(cone, 1), dual(cone, 2)]
-    return Case(problem, [a], outputs, lambda rng: [rng.standard_normal((2, 3)) + [0, 0, 2]], POWER)
+    return Case(problem, [a], outputs, lambda rng: [rng.standard_normal((2, 3)) + np.array([0, 0, 2])], POWER)
 
 
 def _power_cone_of_many_factors() -> Case:

@@ -62,9 +62,9 @@ def canonicalize(
     specs = parameter_specs(parameters)
     lift = parameter_map(program, reductions, parameters, specs, gp)
     structure, maps = data_maps(program, lift)
-    if maps["A"].constant_is_infinite or maps["b"].constant_is_infinite:
+    if any(m.is_infinite for m in maps.values()):
         raise CanonicalizationError(
-            "problem: a constraint has an infinite or NaN constant; remove the constraint that it makes void"
+            "problem: it has an infinite or NaN constant or coefficient; remove the constraint that it makes void"
         )
     outputs = tuple(output_spec(v, problem, program, reductions) for v in variables)
     return ParametricProgram(
@@ -82,7 +82,7 @@ def canonicalize(
 
 
 def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[Any, Any, list[Any]]:
-    """cvxpy's compilation for SCS, whose convention is the package's; for Clarabel where there are no rows, which SCS refuses."""
+    """cvxpy's compilation for SCS, whose convention is the package's; it wants at least one constraint, so a void one is added."""
     options |= {"enforce_dpp": True, "solver_opts": None if quadratic else {"use_quad_obj": False}}
     with warnings.catch_warnings():
         # cvxpy reads sparse parameters in its own discouraged way, and says which of its backends takes N-d arrays.
@@ -92,11 +92,10 @@ def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[A
         )
         try:
             return problem.get_problem_data(cp.SCS, **options)
+        except cp.error.SolverError:
+            pass  # what cvxpy says where there are no constraints
+        void = cp.Problem(problem.objective, [*problem.constraints, cp.Constant(1) >= 0])
+        try:
+            return void.get_problem_data(cp.SCS, **options)
         except cp.error.SolverError as error:
-            try:
-                compiled = problem.get_problem_data(cp.CLARABEL, **options)
-            except cp.error.SolverError:
-                compiled = None
-            if compiled is not None and isinstance(compiled[0], dict) and compiled[0]["param_prob"].constr_size == 0:
-                return compiled
             raise CanonicalizationError(f"problem: cvxpy could not reduce it to a cone program: {error}") from error

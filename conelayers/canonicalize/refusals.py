@@ -69,7 +69,7 @@ def check_discipline(problem: cp.Problem, gp: bool, quadratic: bool) -> None:
     if not (problem.is_dgp() if gp else problem.is_dcp()):
         culprits = _offenders(problem, lambda e: e.is_dgp() if gp else e.is_dcp())
         hint = "" if gp or not problem.is_dgp() else " It is DGP: pass gp=True."
-        raise CanonicalizationError(f"problem: must be {kind}; {culprits}.{hint}")
+        raise CanonicalizationError(f"Problem must be {kind}; {culprits}.{hint}")
     scope = scopes.quad_form_dpp_scope if quadratic and not gp else None
     is_dpp: Any = problem.is_dpp  # its cached wrapper hides the signature from type checkers
     dpp = is_dpp("dgp") if gp else is_dpp(quad_form_dpp="qp" if quadratic else None)
@@ -87,7 +87,7 @@ def check_discipline(problem: cp.Problem, gp: bool, quadratic: bool) -> None:
 
         culprits = _offenders(problem, complies, objective_complies)
         raise CanonicalizationError(
-            f"problem: must be DPP, so that its data are affine in the parameters; {culprits}. Replace the part of it that "
+            f"Problem must be DPP, so that its data are affine in the parameters; {culprits}. Replace the part of it that "
             "holds only parameters by a new Parameter (with the sign or attribute that it has) and pass its value; products "
             "of a parameter with an expression of variables are fine, quad_form(x, P) with a parameter P only in the objective "
             "and with a solver that takes a quadratic one. See https://www.cvxpy.org/tutorial/dpp/index.html"

@@ -122,6 +122,13 @@ class Cones:
         return tuple(groups)
 
     @cached_property
+    def block_starts(self) -> np.ndarray:
+        """The first row of each block that scales as a whole; every row of an orthant is one by itself."""
+        sizes = [1] * (self.zero + self.nonneg) + list(self.soc) + [n * (n + 1) // 2 for n in self.psd]
+        sizes += [3] * (self.exp + self.exp_dual + len(self.power))
+        return np.concatenate([[0], np.cumsum(sizes)])[:-1].astype(np.int64)
+
+    @cached_property
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows in the order of the groups, and the permutation back."""
         rows = np.concatenate([g.rows for g in self._groups])

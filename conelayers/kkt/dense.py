@@ -91,6 +91,14 @@ class DenseFactorization(Factorization):
             t[i][self._active[i]] = solution[n:]
         return dx, self._element.from_basis(self._root * t)
 
+    def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
+        system, active = self._systems[instance], self._active[instance]
+        n = self._matrices[instance].shape[0] - int(active.sum())
+        null = system.null_space.T if isinstance(system, DensePseudoInverse) else np.zeros((0, n + int(active.sum())))
+        t = np.zeros((null.shape[0], active.size))
+        t[:, active] = null[:, n:]
+        return null[:, :n], self._element.take(instance).from_basis(self._root[instance] * t)
+
     def use_pseudo_inverse(self, instances: np.ndarray) -> DenseFactorization:
         systems = list(self._systems)
         for i in instances:

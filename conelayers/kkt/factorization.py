@@ -17,21 +17,13 @@ p = (gx − Aᵀgs, gy). With B = U√Λ, C = I this is N = I − Λ; directions
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, final
 
 import numpy as np
 
-__all__ = ["SINGULAR_BELOW", "Factorization", "SystemInfo"]
+__all__ = ["SINGULAR_BELOW", "Factorization"]
 
 # |λ|/max|λ| of the equilibrated K below which a direction counts as null.
 SINGULAR_BELOW = 1e-11
-
-
-@final
-class SystemInfo(NamedTuple):
-    """What is known of one instance's K: the dimension of its null space (0: regular)."""
-
-    nullity: int
 
 
 class Factorization(ABC):
@@ -45,6 +37,10 @@ class Factorization(ABC):
     @abstractmethod
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """dx (or λ) (B, n) and Bη (B, m) with K·[dx; η] = [p₁; Bᵀp₂], for p₁ (B, n) and p₂ (B, m)."""
+
+    @abstractmethod
+    def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """ker K of an instance as rows (dx, Bη), (k, n) and (k, m), k = 0 if it is regular; None where it is not known."""
 
     @abstractmethod
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:

@@ -99,6 +99,7 @@ class _Instance:
         if lift.shape[1] == 0:
             blocks = [[P, rows.T], [rows, sp.diags_array(-diagonal)]]
         self.matrix = sp.csc_array(sp.block_array(blocks, format="csc"))
+        self.variables = P.shape[0]
         self.positive = P.shape[0] + lift.shape[1]
         signs = np.ones(self.matrix.shape[0])
         signs[self.positive :] = -1.0
@@ -111,6 +112,15 @@ class _Instance:
         """Replace the factor by a rank-revealing one."""
         small = self.matrix.shape[0] <= _DENSE_UP_TO
         self.system = DensePseudoInverse(self.matrix.toarray()) if small else KrylovPseudoInverse(self.matrix)
+
+    def null_vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """ker K as rows (dx, Bη); None if only its existence is known."""
+        if isinstance(self.system, KrylovPseudoInverse):
+            return None
+        null = np.zeros((0, self.matrix.shape[0]))
+        if isinstance(self.system, DensePseudoInverse):
+            null = self.system.null_space.T
+        return null[:, : self.variables], (self.basis @ null[:, self.positive :].T).T
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lifted = np.zeros(self.positive - p1.size)
@@ -145,6 +155,9 @@ class SparseFactorization(Factorization):
         for i, part in enumerate(parts):
             dx[i], dy[i] = part
         return dx, dy
+
+    def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
+        return self._instances[instance].null_vectors()
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> SparseFactorization:
         for i in instances:

@@ -58,20 +58,18 @@ class ECOS(Solver):
         exponential = order[m - 3 * cones.exp :].reshape(-1, 3)
         exponential[:] = exponential[:, [0, 2, 1]]
         rows = instance.A.tocsr()[order]
-        G, h = _long(rows[zero:]), instance.b[order][zero:]
         equalities = (_long(rows[:zero]), instance.b[:zero]) if zero else (None, None)
         dims = {"l": cones.nonneg, "q": list(cones.soc), "e": cones.exp}
-        if zero == m:  # ECOS must have a cone; 0ᵀx + s = 1 says nothing
-            G, h, dims = _long(sp.csr_array((1, instance.q.size))), np.ones(1), {"l": 1, "q": [], "e": 0}
-        result = ecos.solve(instance.q, G, h, dims, *equalities, **options)
+        inequalities = (_long(rows[zero:]), instance.b[order][zero:]) if zero < m else (None, None)
+        result = ecos.solve(instance.q, *inequalities, dims, *equalities, **options)
         code = result["info"]["exitFlag"]
         if code == _SIGINT:
             raise KeyboardInterrupt
         y, s = np.zeros(m), np.zeros(m)
         if zero:
             y[:zero] = result["y"]
-        y[order[zero:]] = result["z"][: m - zero]
-        s[order[zero:]] = result["s"][: m - zero]
+        y[order[zero:]] = result["z"]
+        s[order[zero:]] = result["s"]
         message = f"{result['info'].get('infostring', '')} (exit code {code})"
         return RawSolution(np.asarray(result["x"]), y, s, _STATUS.get(code, Status.FAILED), message)
 

@@ -65,6 +65,12 @@ class Solver(ABC):
     def solve(self, instance: Instance, settings: Settings, start: RawSolution | None = None) -> RawSolution:
         """Solve one instance; a Python exception of the backend becomes the status FAILED with its text."""
         padded = instance.b.size == 0 and self.needs_rows
+        if padded and not instance.q.any():
+            nothing = np.zeros(0)
+            return RawSolution(np.zeros_like(instance.q), nothing, nothing, Status.SOLVED, "zero objective, no rows")
+        if padded and instance.P.nnz == 0:
+            nothing = np.zeros(0)
+            return RawSolution(-instance.q, nothing, nothing, Status.DUAL_INFEASIBLE, "linear objective, no rows")
         if padded:  # a row 0ᵀx + s = 1, s ≥ 0 that says nothing
             empty = sp.csc_array((1, instance.q.size))
             instance = Instance(instance.P, instance.q, empty, np.ones(1), Cones(nonneg=1))
@@ -74,7 +80,7 @@ class Solver(ABC):
         except TypeError as error:  # an option of the wrong type
             raise ValueError(f"solver_args: {self.name} refused {dict(settings.native)!r}: {error}") from error
         except BaseException as error:  # Rust panics arrive as a BaseException of their own
-            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)):
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             nothing = np.full(instance.b.size, np.nan)
             raw = RawSolution(

@@ -1,0 +1,127 @@
+"""Equilibration of a program: v = y − s compares multipliers with slacks, so both should be of one size.
+
+With d > 0 (n,), e > 0 (m,) constant on each block of the cone, and β, γ > 0, the program in
+
+    x' = β x/d,   s' = β e s,   y' = γ y/e,
+
+has the data P' = (γ/β) d P d, q' = γ d q, A' = e A d, b' = β e b and the same cone. d and e follow Ruiz's iteration ("A
+scaling algorithm to equilibrate both rows and columns norms in matrices", 2001), β and γ bring b' and q' to size 1. All are
+powers of two, so that scaling rounds nothing, and 1 where the data are of moderate size already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from conelayers.program import ConeProgram
+
+__all__ = ["Scaling", "equilibrate_program"]
+
+_PASSES = 12
+_TOLERATED = 16.0  # norms between 1/16 and 16 are left alone
+_LIMIT = 2.0**40
+
+
+@final
+@dataclass(frozen=True)
+class Scaling:
+    """d (B, n), e (B, m), β (B, 1) and γ (B, 1) of a batch, and the translations between the two programs."""
+
+    d: np.ndarray
+    e: np.ndarray
+    beta: np.ndarray
+    gamma: np.ndarray
+
+    @classmethod
+    def identity(cls, program: ConeProgram) -> Scaling:
+        """The scaling that changes nothing."""
+        one = np.ones((program.batch, 1))
+        return cls(np.ones_like(program.q), np.ones_like(program.b), one, one)
+
+    def take(self, index: Any) -> Scaling:
+        """A part of the batch."""
+        return Scaling(self.d[index], self.e[index], self.beta[index], self.gamma[index])
+
+    def program(self, program: ConeProgram) -> ConeProgram:
+        """The scaled program."""
+        i, j = program.structure.P.rows, program.structure.P.cols
+        P = program.P * (self.d[:, i] * self.d[:, j] * (self.gamma / self.beta))
+        i, j = program.structure.A.rows, program.structure.A.cols
+        A = program.A * (self.e[:, i] * self.d[:, j])
+        return ConeProgram(program.structure, P, self.gamma * self.d * program.q, A, self.beta * self.e * program.b)
+
+    def scale(self, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x', y', s' from x, y, s."""
+        return self.beta * x / self.d, self.gamma * y / self.e, self.beta * self.e * s
+
+    def unscale(self, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, y, s from x', y', s'; their tangents likewise."""
+        return self.d * x / self.beta, self.e * y / self.gamma, s / (self.e * self.beta)
+
+    def scale_rows(self, r1: np.ndarray, r2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Right-hand sides of the first and second row of J: γ d r₁, β e r₂; the adjoint of ``unscale_adjoint``."""
+        return self.gamma * self.d * r1, self.beta * self.e * r2
+
+    def scale_cotangents(
+        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The adjoint of ``unscale``."""
+        return self.d * gx / self.beta, self.e * gy / self.gamma, gs / (self.e * self.beta)
+
+
+def equilibrate_program(program: ConeProgram) -> tuple[ConeProgram, Scaling]:
+    """The equilibrated program and its scaling, each instance by itself."""
+    scaling = Scaling.identity(program)
+    P, A = program.structure.P, program.structure.A
+    by_row = np.argsort(A.rows, kind="stable")
+    row_starts = np.searchsorted(A.rows[by_row], np.arange(A.shape[0]))
+    blocks = program.structure.cones.block_starts
+    sizes = np.diff(np.append(blocks, A.shape[0]))
+    d, e = scaling.d, scaling.e
+    abs_P, abs_A = np.abs(program.P), np.abs(program.A)
+    for _ in range(_PASSES):
+        scaled_A = abs_A * e[:, A.rows] * d[:, A.cols]
+        scaled_P = abs_P * d[:, P.rows] * d[:, P.cols]
+        cols = np.maximum(_maxima(scaled_P, P.indptr[:-1], P.nnz), _maxima(scaled_A, A.indptr[:-1], A.nnz))
+        rows = np.repeat(_maxima(_maxima(scaled_A[:, by_row], row_starts, A.nnz), blocks, A.shape[0]), sizes, axis=1)
+        rough = ~np.all(np.hstack([_moderate(cols), _moderate(rows)]), axis=1, keepdims=True)
+        if not rough.any():
+            break
+        d, e = np.where(rough, _divided(d, cols), d), np.where(rough, _divided(e, rows), e)
+    q_size = np.max(np.abs(d * program.q), axis=1, initial=0.0, keepdims=True)
+    b_size = np.max(np.abs(e * program.b), axis=1, initial=0.0, keepdims=True)
+    P_size = np.max(abs_P * d[:, P.rows] * d[:, P.cols], axis=1, initial=0.0, keepdims=True)
+    gamma, beta = _inverse(q_size), _inverse(b_size)
+    # Without one of the two, P' keeps its size: x ≈ q/P for b = 0, y ≈ P b for q = 0.
+    beta = np.where((b_size == 0) & (P_size > 0), gamma, beta)
+    gamma = np.where((q_size == 0) & (P_size > 0), beta, gamma)
+    scaling = Scaling(d, e, beta, gamma)
+    if all((h == 1).all() for h in (d, e, beta, gamma)):
+        return program, scaling
+    return scaling.program(program), scaling
+
+
+def _maxima(values: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
+    """The maximum of each segment [starts[k], starts[k + 1]) of the last axis; 0 for an empty one."""
+    out = np.zeros((values.shape[0], starts.size))
+    filled = np.diff(np.append(starts, size)) > 0
+    if filled.any():
+        out[:, filled] = np.maximum.reduceat(values, starts[filled], axis=1)
+    return out
+
+
+def _moderate(norms: np.ndarray) -> np.ndarray:
+    return (norms == 0) | ((norms >= 1 / _TOLERATED) & (norms <= _TOLERATED))
+
+
+def _divided(scale: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """scale/√norm as a power of two, where the norm is positive."""
+    step = np.exp2(-np.round(0.5 * np.log2(np.where(norms > 0, norms, 1.0))))
+    return np.clip(scale * step, 1 / _LIMIT, _LIMIT)
+
+
+def _inverse(size: np.ndarray) -> np.ndarray:
+    return np.where(_moderate(size), 1.0, np.exp2(-np.round(np.log2(np.where(size > 0, size, 1.0)))))
