@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+import qdldl
 import scipy.sparse as sp
 
 from conelayers.cones import Cones, as_cones
@@ -87,6 +88,8 @@ def solve_and_differentiate(
     cones = as_cones(cones)
     q = _vector("q", q, None)
     n = q.size
+    if n == 0:
+        raise ValueError("q: got an empty vector, expected at least one variable")
     b = _vector("b", b, None)
     A = _matrix("A", A, (b.size, n))
     P = _matrix("P", P, (n, n))
@@ -104,14 +107,27 @@ def solve_and_differentiate(
         )
     P = sp.csc_array((P + P.T) / 2)  # a symmetric pattern
     P.sort_indices()
+    if not _is_positive_semidefinite(P):
+        raise ValueError(
+            "P: got a matrix with a negative eigenvalue, expected a positive semidefinite one; the problem is not convex"
+        )
     arguments = parse_solver_args(solver_args, solver)
-    chosen = choose_solver(arguments.method or solver, cones, P.nnz > 0)
-    arguments.check_native(chosen)
+    chosen = choose_solver(arguments.method or solver, cones, P.nnz > 0, arguments.native_names)
+    settings = arguments.for_solver(chosen)
     structure = Structure(Pattern.of(P), Pattern.of(A), cones)
     program = ConeProgram(structure, P.data[None], q[None], A.data[None], b[None])
-    solution, scaled, point, scaling = solve_batch(program, chosen, arguments.settings, arguments.jobs_forward)
+    solution, scaled, point, scaling = solve_batch(program, chosen, settings, arguments.jobs_forward)
     raise_or_warn(solution, chosen)
     return _single(structure, solution, Linearization(scaled, point, scaling, arguments.jobs_backward))
+
+
+def _is_positive_semidefinite(P: sp.csc_array) -> bool:
+    """Whether the LDLᵀ factorization of P + εI, ε tiny, has positive pivots only."""
+    if P.nnz == 0:
+        return True
+    shift = 1e-9 * abs(P).max() * sp.eye_array(P.shape[0])
+    pivots = qdldl.Solver(sp.csc_matrix(P + shift)).factors()[1]
+    return bool(np.all(pivots > 0))
 
 
 def _single(structure: Structure, solution: Solution, linearization: Linearization) -> ConeSolution:

@@ -17,7 +17,7 @@ from conelayers.parameters import Batch, ParameterSpec, combine_batch, flatten, 
 from conelayers.parametric import ParametricProgram
 from conelayers.program import ConeProgram, Residuals, Solution
 from conelayers.solve import raise_or_warn, solve_batch
-from conelayers.solvers import choose_solver, find_solver, parse_solver_args
+from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 
 __all__ = ["Layer", "LayerSolution"]
 
@@ -210,9 +210,7 @@ class Layer:
         )
         self._source: tuple[Any, ...] | None = (problem, tuple(parameters), tuple(variables))
         self._linear: ParametricProgram | None = None
-        chosen = choose_solver(method, self._compiled.structure.cones, self._compiled.structure.P.nnz > 0)
-        self._default = chosen.name
-        arguments.check_native(chosen)
+        self._solver_for(arguments)
         self._last = threading.local()
 
     @property
@@ -246,6 +244,17 @@ class Layer:
             self._linear = canonicalize(*self._source, quadratic=False, **self._compilation)
         return self._linear
 
+    def _solver_for(self, arguments: SolverArguments) -> tuple[Solver, ParametricProgram]:
+        """The backend for these arguments, and the program in the form that it takes."""
+        name = arguments.method or self._solver
+        compiled = self._compiled
+        if name is not None and compiled.structure.P.nnz > 0 and not find_solver(name).quadratic:
+            compiled = self._epigraph(name)
+        structure = compiled.structure
+        solver = choose_solver(name, structure.cones, structure.P.nnz > 0, arguments.native_names)
+        arguments.for_solver(solver)
+        return solver, compiled
+
     def solve(
         self, *theta: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None
     ) -> LayerSolution:
@@ -256,11 +265,7 @@ class Layer:
         InaccurateSolutionWarning where the residuals miss the accuracy (1e−9, or ten times ``eps`` if that is more).
         """
         arguments = parse_solver_args({**self._solver_args, **(solver_args or {})}, self._solver)
-        method = arguments.method or self._solver or self._default
-        solver = find_solver(method)
-        compiled = self._compiled if self._compiled.structure.P.nnz == 0 or solver.quadratic else self._epigraph(method)
-        choose_solver(method, compiled.structure.cones, compiled.structure.P.nnz > 0)
-        arguments.check_native(solver)
+        solver, compiled = self._solver_for(arguments)
         batch = combine_batch(compiled.parameters, [np.asarray(value) for value in theta])
         program = compiled.program(batch.theta)
         warm = self._warm_start if warm_start is None else warm_start
@@ -268,7 +273,7 @@ class Layer:
         if start is not None and (start.x.shape, start.y.shape) != (program.q.shape, program.b.shape):
             start = None
         solution, scaled, point, scaling = solve_batch(
-            program, solver, arguments.settings, arguments.jobs_forward, start
+            program, solver, arguments.for_solver(solver), arguments.jobs_forward, start
         )
         if warm:
             self._last.solution = solution

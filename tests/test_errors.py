@@ -108,7 +108,7 @@ def test_solvers_that_do_not_take_the_problem_are_refused_at_construction() -> N
     ("solver_args", "phrase"),
     [
         ({"foo": 1}, "got 'foo'"),
-        ({"eps_abs": 1e-3}, "got 'eps_abs'"),  # SCS's own, with Clarabel
+        ({"solve_method": "Clarabel", "eps_abs": 1e-3}, "add solve_method='SCS'"),
         ({"eps": -1}, "eps: got -1"),
         ({"tol": "small"}, "tol: got 'small'"),
         ({"eps": 1e-6, "tol": 1e-6}, "keep one"),

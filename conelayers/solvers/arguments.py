@@ -9,7 +9,7 @@
 | ``n_jobs_forward``, ``n_jobs_backward`` | threads for the solves and for the derivative; −1 or absent: all cores |
 | ``mode`` | "lsqr", "lsmr" and "dense" are accepted and change nothing: the derivative is always solved directly |
 | ``acceleration_lookback`` | SCS's own option; without effect on the other backends |
-| a backend's own option | passed on |
+| a backend's own option | passed on; without solver= and solve_method it also chooses the backend |
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
-from conelayers.solvers.registry import find_solver
+from conelayers.solvers.registry import SOLVERS, find_solver
 from conelayers.solvers.solver import Settings, Solver
 
 __all__ = ["SolverArguments", "parse_solver_args"]
@@ -36,6 +36,7 @@ _COMMON = (
     "mode",
     "acceleration_lookback",
 )
+_TOLERATED = "acceleration_lookback"  # SCS's own; migrants set it whatever the backend
 _MODES = ("lsqr", "lsmr", "dense")
 
 
@@ -49,14 +50,23 @@ class SolverArguments:
     jobs_forward: int
     jobs_backward: int
 
-    def check_native(self, solver: Solver) -> None:
-        """Raises ValueError naming an option that the backend does not have."""
-        for name, _ in self.settings.native:
-            if name not in solver.native_options:
-                raise ValueError(
-                    f"solver_args: got {name!r}, which is neither a common option ({', '.join(_COMMON)}) "
-                    f"nor one of {solver.name}'s own ({', '.join(sorted(solver.native_options))})"
-                )
+    @property
+    def native_names(self) -> frozenset[str]:
+        """The backend's own options among those given, without the one that all backends tolerate."""
+        return frozenset(name for name, _ in self.settings.native if name != _TOLERATED)
+
+    def for_solver(self, solver: Solver) -> Settings:
+        """The settings for this backend. Raises ValueError naming an option that it does not have."""
+        unknown = sorted(self.native_names - solver.native_options)
+        if unknown:
+            owners = [s.name for s in SOLVERS.values() if unknown[0] in s.native_options]
+            hint = f"; it is an option of {' and '.join(owners)}: add solve_method={owners[0]!r}" if owners else ""
+            raise ValueError(
+                f"solver_args: got {unknown[0]!r}, which is neither a common option ({', '.join(_COMMON)}) nor one of "
+                f"{solver.name}'s own ({', '.join(sorted(solver.native_options))}){hint}"
+            )
+        native = tuple((name, value) for name, value in self.settings.native if name in solver.native_options)
+        return replace(self.settings, native=native)
 
 
 def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None) -> SolverArguments:
@@ -94,9 +104,6 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
     if not isinstance(verbose, (bool, numbers.Integral)):
         raise ValueError(f"solver_args: verbose: got {verbose!r}, expected True or False")
     jobs = [_jobs(key, args.pop(key, None)) for key in ("n_jobs_forward", "n_jobs_backward")]
-    lookback = args.pop("acceleration_lookback", None)
-    if lookback is not None and (method or solver or "").upper() == "SCS":
-        args["acceleration_lookback"] = lookback
     settings = Settings(
         tolerance=None if tolerance is None else float(tolerance),
         max_iters=None if max_iters is None else int(max_iters),

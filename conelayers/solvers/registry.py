@@ -22,8 +22,8 @@ def find_solver(name: str) -> Solver:
     return found
 
 
-def choose_solver(name: str | None, cones: Cones, quadratic: bool) -> Solver:
-    """The named backend if it takes the program, the first that does for None.
+def choose_solver(name: str | None, cones: Cones, quadratic: bool, options: frozenset[str] = frozenset()) -> Solver:
+    """The named backend if it takes the program; for None the first that does, and that has these options of its own.
 
     Raises ValueError naming what the backend lacks and the backends that take the program.
     """
@@ -31,7 +31,7 @@ def choose_solver(name: str | None, cones: Cones, quadratic: bool) -> Solver:
     if name is None:
         if not capable:
             raise ValueError(f"solver: no backend takes a program with the cones {', '.join(sorted(cones.kinds))}")
-        return capable[0]
+        return next((s for s in capable if options <= s.native_options), capable[0])
     solver = find_solver(name)
     if solver not in capable:
         lacks = sorted(cones.kinds - solver.cones)

@@ -109,6 +109,7 @@ class ConeLayer(torch.nn.Module):
         """
         return self.solve(*params, solver_args=solver_args, warm_start=warm_start)[0]
 
+    @torch.compiler.disable  # the engine is NumPy: a compiled model calls it between two graphs
     def solve(
         self,
         *params: torch.Tensor,
@@ -138,6 +139,12 @@ class ConeLayer(torch.nn.Module):
         call: dict[str, Any] = {"options": {"solver_args": solver_args, "warm_start": warm_start}}
         outputs = _Solve.apply(self.engine, call, *params)
         return outputs, call["solution"]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Checkpoints of models that held a cvxpylayers layer carry its matrices as buffers; the layer has no state here.
+        for name in ("P", "q", "A"):
+            state_dict.pop(prefix + name, None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The names and shapes of the parameters."""
