@@ -1,0 +1,66 @@
+"""What holds for the package as a whole: imports, documents, threads."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+import conelayers
+from conelayers import Layer
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_import_brings_no_framework() -> None:
+    code = "import sys, conelayers; assert not {'torch', 'jax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    for name in conelayers.__all__:
+        assert getattr(conelayers, name).__doc__
+
+
+def test_code_in_the_readme_runs_as_written() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_one_layer_from_many_threads() -> None:
+    """Warm starts are kept per thread; results do not depend on who else is solving."""
+    x, a = cp.Variable(3), cp.Parameter(3)
+    layer = Layer(cp.Problem(cp.Minimize(cp.norm(x - a) + cp.sum_squares(x))), [a], [x], solver="SCS", warm_start=True)
+    values = np.random.default_rng(0).standard_normal((24, 3))
+    expected = [layer.solve(v).variables[0] for v in values]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda v: layer.solve(v).variables[0], values))
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("jobs", [1, 2, -1])
+def test_results_do_not_depend_on_the_number_of_threads(jobs: int) -> None:
+    x, a = cp.Variable(4), cp.Parameter(4)
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [cp.sum(x) == 1, x >= 0]), [a], [x])
+    values = np.random.default_rng(0).standard_normal((9, 4))
+    solution = layer.solve(values, solver_args={"n_jobs_forward": jobs, "n_jobs_backward": jobs})
+    reference = layer.solve(values, solver_args={"n_jobs_forward": 1})
+    np.testing.assert_array_equal(solution.variables[0], reference.variables[0])
+    np.testing.assert_array_equal(solution.vjp(values)[0], reference.vjp(values)[0])
+
+
+def test_warm_start_survives_another_batch_size() -> None:
+    x, a = cp.Variable(3), cp.Parameter(3)
+    layer = Layer(cp.Problem(cp.Minimize(cp.norm(x - a) + cp.sum_squares(x))), [a], [x], solver="SCS")
+    values = np.random.default_rng(0).standard_normal((5, 3))
+    for size in (5, 3, 5, 0, 1):
+        warm = layer.solve(values[:size], warm_start=True).variables[0]
+        np.testing.assert_allclose(warm, layer.solve(values[:size]).variables[0], atol=1e-9)
