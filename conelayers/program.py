@@ -6,9 +6,10 @@ subject to A x + s = b, s ∈ K     subject to P x + Aᵀy + q = 0, y ∈ K*
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,7 +17,10 @@ import scipy.sparse as sp
 from conelayers.cones import Cones
 from conelayers.errors import Status
 
-__all__ = ["ConeProgram", "Pattern", "Residuals", "Solution", "Structure"]
+__all__ = ["BatchOperator", "ConeProgram", "Pattern", "Residuals", "Solution", "Structure"]
+
+_SMALL = 2500  # entries up to which a matrix is multiplied as a dense one
+_DENSE_FROM = 0.2  # and the density from which it is
 
 
 @final
@@ -62,22 +66,58 @@ class Pattern:
         out[:, self.rows, self.cols] = values
         return out
 
-    def _batched(self, values: np.ndarray) -> sp.csc_array:
-        """The block-diagonal matrix of the whole batch: one sparse product instead of a loop."""
+    def operator(self, values: np.ndarray) -> BatchOperator:
+        """x ↦ A x and y ↦ Aᵀy for a batch of values (B, nnz); dense where that is cheaper."""
+        rows, cols = self.shape
+        if rows * cols <= _SMALL or self.nnz > _DENSE_FROM * rows * cols:
+            return DenseOperator(self.dense(values))
         batch = values.shape[0]
         offsets = np.arange(batch)[:, None]
-        indices = (self.indices[None, :] + offsets * self.shape[0]).ravel()
-        starts = (self.indptr[None, :-1] + offsets * self.nnz).ravel()
-        indptr = np.concatenate([starts, [batch * self.nnz]])
-        return sp.csc_array((values.ravel(), indices, indptr), shape=(batch * self.shape[0], batch * self.shape[1]))
+        indices = (self.indices[None, :] + offsets * rows).ravel()
+        indptr = np.append((self.indptr[None, :-1] + offsets * self.nnz).ravel(), batch * self.nnz)
+        shape = (batch * rows, batch * cols)
+        return BlockOperator(sp.csc_array((values.ravel(), indices, indptr), shape=shape), self.shape)
 
-    def matvec(self, values: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """A x for each instance: (B, rows) from (B, nnz) and (B, cols)."""
-        return (self._batched(values) @ x.ravel()).reshape(values.shape[0], self.shape[0])
 
-    def rmatvec(self, values: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Aᵀy for each instance: (B, cols) from (B, nnz) and (B, rows)."""
-        return (self._batched(values).T @ y.ravel()).reshape(values.shape[0], self.shape[1])
+class BatchOperator(ABC):
+    """A batch of matrices that are only multiplied with."""
+
+    @abstractmethod
+    def matvec(self, x: np.ndarray) -> np.ndarray:
+        """A x for each instance: (B, rows) from (B, cols)."""
+
+    @abstractmethod
+    def rmatvec(self, y: np.ndarray) -> np.ndarray:
+        """Aᵀy for each instance: (B, cols) from (B, rows)."""
+
+
+@final
+@dataclass(frozen=True)
+class DenseOperator(BatchOperator):
+    """The matrices as one array (B, rows, cols)."""
+
+    array: np.ndarray
+
+    def matvec(self, x: np.ndarray) -> np.ndarray:
+        return (self.array @ x[:, :, None])[:, :, 0]
+
+    def rmatvec(self, y: np.ndarray) -> np.ndarray:
+        return (y[:, None, :] @ self.array)[:, 0]
+
+
+@final
+@dataclass(frozen=True)
+class BlockOperator(BatchOperator):
+    """The matrices as one sparse block-diagonal one: one product instead of a loop."""
+
+    matrix: sp.csc_array
+    shape: tuple[int, int]
+
+    def matvec(self, x: np.ndarray) -> np.ndarray:
+        return (self.matrix @ x.ravel()).reshape(-1, self.shape[0])
+
+    def rmatvec(self, y: np.ndarray) -> np.ndarray:
+        return (self.matrix.T @ y.ravel()).reshape(-1, self.shape[1])
 
 
 @final
@@ -116,21 +156,31 @@ class ConeProgram:
         """The number of instances, B."""
         return self.q.shape[0]
 
-    def take(self, index: Any) -> ConeProgram:
-        """A part of the batch; the index must keep the batch axis (a slice, a mask or an index array)."""
+    def take(self, index: np.ndarray | list[int]) -> ConeProgram:
+        """The instances at these positions, in ascending order and without repetition."""
+        if len(index) == self.batch:
+            return self
         return ConeProgram(self.structure, self.P[index], self.q[index], self.A[index], self.b[index])
+
+    @cached_property
+    def _P_operator(self) -> BatchOperator:
+        return self.structure.P.operator(self.P)
+
+    @cached_property
+    def _A_operator(self) -> BatchOperator:
+        return self.structure.A.operator(self.A)
 
     def Px(self, x: np.ndarray) -> np.ndarray:
         """P x, (B, n)."""
-        return self.structure.P.matvec(self.P, x)
+        return self._P_operator.matvec(x)
 
     def Ax(self, x: np.ndarray) -> np.ndarray:
         """A x, (B, m)."""
-        return self.structure.A.matvec(self.A, x)
+        return self._A_operator.matvec(x)
 
     def ATy(self, y: np.ndarray) -> np.ndarray:
         """Aᵀy, (B, n)."""
-        return self.structure.A.rmatvec(self.A, y)
+        return self._A_operator.rmatvec(y)
 
 
 @final
