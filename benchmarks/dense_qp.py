@@ -87,6 +87,8 @@ def main() -> None:
             "cvxpylayers (Clarabel)",
             lambda: CvxpyLayer(problem, parameters, [x], solver_args={"solve_method": "Clarabel"}),
         )
+        exact = {"eps": 1e-9, "max_iters": 100000, "mode": "dense"}
+        add("cvxpylayers (1e-9, dense)", lambda: CvxpyLayer(problem, parameters, [x], solver_args=exact))
 
     cotangent = np.random.default_rng(1).standard_normal((arguments.batch, n))
     forward: dict[str, list[float]] = {name: [] for name in contenders}

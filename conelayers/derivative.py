@@ -57,11 +57,12 @@ class Linearization:
     point: Point
     scaling: Scaling
     jobs: int
+    known: Factorization | None = None  # the factorization, where Newton's last step made it
 
     @cached_property
     def factorization(self) -> Factorization:
         """The factored reduced KKT matrix."""
-        return factorize(self.program, self.point.element, self.jobs)
+        return self.known or factorize(self.program, self.point.element, self.jobs)
 
     def tangent(
         self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = _always

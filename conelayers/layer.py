@@ -16,7 +16,7 @@ from conelayers.errors import Status
 from conelayers.parameters import Batch, ParameterSpec, combine_batch, flatten, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.program import ConeProgram, Residuals, Solution
-from conelayers.solve import raise_or_warn, solve_batch
+from conelayers.solve import plan, raise_or_warn, solve_batch
 from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 
 __all__ = ["Layer", "LayerSolution"]
@@ -39,7 +39,6 @@ class LayerSolution:
     """
 
     variables: tuple[np.ndarray, ...]
-    solver: str
     _compiled: ParametricProgram
     _batch: Batch
     _program: ConeProgram
@@ -70,6 +69,11 @@ class LayerSolution:
     def status(self) -> Status | tuple[Status, ...]:
         """The Status of the instance, or of each instance in a batched call."""
         return self._unbatch(self._solution.status)
+
+    @property
+    def solver(self) -> str | tuple[str, ...]:
+        """The name of the backend that solved the instance, or each instance in a batched call."""
+        return self._unbatch(self._solution.solver)
 
     @property
     def residuals(self) -> Residuals:
@@ -262,7 +266,7 @@ class Layer:
 
         solver_args: options for this call, over the layer's. Returns a LayerSolution. Raises ValueError for bad values
         (naming the parameter and the instance), SolveError naming the instances without a solution; warns
-        InaccurateSolutionWarning where the residuals miss the accuracy (1e−9, or ten times ``eps`` if that is more).
+        InaccurateSolutionWarning where the residuals miss 1e−9.
         """
         arguments = parse_solver_args({**self._solver_args, **(solver_args or {})}, self._solver)
         solver, compiled = self._solver_for(arguments)
@@ -272,22 +276,25 @@ class Layer:
         start = getattr(self._last, "solution", None) if warm else None
         if start is not None and (start.x.shape, start.y.shape) != (program.q.shape, program.b.shape):
             start = None
-        solution, scaled, point, scaling = solve_batch(
-            program, solver, arguments.for_solver(solver), arguments.jobs_forward, start
+        attempts = plan(
+            solver, arguments.for_solver(solver), program.structure, (arguments.method or self._solver) is not None
         )
+        solved = solve_batch(program, attempts, arguments.jobs_forward, start)
+        solution = solved.solution
         if warm:
             self._last.solution = solution
-        raise_or_warn(solution, solver)
+        raise_or_warn(solution)
         values = [o.value(solution.x, solution.y) for o in compiled.outputs]
         shaped = [unflatten(v, o.shape) for v, o in zip(values, compiled.outputs, strict=True)]
         return LayerSolution(
             variables=tuple(v if batch.batched else np.asarray(v[0]) for v in shaped),
-            solver=solver.name,
             _compiled=compiled,
             _batch=batch,
             _program=program,
             _solution=solution,
-            _linearization=Linearization(scaled, point, scaling, arguments.jobs_backward),
+            _linearization=Linearization(
+                solved.program, solved.point, solved.scaling, arguments.jobs_backward, solved.factorization
+            ),
         )
 
     def jvp(

@@ -235,7 +235,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @final
 @dataclass(frozen=True)
 class Solution:
-    """x (B, n), y (B, m), s (B, m), a Status and the backend's own words for each instance, and the residuals.
+    """x (B, n), y (B, m), s (B, m), a Status, the backend and its own words for each instance, and the residuals.
 
     NaN where the status is not usable.
     """
@@ -245,4 +245,5 @@ class Solution:
     s: np.ndarray
     status: tuple[Status, ...]
     residuals: Residuals
+    solver: tuple[str, ...]
     message: tuple[str, ...]

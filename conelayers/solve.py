@@ -2,96 +2,142 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, final
 
 import numpy as np
 
 from conelayers.errors import InaccurateSolutionWarning, SolveError, Status
+from conelayers.kkt import Factorization
 from conelayers.newton import polish
 from conelayers.parallel import run_parallel
-from conelayers.program import ConeProgram, Residuals, Solution
+from conelayers.program import ConeProgram, Residuals, Solution, Structure
 from conelayers.residual import Point, evaluate
 from conelayers.scaling import Scaling, equilibrate_program
-from conelayers.solvers import Instance, RawSolution, Settings, Solver
+from conelayers.solvers import SOLVERS, Instance, RawSolution, Settings, Solver
 
-__all__ = ["Solved", "raise_or_warn", "solve_batch"]
+__all__ = ["Attempt", "Solved", "plan", "raise_or_warn", "solve_batch"]
 
 ACCURACY = 1e-9  # residuals up to which an instance counts as solved, whoever solved it
 _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
 _POLISHED = 1e-14
 _MAX_STEPS = 12
+_LOOSE_ITERATIONS = 2000
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 
 @final
 class Solved(NamedTuple):
-    """The solution in the user's units; and the equilibrated program with the point (x, v) of its solution and the scaling."""
+    """The solution in the user's units; and the equilibrated program with the point (x, v) of its solution and the scaling.
+
+    ``factorization`` is that of the last Newton step where it is also the one of the point, so that the derivative needs
+    none of its own.
+    """
 
     solution: Solution
     program: ConeProgram
     point: Point
     scaling: Scaling
+    factorization: Factorization | None
 
 
 @final
-class _Attempt(NamedTuple):
-    """Where one solve and its polish ended: x, v, the status and the worst residual of each instance."""
+class Attempt(NamedTuple):
+    """One way to solve. Where it is not ``trusted``, only its solutions count, not what it says of infeasibility."""
+
+    solver: Solver
+    settings: Settings
+    trusted: bool = True
+
+
+@final
+class _Outcome(NamedTuple):
+    """Where one solve and its polish ended: x, v, the status, the worst residual and the solver of each instance."""
 
     x: np.ndarray
     v: np.ndarray
     status: list[Status]
     worst: np.ndarray
     message: list[str]
+    solver: list[str]
+    factorization: Factorization | None
+
+
+def plan(solver: Solver, settings: Settings, structure: Structure, chosen_by_user: bool) -> list[Attempt]:
+    """The attempts for a program: what one leaves unsolved goes to the next.
+
+    For quadratic programs, unless the user asked for something, a loose operator-splitting solve is tried first: it finds
+    the active set, and Newton steps the solution. The rest is a solve at the solver's first tolerance (or the user's), then
+    one at its tight tolerance.
+    """
+    tolerance = settings.tolerance or solver.first_tolerance
+    attempts = [Attempt(solver, replace(settings, tolerance=tolerance))]
+    if tolerance > solver.tight_tolerance:
+        attempts.append(Attempt(solver, replace(settings, tolerance=solver.tight_tolerance)))
+    scs = SOLVERS["SCS"]
+    quadratic_program = structure.P.nnz > 0 and structure.cones.kinds <= {"zero", "nonneg"}
+    if quadratic_program and not chosen_by_user and settings == Settings() and solver is not scs:
+        loose = Settings(tolerance=scs.first_tolerance, max_iters=_LOOSE_ITERATIONS)
+        attempts.insert(0, Attempt(scs, loose, trusted=False))
+    return attempts
 
 
 def solve_batch(
-    program: ConeProgram, solver: Solver, settings: Settings, jobs: int, start: Solution | None = None
+    program: ConeProgram,
+    attempts: Sequence[Attempt],
+    jobs: int,
+    start: Solution | None = None,
 ) -> Solved:
     """Solve every instance; a failure concerns its own instance only and is told by its Status.
 
-    The program is equilibrated; then a solve at the backend's first tolerance (or the user's) and Newton steps; what they
-    do not bring to the accuracy is solved again at the backend's tight tolerance. The residuals are recomputed here and
-    decide between SOLVED and INACCURATE, whatever the backend says; its word is taken for infeasibility and for limits.
-    The data of instances without a solution come back as NaN.
+    The program is equilibrated; then come the attempts, each followed by Newton steps. The residuals are recomputed here
+    and decide between SOLVED and INACCURATE, whatever the backend says; its word is taken for infeasibility and for
+    limits. The data of instances without a solution come back as NaN.
     """
     scaled, scaling = equilibrate_program(program)
-    tolerance = settings.tolerance or solver.first_tolerance
     warm = None
-    if start is not None and solver.warm_starts:
-        known = [s.usable for s in start.status]
-        warm = (known, *scaling.scale(start.x, start.y, start.s))
-    best = _attempt(scaled, solver, replace(settings, tolerance=tolerance), jobs, warm)
-    again = np.flatnonzero([s.usable and w > ACCURACY for s, w in zip(best.status, best.worst, strict=True)])
-    if again.size and tolerance > solver.tight_tolerance:
-        second = _attempt(scaled.take(again), solver, replace(settings, tolerance=solver.tight_tolerance), jobs, None)
-        better = second.worst < best.worst[again]
-        best.x[again[better]], best.v[again[better]] = second.x[better], second.v[better]
-        best.worst[again[better]] = second.worst[better]
-        for i in np.flatnonzero(better):
-            best.status[again[i]] = second.status[i]
+    if start is not None:
+        warm = ([s.usable for s in start.status], *scaling.scale(start.x, start.y, start.s))
+    best = _attempt(scaled, attempts[0], jobs, warm)
+    for previous, attempt in itertools.pairwise(attempts):
+        again = np.flatnonzero(
+            [w > ACCURACY and (s.usable or not previous.trusted) for s, w in zip(best.status, best.worst, strict=True)]
+        )
+        if again.size:
+            best = _merge(best, _attempt(scaled.take(again), attempt, jobs, None), again)
     point = evaluate(scaled, best.x, best.v)
     x, y, s = scaling.unscale(point.x, point.y, point.s)
     residuals = Residuals.of(program, x, y, s)
-    accuracy = max(ACCURACY, 10 * (settings.tolerance or 0.0))
     status = list(best.status)
     # Judged in both units: the user's, and those in which no data are too small to matter.
     for k, worst in enumerate(np.maximum(residuals.worst, best.worst)):
         if status[k].usable:
-            near = Status.INACCURATE if worst <= max(_ROUGH, accuracy) else Status.FAILED
-            status[k] = Status.SOLVED if worst <= accuracy else near
-    return Solved(_solution((x, y, s), status, best.message, residuals), scaled, point, scaling)
+            near = Status.INACCURATE if worst <= _ROUGH else Status.FAILED
+            status[k] = Status.SOLVED if worst <= ACCURACY else near
+    solution = _solution((x, y, s), status, best, residuals)
+    return Solved(solution, scaled, point, scaling, best.factorization)
+
+
+def _merge(best: _Outcome, second: _Outcome, again: np.ndarray) -> _Outcome:
+    """The better of two outcomes, the second being that of the instances ``again``."""
+    status, message, solver = list(best.status), list(best.message), list(best.solver)
+    for k, i in enumerate(again):
+        if second.worst[k] < best.worst[i] or not status[i].usable:
+            best.x[i], best.v[i], best.worst[i] = second.x[k], second.v[k], second.worst[k]
+            status[i], message[i], solver[i] = second.status[k], second.message[k], second.solver[k]
+    return _Outcome(best.x, best.v, status, best.worst, message, solver, None)
 
 
 def _attempt(
     program: ConeProgram,
-    solver: Solver,
-    settings: Settings,
+    attempt: Attempt,
     jobs: int,
     start: tuple[list[bool], np.ndarray, np.ndarray, np.ndarray] | None,
-) -> _Attempt:
-    structure = program.structure
+) -> _Outcome:
+    structure, solver = program.structure, attempt.solver
 
     def solve_one(i: int) -> RawSolution:
         instance = Instance(
@@ -102,9 +148,9 @@ def _attempt(
             structure.cones,
         )
         warm = None
-        if start is not None and start[0][i]:
+        if start is not None and solver.warm_starts and start[0][i]:
             warm = RawSolution(start[1][i], start[2][i], start[3][i], Status.SOLVED, "")
-        return solver.solve(instance, settings, warm)
+        return solver.solve(instance, attempt.settings, warm)
 
     raws = run_parallel(solve_one, range(program.batch), jobs)
     status = [raw.status for raw in raws]
@@ -126,34 +172,38 @@ def _attempt(
     x[lost], v[lost] = 0.0, 0.0
     kept = np.flatnonzero(~lost)
     worst = np.full(program.batch, np.inf)
+    factorization = None
     if kept.size:
         part = program.take(kept)
-        point = polish(part, x[kept], v[kept], tolerance=_POLISHED, max_steps=_MAX_STEPS, jobs=jobs)
+        point, factorization = polish(part, x[kept], v[kept], tolerance=_POLISHED, max_steps=_MAX_STEPS, jobs=jobs)
         x[kept], v[kept] = point.x, point.v
         worst[kept] = Residuals.of(part, point.x, point.y, point.s).worst
-    return _Attempt(x, v, status, worst, [raw.message for raw in raws])
+    if kept.size < program.batch:
+        factorization = None
+    names = [solver.name] * program.batch
+    return _Outcome(x, v, status, worst, [raw.message for raw in raws], names, factorization)
 
 
 def _solution(
-    values: tuple[np.ndarray, np.ndarray, np.ndarray], status: list[Status], message: list[str], residuals: Residuals
+    values: tuple[np.ndarray, np.ndarray, np.ndarray], status: list[Status], outcome: _Outcome, residuals: Residuals
 ) -> Solution:
     lost = np.array([not s.usable for s in status], dtype=bool)
     x, y, s = (np.where(lost[:, None], np.nan, h) for h in values)
     blank = {name: np.where(lost, np.nan, getattr(residuals, name)) for name in ("primal", "dual", "gap", "cone")}
-    return Solution(x, y, s, tuple(status), Residuals(**blank), tuple(message))
+    return Solution(x, y, s, tuple(status), Residuals(**blank), tuple(outcome.solver), tuple(outcome.message))
 
 
-def raise_or_warn(solution: Solution, solver: Solver) -> None:
+def raise_or_warn(solution: Solution) -> None:
     """SolveError where an instance has no solution; one InaccurateSolutionWarning for those that miss the accuracy."""
     lost = [i for i, s in enumerate(solution.status) if not s.usable]
     if lost:
-        raise SolveError(solution.status, lost, solver.name, solution.message)
+        raise SolveError(solution.status, lost, solution.solver[lost[0]], solution.message)
     inaccurate = [i for i, s in enumerate(solution.status) if s is Status.INACCURATE]
     if inaccurate:
         worst = float(np.max(solution.residuals.worst[inaccurate]))
         warnings.warn(
-            f"{solver.name} solved the instances at batch index {inaccurate[:10]} to a residual of {worst:.1e} only. "
-            f"{Status.INACCURATE.advice}",
+            f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} to a residual of "
+            f"{worst:.1e} only. {Status.INACCURATE.advice}",
             InaccurateSolutionWarning,
             stacklevel=4,
         )

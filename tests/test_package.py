@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import conelayers
-from conelayers import Layer
+from conelayers import Layer, SolveError
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,3 +64,30 @@ def test_warm_start_survives_another_batch_size() -> None:
     for size in (5, 3, 5, 0, 1):
         warm = layer.solve(values[:size], warm_start=True).variables[0]
         np.testing.assert_allclose(warm, layer.solve(values[:size]).variables[0], atol=1e-9)
+
+
+def test_default_for_quadratic_programs_falls_back(monkeypatch) -> None:
+    """A loose first solve that fails hands over to Clarabel; its word on infeasibility is not taken."""
+    x, a = cp.Variable(4), cp.Parameter(4)
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [cp.sum(x) == 1, x >= 0, x <= a[0]]), [a], [x])
+    values = np.array([[1.0, 2.0, 0.5, -1.0], [0.3, 2.0, 0.5, -1.0]])
+    first = layer.solve(values)
+    assert set(first.solver) == {"SCS"}
+    monkeypatch.setattr("conelayers.solve._LOOSE_ITERATIONS", 1)
+    second = layer.solve(values)
+    assert "CLARABEL" in second.solver
+    np.testing.assert_allclose(first.variables[0], second.variables[0], atol=1e-10)
+    np.testing.assert_allclose(first.vjp(values)[0], second.vjp(values)[0], atol=1e-9)
+    with pytest.raises(SolveError, match="not solved by CLARABEL: primal infeasible at batch index 1"):
+        layer.solve(np.array([values[0], np.full(4, 0.1)]))
+
+
+def test_factor_of_the_last_newton_step_is_reused(monkeypatch) -> None:
+    """On orthants D does not change in the last step: the backward pass of a QP factors nothing."""
+    x, a = cp.Variable(4), cp.Parameter(4)
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [cp.sum(x) == 1, x >= 0]), [a], [x])
+    value = np.array([0.9, 0.5, -1.0, 0.2])
+    expected = layer.solve(value, solver_args={"solve_method": "ECOS"}).vjp(np.ones(4) * value)[0]
+    solution = layer.solve(value)
+    monkeypatch.setattr("conelayers.derivative.factorize", None)
+    np.testing.assert_allclose(solution.vjp(np.ones(4) * value)[0], expected, atol=1e-10)

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from array_api_compat import array_namespace, device
 
-from conelayers.cones.cone import Array, Cone, Element, ReducedElement
+from conelayers.cones.cone import Array, Cone, Element, IdentityBasisElement, ReducedElement
 from conelayers.cones.exponential import Exponential, ExponentialDual
 from conelayers.cones.nonneg import Nonnegative
 from conelayers.cones.power import Power, PowerDual
@@ -186,6 +186,11 @@ class ProductElement:
     def values(self) -> Array:
         """The eigenvalues of D in the basis U, (..., m)."""
         return self.cones.join([e.values for e in self.elements])
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether U = I: all cones are orthants."""
+        return all(isinstance(e, IdentityBasisElement) for e in self.elements)
 
     def to_basis(self, h: Array) -> Array:
         """Uᵀh for h of shape (..., m)."""
