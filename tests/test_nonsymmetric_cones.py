@@ -10,6 +10,7 @@ import pytest
 from high_precision import distance, exponential, power, vector
 
 from conelayers.cones import Cones
+from conelayers.cones.enumeration import exponential_elements, opposite, power_elements
 from conelayers.cones.exponential import project_exponential
 from conelayers.cones.power import project_power
 
@@ -173,6 +174,37 @@ def test_extremes_at_the_kinks(kind: str, v) -> None:
         p, D = project(kind, v, selection)
         np.testing.assert_array_equal(D, expected)
         np.testing.assert_allclose(D @ np.array(v, dtype=float), p, atol=1e-15)  # Euler
+
+
+EVERYWHERE = [
+    *itertools.product((-1.0, 0.0, 1.0), repeat=3),
+    (1.0, 1.0, -1.0),
+    (1.0, 4.0, 2.0),
+    (-1.0, -1.0, 2.0),
+    (0.3, -0.2, 0.7),
+]
+
+
+@pytest.mark.parametrize("kind", ["exp", "power"])
+@pytest.mark.parametrize("v", EVERYWHERE)
+def test_listed_elements(kind: str, v) -> None:
+    """Each has a spectrum in [0, 1], obeys Euler's identity, lies between the extremes, and the default is their hull's."""
+    v = np.array(v)
+    elements = exponential_elements(v) if kind == "exp" else power_elements(v, 0.5)
+    p, default = project(kind, v, "default")
+    low, high = project(kind, v, "low")[1], project(kind, v, "high")[1]
+    count = len(elements.values)
+    D = np.stack([elements.apply(np.broadcast_to(e, (count, 3))) for e in np.eye(3)], axis=-1)
+    np.testing.assert_allclose(D, np.swapaxes(D, 1, 2), atol=1e-13)
+    np.testing.assert_allclose(D @ v, np.broadcast_to(p, (count, 3)), atol=1e-13)
+    for one in D:
+        assert np.linalg.eigvalsh(one - low).min() >= -1e-12
+        assert np.linalg.eigvalsh(high - one).min() >= -1e-12
+    listed = [np.abs(one - default).max() for one in D]
+    assert min(listed) < 1e-12
+    assert (count > 1) == (np.abs(high - low).max() > 1e-12)
+    flipped = opposite(elements)
+    np.testing.assert_allclose(flipped.values, 1 - elements.values)
 
 
 @pytest.mark.parametrize(

@@ -470,7 +470,8 @@ def _power_cone_of_many_factors() -> Case:
     alpha = np.array([[0.1, 0.4], [0.2, 0.3], [0.3, 0.2], [0.4, 0.1]])
     cone = cp.PowConeND(W, z, alpha, axis=0)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(W - a) - 2 * cp.sum(z)), [cone])
-    return Case(problem, [a], [W, z], lambda rng: [rng.uniform(0.5, 1.5, (4, 2))], POWER)
+    outputs = [W, z, dual(cone, 0), dual(cone, 1)]
+    return Case(problem, [a], outputs, lambda rng: [rng.uniform(0.5, 1.5, (4, 2))], POWER)
 
 
 def _gp_box() -> Case:

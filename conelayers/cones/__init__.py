@@ -1,6 +1,7 @@
 """Cones: the projection onto each dual cone and a Clarke element of its Jacobian, batched, in spectral form."""
 
 from conelayers.cones.cone import Array, Cone, Element, IdentityBasisElement, ReducedElement
+from conelayers.cones.enumeration import exponential_elements, power_elements
 from conelayers.cones.exponential import Exponential, ExponentialDual
 from conelayers.cones.nonneg import Nonnegative
 from conelayers.cones.power import Power, PowerDual
@@ -28,6 +29,8 @@ __all__ = [
     "Selection",
     "Zero",
     "as_cones",
+    "exponential_elements",
     "matrix_to_svec",
+    "power_elements",
     "svec_to_matrix",
 ]
