@@ -121,7 +121,7 @@ class BlockOperator(BatchOperator):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity: a layer has one, and things are remembered for it
 class Structure:
     """What all instances share: the patterns of P (n×n, full symmetric) and A (m×n), and the cone."""
 

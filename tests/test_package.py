@@ -70,7 +70,7 @@ def test_default_for_quadratic_programs_falls_back(monkeypatch) -> None:
     """A loose first solve that fails hands over to Clarabel; its word on infeasibility is not taken."""
     x, a = cp.Variable(4), cp.Parameter(4)
     layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [cp.sum(x) == 1, x >= 0, x <= a[0]]), [a], [x])
-    values = np.array([[1.0, 2.0, 0.5, -1.0], [0.3, 2.0, 0.5, -1.0]])
+    values = np.array([[0.7, 2.0, 0.5, -1.0], [0.4, 2.0, 0.5, -1.0]])
     first = layer.solve(values)
     assert set(first.solver) == {"SCS"}
     monkeypatch.setattr("conelayers.solve._LOOSE_ITERATIONS", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from conelayers.cones import ProductElement
 from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.factorization import Factorization
+from conelayers.kkt.reduction import ReducedFactorization, reduce_program
 from conelayers.kkt.sparse import SparseFactorization
 from conelayers.program import ConeProgram, Structure
 
@@ -30,7 +31,18 @@ def _prefers_dense(structure: Structure) -> bool:
 
 
 def factorize(program: ConeProgram, element: ProductElement, jobs: int) -> Factorization:
-    """Factor the reduced KKT matrix K of every instance (kkt/factorization.py), on up to ``jobs`` threads."""
+    """Factor the reduced KKT matrix K of every instance (kkt/factorization.py), on up to ``jobs`` threads.
+
+    Definition rows are eliminated first (kkt/reduction.py).
+    """
+    reduced = reduce_program(program, element)
+    if reduced is not None:
+        inner_program, inner_element, reduction = reduced
+        return ReducedFactorization(program, reduction, _factorize(inner_program, inner_element, jobs))
+    return _factorize(program, element, jobs)
+
+
+def _factorize(program: ConeProgram, element: ProductElement, jobs: int) -> Factorization:
     if _prefers_dense(program.structure):
         return DenseFactorization.of(program, element)
     return SparseFactorization.of(program, element, jobs)
