@@ -178,7 +178,7 @@ class Layer:
 
     problem: a DPP-compliant cvxpy.Problem. parameters: all of its parameters, in the order in which values are passed.
     variables: its variables or ``constraint.dual_variables[i]``, in the order in which values are returned.
-    solver: "CLARABEL", "SCS", "ECOS", or None for the most exact one that takes the problem. gp: the problem is a
+    solver: "CLARABEL", "SCS", "ECOS", or None: Clarabel, for quadratic programs after a loose try with SCS. gp: the problem is a
     geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
     warm_start: start every solve at this thread's previous solution, where the backend can.
 
