@@ -103,11 +103,16 @@ class ParametricProgram:
     outputs: tuple[OutputSpec, ...]
     maximize: bool
     gp: bool
+    logarithmic: np.ndarray  # which entries of θ enter by their logarithms, (p,) bool; none but in a geometric program
     _restrictions: dict[tuple[bool, ...], ParametricProgram] = field(default_factory=dict)  # memoized ``restricted``
 
     def phi(self, theta: np.ndarray) -> np.ndarray:
         """θ, or (θ, log θ) for a geometric program."""
-        return np.concatenate([theta, np.log(theta)], axis=1) if self.gp else theta
+        return np.concatenate([theta, np.log(self._base(theta))], axis=1) if self.gp else theta
+
+    def _base(self, theta: np.ndarray) -> np.ndarray:
+        # Exponents may be zero or negative: 1 stands where no logarithm is taken.
+        return np.where(self.logarithmic, theta, 1.0)
 
     def program(self, theta: np.ndarray) -> ConeProgram:
         """The cone program of each instance, for θ (B, p)."""
@@ -116,7 +121,7 @@ class ParametricProgram:
 
     def tangent(self, theta: np.ndarray, dtheta: np.ndarray) -> ConeProgram:
         """(dP, dq, dA, db) along dθ (B, p), in the shape of a program."""
-        dphi = np.concatenate([dtheta, dtheta / theta], axis=1) if self.gp else dtheta
+        dphi = np.concatenate([dtheta, dtheta / self._base(theta)], axis=1) if self.gp else dtheta
         return ConeProgram(
             self.structure, self.P.tangent(dphi), self.q.tangent(dphi), self.A.tangent(dphi), self.b.tangent(dphi)
         )
@@ -148,4 +153,4 @@ class ParametricProgram:
         if not self.gp:
             return phi
         size = theta.shape[1]
-        return phi[:, :size] + phi[:, size:] / theta
+        return phi[:, :size] + phi[:, size:] / self._base(theta)

@@ -245,5 +245,6 @@ class Solution:
     s: np.ndarray
     status: tuple[Status, ...]
     residuals: Residuals
+    judged: np.ndarray  # the worst residual in the user's and in the equilibrated units, (B,)
     solver: tuple[str, ...]
     message: tuple[str, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
 _POLISHED = 1e-14
 _MAX_STEPS = 12
 _LOOSE_ITERATIONS = 2000
+_INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 
@@ -70,8 +70,8 @@ def plan(solver: Solver, settings: Settings, structure: Structure, chosen_by_use
     """The attempts for a program: what one leaves unsolved goes to the next.
 
     For quadratic programs, unless the user asked for something, a loose operator-splitting solve is tried first: it finds
-    the active set, and Newton steps the solution. The rest is a solve at the solver's first tolerance (or the user's), then
-    one at its tight tolerance.
+    the active set, and Newton steps the solution. The rest is a solve at the solver's first tolerance (or the user's), one at
+    its tight tolerance, and, again unless the user asked for something, one by each other backend that takes the program.
     """
     tolerance = settings.tolerance or solver.first_tolerance
     attempts = [Attempt(solver, replace(settings, tolerance=tolerance))]
@@ -82,6 +82,12 @@ def plan(solver: Solver, settings: Settings, structure: Structure, chosen_by_use
     if quadratic_program and not chosen_by_user and settings == Settings() and solver is not scs:
         loose = Settings(tolerance=scs.first_tolerance, max_iters=_LOOSE_ITERATIONS)
         attempts.insert(0, Attempt(scs, loose, trusted=False))
+    if not chosen_by_user and settings == Settings():
+        # Backends fail on different programs: what the default leaves open goes to the others.
+        for other in SOLVERS.values():
+            if other is not solver and other.takes(structure.cones, structure.P.nnz > 0):
+                limited = Settings(tolerance=other.first_tolerance, max_iters=other.fallback_iterations)
+                attempts.append(Attempt(other, limited, trusted=False))
     return attempts
 
 
@@ -102,30 +108,37 @@ def solve_batch(
     if start is not None:
         warm = ([s.usable for s in start.status], *scaling.scale(start.x, start.y, start.s))
     best = _attempt(scaled, attempts[0], jobs, warm)
-    for previous, attempt in itertools.pairwise(attempts):
-        again = np.flatnonzero(
-            [w > ACCURACY and (s.usable or not previous.trusted) for s, w in zip(best.status, best.worst, strict=True)]
-        )
+    for attempt in attempts[1:]:
+        # A limit is final where the user may have set it; for the attempts of our own it is a failure like others.
+        resumable = {Status.FAILED} if attempt.trusted else {Status.FAILED, Status.ITERATION_LIMIT}
+        unsolved = [
+            worst > ACCURACY and (status.usable or status in resumable)
+            for status, worst in zip(best.status, best.worst, strict=True)
+        ]
+        again = np.flatnonzero(unsolved)
         if again.size:
-            best = _merge(best, _attempt(scaled.take(again), attempt, jobs, None), again)
+            best = _merge(best, _attempt(scaled.take(again), attempt, jobs, None), again, attempt.trusted)
     point = evaluate(scaled, best.x, best.v)
     x, y, s = scaling.unscale(point.x, point.y, point.s)
     residuals = Residuals.of(program, x, y, s)
     status = list(best.status)
     # Judged in both units: the user's, and those in which no data are too small to matter.
-    for k, worst in enumerate(np.maximum(residuals.worst, best.worst)):
+    judged = np.maximum(residuals.worst, best.worst)
+    for k, worst in enumerate(judged):
         if status[k].usable:
             near = Status.INACCURATE if worst <= _ROUGH else Status.FAILED
             status[k] = Status.SOLVED if worst <= ACCURACY else near
-    solution = _solution((x, y, s), status, best, residuals)
+    solution = _solution((x, y, s), status, best, residuals, judged)
     return Solved(solution, scaled, point, scaling, best.factorization)
 
 
-def _merge(best: _Outcome, second: _Outcome, again: np.ndarray) -> _Outcome:
-    """The better of two outcomes, the second being that of the instances ``again``."""
+def _merge(best: _Outcome, second: _Outcome, again: np.ndarray, trusted: bool) -> _Outcome:
+    """The better of two outcomes, the second being that of the instances ``again``; a trusted verdict beats a rough point."""
     status, message, solver = list(best.status), list(best.message), list(best.solver)
     for k, i in enumerate(again):
-        if second.worst[k] < best.worst[i] or not status[i].usable:
+        verdict = second.status[k] in _INFEASIBLE
+        instead_of_nothing = not status[i].usable and (trusted or second.status[k].usable)
+        if verdict or instead_of_nothing or second.worst[k] < best.worst[i]:
             best.x[i], best.v[i], best.worst[i] = second.x[k], second.v[k], second.worst[k]
             status[i], message[i], solver[i] = second.status[k], second.message[k], second.solver[k]
     return _Outcome(best.x, best.v, status, best.worst, message, solver, None)
@@ -154,6 +167,8 @@ def _attempt(
 
     raws = run_parallel(solve_one, range(program.batch), jobs)
     status = [raw.status for raw in raws]
+    if not attempt.trusted:
+        status = [s if s.usable else Status.FAILED for s in status]
     x, v = np.zeros_like(program.q), np.zeros_like(program.b)
     returned = np.zeros(program.batch, dtype=bool)
     for i, raw in enumerate(raws):
@@ -185,12 +200,16 @@ def _attempt(
 
 
 def _solution(
-    values: tuple[np.ndarray, np.ndarray, np.ndarray], status: list[Status], outcome: _Outcome, residuals: Residuals
+    values: tuple[np.ndarray, np.ndarray, np.ndarray],
+    status: list[Status],
+    outcome: _Outcome,
+    residuals: Residuals,
+    judged: np.ndarray,
 ) -> Solution:
     lost = np.array([not s.usable for s in status], dtype=bool)
     x, y, s = (np.where(lost[:, None], np.nan, h) for h in values)
     blank = {name: np.where(lost, np.nan, getattr(residuals, name)) for name in ("primal", "dual", "gap", "cone")}
-    return Solution(x, y, s, tuple(status), Residuals(**blank), tuple(outcome.solver), tuple(outcome.message))
+    return Solution(x, y, s, tuple(status), Residuals(**blank), judged, tuple(outcome.solver), tuple(outcome.message))
 
 
 def raise_or_warn(solution: Solution) -> None:
@@ -200,10 +219,10 @@ def raise_or_warn(solution: Solution) -> None:
         raise SolveError(solution.status, lost, solution.solver[lost[0]], solution.message)
     inaccurate = [i for i, s in enumerate(solution.status) if s is Status.INACCURATE]
     if inaccurate:
-        worst = float(np.max(solution.residuals.worst[inaccurate]))
+        worst = float(np.max(solution.judged[inaccurate]))
         warnings.warn(
             f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} to a residual of "
-            f"{worst:.1e} only. {Status.INACCURATE.advice}",
+            f"{worst:.1e} only (in the user's or in the equilibrated units). {Status.INACCURATE.advice}",
             InaccurateSolutionWarning,
             stacklevel=4,
         )

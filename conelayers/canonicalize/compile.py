@@ -12,6 +12,7 @@ from typing import Any
 
 import cvxpy as cp
 import numpy as np
+import scipy.sparse as sp
 from cvxpy.reductions.eval_params import EvalParams
 
 from conelayers.canonicalize.data import data_maps, parameter_map, parameter_specs
@@ -78,7 +79,16 @@ def canonicalize(
         outputs=outputs,
         maximize=isinstance(problem.objective, cp.Maximize),
         gp=gp,
+        logarithmic=_logarithmic(lift, sum(spec.size for spec in specs)),
     )
+
+
+def _logarithmic(lift: sp.csr_array, size: int) -> np.ndarray:
+    """Which entries of θ enter by their logarithms: the columns after the first ``size`` that are used."""
+    used = np.zeros(lift.shape[1], dtype=bool)
+    used[lift.indices] = True
+    logs = used[size : lift.shape[1] - 1]
+    return logs if logs.size == size else np.zeros(size, dtype=bool)
 
 
 def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[Any, Any, list[Any]]:

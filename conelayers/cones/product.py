@@ -84,8 +84,10 @@ class Cones:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The names of the fields that are not empty: what a solver must support."""
-        return frozenset(f.name for f in fields(self) if getattr(self, f.name))
+        """What a solver must support: the names of the fields that are not empty, "power_dual" for negative exponents."""
+        kinds = {f.name for f in fields(self) if getattr(self, f.name)} - {"power"}
+        kinds |= {"power" if a > 0 else "power_dual" for a in self.power}
+        return frozenset(kinds)
 
     @cached_property
     def _groups(self) -> tuple[_Group, ...]:

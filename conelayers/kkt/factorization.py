@@ -22,8 +22,9 @@ import numpy as np
 
 __all__ = ["SINGULAR_BELOW", "Factorization"]
 
-# |λ|/max|λ| of the equilibrated K below which a direction counts as null.
-SINGULAR_BELOW = 1e-11
+# |λ|/max|λ| of the equilibrated K below which a direction counts as null. K has an eigenvalue −σ²/p for a singular value σ
+# of A where P is p: a larger threshold would call A with condition number 1e5 rank-deficient.
+SINGULAR_BELOW = 1e-13
 
 
 class Factorization(ABC):

@@ -75,6 +75,7 @@ class Clarabel(Solver):
     warm_starts: ClassVar[bool] = False
     first_tolerance: ClassVar[float] = 1e-10
     tight_tolerance: ClassVar[float] = 1e-10
+    fallback_iterations: ClassVar[int] = 200
     needs_rows: ClassVar[bool] = False
     native_options: ClassVar[frozenset[str]] = frozenset(
         name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_") and name != "default"

@@ -40,6 +40,7 @@ class ECOS(Solver):
     warm_starts: ClassVar[bool] = False
     first_tolerance: ClassVar[float] = 1e-10
     tight_tolerance: ClassVar[float] = 1e-10
+    fallback_iterations: ClassVar[int] = 200
     needs_rows: ClassVar[bool] = True
     native_options: ClassVar[frozenset[str]] = frozenset(
         {"abstol", "reltol", "feastol", "abstol_inacc", "reltol_inacc", "feastol_inacc"}

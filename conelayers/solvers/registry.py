@@ -27,7 +27,7 @@ def choose_solver(name: str | None, cones: Cones, quadratic: bool, options: froz
 
     Raises ValueError naming what the backend lacks and the backends that take the program.
     """
-    capable = [s for s in SOLVERS.values() if cones.kinds <= s.cones and (s.quadratic or not quadratic)]
+    capable = [s for s in SOLVERS.values() if s.takes(cones, quadratic)]
     if name is None:
         if not capable:
             raise ValueError(f"solver: no backend takes a program with the cones {', '.join(sorted(cones.kinds))}")

@@ -31,11 +31,14 @@ class SCS(Solver):
     """https://www.cvxgrp.org/scs, through its wheel; eps sets eps_abs and eps_rel."""
 
     name: ClassVar[str] = "SCS"
-    cones: ClassVar[frozenset[str]] = frozenset({"zero", "nonneg", "soc", "psd", "exp", "exp_dual", "power"})
+    cones: ClassVar[frozenset[str]] = frozenset(
+        {"zero", "nonneg", "soc", "psd", "exp", "exp_dual", "power", "power_dual"}
+    )
     quadratic: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = True
     first_tolerance: ClassVar[float] = 1e-5
     tight_tolerance: ClassVar[float] = 1e-9
+    fallback_iterations: ClassVar[int] = 20000
     needs_rows: ClassVar[bool] = True
     native_options: ClassVar[frozenset[str]] = frozenset(
         {

@@ -55,8 +55,13 @@ class Solver(ABC):
     warm_starts: ClassVar[bool]
     first_tolerance: ClassVar[float]  # where a solve starts: Newton steps do the rest
     tight_tolerance: ClassVar[float]  # and where they do not
+    fallback_iterations: ClassVar[int]  # its limit where another backend's failure calls for it
     needs_rows: ClassVar[bool]  # refuses problems without constraints
     native_options: ClassVar[frozenset[str]]
+
+    def takes(self, cones: Cones, quadratic: bool) -> bool:
+        """Whether it takes programs with these cones and, if asked, P ≠ 0."""
+        return cones.kinds <= self.cones and (self.quadratic or not quadratic)
 
     @abstractmethod
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
