@@ -86,7 +86,7 @@ def plan(solver: Solver, settings: Settings, structure: Structure, chosen_by_use
         # Backends fail on different programs: what the default leaves open goes to the others.
         for other in SOLVERS.values():
             if other is not solver and other.takes(structure.cones, structure.P.nnz > 0):
-                limited = Settings(tolerance=other.first_tolerance, max_iters=other.fallback_iterations)
+                limited = Settings(tolerance=other.tight_tolerance, max_iters=other.fallback_iterations)
                 attempts.append(Attempt(other, limited, trusted=False))
     return attempts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -10,7 +11,7 @@ import scipy.sparse.linalg as spla
 
 from conelayers.kkt.factorization import SINGULAR_BELOW
 
-__all__ = ["DensePseudoInverse", "KrylovPseudoInverse", "equilibrate"]
+__all__ = ["DeflatedPseudoInverse", "DensePseudoInverse", "KrylovPseudoInverse", "equilibrate"]
 
 
 def equilibrate(matrix: np.ndarray | sp.csc_array, passes: int = 3) -> np.ndarray:
@@ -54,6 +55,30 @@ class DensePseudoInverse:
         Z = self.null_space
         h = rhs - Z @ (Z.T @ rhs)
         h = self._vectors @ ((self._vectors.T @ h) / self._eigenvalues)
+        return h - Z @ (Z.T @ h)
+
+
+@final
+class DeflatedPseudoInverse:
+    """K⁺ from a solver for regularized systems and the null space of EKE, E = diag(e): (I − ZZᵀ) solve (I − ZZᵀ).
+
+    Z is an orthonormal basis of ker K = E ker(EKE). On its complement the system is consistent, and what the solver adds
+    along the null space is projected away.
+    """
+
+    def __init__(self, solve: Callable[[np.ndarray], np.ndarray], e: np.ndarray, null_space: np.ndarray) -> None:
+        self._solve = solve
+        self.null_space = np.linalg.qr(e[:, None] * null_space)[0]
+
+    @property
+    def nullity(self) -> int:
+        """dim ker K."""
+        return self.null_space.shape[1]
+
+    def solve(self, rhs: np.ndarray) -> np.ndarray:
+        """K⁺ rhs."""
+        Z = self.null_space
+        h = self._solve(rhs - Z @ (Z.T @ rhs))
         return h - Z @ (Z.T @ h)
 
 

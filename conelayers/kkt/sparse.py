@@ -12,7 +12,7 @@ import scipy.sparse.linalg as spla
 
 from conelayers.cones import ProductElement
 from conelayers.kkt.factorization import SINGULAR_BELOW, Factorization
-from conelayers.kkt.pseudo_inverse import DensePseudoInverse, KrylovPseudoInverse, equilibrate
+from conelayers.kkt.pseudo_inverse import DeflatedPseudoInverse, DensePseudoInverse, KrylovPseudoInverse, equilibrate
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram
 
@@ -22,6 +22,9 @@ _REGULARIZATION = 1e-8
 _REFINED = 1e-14  # relative residual on K at which refinement stops
 _REFINED_ENOUGH = 1e-11  # and the one above which QDLDL's factor is given up for a pivoted LU
 _DENSE_UP_TO = 1500  # orders up to which a singular matrix is decomposed
+_DENSE_SUSPECT = 300  # and those up to which that is cheaper than finding the null space by inverse iteration
+_LARGEST_NULL_SPACE = 128
+_NULL = 1e-12  # ‖EKE z‖ of a unit vector that counts as a null vector
 
 
 @final
@@ -52,6 +55,25 @@ class _QuasiDefinite:
             if not np.all(np.isfinite(z)):
                 return True
         return bool(np.linalg.norm(self._scaled @ z) <= SINGULAR_BELOW * np.linalg.norm(z))
+
+    @property
+    def scales(self) -> np.ndarray:
+        """e."""
+        return self._e
+
+    def null_space(self) -> np.ndarray | None:
+        """An orthonormal basis of ker EKE by block inverse iteration; None if it is not found to be small."""
+        order, width = self._e.size, 8
+        while width <= min(_LARGEST_NULL_SPACE, order):
+            Z = np.random.default_rng(1).standard_normal((order, width))
+            for _ in range(4):
+                Z = np.linalg.qr(np.column_stack([self._apply(z) for z in np.linalg.qr(Z)[0].T]))[0]
+            _, singular_values, V = np.linalg.svd(self._scaled @ Z, full_matrices=False)
+            null = singular_values <= _NULL
+            if not null.all():  # the block is wider than the null space: nothing of it was missed
+                return Z @ V[null].T
+            width *= 2
+        return None
 
     def _refine(self, rhs: np.ndarray) -> tuple[np.ndarray, float]:
         norm = np.linalg.norm(rhs)
@@ -104,9 +126,18 @@ class _Instance:
         signs = np.ones(self.matrix.shape[0])
         signs[self.positive :] = -1.0
         factor = _QuasiDefinite(self.matrix, signs)
-        self.system: _QuasiDefinite | DensePseudoInverse | KrylovPseudoInverse = factor
+        self.system: _QuasiDefinite | DensePseudoInverse | DeflatedPseudoInverse | KrylovPseudoInverse = factor
         if factor.suspect:
-            self.decompose()
+            self.deflate(factor)
+
+    def deflate(self, factor: _QuasiDefinite) -> None:
+        """Replace a suspect factor by one that knows the null space; a large null space is left to ``decompose``."""
+        if self.matrix.shape[0] > _DENSE_SUSPECT:
+            null_space = factor.null_space()
+            if null_space is not None:
+                self.system = DeflatedPseudoInverse(factor.solve, factor.scales, null_space)
+                return
+        self.decompose()
 
     def decompose(self) -> None:
         """Replace the factor by a rank-revealing one."""
@@ -118,7 +149,7 @@ class _Instance:
         if isinstance(self.system, KrylovPseudoInverse):
             return None
         null = np.zeros((0, self.matrix.shape[0]))
-        if isinstance(self.system, DensePseudoInverse):
+        if isinstance(self.system, (DensePseudoInverse, DeflatedPseudoInverse)):
             null = self.system.null_space.T
         return null[:, : self.variables], (self.basis @ null[:, self.positive :].T).T
 
