@@ -20,19 +20,15 @@ __all__ = ["Point", "apply_jacobian", "apply_jacobian_transpose", "embedding_jac
 
 @final
 class Point(NamedTuple):
-    """F at (x, v), with what it took: y = Π(v), s = y − v and D, batched (B, …)."""
+    """F at (x, v), with what it took: y = Π(v), s = y − v (in K, complementary to y) and D, batched (B, …)."""
 
     x: np.ndarray
     v: np.ndarray
     y: np.ndarray
+    s: np.ndarray
     element: ProductElement
     F1: np.ndarray
     F2: np.ndarray
-
-    @property
-    def s(self) -> np.ndarray:
-        """s = Π(v) − v, in K by construction and complementary to y."""
-        return self.y - self.v
 
     def norm(self, program: ConeProgram) -> np.ndarray:
         """max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)), (B,): scaled like the Residuals."""
@@ -43,10 +39,10 @@ class Point(NamedTuple):
 
 def evaluate(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> Point:
     """F(x, v) and the Clarke element at v, for x (B, n) and v (B, m)."""
-    y, element = program.structure.cones.project_dual(v)
+    y, s, element = program.structure.cones.decompose(v)
     F1 = program.Px(x) + program.ATy(y) + program.q
-    F2 = -program.Ax(x) + program.b - y + v
-    return Point(x, v, y, element, F1, F2)
+    F2 = -program.Ax(x) + program.b - s
+    return Point(x, v, y, s, element, F1, F2)
 
 
 def apply_jacobian(

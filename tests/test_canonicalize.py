@@ -185,6 +185,22 @@ def test_geometric_program_of_monomials() -> None:
         layer.solve(-1.0)
 
 
+@pytest.mark.parametrize("exponent", [0.0, -0.7, 1.3])
+def test_geometric_program_with_a_parameter_in_an_exponent(exponent: float) -> None:
+    """An exponent enters without a logarithm, so that it may be zero or negative."""
+    u, v, e, b = cp.Variable(pos=True), cp.Variable(pos=True), cp.Parameter(name="e"), cp.Parameter(pos=True, name="b")
+    layer = Layer(cp.Problem(cp.Minimize(u**e * v + 1 / u + b / v), [u <= 2]), [e, b], [u, v], gp=True)
+    de, db = layer.solve(exponent, 2.0).vjp(1.0, 1.0)
+    ends = [
+        [float(np.sum(layer.solve(*p).variables)) for p in pair]
+        for pair in (
+            ((exponent + 1e-5, 2.0), (exponent - 1e-5, 2.0)),
+            ((exponent, 2.0 + 1e-5), (exponent, 2.0 - 1e-5)),
+        )
+    ]
+    np.testing.assert_allclose([de, db], [(p - m) / 2e-5 for p, m in ends], rtol=1e-6)
+
+
 def test_sparse_products_are_used() -> None:
     """One sparse product a call: the compiled maps stay sparse for a large sparse problem."""
     n = 500

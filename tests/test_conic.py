@@ -125,6 +125,15 @@ def test_sparse_in_sparse_out() -> None:
     assert db.shape == (n + 1,)
 
 
+def test_dual_power_cones_go_to_the_solver_that_takes_them() -> None:
+    cones = Cones(power=(-0.3, 0.6))
+    P, q, A, b = random_data(cones, 8, 2, True)
+    solution = solve_and_differentiate(P, q, A, b, cones)
+    assert solution.residuals.worst <= 1e-9
+    with pytest.raises(ValueError, match=r"does not take the cones power_dual\. Solvers that take this problem: SCS"):
+        solve_and_differentiate(P, q, A, b, cones, solver="CLARABEL")
+
+
 def test_unsymmetric_tangents_are_symmetrised() -> None:
     cones = Cones(nonneg=3)
     P, q, A, b = random_data(cones, 4, 0, True)

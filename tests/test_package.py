@@ -82,6 +82,15 @@ def test_default_for_quadratic_programs_falls_back(monkeypatch) -> None:
         layer.solve(np.array([values[0], np.full(4, 0.1)]))
 
 
+@pytest.mark.parametrize("gap", [1e-5, 1e-8])
+def test_nearly_feasible_quadratic_programs_are_infeasible(gap: float) -> None:
+    """A loose point with a small residual does not outweigh a certificate."""
+    x, b = cp.Variable(2), cp.Parameter()
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - 1)), [x[0] <= 0, x[0] >= b]), [b], [x])
+    with pytest.raises(SolveError, match="primal infeasible"):
+        layer.solve(gap)
+
+
 def test_factor_of_the_last_newton_step_is_reused(monkeypatch) -> None:
     """On orthants D does not change in the last step: the backward pass of a QP factors nothing."""
     x, a = cp.Variable(4), cp.Parameter(4)

@@ -98,3 +98,33 @@ def test_a_backend_that_returned_nothing_is_a_failure() -> None:
     with pytest.raises(SolveError, match="The solver said: ValueError") as caught:
         layer.solve(1e-10 * np.array([-1.0, -2.0, -3.0]), 1e-10, solver_args={"alpha": 5.0})
     assert caught.value.statuses == (Status.FAILED,)
+
+
+@pytest.mark.parametrize("solver", ["CLARABEL", None])
+@pytest.mark.parametrize("rate", [1e2, 1e4, 1e6, 1e7])
+def test_entries_of_one_exponential_cone_of_different_sizes(rate: float, solver: str | None) -> None:
+    """minimize exp(x) − a x: x = log a, dx/da = 1/a. No scaling of the block helps: y and s are computed without v = y − s."""
+    x, a = cp.Variable(), cp.Parameter()
+    solution = Layer(cp.Problem(cp.Minimize(cp.exp(x) - a * x)), [a], [x], solver=solver).solve(rate)
+    np.testing.assert_allclose(solution.variables[0], np.log(rate), rtol=1e-10)
+    np.testing.assert_allclose(solution.vjp(1.0)[0] * rate, 1.0, rtol=1e-7)
+
+
+def test_what_the_default_leaves_open_goes_to_other_backends() -> None:
+    """A cost of 1e−6 on a box of size 1e3: interior points stop early, the splitting method and Newton do not."""
+    x, c, b = cp.Variable(3), cp.Parameter(nonneg=True), cp.Parameter()
+    objective = cp.Minimize(c * cp.sum_squares(x) + x[0] - x[1] + b * x[2])
+    solution = Layer(cp.Problem(objective, [cp.abs(x) <= 1e3]), [c, b], [x]).solve(0.0, 1e-6)
+    np.testing.assert_allclose(solution.variables[0], [-1e3, 1e3, -1e3], atol=1e-6)
+
+
+@pytest.mark.parametrize("gap", [1e-4, 1e-5, 1e-6])
+def test_nearly_dependent_equalities_are_not_called_dependent(gap: float) -> None:
+    """K has an eigenvalue of size gap²: the derivative exists, and is large."""
+    x, a, A, b = cp.Variable(3), cp.Parameter(3), cp.Parameter((2, 3)), cp.Parameter(2)
+    matrix = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0 + gap]])
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [A @ x == b])
+    solution = Layer(problem, [a, A, b], [x]).solve(np.ones(3), matrix, np.ones(2))
+    g = np.array([0.0, 0.0, 1.0])
+    expected = np.linalg.solve(matrix @ matrix.T, matrix @ g)
+    np.testing.assert_allclose(solution.vjp(g)[2], expected, rtol=1e-2)

@@ -98,3 +98,17 @@ def test_cotangents_that_are_zero_or_not_finite() -> None:
     np.testing.assert_array_equal(solution.vjp(np.zeros(2))[0], 0)
     assert np.isnan(solution.vjp(np.array([np.nan, 0.0]))[0]).any()
     np.testing.assert_allclose(solution.vjp(np.full(2, 1e-200))[0], 1e-200, rtol=1e-12)
+
+
+@pytest.mark.parametrize("entropic", [False, True])
+def test_redundant_equalities_of_a_large_problem_do_not_matter(entropic: bool) -> None:
+    """The same for systems too large to decompose: the null vector is found by inverse iteration."""
+    n = 30
+    T, C = cp.Variable((n, n), nonneg=True), cp.Parameter((n, n))
+    smoothing = -0.1 * cp.sum(cp.entr(T)) if entropic else cp.sum_squares(T)
+    constraints = [cp.sum(T, axis=0) == 1, cp.sum(T, axis=1) == 1]
+    value = np.random.default_rng(0).random((n, n))
+    solution = solve(smoothing + cp.sum(cp.multiply(C, T)), constraints, [C], [T], value)
+    g = np.random.default_rng(1).standard_normal((n, n))
+    np.testing.assert_allclose(solution.vjp(g)[0], solution.jvp(g)[0], atol=1e-9)
+    assert solution._linearization.factorization.singular.all()

@@ -96,3 +96,10 @@ class Cone(ABC):
     @abstractmethod
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
         """Π_{K*}(v) and an element of its Clarke Jacobian at v, which at a kink is the one that ``selection`` asks for."""
+
+    def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
+        """y = Π_{K*}(v), s = Π_K(−v) = y − v, and the element. A cone that can compute both parts directly does: where
+        their entries differ by orders of magnitude, the difference has no digits.
+        """
+        y, element = self.project_dual(v, selection)
+        return y, y - v, element

@@ -43,6 +43,8 @@ def boundary_basis(along: Array, normal: Array) -> Array:
     return xp.stack([m, t, n], axis=-1)
 
 
-def moreau(v: Array, projection: Array, element: ExplicitBasisElement) -> tuple[Array, ExplicitBasisElement]:
-    """Π_{K*}(v) = v + Π_K(−v) and D_{K*}(v) = I − D_K(−v), from Π_K and D_K at −v."""
-    return v + projection, ExplicitBasisElement(1 - element.values, element.basis)
+def moreau(
+    projection: Array, polar_part: Array, element: ExplicitBasisElement
+) -> tuple[Array, Array, ExplicitBasisElement]:
+    """Π_{K*}(v) = −Π_{K°}(−v), Π_K(−v) and D_{K*}(v) = I − D_K(−v), from the parts of −v and D_K there."""
+    return -polar_part, projection, ExplicitBasisElement(1 - element.values, element.basis)

@@ -24,13 +24,21 @@ from conelayers.cones.explicit import ExplicitBasisElement, boundary_basis, more
 from conelayers.cones.roots import increasing_root
 from conelayers.cones.selection import Selection, between
 
-__all__ = ["Exponential", "ExponentialDual", "project_exponential"]
+__all__ = ["Exponential", "ExponentialDual", "decompose_exponential", "project_exponential"]
 
 _FAR = 1e150  # its square is finite
 
 
 def project_exponential(v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, ExplicitBasisElement]:
-    """Π_K(v) and a Clarke element of it, for v (..., blocks, 3).
+    """Π_K(v) and a Clarke element of it; see ``decompose_exponential``."""
+    projection, _, element = decompose_exponential(v, selection)
+    return projection, element
+
+
+def decompose_exponential(
+    v: Array, selection: Selection = Selection.DEFAULT
+) -> tuple[Array, Array, ExplicitBasisElement]:
+    """Π_K(v), the projection v − Π_K(v) onto the polar cone, and a Clarke element of Π_K, for v (..., blocks, 3).
 
     D has the eigenvalues 1, θ, 0 on the ray, across it and on the normal (explicit.py) on the curved part; I in K, 0 in the
     polar cone, diag(1, 0, [z > 0]) on {x ≤ 0, y ≤ 0}. On the boundary of K the default element is I, on that of its polar
@@ -56,7 +64,9 @@ def project_exponential(v: Array, selection: Selection = Selection.DEFAULT) -> t
         # θ = ‖n‖³‖p‖ / (‖n‖³‖p‖ + eʳ‖d‖‖a‖³) for a = (r, 1, eʳ), n = (eʳ, (1 − r)eʳ, −1); see the note below.
         numerator = xp.exp(-xp.where(r > 0, r, zero)) * norm(normal) ** 3 * norm(p)
         shrunk = xp.exp(xp.where(r < 0, r, zero) + 3 * xp.log(norm(along)))
-        denominator = numerator + norm(unit - p) * shrunk
+        across = normal / norm(normal)[..., None]
+        d = xp.sum(unit * across, axis=-1)[..., None] * across  # not unit − p, whose small entries would have no digits
+        denominator = numerator + norm(d) * shrunk
         theta = numerator / xp.where(denominator > 0, denominator, one)
     faces = xp.stack([x, zero, xp.where(z > 0, z, zero)], axis=-1)
     face_values = xp.stack([one, zero, xp.where(z > 0, one, zero)], axis=-1)
@@ -73,7 +83,8 @@ def project_exponential(v: Array, selection: Selection = Selection.DEFAULT) -> t
     low = high = values
     if selection is not Selection.DEFAULT:
         low, high, basis = _kinks(unit, values, basis)
-    return projection * scale, ExplicitBasisElement(between(low, high, selection), basis)
+    polar_part = xp.where(curved[..., None], d, unit - projection)
+    return projection * scale, polar_part * scale, ExplicitBasisElement(between(low, high, selection), basis)
 
 
 def _kinks(unit: Array, values: Array, basis: Array) -> tuple[Array, Array, Array]:
@@ -168,7 +179,11 @@ class Exponential(Cone):
     """
 
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
-        return moreau(v, *project_exponential(-v, selection.opposite))
+        y, _, element = self.decompose(v, selection)
+        return y, element
+
+    def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
+        return moreau(*decompose_exponential(-v, selection.opposite))
 
 
 @final
@@ -177,3 +192,7 @@ class ExponentialDual(Cone):
 
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
         return project_exponential(v, selection)
+
+    def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
+        projection, polar_part, element = decompose_exponential(v, selection)
+        return projection, -polar_part, element

@@ -20,7 +20,7 @@ from conelayers.cones.explicit import ExplicitBasisElement, boundary_basis, more
 from conelayers.cones.roots import increasing_root
 from conelayers.cones.selection import Selection, between
 
-__all__ = ["Power", "PowerDual", "project_power"]
+__all__ = ["Power", "PowerDual", "decompose_power", "project_power"]
 
 _FAR = 600.0
 
@@ -28,7 +28,17 @@ _FAR = 600.0
 def project_power(
     v: Array, alpha: Array, selection: Selection = Selection.DEFAULT
 ) -> tuple[Array, ExplicitBasisElement]:
-    """Π_K(v) and a Clarke element of it, for v (..., blocks, 3) and exponents α (blocks,).
+    """Π_K(v) and a Clarke element of it; see ``decompose_power``."""
+    projection, _, element = decompose_power(v, alpha, selection)
+    return projection, element
+
+
+def decompose_power(
+    v: Array, alpha: Array, selection: Selection = Selection.DEFAULT
+) -> tuple[Array, Array, ExplicitBasisElement]:
+    """Π_K(v), the projection v − Π_K(v) onto the polar cone, and a Clarke element of Π_K.
+
+    v is (..., blocks, 3), the exponents α (blocks,).
 
     D has the eigenvalues 1, θ, 0 on the ray, across it and on the normal (explicit.py) on the curved part, I in K, 0 in
     the polar cone, and on {z = 0} between them diag(1, 0, d) or diag(0, 1, d). On the boundary of K the default element is
@@ -74,7 +84,8 @@ def project_power(
     basis = xp.where(curved[..., None, None], basis, identity)
     if selection is not Selection.DEFAULT:
         low, high, basis = _kinks(unit, alpha, low, basis, inside & (level == height), polar & (polar_level == height))
-    return projection * scale, ExplicitBasisElement(between(low, high, selection), basis)
+    polar_part = xp.where(here(curved), d, unit - projection)
+    return projection * scale, polar_part * scale, ExplicitBasisElement(between(low, high, selection), basis)
 
 
 # θ: the boundary F = |z| − x^α y^β = 0 has the normal N = (−αr/x', −βr/y', sign z) with d = δN, and t̂ = N × p/(‖N‖‖p‖), so
@@ -179,7 +190,11 @@ class Power(_PowerBase):
     """K_α: the projection is onto its dual, by Moreau: Π_{K*}(v) = v + Π_K(−v), D_{K*}(v) = I − D_K(−v)."""
 
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
-        return moreau(v, *project_power(-v, self.alpha, selection.opposite))
+        y, _, element = self.decompose(v, selection)
+        return y, element
+
+    def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
+        return moreau(*decompose_power(-v, self.alpha, selection.opposite))
 
 
 @final
@@ -188,3 +203,7 @@ class PowerDual(_PowerBase):
 
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
         return project_power(v, self.alpha, selection)
+
+    def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
+        projection, polar_part, element = decompose_power(v, self.alpha, selection)
+        return projection, -polar_part, element

@@ -143,10 +143,17 @@ class Cones:
 
         ``selection`` says which element is taken at kinks: "default", "low", "high" or "mid".
         """
+        y, _, element = self.decompose(v, selection)
+        return y, element
+
+    def decompose(
+        self, v: Array, selection: Selection | str = Selection.DEFAULT
+    ) -> tuple[Array, Array, ProductElement]:
+        """y = Π_{K*}(v), s = Π_K(−v) = y − v and the element of ``project_dual``, for v of shape (..., m)."""
         chosen = as_selection(selection)
-        pairs = [g.cone.project_dual(h, chosen) for g, h in zip(self._groups, self.split(v), strict=True)]
-        element = ProductElement(self, tuple(e for _, e in pairs))
-        return self.join([p for p, _ in pairs]), element
+        parts = [g.cone.decompose(h, chosen) for g, h in zip(self._groups, self.split(v), strict=True)]
+        element = ProductElement(self, tuple(e for _, _, e in parts))
+        return self.join([y for y, _, _ in parts]), self.join([s for _, s, _ in parts]), element
 
     def split(self, h: Array) -> list[Array]:
         """The rows of (..., m) by group: a list of (..., blocks, d)."""

@@ -67,7 +67,10 @@ class _QuasiDefinite:
         while width <= min(_LARGEST_NULL_SPACE, order):
             Z = np.random.default_rng(1).standard_normal((order, width))
             for _ in range(4):
-                Z = np.linalg.qr(np.column_stack([self._apply(z) for z in np.linalg.qr(Z)[0].T]))[0]
+                Z = np.column_stack([self._apply(z) for z in np.linalg.qr(Z)[0].T])
+                if not np.isfinite(Z).all():  # the factor broke down
+                    return None
+            Z = np.linalg.qr(Z)[0]
             _, singular_values, V = np.linalg.svd(self._scaled @ Z, full_matrices=False)
             null = singular_values <= _NULL
             if not null.all():  # the block is wider than the null space: nothing of it was missed
