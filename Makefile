@@ -20,7 +20,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet '.[bench]'
+	$(BIN)/python -m pip install --quiet --editable '.[torch,dev,bench]'
 	$(BIN)/python benchmarks/dense_qp.py
 
 sweep: $(VENV)/.dev
