@@ -18,7 +18,8 @@ from conelayers.errors import (
     SolveError,
     Status,
 )
-from conelayers.layer import Layer, LayerSolution
+from conelayers.layer import Layer
+from conelayers.layer_solution import LayerSolution
 from conelayers.program import Residuals
 
 __all__ = [

@@ -136,7 +136,7 @@ class ParametricProgram:
                 keep[spec.columns] = wanted
             keep = np.concatenate([keep, keep]) if self.gp else keep
             maps = {name: getattr(self, name).restricted(keep) for name in ("P", "q", "A", "b")}
-            self._restrictions[needed] = replace(self, **maps)
+            self._restrictions[needed] = replace(self, **maps, _restrictions={})
         return self._restrictions[needed]
 
     def adjoint(self, theta: np.ndarray, x: np.ndarray, y: np.ndarray, lam: np.ndarray, mu: np.ndarray) -> np.ndarray:

@@ -56,6 +56,12 @@ class Pattern:
         """The column of each stored entry."""
         return np.repeat(np.arange(self.shape[1]), np.diff(self.indptr))
 
+    @cached_property
+    def by_row(self) -> tuple[np.ndarray, np.ndarray]:
+        """The stored entries in the order of rows, and where each row starts in it."""
+        order = np.argsort(self.rows, kind="stable")
+        return order, np.searchsorted(self.rows[order], np.arange(self.shape[0]))
+
     def matrix(self, values: np.ndarray) -> sp.csc_array:
         """One instance's matrix, from its values (nnz,)."""
         return sp.csc_array((values, self.indices, self.indptr), shape=self.shape)

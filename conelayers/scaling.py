@@ -76,8 +76,7 @@ def equilibrate_program(program: ConeProgram) -> tuple[ConeProgram, Scaling]:
     """The equilibrated program and its scaling, each instance by itself."""
     scaling = Scaling.identity(program)
     P, A = program.structure.P, program.structure.A
-    by_row = np.argsort(A.rows, kind="stable")
-    row_starts = np.searchsorted(A.rows[by_row], np.arange(A.shape[0]))
+    by_row, row_starts = A.by_row
     blocks = program.structure.cones.block_starts
     sizes = np.diff(np.append(blocks, A.shape[0]))
     d, e = scaling.d, scaling.e

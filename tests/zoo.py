@@ -9,7 +9,6 @@ import cvxpy as cp
 import numpy as np
 
 ALL = ("CLARABEL", "SCS", "ECOS")
-NO_PSD = ALL
 PSD = ("CLARABEL", "SCS")
 
 

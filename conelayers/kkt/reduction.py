@@ -13,6 +13,7 @@ and columns. The operator obtained is symmetric, for singular K too.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import final
 from weakref import WeakKeyDictionary
@@ -47,7 +48,9 @@ class Reduction:
     A_values: np.ndarray
     P_values: np.ndarray
     P_targets: np.ndarray  # where the kept values of P go in those of P'
-    products: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None  # row, l_j, l_k, target in P'; None: dense
+    products: (
+        tuple[np.ndarray, np.ndarray, np.ndarray, sp.csr_array] | None
+    )  # row, l_j, l_k, their sum into P'; None: dense
 
 
 _KNOWN: WeakKeyDictionary[Structure, Reduction | None] = WeakKeyDictionary()
@@ -100,7 +103,8 @@ def _find(structure: Structure) -> Reduction | None:
         k = order[starts[pair_row] + within % per_row[pair_row]]
         product_keys = L.cols[j] + L.cols[k] * size
         keys = np.union1d(new_col[P.rows[P_values]] + new_col[P.cols[P_values]] * size, product_keys)
-        products = (pair_row, j, k, np.searchsorted(keys, product_keys))
+        entries = (np.ones(pairs), (np.searchsorted(keys, product_keys), np.arange(pairs)))
+        products = (pair_row, j, k, sp.csr_array(entries, shape=(keys.size, pairs)))
     targets = np.searchsorted(keys, new_col[P.rows[P_values]] + new_col[P.cols[P_values]] * size)
     cones = replace(structure.cones, zero=structure.cones.zero - rows.size)
     reduced = Structure(
@@ -151,11 +155,8 @@ def reduce_program(
         product = np.swapaxes(dense, 1, 2) @ (weight[:, :, None] * dense)
         P += np.swapaxes(product, 1, 2).reshape(program.batch, P.shape[1])
     else:
-        row, j, k, target = reduction.products
+        row, j, k, scatter = reduction.products
         values = weight[:, row] * L[:, j] * L[:, k]
-        scatter = sp.csr_array(
-            (np.ones(target.size), (target, np.arange(target.size))), shape=(P.shape[1], target.size)
-        )
         P += (scatter @ values.T).T
     P[:, reduction.P_targets] += program.P[:, reduction.P_values]
     reduced = ConeProgram(
@@ -169,11 +170,11 @@ def reduce_program(
 
 
 def _diagonal(program: ConeProgram, reduction: Reduction) -> np.ndarray:
-    return (
-        np.where(reduction.diagonals >= 0, program.P[:, reduction.diagonals], 0.0)
-        if program.P.shape[1]
-        else (np.zeros((program.batch, reduction.rows.size)))
-    )
+    """The p of each pivot, (B, pivots)."""
+    p = np.zeros((program.batch, reduction.rows.size))
+    stored = reduction.diagonals >= 0
+    p[:, stored] = program.P[:, reduction.diagonals[stored]]
+    return p
 
 
 def _restricted(element: ProductElement, reduction: Reduction) -> ProductElement:
@@ -193,7 +194,8 @@ class ReducedFactorization(Factorization):
         self._reduction, self._inner = reduction, inner
         self._a = program.A[:, reduction.pivots]
         self._p = _diagonal(program, reduction)
-        self._L: BatchOperator = reduction.L.operator(program.A[:, reduction.L_values])
+        self._L_values = program.A[:, reduction.L_values]
+        self._L: BatchOperator = reduction.L.operator(self._L_values)
         self._shape = (program.structure.n, program.structure.m)
 
     @property
@@ -217,11 +219,7 @@ class ReducedFactorization(Factorization):
             return None
         r, a, p = self._reduction, self._a[instance], self._p[instance]
         inner_x, inner_y = null
-        rest = np.zeros((len(inner_x), a.size))
-        for k, vector in enumerate(inner_x):
-            whole = np.zeros((len(self._a), vector.size))
-            whole[instance] = vector
-            rest[k] = -self._L.matvec(whole)[instance]
+        rest = -(r.L.matrix(self._L_values[instance]) @ inner_x.T).T
         n, m = self._shape
         dx, dy = np.zeros((len(inner_x), n)), np.zeros((len(inner_x), m))
         dx[:, r.kept_cols], dx[:, r.cols] = inner_x, rest / a
@@ -229,7 +227,6 @@ class ReducedFactorization(Factorization):
         return dx, dy
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> ReducedFactorization:
-        other = object.__new__(ReducedFactorization)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other._inner = self._inner.use_pseudo_inverse(instances)
         return other

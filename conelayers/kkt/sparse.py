@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import final
 
@@ -194,7 +195,9 @@ class SparseFactorization(Factorization):
         return self._instances[instance].null_vectors()
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> SparseFactorization:
+        replaced = list(self._instances)
         for i in instances:
-            if isinstance(self._instances[i].system, _QuasiDefinite):
-                self._instances[i].decompose()
-        return self
+            if isinstance(replaced[i].system, _QuasiDefinite):
+                replaced[i] = copy.copy(replaced[i])
+                replaced[i].decompose()
+        return SparseFactorization(replaced, self._jobs)

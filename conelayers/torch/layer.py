@@ -9,7 +9,8 @@ import cvxpy as cp
 import numpy as np
 import torch
 
-from conelayers.layer import Layer, LayerSolution
+from conelayers.layer import Layer
+from conelayers.layer_solution import LayerSolution
 
 __all__ = ["ConeLayer", "CvxpyLayer"]
 

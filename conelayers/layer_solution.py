@@ -1,0 +1,167 @@
+"""The solution of one call of a layer, with its tangents and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from conelayers.derivative import Linearization
+from conelayers.errors import Status
+from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
+from conelayers.parametric import ParametricProgram
+from conelayers.program import ConeProgram, Residuals, Solution
+
+__all__ = ["LayerSolution"]
+
+_SEEN = 1e-8  # relative size from which a null vector of J counts as seen by an output or a parameter
+
+
+def _largest(h: np.ndarray) -> float:
+    return float(np.max(np.abs(h), initial=0.0))
+
+
+@final
+@dataclass(frozen=True)
+class LayerSolution:
+    """The solution of one call, and its derivatives.
+
+    variables: the requested variables, in their order, each (*shape) or (B, *shape). x (n,), y (m,), s (m,): the cone
+    program's solution, with a leading B in a batched call; status: a Status, or a tuple of B; residuals: a Residuals.
+    The factored linear system is made at the first derivative and kept.
+    """
+
+    variables: tuple[np.ndarray, ...]
+    _compiled: ParametricProgram
+    _batch: Batch
+    _program: ConeProgram
+    _solution: Solution
+    _linearization: Linearization
+
+    def _unbatch(self, values: Any) -> Any:
+        if self._batch.batched:
+            return values
+        return np.asarray(values[0]) if isinstance(values, np.ndarray) else values[0]
+
+    @property
+    def x(self) -> np.ndarray:
+        """The cone program's x."""
+        return self._unbatch(self._solution.x)
+
+    @property
+    def y(self) -> np.ndarray:
+        """The cone program's y ∈ K*."""
+        return self._unbatch(self._solution.y)
+
+    @property
+    def s(self) -> np.ndarray:
+        """The cone program's s ∈ K."""
+        return self._unbatch(self._solution.s)
+
+    @property
+    def status(self) -> Status | tuple[Status, ...]:
+        """The Status of the instance, or of each instance in a batched call."""
+        return self._unbatch(self._solution.status)
+
+    @property
+    def solver(self) -> str | tuple[str, ...]:
+        """The name of the backend that solved the instance, or each instance in a batched call."""
+        return self._unbatch(self._solution.solver)
+
+    @property
+    def residuals(self) -> Residuals:
+        """The relative errors in the optimality conditions, recomputed from the data."""
+        r = self._solution.residuals
+        return r if self._batch.batched else Residuals(r.primal[0], r.dual[0], r.gap[0], r.cone[0])
+
+    @property
+    def value(self) -> np.ndarray:
+        """The optimal value of the user's problem, () or (B,)."""
+        program, x = self._program, self._solution.x
+        constant = self._compiled.constant.value(self._compiled.phi(self._batch.theta))[:, 0]
+        value = np.einsum("bi,bi->b", 0.5 * program.Px(x) + program.q, x) + constant
+        value = -value if self._compiled.maximize else value
+        return self._unbatch(np.exp(value) if self._compiled.gp else value)
+
+    def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
+        """The tangents of the variables along dθ, one array (or None for zero) of the parameter's value's shape each.
+
+        Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
+        """
+        specs = self._compiled.parameters
+        if len(dtheta) != len(specs):
+            raise ValueError(
+                f"jvp: got {len(dtheta)} tangents, expected {len(specs)}, one for each parameter (None for zero)"
+            )
+        theta = self._batch.theta
+        direction = np.zeros_like(theta)
+        for i, (spec, d, batched) in enumerate(zip(specs, dtheta, self._batch.batched_parameters, strict=True)):
+            if d is not None:
+                direction[:, spec.columns] = flatten(
+                    self._shaped(f"jvp: tangent {i} ({spec.name})", d, spec.shape, batched)
+                )
+        x, y, outputs = self._solution.x, self._solution.y, self._compiled.outputs
+        dprogram = self._compiled.tangent(theta, direction)
+        r1 = -(dprogram.Px(x) + dprogram.ATy(y) + dprogram.q)
+        r2 = dprogram.Ax(x) - dprogram.b
+        values = [o.value(x, y) for o in outputs]
+
+        def outputs_move(i: int, dx: np.ndarray, dy: np.ndarray) -> bool:
+            size = max(_largest(dx), _largest(dy))
+            return any(_largest(o.tangent(v[[i]], dx, dy)) > _SEEN * size for o, v in zip(outputs, values, strict=True))
+
+        dx, dy, _ = self._linearization.tangent(r1, r2, outputs_move)
+        flats = [o.tangent(v, dx, dy) for o, v in zip(outputs, values, strict=True)]
+        return tuple(self._unbatch(unflatten(flat, o.shape)) for flat, o in zip(flats, outputs, strict=True))
+
+    def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
+        """The gradients with respect to the parameters for cotangents of the variables (None for zero).
+
+        Each gradient has the shape of the parameter's value; an unbatched parameter in a batched call gets the sum over
+        the batch, a symmetric one its symmetric gradient. With ``needed``, the others are not computed and come as None.
+        Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
+        """
+        compiled, outputs = self._compiled, self._compiled.outputs
+        if len(cotangents) != len(outputs):
+            raise ValueError(
+                f"vjp: got {len(cotangents)} cotangents, expected {len(outputs)}, one for each variable (None for zero)"
+            )
+        specs = compiled.parameters
+        wanted = tuple(bool(w) for w in needed) if needed is not None else (True,) * len(specs)
+        if len(wanted) != len(specs):
+            raise ValueError(f"vjp: needed: got {len(wanted)} flags, expected {len(specs)}, one for each parameter")
+        theta, x, y = self._batch.theta, self._solution.x, self._solution.y
+        gx, gy = np.zeros_like(x), np.zeros_like(y)
+        for i, (o, g) in enumerate(zip(outputs, cotangents, strict=True)):
+            if g is not None:
+                flat = flatten(self._shaped(f"vjp: cotangent {i} ({o.name})", g, o.shape, self._batch.batched))
+                target = gx if o.primal else gy
+                target += o.adjoint(o.value(x, y), flat)
+        if not any(wanted):
+            return (None,) * len(specs)
+        chosen = compiled.restricted(wanted)
+
+        def gradients_move(i: int, lam: np.ndarray, mu: np.ndarray) -> bool:
+            t, u, w = (np.repeat(h[[i]], len(lam), axis=0) for h in (theta, x, y))
+            size = max(_largest(lam), _largest(mu)) * max(1.0, _largest(u), _largest(w))
+            return _largest(chosen.adjoint(t, u, w, lam, mu)) > _SEEN * size
+
+        lam, mu = self._linearization.adjoint(gx, gy, np.zeros_like(gy), gradients_move)
+        gradient = chosen.adjoint(theta, x, y, lam, mu)
+        return tuple(
+            self._parameter_gradient(gradient, spec, batched) if want else None
+            for spec, batched, want in zip(specs, self._batch.batched_parameters, wanted, strict=True)
+        )
+
+    def _parameter_gradient(self, gradient: np.ndarray, spec: ParameterSpec, batched: bool) -> np.ndarray:
+        full = unflatten(gradient[:, spec.columns], spec.shape)
+        return full if batched else np.asarray(full.sum(axis=0))
+
+    def _shaped(self, what: str, value: Any, shape: tuple[int, ...], batched: bool) -> np.ndarray:
+        value = np.asarray(value, dtype=np.float64)
+        expected = (self._batch.theta.shape[0], *shape) if batched else shape
+        if value.shape != expected:
+            raise ValueError(f"{what}: got shape {value.shape}, expected {expected}")
+        return value if batched else value[None]
