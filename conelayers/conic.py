@@ -13,8 +13,9 @@ import scipy.sparse as sp
 from conelayers.cones import Cones, as_cones
 from conelayers.derivative import Linearization
 from conelayers.errors import Status
+from conelayers.plan import Plan
 from conelayers.program import ConeProgram, Pattern, Residuals, Solution, Structure
-from conelayers.solve import plan, raise_or_warn, solve_batch
+from conelayers.solve import raise_or_warn, solve_batch
 from conelayers.solvers import choose_solver, parse_solver_args
 
 __all__ = ["ConeSolution", "solve_and_differentiate"]
@@ -116,13 +117,12 @@ def solve_and_differentiate(
     settings = arguments.for_solver(chosen)
     structure = Structure(Pattern.of(P), Pattern.of(A), cones)
     program = ConeProgram(structure, P.data[None], q[None], A.data[None], b[None])
-    attempts = plan(chosen, settings, structure, (arguments.method or solver) is not None)
-    solved = solve_batch(program, attempts, arguments.jobs_forward)
-    raise_or_warn(solved.solution)
-    linearization = Linearization(
-        solved.program, solved.point, solved.scaling, arguments.jobs_backward, solved.factorization
+    plan = Plan(chosen, settings, (arguments.method or solver) is not None)
+    solution, linearization = solve_batch(
+        program, plan, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward
     )
-    return _single(structure, solved.solution, linearization)
+    raise_or_warn(solution)
+    return _single(structure, solution, linearization)
 
 
 def _is_positive_semidefinite(P: sp.csc_array) -> bool:

@@ -19,7 +19,8 @@ from typing import final
 import numpy as np
 
 from conelayers.errors import SingularDerivativeWarning
-from conelayers.kkt import Factorization, factorize
+from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize
+from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram
 from conelayers.residual import Point, apply_jacobian, apply_jacobian_transpose
 from conelayers.scaling import Scaling
@@ -29,6 +30,7 @@ __all__ = ["Linearization", "NullTest"]
 _ACCEPTED = 1e-10  # relative residual of J above which the factor is not trusted
 _ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
 _REFINED = 1e-15
+_CONSISTENT = 1e-6  # residual up to which a singular system may be a consistent one whose factor is a little off
 _MAX_REFINEMENTS = 3
 
 _Pair = tuple[np.ndarray, np.ndarray]
@@ -49,20 +51,32 @@ def _always(i: int, a: np.ndarray, b: np.ndarray) -> bool:
 class Linearization:
     """The solution map of a batch, linearized at its solutions.
 
-    ``program`` is the equilibrated program, ``point`` its x, v, y and D; ``scaling`` leads back to the user's units, in
-    which all arguments and results are. J is factored at the first use, and the factor kept.
+    ``presolved`` is the equilibrated program, ``point`` its x, v, y and D; ``scaling`` leads back to the user's units, in
+    which all arguments and results are. What Newton's last steps factored (``parts``) is used; the rest is factored at the
+    first derivative, and kept.
     """
 
-    program: ConeProgram
+    presolved: Presolved
     point: Point
     scaling: Scaling
     jobs: int
-    known: Factorization | None = None  # the factorization, where Newton's last step made it
+    parts: tuple[tuple[np.ndarray, Factorization], ...] = ()
+
+    @property
+    def program(self) -> ConeProgram:
+        """The equilibrated program."""
+        return self.presolved.whole
 
     @cached_property
     def factorization(self) -> Factorization:
         """The factored reduced KKT matrix."""
-        return self.known or factorize(self.program, self.point.element, self.jobs)
+        smaller = self.presolved.smaller
+
+        def factor(missing: np.ndarray) -> Factorization:
+            element = self.presolved.element(self.point.element).take(missing)
+            return factorize(smaller.take(missing), element, self.jobs)
+
+        return EliminatedFactorization.of(self.presolved, combine(self.parts, smaller.batch, factor))
 
     def tangent(
         self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = _always
@@ -138,8 +152,9 @@ class Linearization:
     ) -> tuple[_Pair, np.ndarray, Factorization]:
         """Solve on K, refine on J, and give up a factor that does not deliver for a rank-revealing one."""
         factorization = self.factorization
+        known = factorization.singular  # asked first: a factor may find out only then, and be replaced
         solution, error = _refine(factorization, first, correct, residual, rhs)
-        poor = np.flatnonzero((error > _ACCEPTED) & ~factorization.singular)
+        poor = np.flatnonzero((error > _ACCEPTED) & ~known)
         if poor.size:
             factorization = factorization.use_pseudo_inverse(poor)
             second, second_error = _refine(factorization, first, correct, residual, rhs)
@@ -193,7 +208,8 @@ def _refine(
         da, dc = correct(factorization, e1, e2)
         f1, f2 = residual(a + da, c + dc)
         next_error = np.maximum(_norm(f1), _norm(f2)) / size
-        better = ((next_error < error) & ~factorization.singular)[:, None]  # K⁺ is the answer as it is
+        # K⁺ of an inconsistent system is the answer as it is.
+        better = ((next_error < error) & (~factorization.singular | (error <= _CONSISTENT)))[:, None]
         stalled = not np.any(better[:, 0] & (next_error < 0.5 * error))
         a, c = np.where(better, a + da, a), np.where(better, c + dc, c)
         e1, e2 = np.where(better, f1, e1), np.where(better, f2, e2)

@@ -10,11 +10,11 @@ import cvxpy as cp
 import numpy as np
 
 from conelayers.canonicalize import canonicalize
-from conelayers.derivative import Linearization
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import ParameterSpec, combine_batch, unflatten
 from conelayers.parametric import ParametricProgram
-from conelayers.solve import plan, raise_or_warn, solve_batch
+from conelayers.plan import Plan
+from conelayers.solve import WarmStart, raise_or_warn, solve_batch
 from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 
 __all__ = ["Layer"]
@@ -121,15 +121,13 @@ class Layer:
         batch = combine_batch(compiled.parameters, [np.asarray(value) for value in theta])
         program = compiled.program(batch.theta)
         warm = self._warm_start if warm_start is None else warm_start
-        start = getattr(self._last, "solution", None) if warm else None
-        if start is not None and (start.x.shape, start.y.shape) != (program.q.shape, program.b.shape):
-            start = None
-        attempts = plan(
-            solver, arguments.for_solver(solver), program.structure, (arguments.method or self._solver) is not None
-        )
-        solved = solve_batch(program, attempts, arguments.jobs_forward, start)
-        solution = solved.solution
-        if warm:
+        last = getattr(self._last, "solution", None) if warm and program.batch else None
+        # A backend named at the call may have another program.
+        fits = last is not None and last.x.shape[1:] == program.q.shape[1:] and last.y.shape[1:] == program.b.shape[1:]
+        start = WarmStart.of(last, program.batch) if last is not None and fits else None
+        plan = Plan(solver, arguments.for_solver(solver), (arguments.method or self._solver) is not None)
+        solution, linearization = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
+        if warm and solution.x.size:
             self._last.solution = solution
         raise_or_warn(solution)
         values = [o.value(solution.x, solution.y) for o in compiled.outputs]
@@ -140,9 +138,7 @@ class Layer:
             _batch=batch,
             _program=program,
             _solution=solution,
-            _linearization=Linearization(
-                solved.program, solved.point, solved.scaling, arguments.jobs_backward, solved.factorization
-            ),
+            _linearization=linearization,
         )
 
     def jvp(

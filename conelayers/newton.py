@@ -1,10 +1,17 @@
-"""Semismooth Newton steps on the residual map: a solver's answer is polished to machine precision.
+"""Semismooth Newton on the residual map: from a rough point, or the previous solution, to machine precision.
 
-A step solves J(D)·[dx; dv] = −F, which is the reduced KKT system (kkt/factorization.py) with r = −F. Near a solution
-where J is invertible it converges superlinearly (Qi, Sun 1993); the iterate with the smallest ‖F‖ is returned.
+A step solves J(D)·[dx; dv] = −F, which is the reduced KKT system (kkt/factorization.py) with r = −F; near a solution where J
+is invertible it converges superlinearly (Qi, Sun 1993). Far from it, or where J is singular on the way, a proximal step
+
+    K_δ [dx; t] = [−F₁; √Λ UᵀF₂],   dv = A dx − F₂ + (1 − δ) U√Λ t,   δ = μ·min(1e−2, 0.1‖F‖),
+
+is a descent direction once δ is large enough: μ grows thirtyfold when the line search on ‖F‖ fails and shrinks by five after
+a full step.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple, final
 
 import numpy as np
 
@@ -13,47 +20,174 @@ from conelayers.kkt import Factorization, factorize
 from conelayers.program import ConeProgram
 from conelayers.residual import Point, evaluate
 
-__all__ = ["polish"]
+__all__ = ["Polished", "polish"]
 
 _NEAR = 1e-9
 _DIVERGED = 1e6
+_LARGEST = 1e-2
+_HALVINGS = 5
+_GROWTH, _DECAY = 30.0, 5.0
+_MOST = 1e8  # μ beyond which the proximal steps have given up
+_SAME = 1e-4  # change of D's eigenvalues up to which the factor of the step before is near enough to refine with
+
+
+@final
+class Polished(NamedTuple):
+    """The best point of each instance, and factorizations (indices, factors) that are also those of the points."""
+
+    x: np.ndarray
+    v: np.ndarray
+    error: np.ndarray  # the scaled ‖F‖ of residual.py, (B,)
+    parts: list[tuple[np.ndarray, Factorization]]
 
 
 def polish(
-    program: ConeProgram, x: np.ndarray, v: np.ndarray, *, tolerance: float, max_steps: int, jobs: int
-) -> tuple[Point, Factorization | None]:
-    """Newton steps from (x, v) until the scaled residual is below ``tolerance`` or stalls, each instance by itself.
+    program: ConeProgram,
+    x: np.ndarray,
+    v: np.ndarray,
+    *,
+    tolerance: float,
+    enough: float,
+    plain_steps: int,
+    proximal_steps: int,
+    jobs: int,
+    known: Factorization | None = None,
+) -> Polished:
+    """Newton steps from (x, v), each instance by itself, until ‖F‖ is below ``tolerance`` or stalls below ``enough``.
 
-    Returns the best point of every instance, and the factorization of the last step where it is also that of the point:
-    D is piecewise constant on polyhedral cones.
+    ``plain_steps`` full steps first, of which the best is kept; then for what is not below ``enough``
+    ``proximal_steps`` guarded ones. ``known``: the factorization at the start, where there is one.
     """
-    best_x, best_v = x.copy(), v.copy()
-    best = evaluate(program, x, v).norm(program)
-    todo = np.flatnonzero(best > tolerance)
-    current = (x[todo], v[todo])
-    last: tuple[ProductElement, Factorization] | None = None
-    for _ in range(max_steps):
-        if todo.size == 0:
-            break
-        part = program.take(todo)
-        local = evaluate(part, *current)
-        factorization = factorize(part, local.element, jobs)
-        if todo.size == program.batch:
-            last = local.element, factorization
-        dx, dy = factorization.solve(-local.F1, local.F2)
-        candidate_x, candidate_v = local.x + dx, local.v + part.Ax(dx) - local.F2 + dy
-        usable = np.isfinite(candidate_x).all(axis=1) & np.isfinite(candidate_v).all(axis=1)
-        candidate_x[~usable], candidate_v[~usable] = 0.0, 0.0
-        error = evaluate(part, candidate_x, candidate_v).norm(part)
-        before = best[todo]
-        better = usable & (error < before)
+    state = _State(program, x, v, tolerance, jobs, known)
+    state.plain(plain_steps)
+    if proximal_steps:
+        unsolved = np.flatnonzero(state.error > enough)
+        if unsolved.size:
+            state.proximal(unsolved, proximal_steps)
+            state.plain(3)
+    return Polished(state.x, state.v, state.error, state.parts)
+
+
+class _State:
+    """The best points so far, and the factors that go with them."""
+
+    def __init__(
+        self,
+        program: ConeProgram,
+        x: np.ndarray,
+        v: np.ndarray,
+        tolerance: float,
+        jobs: int,
+        known: Factorization | None,
+    ) -> None:
+        self.program, self.tolerance, self.jobs, self._known = program, tolerance, jobs, known
+        self.x, self.v = x.copy(), v.copy()
+        self._first: Point | None = evaluate(program, x, v)
+        self.error = self._first.norm(program)
+        self.parts: list[tuple[np.ndarray, Factorization]] = []
+        self._finished = np.zeros(program.batch, dtype=bool)  # nothing more to gain
+        if known is not None:
+            arrived = np.flatnonzero(self.error <= tolerance)
+            if arrived.size:
+                self.parts.append((arrived, known if arrived.size == program.batch else known.take(arrived)))
+
+    def plain(self, steps: int) -> None:
+        todo = np.flatnonzero((self.error > self.tolerance) & np.isfinite(self.error) & ~self._finished)
+        part = self.program.take(todo)
+        local = self._first if self._first is not None and todo.size == self.program.batch else None
+        self._first = None
+        current = (self.x[todo], self.v[todo])
+        for _ in range(steps):
+            if todo.size == 0:
+                return
+            local = local if local is not None else evaluate(part, *current)
+            factorization, self._known = self._factor(part, local, todo), None
+            dx, dy = factorization.solve(-local.F1, local.F2)
+            x, v = local.x + dx, local.v + part.Ax(dx) - local.F2 + dy
+            usable = np.isfinite(x).all(axis=1) & np.isfinite(v).all(axis=1)
+            x[~usable], v[~usable] = 0.0, 0.0
+            candidate = evaluate(part, x, v)
+            error = candidate.norm(part)
+            before = self.error[todo]
+            better = usable & (error < before)
+            # Far from the solution the error may rise while the active set settles; near it, no progress means rounding.
+            stalled = (before <= _NEAR) & (error > 0.5 * before)
+            done = stalled | (error <= self.tolerance)
+            self._keep(todo, candidate, better, error)
+            self._keep_factors(todo, factorization, local.element, candidate.element, done, better)
+            self._finished[todo[done]] = True
+            going = np.flatnonzero(usable & ~done & (error < _DIVERGED))
+            if going.size == todo.size:
+                local = candidate
+            else:
+                todo, part, local = todo[going], part.take(going), None
+                current = (x[going], v[going])
+
+    def _factor(self, part: ConeProgram, local: Point, todo: np.ndarray) -> Factorization:
+        if self._known is None:
+            return factorize(part, local.element, self.jobs)
+        return self._known if todo.size == self.program.batch else self._known.take(todo)
+
+    def _keep(self, todo: np.ndarray, point: Point, better: np.ndarray, error: np.ndarray) -> None:
         chosen = todo[better]
-        best_x[chosen], best_v[chosen], best[chosen] = candidate_x[better], candidate_v[better], error[better]
-        # Far from the solution the error may rise while the active set settles; near it, no progress means rounding.
-        stalled = (before <= _NEAR) & (error > 0.5 * before)
-        keep = usable & ~stalled & (error > tolerance) & (error < _DIVERGED)
-        todo, current = todo[keep], (candidate_x[keep], candidate_v[keep])
-    point = evaluate(program, best_x, best_v)
-    if last is not None and point.element.is_diagonal and np.array_equal(last[0].values, point.element.values):
-        return point, last[1]
-    return point, None
+        self.x[chosen], self.v[chosen], self.error[chosen] = point.x[better], point.v[better], error[better]
+
+    def _keep_factors(
+        self,
+        todo: np.ndarray,
+        factorization: Factorization,
+        used: ProductElement,
+        reached: ProductElement,
+        done: np.ndarray,
+        better: np.ndarray,
+    ) -> None:
+        """The factors of finished instances, where D has hardly changed: exact on orthants, refined with elsewhere."""
+        change = np.abs(used.values - reached.values)
+        support = (used.values > 0) == (reached.values > 0)
+        # A step that did not improve ends at the point where it was factored.
+        same = ~better | ((np.max(change, axis=1, initial=0.0) <= _SAME) & support.all(axis=1))
+        kept = np.flatnonzero(done & same)
+        if kept.size:
+            self.parts.append((todo[kept], factorization if kept.size == todo.size else factorization.take(kept)))
+
+    def proximal(self, todo: np.ndarray, steps: int) -> None:
+        mu = np.ones(todo.size)
+        x, v = self.x[todo], self.v[todo]
+        for _ in range(steps):
+            if todo.size == 0:
+                return
+            part = self.program.take(todo)
+            local = evaluate(part, x, v)
+            size = _size(local)
+            delta = mu * np.minimum(_LARGEST, 0.1 * size)
+            factorization = factorize(part, local.element, self.jobs, delta)
+            dx, dy = factorization.solve(-local.F1, local.F2)
+            dv = part.Ax(dx) - local.F2 + (1 - delta)[:, None] * dy
+            x, v, step = _line_search(part, local, size, dx, dv)
+            candidate = evaluate(part, x, v)
+            error = candidate.norm(part)
+            self._keep(todo, candidate, error < self.error[todo], error)
+            mu = np.where(step == 1, mu / _DECAY, np.where(step == 0, mu * _GROWTH, mu))
+            going = (error > _NEAR) & (mu < _MOST)
+            todo, x, v, mu = todo[going], x[going], v[going], mu[going]
+
+
+def _size(point: Point) -> np.ndarray:
+    return np.sqrt(np.sum(point.F1**2, axis=1) + np.sum(point.F2**2, axis=1))
+
+
+def _line_search(
+    program: ConeProgram, point: Point, size: np.ndarray, dx: np.ndarray, dv: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The largest of the steps 1, ½, … (or 0) that lowers ‖F‖ enough, per instance: x, v and the step."""
+    usable = np.isfinite(dx).all(axis=1) & np.isfinite(dv).all(axis=1)
+    dx, dv = np.where(usable[:, None], dx, 0.0), np.where(usable[:, None], dv, 0.0)
+    step, found = np.ones(size.size), ~usable
+    for _ in range(_HALVINGS):
+        trial = _size(evaluate(program, point.x + step[:, None] * dx, point.v + step[:, None] * dv))
+        found |= trial <= (1 - 1e-4 * step) * size
+        if found.all():
+            break
+        step = np.where(found, step, step / 2)
+    step = np.where(found & usable, step, 0.0)
+    return point.x + step[:, None] * dx, point.v + step[:, None] * dv, step

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from conelayers.cones import Cones
 from conelayers.errors import Status
 
-__all__ = ["BatchOperator", "ConeProgram", "Pattern", "Residuals", "Solution", "Structure"]
+__all__ = ["BatchOperator", "ConeProgram", "DenseOperator", "Pattern", "Residuals", "Solution", "Structure"]
 
 _SMALL = 2500  # entries up to which a matrix is multiplied as a dense one
 _DENSE_FROM = 0.2  # and the density from which it is
@@ -57,6 +57,11 @@ class Pattern:
         return np.repeat(np.arange(self.shape[1]), np.diff(self.indptr))
 
     @cached_property
+    def upper(self) -> np.ndarray:
+        """Which stored entries lie in the upper triangle."""
+        return np.flatnonzero(self.rows <= self.cols)
+
+    @cached_property
     def by_row(self) -> tuple[np.ndarray, np.ndarray]:
         """The stored entries in the order of rows, and where each row starts in it."""
         order = np.argsort(self.rows, kind="stable")
@@ -66,8 +71,16 @@ class Pattern:
         """One instance's matrix, from its values (nnz,)."""
         return sp.csc_array((values, self.indices, self.indptr), shape=self.shape)
 
+    @cached_property
+    def _dense_order(self) -> np.ndarray | None:
+        """Where the entries of a full matrix, row by row, are stored; None if the pattern is not full."""
+        rows, cols = self.shape
+        return np.arange(self.nnz).reshape(cols, rows).T.ravel() if self.nnz == rows * cols else None
+
     def dense(self, values: np.ndarray) -> np.ndarray:
         """(B, rows, cols) from (B, nnz)."""
+        if self._dense_order is not None:
+            return np.take(values, self._dense_order, axis=1).reshape(values.shape[0], *self.shape)
         out = np.zeros((values.shape[0], *self.shape))
         out[:, self.rows, self.cols] = values
         return out
@@ -77,12 +90,7 @@ class Pattern:
         rows, cols = self.shape
         if rows * cols <= _SMALL or self.nnz > _DENSE_FROM * rows * cols:
             return DenseOperator(self.dense(values))
-        batch = values.shape[0]
-        offsets = np.arange(batch)[:, None]
-        indices = (self.indices[None, :] + offsets * rows).ravel()
-        indptr = np.append((self.indptr[None, :-1] + offsets * self.nnz).ravel(), batch * self.nnz)
-        shape = (batch * rows, batch * cols)
-        return BlockOperator(sp.csc_array((values.ravel(), indices, indptr), shape=shape), self.shape)
+        return BlockOperator(self, values)
 
 
 class BatchOperator(ABC):
@@ -95,6 +103,10 @@ class BatchOperator(ABC):
     @abstractmethod
     def rmatvec(self, y: np.ndarray) -> np.ndarray:
         """Aᵀy for each instance: (B, cols) from (B, rows)."""
+
+    @abstractmethod
+    def take(self, index: np.ndarray | list[int]) -> BatchOperator:
+        """The matrices of a part of the batch."""
 
 
 @final
@@ -110,20 +122,41 @@ class DenseOperator(BatchOperator):
     def rmatvec(self, y: np.ndarray) -> np.ndarray:
         return (y[:, None, :] @ self.array)[:, 0]
 
+    def take(self, index: np.ndarray | list[int]) -> DenseOperator:
+        return DenseOperator(self.array[index])
+
 
 @final
 @dataclass(frozen=True)
 class BlockOperator(BatchOperator):
     """The matrices as one sparse block-diagonal one: one product instead of a loop."""
 
-    matrix: sp.csc_array
-    shape: tuple[int, int]
+    pattern: Pattern
+    values: np.ndarray
+
+    @cached_property
+    def _matrix(self) -> sp.csc_array:
+        batch, (rows, cols) = self.values.shape[0], self.pattern.shape
+        if batch == 1:
+            return self.pattern.matrix(self.values[0])
+        offsets = np.arange(batch)[:, None]
+        indices = (self.pattern.indices[None, :] + offsets * rows).ravel()
+        starts = (self.pattern.indptr[None, :-1] + offsets * self.pattern.nnz).ravel()
+        shape = (batch * rows, batch * cols)
+        return sp.csc_array((self.values.ravel(), indices, np.append(starts, self.values.size)), shape=shape)
+
+    @cached_property
+    def _transposed(self) -> sp.csr_array:
+        return self._matrix.T
 
     def matvec(self, x: np.ndarray) -> np.ndarray:
-        return (self.matrix @ x.ravel()).reshape(-1, self.shape[0])
+        return (self._matrix @ x.ravel()).reshape(-1, self.pattern.shape[0])
 
     def rmatvec(self, y: np.ndarray) -> np.ndarray:
-        return (self.matrix.T @ y.ravel()).reshape(-1, self.shape[1])
+        return (self._transposed @ y.ravel()).reshape(-1, self.pattern.shape[1])
+
+    def take(self, index: np.ndarray | list[int]) -> BlockOperator:
+        return BlockOperator(self.pattern, self.values[index])
 
 
 @final
@@ -145,17 +178,28 @@ class Structure:
         """The number of rows."""
         return self.A.shape[0]
 
+    @cached_property
+    def singletons(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of A with one stored entry, and its column."""
+        order, starts = self.A.by_row
+        rows = np.flatnonzero(np.bincount(self.A.rows, minlength=self.m) == 1)
+        return rows, self.A.cols[order[starts[rows]]]
+
 
 @final
 @dataclass(frozen=True)
 class ConeProgram:
-    """The values of a batch over one structure: P (B, nnz P), q (B, n), A (B, nnz A), b (B, m)."""
+    """The values of a batch over one structure: P (B, nnz P), q (B, n), A (B, nnz A), b (B, m).
+
+    ``operators`` multiply with P and A where their maker knows a cheaper way than the patterns tell.
+    """
 
     structure: Structure
     P: np.ndarray
     q: np.ndarray
     A: np.ndarray
     b: np.ndarray
+    operators: tuple[BatchOperator, BatchOperator] | None = None
 
     @property
     def batch(self) -> int:
@@ -166,27 +210,44 @@ class ConeProgram:
         """The instances at these positions, in ascending order and without repetition."""
         if len(index) == self.batch:
             return self
-        return ConeProgram(self.structure, self.P[index], self.q[index], self.A[index], self.b[index])
+        operators = None if self.operators is None else (self.operators[0].take(index), self.operators[1].take(index))
+        return ConeProgram(self.structure, self.P[index], self.q[index], self.A[index], self.b[index], operators)
 
     @cached_property
-    def _P_operator(self) -> BatchOperator:
-        return self.structure.P.operator(self.P)
+    def P_operator(self) -> BatchOperator:
+        """x ↦ P x."""
+        return self.operators[0] if self.operators is not None else self.structure.P.operator(self.P)
 
     @cached_property
-    def _A_operator(self) -> BatchOperator:
-        return self.structure.A.operator(self.A)
+    def A_operator(self) -> BatchOperator:
+        """x ↦ A x."""
+        return self.operators[1] if self.operators is not None else self.structure.A.operator(self.A)
+
+    @cached_property
+    def dense_P(self) -> np.ndarray:
+        """P as (B, n, n)."""
+        operator = self.P_operator
+        return operator.array if isinstance(operator, DenseOperator) else self.structure.P.dense(self.P)
+
+    @cached_property
+    def dense_A(self) -> np.ndarray:
+        """A as (B, m, n)."""
+        operator = self.A_operator
+        return operator.array if isinstance(operator, DenseOperator) else self.structure.A.dense(self.A)
 
     def Px(self, x: np.ndarray) -> np.ndarray:
         """P x, (B, n)."""
-        return self._P_operator.matvec(x)
+        if not self.structure.P.nnz:
+            return np.zeros_like(x)
+        return self.P_operator.matvec(x)
 
     def Ax(self, x: np.ndarray) -> np.ndarray:
         """A x, (B, m)."""
-        return self._A_operator.matvec(x)
+        return self.A_operator.matvec(x)
 
     def ATy(self, y: np.ndarray) -> np.ndarray:
         """Aᵀy, (B, n)."""
-        return self._A_operator.rmatvec(y)
+        return self.A_operator.rmatvec(y)
 
 
 @final

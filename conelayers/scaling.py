@@ -12,6 +12,7 @@ powers of two, so that scaling rounds nothing, and 1 where the data are of moder
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -40,6 +41,11 @@ class Scaling:
         """The scaling that changes nothing."""
         one = np.ones((program.batch, 1))
         return cls(np.ones_like(program.q), np.ones_like(program.b), one, one)
+
+    @cached_property
+    def trivial(self) -> bool:
+        """Whether it changes nothing."""
+        return all(bool((h == 1).all()) for h in (self.d, self.e, self.beta, self.gamma))
 
     def take(self, index: Any) -> Scaling:
         """A part of the batch."""
@@ -98,9 +104,7 @@ def equilibrate_program(program: ConeProgram) -> tuple[ConeProgram, Scaling]:
     beta = np.where((b_size == 0) & (P_size > 0), gamma, beta)
     gamma = np.where((q_size == 0) & (P_size > 0), beta, gamma)
     scaling = Scaling(d, e, beta, gamma)
-    if all((h == 1).all() for h in (d, e, beta, gamma)):
-        return program, scaling
-    return scaling.program(program), scaling
+    return (program if scaling.trivial else scaling.program(program)), scaling
 
 
 def _maxima(values: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:

@@ -228,9 +228,8 @@ def test_conic_data_are_checked() -> None:
 
 def test_missed_accuracy_warns(monkeypatch) -> None:
     """Without Newton steps a loose solve stays loose: the residuals, not the backend's word, decide."""
-    import conelayers.solve as module
-
-    monkeypatch.setattr(module, "_MAX_STEPS", 0)
+    for steps in ("plain", "proximal"):
+        monkeypatch.setattr(f"conelayers.newton._State.{steps}", lambda *_: None)
     x, p, _ = leaves()
     made = layer(cp.norm(x - p) + cp.norm1(x), [cp.norm(x) <= 1], [p], [x], solver="SCS")
     value = np.array([3.0, 2.0, 1.0])

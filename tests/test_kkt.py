@@ -12,6 +12,7 @@ from conelayers import SingularDerivativeWarning
 from conelayers.cones import Cones
 from conelayers.derivative import Linearization
 from conelayers.kkt import DenseFactorization, SparseFactorization
+from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram
 from conelayers.residual import evaluate, jacobian
 from conelayers.scaling import Scaling
@@ -33,7 +34,7 @@ def linearizations(name: str, seed: int, n: int = 9) -> list[tuple[ConeProgram, 
         DenseFactorization.of(program, point.element),
         SparseFactorization.of(program, point.element, 2),
     ):
-        linearization = Linearization(program, point, Scaling.identity(program), 2)
+        linearization = Linearization(Presolved(program, program), point, Scaling.identity(program), 2)
         linearization.__dict__["factorization"] = factorization  # what the cached property would hold
         made.append((program, linearization))
     return made
@@ -84,7 +85,7 @@ def test_singular_systems_are_told(n: int) -> None:
         SparseFactorization.of(program, point.element, 1),
     ):
         assert factorization.singular.all()
-        linearization = Linearization(program, point, Scaling.identity(program), 1)
+        linearization = Linearization(Presolved(program, program), point, Scaling.identity(program), 1)
         linearization.__dict__["factorization"] = factorization
         with pytest.warns(SingularDerivativeWarning, match="no exact derivative exists"):
             answers.append(linearization.tangent(r1, r2))
@@ -102,7 +103,7 @@ def test_consistent_singular_system_is_solved_without_a_warning() -> None:
     b = program.b.copy()
     b[:, 3] = b[:, 2]
     doubled = ConeProgram(program.structure, program.P, program.q, np.swapaxes(A, 1, 2).reshape(1, -1), b)
-    linearization = Linearization(doubled, evaluate(doubled, x, v), Scaling.identity(doubled), 1)
+    linearization = Linearization(Presolved(doubled, doubled), evaluate(doubled, x, v), Scaling.identity(doubled), 1)
     r1, r2 = np.ones((1, 5)), np.array([[1.0, 2.0, 3.0, 3.0]])
     dx, dy, _ = linearization.tangent(r1, r2, lambda *_: False)
     assert linearization.factorization.singular.all()
@@ -110,9 +111,9 @@ def test_consistent_singular_system_is_solved_without_a_warning() -> None:
     reference = ConeProgram(
         single.structure, program.P, program.q, np.swapaxes(A[:, :3], 1, 2).reshape(1, -1), b[:, :3]
     )
-    ref_dx, ref_dy, _ = Linearization(reference, evaluate(reference, sx, sv), Scaling.identity(reference), 1).tangent(
-        r1, r2[:, :3]
-    )
+    ref_dx, ref_dy, _ = Linearization(
+        Presolved(reference, reference), evaluate(reference, sx, sv), Scaling.identity(reference), 1
+    ).tangent(r1, r2[:, :3])
     np.testing.assert_allclose(dx, ref_dx, atol=1e-10)
     np.testing.assert_allclose(dy[0, 2], dy[0, 3], atol=1e-10)  # the multiplier is shared: minimum norm
     np.testing.assert_allclose(dy[0, 2] + dy[0, 3], ref_dy[0, 2], atol=1e-10)

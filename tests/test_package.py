@@ -14,12 +14,20 @@ import pytest
 
 import conelayers
 from conelayers import Layer, SolveError
+from conelayers.routes import Backend
+from conelayers.solvers import SOLVERS, Settings
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_import_brings_no_framework() -> None:
-    code = "import sys, conelayers; assert not {'torch', 'jax'} & set(sys.modules)"
+    # cvxpy itself imports them where it finds solvers written with them.
+    code = """
+import sys, cvxpy
+before = set(sys.modules)
+import conelayers
+assert not {"torch", "jax"} & (set(sys.modules) - before)
+"""
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
@@ -72,10 +80,11 @@ def test_default_for_quadratic_programs_falls_back(monkeypatch) -> None:
     layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [cp.sum(x) == 1, x >= 0, x <= a[0]]), [a], [x])
     values = np.array([[0.7, 2.0, 0.5, -1.0], [0.4, 2.0, 0.5, -1.0]])
     first = layer.solve(values)
-    assert set(first.solver) == {"SCS"}
-    monkeypatch.setattr("conelayers.solve._LOOSE_ITERATIONS", 1)
+    poor = Backend(SOLVERS["SCS"], Settings(max_iters=1), trusted=False, proximal_steps=0)
+    monkeypatch.setattr("conelayers.plan.loose", lambda structure: poor)
+    monkeypatch.setattr("conelayers.solve._STEPS", 1)
     second = layer.solve(values)
-    assert "CLARABEL" in second.solver
+    assert set(second.solver) == {"CLARABEL"}
     np.testing.assert_allclose(first.variables[0], second.variables[0], atol=1e-10)
     np.testing.assert_allclose(first.vjp(values)[0], second.vjp(values)[0], atol=1e-9)
     with pytest.raises(SolveError, match="not solved by CLARABEL: primal infeasible at batch index 1"):

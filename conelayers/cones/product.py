@@ -131,6 +131,31 @@ class Cones:
         return np.concatenate([[0], np.cumsum(sizes)])[:-1].astype(np.int64)
 
     @cached_property
+    def orthant_rows(self) -> np.ndarray:
+        """Which rows lie in an orthant or the zero cone, (m,) bool."""
+        rows = np.zeros(self.dimension, dtype=bool)
+        for g in self._groups:
+            if isinstance(g.cone, (Zero, Nonnegative)):
+                rows[g.rows] = True
+        return rows
+
+    @cached_property
+    def _group_rows(self) -> tuple[slice | np.ndarray, ...]:
+        """The rows of each group, as a slice where they are contiguous."""
+        slices: list[slice | np.ndarray] = []
+        for g in self._groups:
+            rows = g.rows
+            first = int(rows[0]) if rows.size else 0
+            contiguous = np.array_equal(rows, np.arange(first, first + rows.size))
+            slices.append(slice(first, first + rows.size) if contiguous else rows)
+        return tuple(slices)
+
+    @cached_property
+    def _in_order(self) -> bool:
+        """Whether the groups follow each other in the order of the rows."""
+        return bool(np.array_equal(self._order[0], np.arange(self.dimension)))
+
+    @cached_property
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows in the order of the groups, and the permutation back."""
         rows = np.concatenate([g.rows for g in self._groups])
@@ -159,24 +184,19 @@ class Cones:
         """The rows of (..., m) by group: a list of (..., blocks, d)."""
         xp = array_namespace(h)
         parts = []
-        for g in self._groups:
-            rows = g.rows
-            first = int(rows[0]) if rows.size else 0
-            if np.array_equal(rows, np.arange(first, first + rows.size)):
-                part = h[..., first : first + rows.size]
-            else:
-                part = xp.take(h, xp.asarray(rows, device=device(h)), axis=-1)
+        for g, rows in zip(self._groups, self._group_rows, strict=True):
+            part = h[..., rows] if isinstance(rows, slice) else xp.take(h, xp.asarray(rows, device=device(h)), axis=-1)
             parts.append(xp.reshape(part, (*h.shape[:-1], g.starts.size, g.dimension)))
         return parts
 
     def join(self, parts: list[Array]) -> Array:
         """The inverse of ``split``."""
         xp = array_namespace(*parts)
-        flat = xp.concat([xp.reshape(p, (*p.shape[:-2], p.shape[-2] * p.shape[-1])) for p in parts], axis=-1)
-        rows, inverse = self._order
-        if np.array_equal(rows, np.arange(rows.size)):
+        pieces = [xp.reshape(p, (*p.shape[:-2], p.shape[-2] * p.shape[-1])) for p in parts]
+        flat = pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=-1)
+        if self._in_order:
             return flat
-        return xp.take(flat, xp.asarray(inverse, device=device(flat)), axis=-1)
+        return xp.take(flat, xp.asarray(self._order[1], device=device(flat)), axis=-1)
 
 
 @final
@@ -188,6 +208,8 @@ class ProductElement:
     elements: tuple[Element, ...]
 
     def _map(self, h: Array, action: str) -> Array:
+        if self.is_diagonal:
+            return self.values * h if action == "apply" else h
         parts = self.cones.split(h)
         return self.cones.join([getattr(e, action)(p) for e, p in zip(self.elements, parts, strict=True)])
 
@@ -196,10 +218,15 @@ class ProductElement:
         """The eigenvalues of D in the basis U, (..., m)."""
         return self.cones.join([e.values for e in self.elements])
 
-    @property
+    @cached_property
     def is_diagonal(self) -> bool:
         """Whether U = I: all cones are orthants."""
         return all(isinstance(e, IdentityBasisElement) for e in self.elements)
+
+    @property
+    def diagonal_rows(self) -> np.ndarray:
+        """Which rows lie in an orthant or the zero cone, (m,) bool: D is diagonal there."""
+        return self.cones.orthant_rows
 
     def to_basis(self, h: Array) -> Array:
         """Uᵀh for h of shape (..., m)."""

@@ -1,8 +1,19 @@
 """The symmetric reduced KKT matrix: assembled, factored, solved."""
 
-from conelayers.kkt.choice import factorize
+from conelayers.kkt.choice import factorize, prefers_dense
+from conelayers.kkt.composite import CompositeFactorization, combine
 from conelayers.kkt.dense import DenseFactorization
+from conelayers.kkt.elimination import EliminatedFactorization
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.sparse import SparseFactorization
 
-__all__ = ["DenseFactorization", "Factorization", "SparseFactorization", "factorize"]
+__all__ = [
+    "CompositeFactorization",
+    "DenseFactorization",
+    "EliminatedFactorization",
+    "Factorization",
+    "SparseFactorization",
+    "combine",
+    "factorize",
+    "prefers_dense",
+]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from conelayers.cones import ProductElement
 from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.factorization import Factorization
-from conelayers.kkt.reduction import ReducedFactorization, reduce_program
 from conelayers.kkt.sparse import SparseFactorization
+from conelayers.kkt.stacked import factorize_stacked
 from conelayers.program import ConeProgram, Structure
 
-__all__ = ["factorize"]
+__all__ = ["factorize", "prefers_dense"]
 
 # Measured on two cores: below the first order LAPACK's constant is smaller whatever the density; above the second the
 # dense matrix itself is the cost; between them QDLDL wins where K is sparse.
@@ -18,7 +20,8 @@ _NEVER_DENSE = 5000
 _DENSE_FROM = 0.1
 
 
-def _prefers_dense(structure: Structure) -> bool:
+def prefers_dense(structure: Structure) -> bool:
+    """Whether dense matrices are the cheaper ones for programs of this structure."""
     order = structure.n + structure.m
     if order <= _ALWAYS_DENSE:
         return True
@@ -30,19 +33,11 @@ def _prefers_dense(structure: Structure) -> bool:
     return entries > _DENSE_FROM * order**2
 
 
-def factorize(program: ConeProgram, element: ProductElement, jobs: int) -> Factorization:
-    """Factor the reduced KKT matrix K of every instance (kkt/factorization.py), on up to ``jobs`` threads.
-
-    Definition rows are eliminated first (kkt/reduction.py).
-    """
-    reduced = reduce_program(program, element)
-    if reduced is not None:
-        inner_program, inner_element, reduction = reduced
-        return ReducedFactorization(program, reduction, _factorize(inner_program, inner_element, jobs))
-    return _factorize(program, element, jobs)
-
-
-def _factorize(program: ConeProgram, element: ProductElement, jobs: int) -> Factorization:
-    if _prefers_dense(program.structure):
-        return DenseFactorization.of(program, element)
-    return SparseFactorization.of(program, element, jobs)
+def factorize(
+    program: ConeProgram, element: ProductElement, jobs: int, delta: np.ndarray | None = None
+) -> Factorization:
+    """Factor the reduced KKT matrix K, or K_δ for δ (B,), of every instance (factorization.py), on up to ``jobs`` threads."""
+    if prefers_dense(program.structure):
+        stacked = factorize_stacked(program, element, delta) if program.batch > 1 else None
+        return stacked or DenseFactorization.of(program, element, delta)
+    return SparseFactorization.of(program, element, jobs, delta)

@@ -12,6 +12,8 @@ and the adjoint Jᵀ·[λ; μ] = [gx; D gy + (D − I) gs], with μ = −gs − 
 
 So both are K·[·; η] = [p₁; Bᵀp₂] with the one symmetric K = [P, AᵀB; BᵀA, −N]: forward p = (r₁, −r₂), adjoint
 p = (gx − Aᵀgs, gy). With B = U√Λ, C = I this is N = I − Λ; directions with Λ = 0 are not in the range of D and drop out.
+
+Proximal Newton steps (newton.py) factor K_δ, with P + δI for P and N + δ BᵀB for N.
 """
 
 from __future__ import annotations
@@ -42,6 +44,10 @@ class Factorization(ABC):
     @abstractmethod
     def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
         """ker K of an instance as rows (dx, Bη), (k, n) and (k, m), k = 0 if it is regular; None where it is not known."""
+
+    @abstractmethod
+    def take(self, index: np.ndarray | list[int]) -> Factorization:
+        """The factorization of a part of the batch."""
 
     @abstractmethod
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -12,8 +13,9 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 from conelayers.cones import ProductElement
+from conelayers.kkt.assembly import Assembled, assemble
 from conelayers.kkt.factorization import SINGULAR_BELOW, Factorization
-from conelayers.kkt.pseudo_inverse import DeflatedPseudoInverse, DensePseudoInverse, KrylovPseudoInverse, equilibrate
+from conelayers.kkt.pseudo_inverse import DeflatedPseudoInverse, DensePseudoInverse, KrylovPseudoInverse
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram
 
@@ -32,39 +34,41 @@ _NULL = 1e-12  # ‖EKE z‖ of a unit vector that counts as a null vector
 class _QuasiDefinite:
     """LDLᵀ of EKE + δ·diag(I, −I), which exists for every ordering since P + δI ≻ 0 ≻ −(N + δI); δ is refined away.
 
-    QDLDL takes any nonzero pivot and does not report growth: the residual of every solve is computed here, and a factor
-    that does not deliver is replaced by SuperLU's.
+    QDLDL takes any nonzero pivot and does not report growth: the residual of every solve is computed here, and a factor that
+    does not deliver is replaced by SuperLU's.
     """
 
-    def __init__(self, matrix: sp.csc_array, signs: np.ndarray) -> None:
-        e = equilibrate(matrix)
-        scale = sp.diags_array(e)
-        self._e = e
-        self._scaled = sp.csc_array(scale @ matrix @ scale)
-        self._apply = qdldl.Solver(sp.csc_matrix(self._scaled + sp.diags_array(_REGULARIZATION * signs))).solve
-        probe = np.random.default_rng(0).standard_normal(e.size)
-        if self._refine(probe / np.linalg.norm(probe))[1] > _REFINED_ENOUGH and not self._nearly_singular(probe):
-            self._apply = _superlu(self._scaled)
-        self.suspect = self._nearly_singular(probe)
-        self.nullity = 0
+    def __init__(self, assembled: Assembled, apply: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+        self.assembled = assembled
+        self._apply = apply or qdldl.Solver(assembled.regularized(_REGULARIZATION), upper=True).solve
 
-    def _nearly_singular(self, probe: np.ndarray) -> bool:
-        """Inverse iteration with the regularized factor: ‖EKE z‖ for the unit vector z that it ends at."""
-        z = probe
+    @cached_property
+    def suspect(self) -> bool:
+        """Whether K is nearly singular: inverse iteration with the regularized factor ends at a unit z of tiny ‖EKE z‖."""
+        z = self._probe
         for _ in range(4):
             z = self._apply(z / np.linalg.norm(z))
             if not np.all(np.isfinite(z)):
                 return True
-        return bool(np.linalg.norm(self._scaled @ z) <= SINGULAR_BELOW * np.linalg.norm(z))
+        return bool(np.linalg.norm(self.assembled.multiply(z)) <= SINGULAR_BELOW * np.linalg.norm(z))
 
     @property
-    def scales(self) -> np.ndarray:
-        """e."""
-        return self._e
+    def _probe(self) -> np.ndarray:
+        return np.random.default_rng(0).standard_normal(self.assembled.order)
+
+    @cached_property
+    def delivers(self) -> bool:
+        """Whether refinement solves a random system, which it cannot where K is singular: δ never comes off a null vector."""
+        probe = self._probe
+        return self._refine(probe / np.linalg.norm(probe))[1] <= _REFINED_ENOUGH
+
+    def pivoted(self) -> _QuasiDefinite:
+        """An LU with pivoting, which needs no δ."""
+        return _QuasiDefinite(self.assembled, _superlu(self.assembled.matrix))
 
     def null_space(self) -> np.ndarray | None:
         """An orthonormal basis of ker EKE by block inverse iteration; None if it is not found to be small."""
-        order, width = self._e.size, 8
+        order, width = self.assembled.order, 8
         while width <= min(_LARGEST_NULL_SPACE, order):
             Z = np.random.default_rng(1).standard_normal((order, width))
             for _ in range(4):
@@ -72,7 +76,8 @@ class _QuasiDefinite:
                 if not np.isfinite(Z).all():  # the factor broke down
                     return None
             Z = np.linalg.qr(Z)[0]
-            _, singular_values, V = np.linalg.svd(self._scaled @ Z, full_matrices=False)
+            image = np.column_stack([self.assembled.multiply(z) for z in Z.T])
+            _, singular_values, V = np.linalg.svd(image, full_matrices=False)
             null = singular_values <= _NULL
             if not null.all():  # the block is wider than the null space: nothing of it was missed
                 return Z @ V[null].T
@@ -84,13 +89,13 @@ class _QuasiDefinite:
         if norm == 0:
             return np.zeros_like(rhs), 0.0
         solution = self._apply(rhs)
-        residual = rhs - self._scaled @ solution
+        residual = rhs - self.assembled.multiply(solution)
         error = np.linalg.norm(residual) / norm
         for _ in range(30):
             if error <= _REFINED:
                 break
             candidate = solution + self._apply(residual)
-            next_residual = rhs - self._scaled @ candidate
+            next_residual = rhs - self.assembled.multiply(candidate)
             next_error = np.linalg.norm(next_residual) / norm
             if not next_error < 0.9 * error:
                 break
@@ -98,7 +103,8 @@ class _QuasiDefinite:
         return solution, float(error if np.isfinite(error) else np.inf)
 
     def solve(self, rhs: np.ndarray) -> np.ndarray:
-        return self._e * self._refine(self._e * rhs)[0]
+        e = self.assembled.scales
+        return e * self._refine(e * rhs)[0]
 
 
 def _superlu(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
@@ -109,80 +115,90 @@ def _superlu(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
 
 
 @final
+@dataclass(frozen=True)
 class _Instance:
-    """One instance's K = [P, 0, AᵀB; 0, 0, Wᵀ; BᵀA, W, −diag(n)]; W, the lifting columns, may be empty."""
+    """One instance's K and what solves with it; ``checked`` once it is known whether K is singular."""
 
-    def __init__(self, program: ConeProgram, element: ProductElement) -> None:
-        P = program.structure.P.matrix(program.P[0])
-        A = program.structure.A.matrix(program.A[0])
-        self.basis, diagonal, lift = element.reduced()
-        rows = self.basis.T @ A
-        blocks = [
-            [P, None, rows.T],
-            [None, sp.csc_array((lift.shape[1],) * 2), lift.T],
-            [rows, lift, sp.diags_array(-diagonal)],
-        ]
-        if lift.shape[1] == 0:
-            blocks = [[P, rows.T], [rows, sp.diags_array(-diagonal)]]
-        self.matrix = sp.csc_array(sp.block_array(blocks, format="csc"))
-        self.variables = P.shape[0]
-        self.positive = P.shape[0] + lift.shape[1]
-        signs = np.ones(self.matrix.shape[0])
-        signs[self.positive :] = -1.0
-        factor = _QuasiDefinite(self.matrix, signs)
-        self.system: _QuasiDefinite | DensePseudoInverse | DeflatedPseudoInverse | KrylovPseudoInverse = factor
-        if factor.suspect:
-            self.deflate(factor)
+    system: _QuasiDefinite | DensePseudoInverse | DeflatedPseudoInverse | KrylovPseudoInverse
+    assembled: Assembled
+    checked: bool = False
 
-    def deflate(self, factor: _QuasiDefinite) -> None:
-        """Replace a suspect factor by one that knows the null space; a large null space is left to ``decompose``."""
-        if self.matrix.shape[0] > _DENSE_SUSPECT:
+    def check(self) -> _Instance:
+        """The same, with a factor that delivers; a suspect one is replaced by one that knows the null space."""
+        if self.checked or not isinstance(self.system, _QuasiDefinite):
+            return self
+        factor = self.system
+        if factor.delivers:
+            return _Instance(factor, self.assembled, checked=True)
+        factor = factor if factor.suspect else factor.pivoted()
+        if not factor.suspect:
+            return _Instance(factor, self.assembled, checked=True)
+        if self.assembled.order > _DENSE_SUSPECT:
             null_space = factor.null_space()
             if null_space is not None:
-                self.system = DeflatedPseudoInverse(factor.solve, factor.scales, null_space)
-                return
-        self.decompose()
+                deflated = DeflatedPseudoInverse(factor.solve, self.assembled.scales, null_space)
+                return _Instance(deflated, self.assembled, checked=True)
+        return self.decomposed()
 
-    def decompose(self) -> None:
-        """Replace the factor by a rank-revealing one."""
-        small = self.matrix.shape[0] <= _DENSE_UP_TO
-        self.system = DensePseudoInverse(self.matrix.toarray()) if small else KrylovPseudoInverse(self.matrix)
+    def decomposed(self) -> _Instance:
+        """The same, with a rank-revealing method."""
+        if isinstance(self.system, (DensePseudoInverse, KrylovPseudoInverse)):
+            return self
+        K = self.assembled.unscaled
+        small = self.assembled.order <= _DENSE_UP_TO
+        system = DensePseudoInverse(K.toarray()) if small else KrylovPseudoInverse(K)
+        return _Instance(system, self.assembled, checked=True)
+
+    @property
+    def nullity(self) -> int:
+        return 0 if isinstance(self.system, _QuasiDefinite) else self.system.nullity
 
     def null_vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
         """ker K as rows (dx, Bη); None if only its existence is known."""
         if isinstance(self.system, KrylovPseudoInverse):
             return None
-        null = np.zeros((0, self.matrix.shape[0]))
+        null = np.zeros((0, self.assembled.order))
         if isinstance(self.system, (DensePseudoInverse, DeflatedPseudoInverse)):
             null = self.system.null_space.T
-        return null[:, : self.variables], (self.basis @ null[:, self.positive :].T).T
+        parts = [self.assembled.split(z) for z in null]
+        if not parts:
+            return np.zeros((0, self.assembled.n)), np.zeros((0, self.assembled.m))
+        return np.array([dx for dx, _ in parts]), np.array([dy for _, dy in parts])
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        lifted = np.zeros(self.positive - p1.size)
-        solution = self.system.solve(np.concatenate([p1, lifted, self.basis.T @ p2]))
-        return solution[: p1.size], self.basis @ solution[self.positive :]
+        return self.assembled.split(self.system.solve(self.assembled.right_hand_side(p1, p2)))
 
 
 @final
 class SparseFactorization(Factorization):
-    """One factored K an instance; the instances are factored and solved on a thread pool."""
+    """One factored K an instance; the instances are factored and solved on a thread pool.
+
+    Whether they are singular is found out when somebody asks: Newton's steps do not.
+    """
 
     def __init__(self, instances: list[_Instance], jobs: int) -> None:
-        self._instances = instances
-        self._jobs = jobs
+        self._instances, self._jobs = instances, jobs
 
     @classmethod
-    def of(cls, program: ConeProgram, element: ProductElement, jobs: int) -> SparseFactorization:
+    def of(
+        cls, program: ConeProgram, element: ProductElement, jobs: int, delta: np.ndarray | None = None
+    ) -> SparseFactorization:
         """Assemble and factor each instance."""
 
         def factor(i: int) -> _Instance:
-            return _Instance(program.take([i]), element.take(i))
+            assembled = assemble(program, element, i, 0.0 if delta is None else float(delta[i]))
+            return _Instance(_QuasiDefinite(assembled), assembled)
 
         return cls(run_parallel(factor, range(program.batch), jobs), jobs)
 
+    def _check(self) -> None:
+        if not all(instance.checked for instance in self._instances):
+            self._instances = run_parallel(lambda instance: instance.check(), self._instances, self._jobs)
+
     @property
     def singular(self) -> np.ndarray:
-        return np.array([instance.system.nullity > 0 for instance in self._instances], dtype=bool)
+        self._check()
+        return np.array([instance.nullity > 0 for instance in self._instances], dtype=bool)
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts = run_parallel(lambda i: self._instances[i].solve(p1[i], p2[i]), range(len(self._instances)), self._jobs)
@@ -192,12 +208,14 @@ class SparseFactorization(Factorization):
         return dx, dy
 
     def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
+        self._check()
         return self._instances[instance].null_vectors()
+
+    def take(self, index: np.ndarray | list[int]) -> SparseFactorization:
+        return SparseFactorization([self._instances[i] for i in index], self._jobs)
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> SparseFactorization:
         replaced = list(self._instances)
         for i in instances:
-            if isinstance(replaced[i].system, _QuasiDefinite):
-                replaced[i] = copy.copy(replaced[i])
-                replaced[i].decompose()
+            replaced[i] = replaced[i].decomposed()
         return SparseFactorization(replaced, self._jobs)

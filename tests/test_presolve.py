@@ -8,12 +8,12 @@ import pytest
 from zoo import ZOO
 
 from conelayers.canonicalize import canonicalize
-from conelayers.kkt import DenseFactorization, SparseFactorization
-from conelayers.kkt.choice import factorize
-from conelayers.kkt.reduction import ReducedFactorization, reduce_program
+from conelayers.kkt import DenseFactorization, EliminatedFactorization, SparseFactorization
+from conelayers.kkt.factorization import Factorization
 from conelayers.parameters import combine_batch
+from conelayers.presolve import presolve
 from conelayers.program import ConeProgram
-from conelayers.residual import apply_jacobian, evaluate
+from conelayers.residual import Point, apply_jacobian, evaluate
 
 
 def program_of(name: str, batch: int = 3) -> ConeProgram:
@@ -24,25 +24,59 @@ def program_of(name: str, batch: int = 3) -> ConeProgram:
     return compiled.program(combine_batch(compiled.parameters, [np.stack(v) for v in zip(*draws, strict=True)]).theta)
 
 
+def eliminated(program: ConeProgram, point: Point, kind: type[Factorization] = DenseFactorization) -> Factorization:
+    presolved = presolve(program)
+    assert presolved.elimination is not None
+    element = presolved.element(point.element)
+    inner = presolved.smaller, element
+    factored = DenseFactorization.of(*inner) if kind is DenseFactorization else SparseFactorization.of(*inner, 1)
+    return EliminatedFactorization.of(presolved, factored)
+
+
 REDUCED = ["ridge", "lasso", "portfolio", "socp_group_lasso", "socp_large_cone", "sdp_max_cut"]
 
 
-@pytest.mark.parametrize("plain", [DenseFactorization, SparseFactorization])
+@pytest.mark.parametrize("kind", [DenseFactorization, SparseFactorization])
 @pytest.mark.parametrize("name", REDUCED)
-def test_same_answers_as_without(name: str, plain) -> None:
+def test_same_answers_as_without(name: str, kind) -> None:
     """At any point, not only at solutions: K depends on D alone."""
     program = program_of(name)
     n, m = program.structure.n, program.structure.m
     rng = np.random.default_rng(1)
     point = evaluate(program, rng.standard_normal((3, n)), rng.standard_normal((3, m)))
-    reduced = factorize(program, point.element, 1)
-    assert isinstance(reduced, ReducedFactorization)
-    whole = plain.of(program, point.element) if plain is DenseFactorization else plain.of(program, point.element, 1)
+    reduced = eliminated(program, point, kind)
+    whole = DenseFactorization.of(program, point.element)
     np.testing.assert_array_equal(reduced.singular, whole.singular)
     p1, p2 = rng.standard_normal((3, n)), rng.standard_normal((3, m))
     regular = ~whole.singular
     for a, b in zip(reduced.solve(p1, p2), whole.solve(p1, p2), strict=True):
         np.testing.assert_allclose(a[regular], b[regular], atol=1e-9 * max(1.0, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_the_smaller_program_has_the_same_solutions(name: str) -> None:
+    """F of the whole at an expanded point is F of the smaller at the point, and zero elsewhere."""
+    program = program_of(name)
+    presolved = presolve(program)
+    d = presolved.elimination.definitions
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((3, presolved.smaller.structure.n))
+    v = rng.standard_normal((3, presolved.smaller.structure.m))
+    inner, outer = evaluate(presolved.smaller, x, v), evaluate(presolved.whole, *presolved.expand(x, v))
+    np.testing.assert_allclose(outer.F1[:, d.kept_cols], inner.F1, atol=1e-9)
+    np.testing.assert_allclose(outer.F2[:, d.kept_rows], inner.F2, atol=1e-9)
+    np.testing.assert_allclose(outer.F1[:, d.cols], 0, atol=1e-9)
+    np.testing.assert_allclose(outer.F2[:, d.rows], 0, atol=1e-9)
+    for a, b in zip(presolved.restrict(outer.x, outer.v), (x, v), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # The operators of the whole multiply like its matrices.
+    h, g = rng.standard_normal(program.q.shape), rng.standard_normal(program.b.shape)
+    for a, b in (
+        (presolved.whole.Px(h), program.Px(h)),
+        (presolved.whole.Ax(h), program.Ax(h)),
+        (presolved.whole.ATy(g), program.ATy(g)),
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-12 * max(1.0, np.abs(b).max()))
 
 
 def test_null_vectors_are_null_vectors_of_j() -> None:
@@ -55,8 +89,7 @@ def test_null_vectors_are_null_vectors_of_j() -> None:
     v = np.zeros((1, m))
     v[:, program.structure.cones.zero :] = -1.0  # inequalities inactive
     point = evaluate(program, np.zeros((1, n)), v)
-    factorization = factorize(program, point.element, 1)
-    assert isinstance(factorization, ReducedFactorization)
+    factorization = eliminated(program, point)
     assert factorization.singular.all()
     dx, dy = factorization.null_vectors(0)
     assert len(dx) >= 1
@@ -72,17 +105,15 @@ def test_large_sparse_definitions_stay_sparse() -> None:
     x, a = cp.Variable(n), cp.Parameter(n)
     compiled = canonicalize(cp.Problem(cp.Minimize(cp.sum_squares(x - a)), [cp.sum(x) == 1, x >= 0]), [a], [x])
     program = compiled.program(np.zeros((1, n)))
-    point = evaluate(program, np.zeros((1, program.structure.n)), np.ones((1, program.structure.m)))
-    reduced, _, reduction = reduce_program(program, point.element)
-    assert reduction.rows.size == n
-    assert reduced.structure.n == n
-    assert reduced.structure.P.nnz == n
+    presolved = presolve(program)
+    assert presolved.elimination.definitions.rows.size == n
+    assert presolved.smaller.structure.n == n
+    assert presolved.smaller.structure.P.nnz == n
 
 
 def test_small_pivots_are_not_used() -> None:
     program = program_of("ridge")
-    reduction = reduce_program(program, evaluate(program, program.q, program.b).element)[2]
     A = program.A.copy()
-    A[0, reduction.pivots[0]] = 1e-12
+    A[0, presolve(program).elimination.definitions.pivots[0]] = 1e-12
     tiny = ConeProgram(program.structure, program.P, program.q, A, program.b)
-    assert reduce_program(tiny, evaluate(tiny, tiny.q, tiny.b).element) is None
+    assert presolve(tiny).elimination is None

@@ -1,0 +1,74 @@
+"""Which routes a program takes, and in which order: what one leaves unsolved goes to the next.
+
+Newton needs no more than a rough point, so the first solve is a loose one, by the backend that is the cheaper one there
+(docs/where_the_time_goes.md): SCS factors once, Clarabel at each of some ten iterations, which costs little where K is very
+sparse and saves many where cones curve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+from conelayers.program import Structure
+from conelayers.routes import Backend, Route
+from conelayers.solvers import SOLVERS, Settings, Solver
+
+__all__ = ["Plan"]
+
+_LOOSE_ITERATIONS = 2000
+_SCS_LOOSE = 1e-3
+_CLARABEL_LOOSE = 1e-4
+_CLARABEL_LINEAR = 1e-6  # an LP's vertex has to be found among many: the last iterations are cheap beside that
+_VERY_SPARSE = 6  # entries of P and A per row and column up to which ten factorizations cost less than SCS's iterations
+_SMALL_MATRIX = 18  # orders of semidefinite cones up to which Clarabel is faster
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """The backend, its settings, and whether the user named it."""
+
+    solver: Solver
+    settings: Settings
+    chosen_by_user: bool
+
+    def routes(self, structure: Structure) -> list[Route]:
+        """The routes for programs of this (presolved) structure.
+
+        Unless the user asked for something, a loose solve comes first. The rest is a solve at the solver's first tolerance
+        (or the user's), one at its tight tolerance, and, again unless the user asked for something, one by each other
+        backend.
+        """
+        solver, settings = self.solver, self.settings
+        free = not self.chosen_by_user and settings == Settings()
+        routes: list[Route] = [loose(structure)] if free else []
+        tolerance = settings.tolerance or solver.first_tolerance
+        routes.append(Backend(solver, replace(settings, tolerance=tolerance)))
+        if tolerance > solver.tight_tolerance:
+            routes.append(Backend(solver, replace(settings, tolerance=solver.tight_tolerance)))
+        if free:
+            # Backends fail on different programs: what the default leaves open goes to the others.
+            for other in SOLVERS.values():
+                if other is not solver and other.takes(structure.cones, structure.P.nnz > 0):
+                    limited = Settings(tolerance=other.tight_tolerance, max_iters=other.fallback_iterations)
+                    routes.append(Backend(other, limited, trusted=False))
+        return routes
+
+
+def loose(structure: Structure) -> Backend:
+    """The cheapest solve that leads near enough."""
+    scs, clarabel = SOLVERS["SCS"], SOLVERS["CLARABEL"]
+    by_scs = Backend(scs, Settings(tolerance=_SCS_LOOSE, max_iters=_LOOSE_ITERATIONS), trusted=False, proximal_steps=12)
+    kinds = structure.cones.kinds
+    if not clarabel.takes(structure.cones, structure.P.nnz > 0):
+        return by_scs
+    linear = structure.P.nnz == 0 and kinds <= {"zero", "nonneg"}
+    curved = bool(kinds & {"exp", "power"}) and max(structure.cones.psd, default=0) <= _SMALL_MATRIX
+    entries = structure.P.nnz + structure.A.nnz
+    sparse = entries <= _VERY_SPARSE * (structure.n + structure.m) and not kinds & {"soc", "psd"}
+    small_matrices = "psd" in kinds and max(structure.cones.psd) <= _SMALL_MATRIX and structure.P.nnz == 0
+    if linear or curved or sparse or small_matrices:
+        tolerance = _CLARABEL_LINEAR if linear else _CLARABEL_LOOSE
+        return Backend(clarabel, Settings(tolerance=tolerance), trusted=False, proximal_steps=12)
+    return by_scs

@@ -1,0 +1,124 @@
+"""Ways to a point near the solution, from which Newton's steps go on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import numpy as np
+
+from conelayers.errors import Status
+from conelayers.kkt import Factorization
+from conelayers.parallel import run_parallel
+from conelayers.program import ConeProgram
+from conelayers.residual import evaluate
+from conelayers.solvers import Instance, RawSolution, Settings, Solver
+
+__all__ = ["Backend", "Previous", "Route", "Start"]
+
+_ROUGH = 1e-4  # residuals up to which a point counts as near a solution
+_STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
+
+
+@final
+class Start(NamedTuple):
+    """Where a route leads: x (B, n), v (B, m), zero where the status is not usable; the backend's own words.
+
+    ``factorization`` is that of K at these points, where the route made one.
+    """
+
+    x: np.ndarray
+    v: np.ndarray
+    status: list[Status]
+    message: list[str]
+    factorization: Factorization | None = None
+
+
+class Route(ABC):
+    """One way to a start. Where it is not ``trusted``, only its points count, not what it says of infeasibility."""
+
+    trusted: bool
+    proximal_steps: int  # how many guarded Newton steps its points are worth
+    name: str
+
+    @abstractmethod
+    def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
+        """A start for each instance of ``program``, which are those at ``index`` of the whole batch."""
+
+
+@final
+@dataclass(frozen=True)
+class Previous(Route):
+    """The solutions of the call before, in the units and the variables of the program to be solved."""
+
+    x: np.ndarray
+    v: np.ndarray
+    usable: np.ndarray  # (B,) bool
+    name: str = "NEWTON"
+    trusted: bool = False
+    proximal_steps: int = 0
+
+    def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
+        """The previous solution, NaN-free."""
+        usable = self.usable[index]
+        status = [Status.SOLVED if u else Status.FAILED for u in usable]
+        x, v = (np.where(usable[:, None], h[index], 0.0) for h in (self.x, self.v))
+        return Start(x, v, status, ["from the previous solution"] * len(status))
+
+
+@final
+@dataclass(frozen=True)
+class Backend(Route):
+    """A solver's solve of each instance, on a thread pool."""
+
+    solver: Solver
+    settings: Settings
+    trusted: bool = True
+    proximal_steps: int = 25
+    warm: Previous | None = None  # where the solver itself can start
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The solver's name."""
+        return self.solver.name
+
+    def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
+        """Solve each instance; what a limit or a breakdown stopped far from a solution is reported as such."""
+        structure = program.structure
+
+        def solve_one(i: int) -> RawSolution:
+            instance = Instance(
+                structure.P.matrix(program.P[i]),
+                program.q[i],
+                structure.A.matrix(program.A[i]),
+                program.b[i],
+                structure.cones,
+            )
+            warm, k = None, int(index[i])
+            if self.warm is not None and self.solver.warm_starts and self.warm.usable[k]:
+                v = self.warm.v[k]
+                y, s, _ = structure.cones.decompose(v)
+                warm = RawSolution(self.warm.x[k], y, s, Status.SOLVED, "")
+            return self.solver.solve(instance, self.settings, warm)
+
+        raws = run_parallel(solve_one, range(program.batch), jobs)
+        status = [raw.status for raw in raws]
+        if not self.trusted:
+            status = [s if s.usable else Status.FAILED for s in status]
+        x, v = np.zeros_like(program.q), np.zeros_like(program.b)
+        returned = np.zeros(program.batch, dtype=bool)
+        for i, raw in enumerate(raws):
+            if np.isfinite(raw.x).all() and np.isfinite(raw.y - raw.s).all():
+                x[i], v[i], returned[i] = raw.x, raw.y - raw.s, True
+            elif status[i].usable:
+                status[i] = Status.FAILED
+        stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
+        if stopped.size:
+            part = program.take(stopped)
+            near = evaluate(part, x[stopped], v[stopped]).norm(part) <= _ROUGH
+            for j in stopped[near]:
+                status[int(j)] = Status.INACCURATE
+        lost = np.array([not s.usable for s in status], dtype=bool)
+        x[lost], v[lost] = 0.0, 0.0
+        return Start(x, v, status, [raw.message for raw in raws])
