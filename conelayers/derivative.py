@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 
@@ -34,9 +34,7 @@ _CONSISTENT = 1e-6  # residual up to which a singular system may be a consistent
 _MAX_REFINEMENTS = 3
 
 _Pair = tuple[np.ndarray, np.ndarray]
-_First = Callable[[Factorization], _Pair]
-_Correct = Callable[[Factorization, np.ndarray, np.ndarray], _Pair]
-_Residual = Callable[[np.ndarray, np.ndarray], _Pair]
+_Moves = Callable[[Factorization, int], bool]
 
 NullTest = Callable[[int, np.ndarray, np.ndarray], bool]
 
@@ -44,6 +42,15 @@ NullTest = Callable[[int, np.ndarray, np.ndarray], bool]
 def _always(i: int, a: np.ndarray, b: np.ndarray) -> bool:
     """Whoever reads everything is concerned by every null vector."""
     return True
+
+
+class _Steps(NamedTuple):
+    """A system with J: its first solution and corrections by a factored K, its residual, and its right-hand side."""
+
+    first: Callable[[Factorization], _Pair]
+    correct: Callable[[Factorization, np.ndarray, np.ndarray], _Pair]
+    residual: Callable[[np.ndarray, np.ndarray], _Pair]
+    rhs: _Pair
 
 
 @final
@@ -98,19 +105,18 @@ class Linearization:
             a, c = apply_jacobian(program, element, dx, dv)
             return r1 - a, r2 - c
 
-        (dx, dv), error, factorization = self._solve(lambda f: solve(f, r1, r2), solve, residual, (r1, r2))
-        # Where J is regular, dy = D dv. In a least-squares solution that fails, and Bη keeps ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
-        ds = -program.Ax(dx) - r2
-        dy = np.where(factorization.singular[:, None], dv + ds, element.apply(dv))
-
-        def null_vectors_matter(i: int) -> bool:
+        def moves(factorization: Factorization, i: int) -> bool:
             null = factorization.null_vectors(i)
             if null is None:
                 return True
             dx, dy, _ = self.scaling.take([i]).unscale(*null, np.zeros_like(null[1]))
             return matters(i, dx, dy)
 
-        _report(error, factorization.singular, null_vectors_matter, "the solution is not unique in what was asked for")
+        steps = _Steps(lambda f: solve(f, r1, r2), solve, residual, (r1, r2))
+        (dx, dv), singular = self._solve(steps, moves, "the solution is not unique in what was asked for")
+        # Where J is regular, dy = D dv. In a least-squares solution that fails, and Bη keeps ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
+        ds = -program.Ax(dx) - r2
+        dy = np.where(singular[:, None], dv + ds, element.apply(dv))
         return self.scaling.unscale(dx, dy, dy - dv)
 
     def adjoint(
@@ -138,40 +144,43 @@ class Linearization:
             a, c = apply_jacobian_transpose(program, element, lam, mu)
             return gx - a, h - c
 
-        (lam, mu), error, factorization = self._solve(first, correct, residual, (gx, h))
-
-        def null_vectors_matter(i: int) -> bool:
+        def moves(factorization: Factorization, i: int) -> bool:
             null = factorization.null_vectors(i)
             return null is None or matters(i, *self.scaling.take([i]).scale_rows(null[0], -null[1]))
 
-        _report(error, factorization.singular, null_vectors_matter, "some changes of the data leave no solution nearby")
+        steps = _Steps(first, correct, residual, (gx, h))
+        (lam, mu), _ = self._solve(steps, moves, "some changes of the data leave no solution nearby")
         return self.scaling.scale_rows(lam, mu)
 
-    def _solve(
-        self, first: _First, correct: _Correct, residual: _Residual, rhs: _Pair
-    ) -> tuple[_Pair, np.ndarray, Factorization]:
-        """Solve on K, refine on J, and give up a factor that does not deliver for a rank-revealing one."""
+    def _solve(self, steps: _Steps, moves: _Moves, consequence: str) -> tuple[_Pair, np.ndarray]:
+        """Solve on K, refine on J; where a factor does not deliver, or the ambiguity of a singular K reaches what was asked for,
+        with the pseudo-inverse. The solution, and where K is singular.
+        """
         factorization = self.factorization
-        known = factorization.singular  # asked first: a factor may find out only then, and be replaced
-        solution, error = _refine(factorization, first, correct, residual, rhs)
-        poor = np.flatnonzero((error > _ACCEPTED) & ~known)
-        if poor.size:
-            factorization = factorization.use_pseudo_inverse(poor)
-            second, second_error = _refine(factorization, first, correct, residual, rhs)
+        singular = factorization.singular  # asked first: a factor may find out only then, and be replaced
+        solution, error = _refine(factorization, steps)
+        ambiguous = [int(i) for i in np.flatnonzero(singular & (error <= _ACCEPTED)) if moves(factorization, int(i))]
+        again = error > _ACCEPTED
+        again[ambiguous] = True
+        if again.any():
+            factorization = factorization.use_pseudo_inverse(np.flatnonzero(again))
+            second, second_error = _refine(factorization, steps)
             # An inconsistent system has no small residual; its regularized "solution" is of size 1/δ.
-            take = np.isin(np.arange(error.size), poor) & (factorization.singular | (second_error < error))
+            take = again & (factorization.singular | (second_error < error))
             solution = (
                 np.where(take[:, None], second[0], solution[0]),
                 np.where(take[:, None], second[1], solution[1]),
             )
             error = np.where(take, second_error, error)
-        return solution, error, factorization
+            found = factorization.singular & ~singular & (error <= _ACCEPTED)
+            ambiguous += [int(i) for i in np.flatnonzero(found) if moves(factorization, int(i))]
+        _report(error, factorization.singular, sorted(ambiguous), consequence)
+        return solution, factorization.singular
 
 
-def _report(error: np.ndarray, singular: np.ndarray, matters: Callable[[int], bool], consequence: str) -> None:
+def _report(error: np.ndarray, singular: np.ndarray, ambiguous: list[int], consequence: str) -> None:
     """One warning for the instances whose derivative does not exist, or was not found to any accuracy."""
     inconsistent = np.flatnonzero(error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED))
-    ambiguous = [int(i) for i in np.flatnonzero(singular & (error <= _ACCEPTED)) if matters(int(i))]
     reasons = []
     if inconsistent.size:
         reasons.append(
@@ -187,14 +196,13 @@ def _report(error: np.ndarray, singular: np.ndarray, matters: Callable[[int], bo
             + ". The minimum-norm least-squares solution is returned. Usual causes: a solution that is not unique (add a small "
             "quadratic term), redundant constraints (remove them), or more active constraints than the solution needs.",
             SingularDerivativeWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
-def _refine(
-    factorization: Factorization, first: _First, correct: _Correct, residual: _Residual, rhs: _Pair
-) -> tuple[_Pair, np.ndarray]:
+def _refine(factorization: Factorization, steps: _Steps) -> tuple[_Pair, np.ndarray]:
     """Iterative refinement on J, which also recovers the digits that a tiny √Λ costs on K; the relative residual, (B,)."""
+    first, correct, residual, rhs = steps
     size = np.maximum(_norm(rhs[0]), _norm(rhs[1]))
     # Cotangents that are zero (or all but) have the solution zero, those that are not finite have none to be checked.
     size = np.where((size > 1e-290) & np.isfinite(size), size, np.inf)

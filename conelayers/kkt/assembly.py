@@ -5,6 +5,7 @@ K = [P, 0, AᵀB; 0, 0, Wᵀ; BᵀA, W, −N] for D = B C Bᵀ (factorization.py
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -15,13 +16,31 @@ import scipy.sparse as sp
 from conelayers.cones import ProductElement
 from conelayers.program import ConeProgram
 
-__all__ = ["Assembled", "assemble"]
+__all__ = ["Assembled", "Pins", "assemble"]
+
+_PIN = 1e-3  # |a| below this pins nothing
+
+
+@final
+@dataclass(frozen=True)
+class Pins:
+    """Rows of K that are zero but for one entry a, in column j: they say dx_j = g/a, and column j's equation gives their unknown.
+
+    Both are left out of what is factored: active bounds shrink K, and its null space is found in a smaller matrix.
+    """
+
+    kept: np.ndarray  # the indices of K that are factored
+    columns: np.ndarray
+    rows: np.ndarray
+    a: np.ndarray
+    coupling: sp.csr_array  # kept × columns
+    within: sp.csr_array  # columns × columns
 
 
 @final
 @dataclass(frozen=True)
 class Assembled:
-    """EKE, its scales e and the basis B: everything about K but its factor."""
+    """K without its pins as EKE, its scales e and the basis B: everything about K but its factor."""
 
     upper: sp.csc_matrix  # of EKE, every diagonal entry stored
     diagonal: np.ndarray  # where the diagonal entries are in upper.data
@@ -29,11 +48,13 @@ class Assembled:
     basis: sp.csr_array | np.ndarray  # B, or the active rows where B has unit columns
     n: int
     m: int
-    positive: int  # the columns in front of η
+    positive: int  # the columns in front of η in the whole K
+    factored_positive: int  # and in EKE
+    pins: Pins | None
 
     @property
     def order(self) -> int:
-        """The order of K."""
+        """The order of what is factored."""
         return self.scales.size
 
     @cached_property
@@ -44,9 +65,28 @@ class Assembled:
 
     @property
     def unscaled(self) -> sp.csc_array:
-        """K."""
+        """K without its pins."""
         inverse = sp.diags_array(1 / self.scales)
         return sp.csc_array(inverse @ self.matrix @ inverse)
+
+    @property
+    def whole(self) -> Assembled:
+        """The same with its pins in the matrix."""
+        if self.pins is None:
+            return self
+        pins, order = self.pins, self.order + 2 * self.pins.a.size
+        inner, a = sp.coo_array(self.unscaled), sp.diags_array(self.pins.a).tocoo()
+        coupling, within = sp.coo_array(pins.coupling), sp.coo_array(pins.within)
+        blocks = [
+            (inner.data, pins.kept[inner.row], pins.kept[inner.col]),
+            (coupling.data, pins.kept[coupling.row], pins.columns[coupling.col]),
+            (coupling.data, pins.columns[coupling.col], pins.kept[coupling.row]),
+            (within.data, pins.columns[within.row], pins.columns[within.col]),
+            (a.data, pins.columns, pins.rows),
+        ]
+        data, rows, cols = (np.concatenate(h) for h in zip(*blocks, strict=True))
+        above = rows <= cols
+        return _scaled(data[above], rows[above], cols[above], order, self.basis, self.n, self.m, self.positive, None)
 
     def multiply(self, z: np.ndarray) -> np.ndarray:
         """EKE z, from the upper triangle."""
@@ -59,16 +99,35 @@ class Assembled:
     def regularized(self, delta: float) -> sp.csc_matrix:
         """The upper triangle of EKE + δ·diag(I, −I)."""
         data = self.upper.data.copy()
-        data[self.diagonal[: self.positive]] += delta
-        data[self.diagonal[self.positive :]] -= delta
+        data[self.diagonal[: self.factored_positive]] += delta
+        data[self.diagonal[self.factored_positive :]] -= delta
         return sp.csc_matrix((data, self.upper.indices, self.upper.indptr), shape=self.upper.shape)
 
-    def right_hand_side(self, p1: np.ndarray, p2: np.ndarray) -> np.ndarray:
-        """(p₁, 0, Bᵀp₂)."""
+    def solve(
+        self, p1: np.ndarray, p2: np.ndarray, inner: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """dx and Bη with K·[dx; η] = [p₁; Bᵀp₂], where ``inner`` solves without the pins."""
         g = p2[self.basis] if isinstance(self.basis, np.ndarray) else self.basis.T @ p2
-        return np.concatenate([p1, np.zeros(self.positive - self.n), g])
+        rhs = np.concatenate([p1, np.zeros(self.positive - self.n), g])
+        if self.pins is None:
+            return self._split(inner(rhs))
+        z, pins = np.empty_like(rhs), self.pins
+        z[pins.columns] = rhs[pins.rows] / pins.a
+        z[pins.kept] = inner(rhs[pins.kept] - pins.coupling @ z[pins.columns])
+        column = pins.within @ z[pins.columns] + pins.coupling.T @ z[pins.kept]
+        z[pins.rows] = (rhs[pins.columns] - column) / pins.a
+        return self._split(z)
 
-    def split(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def extend_null_vector(self, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A null vector (dx, Bη) of K from one of what is factored."""
+        if self.pins is None:
+            return self._split(inner)
+        z, pins = np.zeros(self.order + 2 * self.pins.a.size), self.pins
+        z[pins.kept] = inner
+        z[pins.rows] = -(pins.coupling.T @ inner) / pins.a
+        return self._split(z)
+
+    def _split(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """dx and Bη."""
         eta = z[self.positive :]
         if not isinstance(self.basis, np.ndarray):
@@ -134,9 +193,54 @@ def _finish(
     program: ConeProgram,
     positive: int,
 ) -> Assembled:
+    """Take the pins out of the upper triangle's entries, and equilibrate the rest."""
+    n, m = program.structure.n, program.structure.m
+    order = positive + (basis.size if isinstance(basis, np.ndarray) else basis.shape[1])
+    stored = data != 0
+    if not stored.all():
+        data, rows, cols = data[stored], rows[stored], cols[stored]
+    below = cols >= positive
+    single = np.bincount(cols[below], minlength=order) == 1
+    pin = np.flatnonzero(below & single[cols] & (rows < n) & (np.abs(data) > _PIN))
+    if not pin.size:
+        return _scaled(data, rows, cols, order, basis, n, m, positive, None)
+    pin = pin[np.unique(rows[pin], return_index=True)[1]]  # one row a column
+    columns, pinning, a = rows[pin], cols[pin], data[pin]
+    out = np.zeros(order, dtype=bool)
+    out[columns] = out[pinning] = True
+    kept = np.flatnonzero(~out)
+    place = np.empty(order, dtype=np.int64)
+    place[kept] = np.arange(kept.size)
+    place[columns] = np.arange(columns.size)
+    is_pin = np.zeros(data.size, dtype=bool)
+    is_pin[pin] = True
+    out_row, out_col = out[rows], out[cols]
+    inside, within = ~out_row & ~out_col, out_row & out_col & ~is_pin
+    across = out_row ^ out_col
+    i = np.where(out_row, cols, rows)[across]
+    j = np.where(out_row, rows, cols)[across]
+    shape = kept.size, columns.size
+    coupling = sp.csr_array(sp.coo_array((data[across], (place[i], place[j])), shape=shape))
+    i, j = place[rows[within]], place[cols[within]]
+    off = i != j
+    entries = np.append(data[within], data[within][off]), (np.append(i, j[off]), np.append(j, i[off]))
+    pins = Pins(kept, columns, pinning, a, coupling, sp.csr_array(sp.coo_array(entries, shape=(columns.size,) * 2)))
+    inner = data[inside], place[rows[inside]], place[cols[inside]]
+    return _scaled(*inner, kept.size, basis, n, m, positive, pins)
+
+
+def _scaled(
+    data: np.ndarray,
+    rows: np.ndarray,
+    cols: np.ndarray,
+    order: int,
+    basis: sp.csr_array | np.ndarray,
+    n: int,
+    m: int,
+    positive: int,
+    pins: Pins | None,
+) -> Assembled:
     """Equilibrate, and store the diagonal whether it is zero or not."""
-    active = basis.size if isinstance(basis, np.ndarray) else basis.shape[1]
-    order = positive + active
     e = _equilibrate(np.abs(data), rows, cols, order)
     diagonal = np.arange(order)
     scaled = np.concatenate([data * e[rows] * e[cols], np.zeros(order)])
@@ -144,7 +248,8 @@ def _finish(
     upper = sp.csc_matrix(sp.coo_matrix(entries, shape=(order, order)))  # duplicates are summed
     upper.sort_indices()
     last = upper.indptr[1:] - 1  # the diagonal entry is the last one of its column
-    return Assembled(upper, last, e, basis, program.structure.n, program.structure.m, positive)
+    factored_positive = positive if pins is None else int(np.searchsorted(pins.kept, positive))
+    return Assembled(upper, last, e, basis, n, m, positive, factored_positive, pins)
 
 
 def _equilibrate(magnitude: np.ndarray, rows: np.ndarray, cols: np.ndarray, order: int, passes: int = 3) -> np.ndarray:

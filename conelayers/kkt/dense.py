@@ -117,11 +117,13 @@ class _Instance:
         factor = _LDL(blocks.matrix(delta))
         instance = cls(blocks, factor)
         # A proximal step is regular by construction, whatever the estimate says.
-        return instance.decomposed() if factor.rcond < SUSPECT and delta == 0 else instance
+        if factor.rcond >= SUSPECT or delta > 0:
+            return instance
+        return cls(blocks, DensePseudoInverse(blocks.matrix()))
 
     def decomposed(self) -> _Instance:
         """The whole K decomposed: without its pinned rows, K⁺ would not be of minimum norm."""
-        if isinstance(self.system, DensePseudoInverse):
+        if isinstance(self.system, DensePseudoInverse) and not self.blocks.pinned.size:
             return self
         blocks = self.blocks.without_pins()
         return _Instance(blocks, DensePseudoInverse(blocks.matrix()))

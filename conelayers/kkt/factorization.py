@@ -35,7 +35,7 @@ class Factorization(ABC):
     @property
     @abstractmethod
     def singular(self) -> np.ndarray:
-        """Which instances have a singular K, (B,) bool; for these ``solve`` applies the pseudo-inverse of K."""
+        """Which instances have a singular K, (B,) bool; for these ``solve`` finds one of the solutions, where there are any."""
 
     @abstractmethod
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -51,4 +51,4 @@ class Factorization(ABC):
 
     @abstractmethod
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
-        """The same factorization, with these instances (indices) solved by a rank-revealing method."""
+        """The same factorization, with these instances (indices) solved by the pseudo-inverse of K."""

@@ -122,6 +122,7 @@ class _Instance:
     system: _QuasiDefinite | DensePseudoInverse | DeflatedPseudoInverse | KrylovPseudoInverse
     assembled: Assembled
     checked: bool = False
+    minimum_norm: bool = False
 
     def check(self) -> _Instance:
         """The same, with a factor that delivers; a suspect one is replaced by one that knows the null space."""
@@ -138,16 +139,14 @@ class _Instance:
             if null_space is not None:
                 deflated = DeflatedPseudoInverse(factor.solve, self.assembled.scales, null_space)
                 return _Instance(deflated, self.assembled, checked=True)
-        return self.decomposed()
+        return _Instance(_pseudo_inverse(self.assembled), self.assembled, checked=True)
 
     def decomposed(self) -> _Instance:
-        """The same, with a rank-revealing method."""
-        if isinstance(self.system, (DensePseudoInverse, KrylovPseudoInverse)):
+        """The whole K, solved by a rank-revealing method: without its pins, K⁺ would not be of minimum norm."""
+        if self.minimum_norm:
             return self
-        K = self.assembled.unscaled
-        small = self.assembled.order <= _DENSE_UP_TO
-        system = DensePseudoInverse(K.toarray()) if small else KrylovPseudoInverse(K)
-        return _Instance(system, self.assembled, checked=True)
+        whole = self.assembled.whole
+        return _Instance(_pseudo_inverse(whole), whole, checked=True, minimum_norm=True)
 
     @property
     def nullity(self) -> int:
@@ -160,13 +159,18 @@ class _Instance:
         null = np.zeros((0, self.assembled.order))
         if isinstance(self.system, (DensePseudoInverse, DeflatedPseudoInverse)):
             null = self.system.null_space.T
-        parts = [self.assembled.split(z) for z in null]
+        parts = [self.assembled.extend_null_vector(z) for z in null]
         if not parts:
             return np.zeros((0, self.assembled.n)), np.zeros((0, self.assembled.m))
         return np.array([dx for dx, _ in parts]), np.array([dy for _, dy in parts])
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.assembled.split(self.system.solve(self.assembled.right_hand_side(p1, p2)))
+        return self.assembled.solve(p1, p2, self.system.solve)
+
+
+def _pseudo_inverse(assembled: Assembled) -> DensePseudoInverse | KrylovPseudoInverse:
+    K = assembled.unscaled
+    return DensePseudoInverse(K.toarray()) if assembled.order <= _DENSE_UP_TO else KrylovPseudoInverse(K)
 
 
 @final
