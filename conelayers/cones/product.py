@@ -130,6 +130,13 @@ class Cones:
         sizes += [3] * (self.exp + self.exp_dual + len(self.power))
         return np.concatenate([[0], np.cumsum(sizes)])[:-1].astype(np.int64)
 
+    @property
+    def psd_rows(self) -> list[np.ndarray]:
+        """The rows of each semidefinite block."""
+        sizes = [n * (n + 1) // 2 for n in self.psd]
+        starts = self.zero + self.nonneg + sum(self.soc) + np.concatenate([[0], np.cumsum(sizes)])
+        return [start + np.arange(size) for start, size in zip(starts[:-1].tolist(), sizes, strict=True)]
+
     @cached_property
     def orthant_rows(self) -> np.ndarray:
         """Which rows lie in an orthant or the zero cone, (m,) bool."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from conelayers.cones import ProductElement
+from conelayers.kkt.aligned import AlignedFactorization
 from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.sparse import SparseFactorization
@@ -37,6 +38,9 @@ def factorize(
     program: ConeProgram, element: ProductElement, jobs: int, delta: np.ndarray | None = None
 ) -> Factorization:
     """Factor the reduced KKT matrix K, or K_δ for δ (B,), of every instance (factorization.py), on up to ``jobs`` threads."""
+    aligned = AlignedFactorization.of(program, element, delta)
+    if aligned is not None:
+        return aligned
     if prefers_dense(program.structure):
         stacked = factorize_stacked(program, element, delta) if program.batch > 1 else None
         return stacked or DenseFactorization.of(program, element, delta)

@@ -17,7 +17,7 @@ from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.pseudo_inverse import DensePseudoInverse
 from conelayers.program import ConeProgram, Structure
 
-__all__ = ["SUSPECT", "DenseFactorization", "rotated_rows"]
+__all__ = ["SUSPECT", "DenseFactorization", "SymmetricIndefinite", "rotated_rows"]
 
 # A reciprocal condition estimate below this sends the instance to the rank-revealing method, which decides.
 SUSPECT = 1e-10
@@ -25,7 +25,7 @@ _PIN = 1e-3  # |a| below this pins nothing
 
 
 @final
-class _LDL:
+class SymmetricIndefinite:
     """P L D Lᵀ Pᵀ of the equilibrated matrix (Bunch-Kaufman)."""
 
     nullity = 0
@@ -110,11 +110,11 @@ class _Instance:
     """The blocks and a solver of their matrix; an ill-conditioned one is decomposed, which tells whether it is singular."""
 
     blocks: _Blocks
-    system: _LDL | DensePseudoInverse
+    system: SymmetricIndefinite | DensePseudoInverse
 
     @classmethod
     def of(cls, blocks: _Blocks, delta: float) -> _Instance:
-        factor = _LDL(blocks.matrix(delta))
+        factor = SymmetricIndefinite(blocks.matrix(delta))
         instance = cls(blocks, factor)
         # A proximal step is regular by construction, whatever the estimate says.
         if factor.rcond >= SUSPECT or delta > 0:
