@@ -11,12 +11,13 @@ a full step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import numpy as np
 
 from conelayers.cones import ProductElement
-from conelayers.kkt import Factorization, factorize
+from conelayers.kkt import Factorization, Part, factorize
 from conelayers.program import ConeProgram
 from conelayers.residual import Point, evaluate
 
@@ -38,7 +39,7 @@ class Polished(NamedTuple):
     x: np.ndarray
     v: np.ndarray
     error: np.ndarray  # the scaled ‖F‖ of residual.py, (B,)
-    parts: list[tuple[np.ndarray, Factorization]]
+    parts: list[Part]
 
 
 def polish(
@@ -51,12 +52,12 @@ def polish(
     plain_steps: int,
     proximal_steps: int,
     jobs: int,
-    known: Factorization | None = None,
+    known: Sequence[Part] = (),
 ) -> Polished:
     """Newton steps from (x, v), each instance by itself, until ‖F‖ is below ``tolerance`` or stalls below ``enough``.
 
     ``plain_steps`` full steps first, of which the best is kept; then for what is not below ``enough``
-    ``proximal_steps`` guarded ones. ``known``: the factorization at the start, where there is one.
+    ``proximal_steps`` guarded ones. ``known``: factorizations at the start, where there are some.
     """
     state = _State(program, x, v, tolerance, jobs, known)
     state.plain(plain_steps)
@@ -78,18 +79,18 @@ class _State:
         v: np.ndarray,
         tolerance: float,
         jobs: int,
-        known: Factorization | None,
+        known: Sequence[Part],
     ) -> None:
         self.program, self.tolerance, self.jobs, self._known = program, tolerance, jobs, known
         self.x, self.v = x.copy(), v.copy()
         self._first: Point | None = evaluate(program, x, v)
         self.error = self._first.norm(program)
-        self.parts: list[tuple[np.ndarray, Factorization]] = []
+        self.parts: list[Part] = []
         self._finished = np.zeros(program.batch, dtype=bool)  # nothing more to gain
-        if known is not None:
-            arrived = np.flatnonzero(self.error <= tolerance)
+        for index, inner in known:
+            arrived = np.flatnonzero(self.error[index] <= tolerance)
             if arrived.size:
-                self.parts.append((arrived, known if arrived.size == program.batch else known.take(arrived)))
+                self.parts.append((index[arrived], inner if arrived.size == index.size else inner.take(arrived)))
 
     def plain(self, steps: int) -> None:
         todo = np.flatnonzero((self.error > self.tolerance) & np.isfinite(self.error) & ~self._finished)
@@ -101,7 +102,7 @@ class _State:
             if todo.size == 0:
                 return
             local = local if local is not None else evaluate(part, *current)
-            factorization, self._known = self._factor(part, local, todo), None
+            factorization, self._known = self._factor(part, local, todo), ()
             dx, dy = factorization.solve(-local.F1, local.F2)
             x, v = local.x + dx, local.v + part.Ax(dx) - local.F2 + dy
             usable = np.isfinite(x).all(axis=1) & np.isfinite(v).all(axis=1)
@@ -124,9 +125,10 @@ class _State:
                 current = (x[going], v[going])
 
     def _factor(self, part: ConeProgram, local: Point, todo: np.ndarray) -> Factorization:
-        if self._known is None:
-            return factorize(part, local.element, self.jobs)
-        return self._known if todo.size == self.program.batch else self._known.take(todo)
+        for index, inner in self._known:
+            if np.isin(todo, index).all():
+                return inner if todo.size == index.size else inner.take(np.searchsorted(index, todo))
+        return factorize(part, local.element, self.jobs)
 
     def _keep(self, todo: np.ndarray, point: Point, better: np.ndarray, error: np.ndarray) -> None:
         chosen = todo[better]

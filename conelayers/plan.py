@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import final
 
+from conelayers.active_set import ActiveSet
 from conelayers.program import Structure
 from conelayers.routes import Backend, Route
 from conelayers.solvers import SOLVERS, Settings, Solver
@@ -42,7 +43,10 @@ class Plan:
         """
         solver, settings = self.solver, self.settings
         free = not self.chosen_by_user and settings == Settings()
-        routes: list[Route] = [loose(structure)] if free else []
+        routes: list[Route] = []
+        if free:
+            routes += [ActiveSet()] if ActiveSet.suits(structure) else []
+            routes.append(loose(structure))
         tolerance = settings.tolerance or solver.first_tolerance
         routes.append(Backend(solver, replace(settings, tolerance=tolerance)))
         if tolerance > solver.tight_tolerance:

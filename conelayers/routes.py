@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import numpy as np
 
 from conelayers.errors import Status
-from conelayers.kkt import Factorization
+from conelayers.kkt import Part
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram
 from conelayers.residual import evaluate
@@ -25,14 +26,14 @@ _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 class Start(NamedTuple):
     """Where a route leads: x (B, n), v (B, m), zero where the status is not usable; the backend's own words.
 
-    ``factorization`` is that of K at these points, where the route made one.
+    ``parts`` are factorizations of K at these points, with their indices, where the route made some.
     """
 
     x: np.ndarray
     v: np.ndarray
     status: list[Status]
     message: list[str]
-    factorization: Factorization | None = None
+    parts: Sequence[Part] = ()
 
 
 class Route(ABC):

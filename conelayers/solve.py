@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, final
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from conelayers.derivative import Linearization
 from conelayers.errors import InaccurateSolutionWarning, SolveError, Status
-from conelayers.kkt import EliminatedFactorization, Factorization, combine
+from conelayers.kkt import EliminatedFactorization, Part, combine
 from conelayers.newton import polish
 from conelayers.plan import Plan
 from conelayers.presolve import Presolved, presolve
@@ -63,7 +64,7 @@ class _Outcome:
         self.error = np.full(batch, np.inf)
         self.status = [Status.FAILED] * batch
         self.message, self.solver = [""] * batch, [""] * batch
-        self.parts: list[tuple[np.ndarray, Factorization]] = []
+        self.parts: list[Part] = []
 
     def unsolved(self, previous: Route | None) -> np.ndarray:
         """The instances for the next route: not infeasible, and not stopped by a limit that the user may have set."""
@@ -83,7 +84,7 @@ class _Outcome:
         usable = np.array([s.usable for s in start.status], dtype=bool)
         x, v, error = start.x, start.v, np.full(index.size, np.inf)
         kept = np.flatnonzero(usable)
-        parts: list[tuple[np.ndarray, Factorization]] = []
+        parts: list[Part] = []
         if kept.size:
             polished = polish(
                 part.take(kept),
@@ -94,7 +95,7 @@ class _Outcome:
                 plain_steps=_STEPS,
                 proximal_steps=route.proximal_steps,
                 jobs=jobs,
-                known=start.factorization,
+                known=_restrict(start.parts, kept),
             )
             x[kept], v[kept], error[kept] = polished.x, polished.v, polished.error
             parts = [(kept[i], f) for i, f in polished.parts]
@@ -115,7 +116,12 @@ class _Outcome:
                 self.parts.append((index[local[chosen]], inner))
 
 
-def _without(parts: list[tuple[np.ndarray, Factorization]], gone: np.ndarray) -> list[tuple[np.ndarray, Factorization]]:
+def _restrict(parts: Sequence[Part], kept: np.ndarray) -> list[Part]:
+    """The same parts in terms of positions within ``kept``, which holds all of their indices."""
+    return [(np.searchsorted(kept, index), inner) for index, inner in parts]
+
+
+def _without(parts: list[Part], gone: np.ndarray) -> list[Part]:
     if not parts or not gone.size:
         return parts
     kept = [(index, np.flatnonzero(~np.isin(index, gone)), inner) for index, inner in parts]

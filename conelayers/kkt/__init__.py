@@ -1,7 +1,7 @@
 """The symmetric reduced KKT matrix: assembled, factored, solved."""
 
 from conelayers.kkt.choice import factorize, prefers_dense
-from conelayers.kkt.composite import CompositeFactorization, combine
+from conelayers.kkt.composite import CompositeFactorization, Part, combine
 from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.elimination import EliminatedFactorization
 from conelayers.kkt.factorization import Factorization
@@ -12,6 +12,7 @@ __all__ = [
     "DenseFactorization",
     "EliminatedFactorization",
     "Factorization",
+    "Part",
     "SparseFactorization",
     "combine",
     "factorize",

@@ -9,7 +9,7 @@ import numpy as np
 
 from conelayers.kkt.factorization import Factorization
 
-__all__ = ["CompositeFactorization", "combine"]
+__all__ = ["CompositeFactorization", "Part", "combine"]
 
 Part = tuple[np.ndarray, Factorization]
 
