@@ -29,7 +29,7 @@ __all__ = ["Linearization", "NullTest"]
 
 _ACCEPTED = 1e-10  # relative residual of J above which the factor is not trusted
 _ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
-_REFINED = 1e-15
+_REFINED = 4e-15
 _CONSISTENT = 1e-6  # residual up to which a singular system may be a consistent one whose factor is a little off
 _MAX_REFINEMENTS = 3
 

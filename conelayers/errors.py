@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
+import numpy as np
+
 __all__ = [
     "CanonicalizationError",
     "ConelayersWarning",
@@ -12,6 +14,7 @@ __all__ = [
     "SingularDerivativeWarning",
     "SolveError",
     "Status",
+    "usable_mask",
 ]
 
 
@@ -35,6 +38,14 @@ class Status(Enum):
     def usable(self) -> bool:
         """Whether there is a solution to return (SOLVED or INACCURATE)."""
         return self in (Status.SOLVED, Status.INACCURATE)
+
+
+_USABLE = frozenset({Status.SOLVED, Status.INACCURATE})
+
+
+def usable_mask(statuses: Sequence[Status]) -> np.ndarray:
+    """Which of them are usable, (B,) bool."""
+    return np.fromiter((s in _USABLE for s in statuses), dtype=bool, count=len(statuses))
 
 
 _ADVICE = {

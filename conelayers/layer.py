@@ -62,7 +62,7 @@ class Layer:
         )
         self._source: tuple[Any, ...] | None = (problem, tuple(parameters), tuple(variables))
         self._linear: ParametricProgram | None = None
-        self._solver_for(arguments)
+        self._default_arguments, self._default = arguments, self._solver_for(arguments)
         self._last = threading.local()
 
     @property
@@ -116,8 +116,11 @@ class Layer:
         (naming the parameter and the instance), SolveError naming the instances without a solution; warns
         InaccurateSolutionWarning where the residuals miss 1e−9.
         """
-        arguments = parse_solver_args({**self._solver_args, **(solver_args or {})}, self._solver)
-        solver, compiled = self._solver_for(arguments)
+        if solver_args:
+            arguments = parse_solver_args({**self._solver_args, **solver_args}, self._solver)
+            solver, compiled = self._solver_for(arguments)
+        else:
+            arguments, (solver, compiled) = self._default_arguments, self._default
         batch = combine_batch(compiled.parameters, [np.asarray(value) for value in theta])
         program = compiled.program(batch.theta)
         warm = self._warm_start if warm_start is None else warm_start

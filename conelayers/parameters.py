@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, final
 
 import numpy as np
@@ -28,12 +30,17 @@ class ParameterSpec:
     positions: tuple[int, ...] | None = None  # entries (column-major) that may differ from zero: diag, sparsity
     bounds: tuple[object, object] | None = None
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of entries."""
-        return int(np.prod(self.shape, dtype=int))
+        return math.prod(self.shape)
 
-    @property
+    @cached_property
+    def constrained(self) -> bool:
+        """Whether there is more to check of its values than that they are finite."""
+        return bool(self.attributes) or self.positions is not None or self.bounds is not None
+
+    @cached_property
     def columns(self) -> slice:
         """Where the entries lie in θ."""
         return slice(self.offset, self.offset + self.size)
@@ -88,19 +95,28 @@ def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray]) 
     theta = np.empty((batch, sum(spec.size for spec in specs)))
     for spec, value, is_batched in zip(specs, values, batched, strict=True):
         value = np.asarray(value, dtype=np.float64)
-        check_values(spec, value if is_batched else value[None], is_batched)
-        theta[:, spec.columns] = flatten(value if is_batched else value[None])
+        value = value if is_batched else value[None]
+        if spec.constrained:
+            check_values(spec, value, is_batched)
+        theta[:, spec.columns] = flatten(value)
+    if not np.isfinite(theta).all():
+        for spec, value, is_batched in zip(specs, values, batched, strict=True):
+            value = np.asarray(value, dtype=np.float64)
+            check_values(spec, value if is_batched else value[None], is_batched)
     return Batch(theta, any(batched), batched)
 
 
 def flatten(values: np.ndarray) -> np.ndarray:
     """(B, *shape) to (B, size), column-major within an instance, as cvxpy orders entries."""
-    batch, *shape = values.shape
-    return values.transpose(0, *range(values.ndim - 1, 0, -1)).reshape(batch, int(np.prod(shape, dtype=int)))
+    if values.ndim > 2:
+        values = values.transpose(0, *range(values.ndim - 1, 0, -1))
+    return values.reshape(values.shape[0], math.prod(values.shape[1:]))
 
 
 def unflatten(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The inverse of ``flatten``."""
+    if len(shape) < 2:
+        return flat.reshape(flat.shape[0], *shape)
     return flat.reshape(flat.shape[0], *reversed(shape)).transpose(0, *range(len(shape), 0, -1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -37,16 +38,35 @@ class AffineMap:
         """Whether a constant or a coefficient is infinite or NaN."""
         return not bool(np.isfinite(self.constant).all() and np.isfinite(self.linear.data).all())
 
+    @cached_property
+    def _selection(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(column, factor) of each row of L where it has one entry only: entries of φ that are copied need no product."""
+        if self.linear.nnz != self.rows.size:
+            return None
+        return self.linear.indices, self.linear.data
+
+    def _linear(self, phi: np.ndarray) -> np.ndarray:
+        if self._selection is None:
+            return (self.linear @ phi.T).T
+        columns, factors = self._selection
+        picked = np.take(phi, columns, axis=1)
+        picked *= factors
+        return picked
+
     def value(self, phi: np.ndarray) -> np.ndarray:
         """(B, rows) from φ (B, size)."""
         out = np.repeat(self.constant[None, :], phi.shape[0], axis=0)
-        out[:, self.rows] += (self.linear @ phi.T).T
+        if self.rows.size == self.constant.size:
+            out += self._linear(phi)
+        elif self.rows.size:
+            out[:, self.rows] += self._linear(phi)
         return out
 
     def tangent(self, dphi: np.ndarray) -> np.ndarray:
         """L dφ, (B, rows)."""
         out = np.zeros((dphi.shape[0], self.constant.size))
-        out[:, self.rows] = (self.linear @ dphi.T).T
+        if self.rows.size:
+            out[:, self.rows] = self._linear(dphi)
         return out
 
     def restricted(self, keep: np.ndarray) -> AffineMap:
@@ -59,7 +79,13 @@ class AffineMap:
 
     def adjoint(self, cotangent: np.ndarray) -> np.ndarray:
         """Lᵀ cotangent, (B, size), from the cotangents of the entries ``rows`` only."""
-        return (self.linear.T @ cotangent.T).T
+        if not self.rows.size:
+            return np.zeros((cotangent.shape[0], self.linear.shape[1]))
+        return (self._transposed @ cotangent.T).T
+
+    @cached_property
+    def _transposed(self) -> sp.csr_array:
+        return sp.csr_array(self.linear.T)
 
 
 @final
@@ -139,17 +165,29 @@ class ParametricProgram:
             self._restrictions[needed] = replace(self, **maps, _restrictions={})
         return self._restrictions[needed]
 
+    @cached_property
+    def _A_entries(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where in A the entries lie that depend on θ."""
+        return self.structure.A.rows[self.A.rows], self.structure.A.cols[self.A.rows]
+
+    @cached_property
+    def _P_entries(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.structure.P.rows[self.P.rows], self.structure.P.cols[self.P.rows]
+
     def adjoint(self, theta: np.ndarray, x: np.ndarray, y: np.ndarray, lam: np.ndarray, mu: np.ndarray) -> np.ndarray:
         """The gradient with respect to θ (B, p) for the adjoint solution (λ, μ) of derivative.py.
 
         dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ), formed only where the entry depends on θ.
         """
-        i, j = self.structure.A.rows[self.A.rows], self.structure.A.cols[self.A.rows]
+        i, j = self._A_entries
         phi = self.A.adjoint(mu[:, i] * x[:, j] - y[:, i] * lam[:, j])
-        i, j = self.structure.P.rows[self.P.rows], self.structure.P.cols[self.P.rows]
-        phi += self.P.adjoint(-0.5 * (lam[:, i] * x[:, j] + x[:, i] * lam[:, j]))
-        phi += self.q.adjoint(-lam[:, self.q.rows])
-        phi += self.b.adjoint(-mu[:, self.b.rows])
+        if self.P.rows.size:
+            i, j = self._P_entries
+            phi += self.P.adjoint(-0.5 * (lam[:, i] * x[:, j] + x[:, i] * lam[:, j]))
+        if self.q.rows.size:
+            phi += self.q.adjoint(-lam[:, self.q.rows])
+        if self.b.rows.size:
+            phi += self.b.adjoint(-mu[:, self.b.rows])
         if not self.gp:
             return phi
         size = theta.shape[1]

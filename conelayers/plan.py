@@ -7,13 +7,16 @@ sparse and saves many where cones curve.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import final
 
 from conelayers.active_set import ActiveSet
 from conelayers.program import Structure
 from conelayers.routes import Backend, Route
+from conelayers.small_quadratic import SmallQuadratic
 from conelayers.solvers import SOLVERS, Settings, Solver
+from conelayers.splitting import Splitting
 
 __all__ = ["Plan"]
 
@@ -34,8 +37,8 @@ class Plan:
     settings: Settings
     chosen_by_user: bool
 
-    def routes(self, structure: Structure) -> list[Route]:
-        """The routes for programs of this (presolved) structure.
+    def routes(self, structure: Structure, batch: int) -> Iterator[Route]:
+        """The routes for ``batch`` programs of this (presolved) structure.
 
         Unless the user asked for something, a loose solve comes first. The rest is a solve at the solver's first tolerance
         (or the user's), one at its tight tolerance, and, again unless the user asked for something, one by each other
@@ -43,21 +46,22 @@ class Plan:
         """
         solver, settings = self.solver, self.settings
         free = not self.chosen_by_user and settings == Settings()
-        routes: list[Route] = []
         if free:
-            routes += [ActiveSet()] if ActiveSet.suits(structure) else []
-            routes.append(loose(structure))
+            if SmallQuadratic.suits(structure):
+                yield SmallQuadratic()
+            elif ActiveSet.suits(structure):
+                yield ActiveSet()
+            yield Splitting() if Splitting.suits(structure, batch) else loose(structure)
         tolerance = settings.tolerance or solver.first_tolerance
-        routes.append(Backend(solver, replace(settings, tolerance=tolerance)))
+        yield Backend(solver, replace(settings, tolerance=tolerance))
         if tolerance > solver.tight_tolerance:
-            routes.append(Backend(solver, replace(settings, tolerance=solver.tight_tolerance)))
+            yield Backend(solver, replace(settings, tolerance=solver.tight_tolerance))
         if free:
             # Backends fail on different programs: what the default leaves open goes to the others.
             for other in SOLVERS.values():
                 if other is not solver and other.takes(structure.cones, structure.P.nnz > 0):
                     limited = Settings(tolerance=other.tight_tolerance, max_iters=other.fallback_iterations)
-                    routes.append(Backend(other, limited, trusted=False))
-        return routes
+                    yield Backend(other, limited, trusted=False)
 
 
 def loose(structure: Structure) -> Backend:

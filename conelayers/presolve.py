@@ -201,10 +201,10 @@ class Presolved:
         if self.elimination is None:
             return element
         d = self.elimination.definitions
-        zero, *others = element.elements
+        orthant, *others = element.elements
         cones = d.structure.cones
-        kept = d.kept_rows[d.kept_rows < element.cones.zero]
-        parts = (type(zero)(zero.values[:, kept]), *others) if kept.size or not cones.dimension else tuple(others)
+        kept = d.kept_rows[d.kept_rows < element.cones.zero + element.cones.nonneg]
+        parts = (type(orthant)(orthant.values[:, kept]), *others) if kept.size or not cones.dimension else tuple(others)
         return ProductElement(cones, parts)
 
 
@@ -214,9 +214,7 @@ def presolve(program: ConeProgram) -> Presolved:
     if d is None:
         return Presolved(program, program)
     a, L_values = program.A[:, d.pivots], program.A[:, d.L_values]
-    largest = np.zeros_like(a)
-    if L_values.size:
-        np.maximum.at(largest.T, d.L.rows, np.abs(L_values).T)
+    largest = d.L.row_maxima(np.abs(L_values))
     if not np.all(np.abs(a) > _PIVOT * largest) or not np.all(a != 0):
         return Presolved(program, program)
     p = np.zeros_like(a)

@@ -17,10 +17,30 @@ import scipy.sparse as sp
 from conelayers.cones import Cones
 from conelayers.errors import Status
 
-__all__ = ["BatchOperator", "ConeProgram", "DenseOperator", "Pattern", "Residuals", "Solution", "Structure"]
+__all__ = [
+    "BatchOperator",
+    "ConeProgram",
+    "DenseOperator",
+    "Pattern",
+    "Residuals",
+    "Solution",
+    "Structure",
+    "segment_maxima",
+]
 
 _SMALL = 2500  # entries up to which a matrix is multiplied as a dense one
 _DENSE_FROM = 0.2  # and the density from which it is
+
+
+def segment_maxima(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The maximum of each segment [starts[k], starts[k + 1]) of the last axis; 0 for an empty one."""
+    filled = np.diff(starts, append=values.shape[1]) > 0
+    if filled.all() and starts.size:
+        return np.maximum.reduceat(values, starts, axis=1)
+    out = np.zeros((values.shape[0], starts.size))
+    if filled.any():
+        out[:, filled] = np.maximum.reduceat(values, starts[filled], axis=1)
+    return out
 
 
 @final
@@ -67,6 +87,27 @@ class Pattern:
         order = np.argsort(self.rows, kind="stable")
         return order, np.searchsorted(self.rows[order], np.arange(self.shape[0]))
 
+    def column_maxima(self, values: np.ndarray) -> np.ndarray:
+        """The largest value in each column, 0 for an empty one, (B, cols) from (B, nnz) nonnegative values."""
+        return segment_maxima(values, self.indptr[:-1])
+
+    def row_maxima(self, values: np.ndarray) -> np.ndarray:
+        """The same for the rows."""
+        order, starts = self.by_row
+        return segment_maxima(np.take(values, order, axis=1), starts)
+
+    def scale(self, values: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """The values of diag(left) M diag(right), for values (B, nnz), left (B, rows) and right (B, cols)."""
+        rows, cols = self.shape
+        if self._dense_order is not None:
+            scaled = values.reshape(-1, cols, rows) * left[:, None, :]
+            scaled *= right[:, :, None]
+            return scaled.reshape(values.shape)
+        scaled = np.take(left, self.rows, axis=1)
+        scaled *= np.take(right, self.cols, axis=1)
+        scaled *= values
+        return scaled
+
     def matrix(self, values: np.ndarray) -> sp.csc_array:
         """One instance's matrix, from its values (nnz,)."""
         return sp.csc_array((values, self.indices, self.indptr), shape=self.shape)
@@ -81,9 +122,14 @@ class Pattern:
         """(B, rows, cols) from (B, nnz)."""
         if self._dense_order is not None:
             return np.take(values, self._dense_order, axis=1).reshape(values.shape[0], *self.shape)
-        out = np.zeros((values.shape[0], *self.shape))
-        out[:, self.rows, self.cols] = values
-        return out
+        out = np.zeros((values.shape[0], self.shape[0] * self.shape[1]))
+        out[:, self._places] = values
+        return out.reshape(values.shape[0], *self.shape)
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """Where each stored entry lies in the full matrix, row by row."""
+        return self.rows * self.shape[1] + self.cols
 
     def operator(self, values: np.ndarray) -> BatchOperator:
         """x ↦ A x and y ↦ Aᵀy for a batch of values (B, nnz); dense where that is cheaper."""

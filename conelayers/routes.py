@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import numpy as np
@@ -47,6 +47,10 @@ class Route(ABC):
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
         """A start for each instance of ``program``, which are those at ``index`` of the whole batch."""
 
+    def warmed(self, previous: Previous) -> Route:
+        """The same route, which may start at the solutions of the call before."""
+        return self
+
 
 @final
 @dataclass(frozen=True)
@@ -84,6 +88,9 @@ class Backend(Route):
         """The solver's name."""
         return self.solver.name
 
+    def warmed(self, previous: Previous) -> Route:
+        return replace(self, warm=previous) if self.solver.warm_starts else self
+
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
         """Solve each instance; what a limit or a breakdown stopped far from a solution is reported as such."""
         structure = program.structure
@@ -97,7 +104,7 @@ class Backend(Route):
                 structure.cones,
             )
             warm, k = None, int(index[i])
-            if self.warm is not None and self.solver.warm_starts and self.warm.usable[k]:
+            if self.warm is not None and self.warm.usable[k]:
                 v = self.warm.v[k]
                 y, s, _ = structure.cones.decompose(v)
                 warm = RawSolution(self.warm.x[k], y, s, Status.SOLVED, "")

@@ -17,7 +17,7 @@ from typing import Any, final
 
 import numpy as np
 
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, Structure, segment_maxima
 
 __all__ = ["Scaling", "equilibrate_program"]
 
@@ -53,10 +53,11 @@ class Scaling:
 
     def program(self, program: ConeProgram) -> ConeProgram:
         """The scaled program."""
-        i, j = program.structure.P.rows, program.structure.P.cols
-        P = program.P * (self.d[:, i] * self.d[:, j] * (self.gamma / self.beta))
-        i, j = program.structure.A.rows, program.structure.A.cols
-        A = program.A * (self.e[:, i] * self.d[:, j])
+        P, A, ratio = program.P, program.A, self.gamma / self.beta
+        if not ((self.d == 1).all() and (self.e == 1).all()):
+            P, A = program.structure.P.scale(P, self.d, self.d), program.structure.A.scale(A, self.e, self.d)
+        if not (ratio == 1).all():
+            P = P * ratio
         return ConeProgram(program.structure, P, self.gamma * self.d * program.q, A, self.beta * self.e * program.b)
 
     def scale(self, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,40 +81,39 @@ class Scaling:
 
 def equilibrate_program(program: ConeProgram) -> tuple[ConeProgram, Scaling]:
     """The equilibrated program and its scaling, each instance by itself."""
-    scaling = Scaling.identity(program)
+    one = np.ones((program.batch, 1))
     P, A = program.structure.P, program.structure.A
-    by_row, row_starts = A.by_row
-    blocks = program.structure.cones.block_starts
-    sizes = np.diff(np.append(blocks, A.shape[0]))
-    d, e = scaling.d, scaling.e
-    abs_P, abs_A = np.abs(program.P), np.abs(program.A)
+    d, e = np.ones_like(program.q), np.ones_like(program.b)
+    scaled_P, scaled_A = abs_P, abs_A = np.abs(program.P), np.abs(program.A)
     for _ in range(_PASSES):
-        scaled_A = abs_A * e[:, A.rows] * d[:, A.cols]
-        scaled_P = abs_P * d[:, P.rows] * d[:, P.cols]
-        cols = np.maximum(_maxima(scaled_P, P.indptr[:-1], P.nnz), _maxima(scaled_A, A.indptr[:-1], A.nnz))
-        rows = np.repeat(_maxima(_maxima(scaled_A[:, by_row], row_starts, A.nnz), blocks, A.shape[0]), sizes, axis=1)
-        rough = ~np.all(np.hstack([_moderate(cols), _moderate(rows)]), axis=1, keepdims=True)
+        cols, rows = _norms(program.structure, scaled_P, scaled_A)
+        rough = ~np.all(_moderate(cols), axis=1, keepdims=True) | ~np.all(_moderate(rows), axis=1, keepdims=True)
         if not rough.any():
             break
         d, e = np.where(rough, _divided(d, cols), d), np.where(rough, _divided(e, rows), e)
+        scaled_P, scaled_A = P.scale(abs_P, d, d), A.scale(abs_A, e, d)
     q_size = np.max(np.abs(d * program.q), axis=1, initial=0.0, keepdims=True)
     b_size = np.max(np.abs(e * program.b), axis=1, initial=0.0, keepdims=True)
-    P_size = np.max(abs_P * d[:, P.rows] * d[:, P.cols], axis=1, initial=0.0, keepdims=True)
     gamma, beta = _inverse(q_size), _inverse(b_size)
-    # Without one of the two, P' keeps its size: x ≈ q/P for b = 0, y ≈ P b for q = 0.
-    beta = np.where((b_size == 0) & (P_size > 0), gamma, beta)
-    gamma = np.where((q_size == 0) & (P_size > 0), beta, gamma)
-    scaling = Scaling(d, e, beta, gamma)
+    if not ((q_size > 0) & (b_size > 0)).all():
+        # Without one of the two, P' keeps its size: x ≈ q/P for b = 0, y ≈ P b for q = 0.
+        curved = np.max(scaled_P, axis=1, initial=0.0, keepdims=True) > 0
+        beta = np.where((b_size == 0) & curved, gamma, beta)
+        gamma = np.where((q_size == 0) & curved, beta, gamma)
+    scaling = Scaling(d, e, beta * one, gamma * one)
     return (program if scaling.trivial else scaling.program(program)), scaling
 
 
-def _maxima(values: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
-    """The maximum of each segment [starts[k], starts[k + 1]) of the last axis; 0 for an empty one."""
-    out = np.zeros((values.shape[0], starts.size))
-    filled = np.diff(np.append(starts, size)) > 0
-    if filled.any():
-        out[:, filled] = np.maximum.reduceat(values, starts[filled], axis=1)
-    return out
+def _norms(structure: Structure, P: np.ndarray, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The maxima of the columns of [P; A] and of the rows of A, those of a block all the same."""
+    blocks, cones = structure.cones.block_starts, structure.cones
+    cols, rows = structure.A.column_maxima(A), structure.A.row_maxima(A)
+    if structure.P.nnz:
+        cols = np.maximum(cols, structure.P.column_maxima(P))
+    if blocks.size < cones.dimension:
+        sizes = np.diff(np.append(blocks, cones.dimension))
+        rows = np.repeat(segment_maxima(rows, blocks), sizes, axis=1)
+    return cols, rows
 
 
 def _moderate(norms: np.ndarray) -> np.ndarray:

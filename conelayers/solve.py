@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, final
 
 import numpy as np
 
 from conelayers.derivative import Linearization
-from conelayers.errors import InaccurateSolutionWarning, SolveError, Status
+from conelayers.errors import InaccurateSolutionWarning, SolveError, Status, usable_mask
 from conelayers.kkt import EliminatedFactorization, Part, combine
 from conelayers.newton import polish
 from conelayers.plan import Plan
 from conelayers.presolve import Presolved, presolve
 from conelayers.program import ConeProgram, Residuals, Solution
 from conelayers.residual import Point, evaluate
-from conelayers.routes import Backend, Previous, Route
+from conelayers.routes import Previous, Route
 from conelayers.scaling import Scaling, equilibrate_program
+from conelayers.small_quadratic import SmallQuadratic
 
 __all__ = ["Solved", "WarmStart", "raise_or_warn", "solve_batch"]
 
 ACCURACY = 1e-9  # residuals up to which an instance counts as solved, whoever solved it
 _ENOUGH = 1e-10  # ‖F‖ up to which Newton has arrived
 _POLISHED = 1e-13  # and what it aims at
+_EXACT = 1e-14  # and the one at which there is nothing to correct
 _ROUGH = 1e-4
 _STEPS = 10
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
@@ -43,7 +44,7 @@ class WarmStart(NamedTuple):
     def of(cls, solution: Solution, batch: int) -> WarmStart:
         """For the next call, whatever its batch size: instance i starts at the solution of instance i, repeated cyclically."""
         index = np.arange(batch) % solution.x.shape[0]
-        usable = np.array([s.usable for s in solution.status], dtype=bool)
+        usable = usable_mask(solution.status)
         return cls(solution.x[index], solution.y[index], solution.s[index], usable[index])
 
 
@@ -68,20 +69,22 @@ class _Outcome:
 
     def unsolved(self, previous: Route | None) -> np.ndarray:
         """The instances for the next route: not infeasible, and not stopped by a limit that the user may have set."""
-        resumable = {Status.FAILED}
+        open_ = self.error > _ENOUGH
+        if not open_.any():
+            return np.zeros(0, dtype=np.int64)
+        resumable = {Status.FAILED, Status.SOLVED, Status.INACCURATE}
         if previous is None or not previous.trusted:
             resumable.add(Status.ITERATION_LIMIT)
-        again = [e > _ENOUGH and (s.usable or s in resumable) for e, s in zip(self.error, self.status, strict=True)]
-        return np.flatnonzero(again)
+        return np.array([i for i in np.flatnonzero(open_) if self.status[i] in resumable], dtype=np.int64)
 
-    def follow(self, route: Route, program: ConeProgram, jobs: int, previous: Route | None) -> None:
-        """Take the route where nothing before arrived, and keep what it improves."""
+    def follow(self, route: Route, program: ConeProgram, jobs: int, previous: Route | None) -> bool:
+        """Take the route where nothing before arrived, and keep what it improves; False where all had arrived."""
         index = self.unsolved(previous)
         if not index.size:
-            return
+            return False
         part = program.take(index)
         start = route.start(part, index, jobs)
-        usable = np.array([s.usable for s in start.status], dtype=bool)
+        usable = usable_mask(start.status)
         x, v, error = start.x, start.v, np.full(index.size, np.inf)
         kept = np.flatnonzero(usable)
         parts: list[Part] = []
@@ -99,10 +102,15 @@ class _Outcome:
             )
             x[kept], v[kept], error[kept] = polished.x, polished.v, polished.error
             parts = [(kept[i], f) for i, f in polished.parts]
+        if previous is None and index.size == self.error.size:
+            self.x, self.v, self.error = x, v, error
+            self.status, self.message, self.solver = start.status, start.message, [route.name] * index.size
+            self.parts = parts
+            return True
         better = np.zeros(index.size, dtype=bool)
         for k, i in enumerate(index):
             verdict = route.trusted and start.status[k] in _INFEASIBLE
-            first = self.solver[i] == "" or (not self.status[i].usable and (route.trusted or usable[k]))
+            first = not self.status[i].usable and (route.trusted or usable[k])
             if verdict or first or error[k] < self.error[i]:
                 self.x[i], self.v[i], self.error[i] = x[k], v[k], error[k]
                 self.status[i], self.message[i], self.solver[i] = start.status[k], start.message[k], route.name
@@ -114,6 +122,7 @@ class _Outcome:
             if chosen.size:
                 inner = factorization if chosen.size == local.size else factorization.take(chosen)
                 self.parts.append((index[local[chosen]], inner))
+        return True
 
 
 def _restrict(parts: Sequence[Part], kept: np.ndarray) -> list[Part]:
@@ -140,18 +149,26 @@ def solve_batch(
     scaled, scaling = equilibrate_program(program)
     presolved = presolve(scaled)
     outcome = _Outcome(presolved.smaller)
-    routes = plan.routes(presolved.smaller.structure)
-    if warm is not None:
-        previous = _previous(warm, scaling, presolved)
-        started = [replace(r, warm=previous) if isinstance(r, Backend) else r for r in routes]
-        routes = [previous, *started]
+    previous = None if warm is None else _previous(warm, scaling, presolved)
     last: Route | None = None
-    for route in routes:
-        outcome.follow(route, presolved.smaller, jobs, last)
+    for route in _started(plan.routes(presolved.smaller.structure, program.batch), previous):
+        if not outcome.follow(route, presolved.smaller, jobs, last):
+            break
         last = route
     point = _extend(presolved, outcome)
     solution = _judge(program, presolved, scaling, point, outcome)
     return Solved(solution, Linearization(presolved, point, scaling, derivative_jobs, tuple(outcome.parts)))
+
+
+def _started(routes: Iterator[Route], previous: Previous | None) -> Iterator[Route]:
+    """The routes from the previous solution, which itself is the first, unless the first of them does what it would do."""
+    if previous is None:
+        yield from routes
+        return
+    for k, route in enumerate(routes):
+        if k == 0 and not isinstance(route, SmallQuadratic):
+            yield previous
+        yield route.warmed(previous)
 
 
 def _previous(warm: WarmStart, scaling: Scaling, presolved: Presolved) -> Previous:
@@ -164,7 +181,9 @@ def _extend(presolved: Presolved, outcome: _Outcome) -> Point:
     x, v = presolved.expand(outcome.x, outcome.v)
     whole = presolved.whole
     point = evaluate(whole, x, v)
-    if presolved.elimination is None or sum(index.size for index, _ in outcome.parts) < whole.batch:
+    if presolved.elimination is None or (point.norm(whole) <= _EXACT).all():
+        return point
+    if sum(index.size for index, _ in outcome.parts) < whole.batch:
         return point
     factorization = EliminatedFactorization.of(presolved, combine(outcome.parts, whole.batch))
     dx, dy = factorization.solve(-point.F1, point.F2)
@@ -184,12 +203,14 @@ def _judge(program: ConeProgram, presolved: Presolved, scaling: Scaling, point: 
         residuals = Residuals.of(program, x, y, s)
         # Judged in both units: the user's, and those in which no data are too small to matter.
         judged = np.maximum(residuals.worst, inner.worst)
-    status = list(outcome.status)
-    for k, worst in enumerate(judged.tolist()):
-        if status[k].usable:
-            near = Status.INACCURATE if worst <= _ROUGH else Status.FAILED
-            status[k] = Status.SOLVED if worst <= ACCURACY else near
-    lost = np.array([not s.usable for s in status], dtype=bool)
+    status = outcome.status
+    if not (judged <= ACCURACY).all() or not usable_mask(status).all():
+        near = [Status.INACCURATE if worst <= _ROUGH else Status.FAILED for worst in judged]
+        solved = [Status.SOLVED if worst <= ACCURACY else other for worst, other in zip(judged, near, strict=True)]
+        status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
+    elif Status.INACCURATE in status:
+        status = [Status.SOLVED] * len(status)
+    lost = ~usable_mask(status)
     if lost.any():
         x, y, s = (np.where(lost[:, None], np.nan, h) for h in (x, y, s))
         blank = {name: np.where(lost, np.nan, getattr(residuals, name)) for name in ("primal", "dual", "gap", "cone")}

@@ -81,6 +81,7 @@ def test_default_for_quadratic_programs_falls_back(monkeypatch) -> None:
     values = np.array([[0.7, 2.0, 0.5, -1.0], [0.4, 2.0, 0.5, -1.0]])
     first = layer.solve(values)
     poor = Backend(SOLVERS["SCS"], Settings(max_iters=1), trusted=False, proximal_steps=0)
+    monkeypatch.setattr("conelayers.plan.SmallQuadratic.suits", lambda structure: False)
     monkeypatch.setattr("conelayers.plan.loose", lambda structure: poor)
     monkeypatch.setattr("conelayers.solve._STEPS", 1)
     second = layer.solve(values)

@@ -1,15 +1,15 @@
 """Cones: the projection onto each dual cone and a Clarke element of its Jacobian, batched, in spectral form."""
 
-from conelayers.cones.cone import Array, Cone, Element, IdentityBasisElement, ReducedElement
+from conelayers.cones.arrays import Array
+from conelayers.cones.cone import Cone, Element, IdentityBasisElement, ReducedElement
 from conelayers.cones.enumeration import exponential_elements, power_elements
 from conelayers.cones.exponential import Exponential, ExponentialDual
-from conelayers.cones.nonneg import Nonnegative
+from conelayers.cones.orthant import Orthant
 from conelayers.cones.power import Power, PowerDual
 from conelayers.cones.product import Cones, ProductElement, as_cones
 from conelayers.cones.psd import PositiveSemidefinite, matrix_to_svec, svec_to_matrix
 from conelayers.cones.selection import Selection
 from conelayers.cones.soc import SecondOrder
-from conelayers.cones.zero import Zero
 
 __all__ = [
     "Array",
@@ -19,7 +19,7 @@ __all__ = [
     "Exponential",
     "ExponentialDual",
     "IdentityBasisElement",
-    "Nonnegative",
+    "Orthant",
     "PositiveSemidefinite",
     "Power",
     "PowerDual",
@@ -27,7 +27,6 @@ __all__ = [
     "ReducedElement",
     "SecondOrder",
     "Selection",
-    "Zero",
     "as_cones",
     "exponential_elements",
     "matrix_to_svec",

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from conelayers.cones.arrays import Array
 from conelayers.cones.selection import Selection
 
-__all__ = ["Array", "Cone", "Element", "IdentityBasisElement", "ReducedElement"]
-
-Array = Any  # any array that follows the array-API standard; NumPy's and torch's are tested
+__all__ = ["Cone", "Element", "IdentityBasisElement", "ReducedElement"]
 
 
 class ReducedElement(NamedTuple):

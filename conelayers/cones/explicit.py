@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from array_api_compat import array_namespace
-
-from conelayers.cones.cone import Array, Element
+from conelayers.cones.arrays import Array, namespace
+from conelayers.cones.cone import Element
 
 __all__ = ["ExplicitBasisElement", "boundary_basis", "moreau"]
 
@@ -20,11 +19,11 @@ class ExplicitBasisElement(Element):
     basis: Array
 
     def to_basis(self, h: Array) -> Array:
-        xp = array_namespace(h)
+        xp = namespace(h)
         return xp.sum(self.basis * h[..., :, None], axis=-2)
 
     def from_basis(self, h: Array) -> Array:
-        xp = array_namespace(h)
+        xp = namespace(h)
         return xp.sum(self.basis * h[..., None, :], axis=-1)
 
 
@@ -35,7 +34,7 @@ def boundary_basis(along: Array, normal: Array) -> Array:
     normal n̂ = (v − p)/‖v − p‖, and 1/(1 + ‖v − p‖ κ) on t̂, κ the boundary's curvature at p in that direction. ``along``
     and ``normal`` are orthogonal, of any length.
     """
-    xp = array_namespace(along, normal)
+    xp = namespace(along, normal)
     m = along / xp.sqrt(xp.sum(along * along, axis=-1, keepdims=True))
     n = normal / xp.sqrt(xp.sum(normal * normal, axis=-1, keepdims=True))
     (m1, m2, m3), (n1, n2, n3) = ([h[..., i] for i in range(3)] for h in (m, n))

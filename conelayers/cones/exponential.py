@@ -17,9 +17,9 @@ from __future__ import annotations
 from typing import final
 
 import numpy as np
-from array_api_compat import array_namespace, device
 
-from conelayers.cones.cone import Array, Cone, Element
+from conelayers.cones.arrays import Array, device, namespace
+from conelayers.cones.cone import Cone, Element
 from conelayers.cones.explicit import ExplicitBasisElement, boundary_basis, moreau
 from conelayers.cones.roots import increasing_root
 from conelayers.cones.selection import Selection, between
@@ -44,7 +44,7 @@ def decompose_exponential(
     polar cone, diag(1, 0, [z > 0]) on {x ≤ 0, y ≤ 0}. On the boundary of K the default element is I, on that of its polar
     0, and on {x ≤ 0, y ≤ 0} that formula.
     """
-    xp = array_namespace(v)
+    xp = namespace(v)
     scale = xp.max(xp.abs(v), axis=-1, keepdims=True)
     unit = v / xp.where(scale > 0, scale, xp.ones_like(scale))
     x, y, z = (unit[..., i] for i in range(3))
@@ -93,7 +93,7 @@ def _kinks(unit: Array, values: Array, basis: Array) -> tuple[Array, Array, Arra
     On the smooth boundary {I − n̂n̂ᵀ, I}, on the polar's {0, m̂m̂ᵀ}; on {x ≤ 0, y ≤ 0}, which holds the origin and the edges,
     each of x, y and z by itself is 0 or 1 where it vanishes.
     """
-    xp = array_namespace(unit)
+    xp = namespace(unit)
     x, y, z = (unit[..., i] for i in range(3))
     zero, one = xp.zeros_like(x), xp.ones_like(x)
     stacked = lambda a, b, c: xp.stack([a, b, c], axis=-1)  # noqa: E731
@@ -120,7 +120,7 @@ def _kinks(unit: Array, values: Array, basis: Array) -> tuple[Array, Array, Arra
 
 def _frame(r: Array) -> tuple[Array, Array]:
     """(r, 1, eʳ) and (eʳ, (1 − r)eʳ, −1), both divided by eʳ for r ≥ 0."""
-    xp = array_namespace(r)
+    xp = namespace(r)
     ahead = r >= 0
     shrink = xp.exp(-xp.abs(r))
     one = xp.ones_like(r)
@@ -140,7 +140,7 @@ def _frame(r: Array) -> tuple[Array, Array]:
 
 def _ratio(x: Array, y: Array, z: Array) -> Array:
     """r, by a safeguarded Newton method on φ e^{−|r|} times the third row, in which nothing overflows."""
-    xp = array_namespace(x)
+    xp = namespace(x)
     far = _FAR * xp.ones_like(x)
     one = xp.ones_like(x)
     # y_p > 0: (r − 1)x + y > 0; L > 0: x − r y > 0.

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import final
 
 import numpy as np
-from array_api_compat import array_namespace, device
 
-from conelayers.cones.cone import Array, Cone, Element
+from conelayers.cones.arrays import Array, device, namespace
+from conelayers.cones.cone import Cone, Element
 from conelayers.cones.explicit import ExplicitBasisElement, boundary_basis, moreau
 from conelayers.cones.roots import increasing_root
 from conelayers.cones.selection import Selection, between
@@ -44,7 +44,7 @@ def decompose_power(
     the polar cone, and on {z = 0} between them diag(1, 0, d) or diag(0, 1, d). On the boundary of K the default element is
     I, on that of its polar 0.
     """
-    xp = array_namespace(v)
+    xp = namespace(v)
     scale = xp.max(xp.abs(v), axis=-1, keepdims=True)
     unit = v / xp.where(scale > 0, scale, xp.ones_like(scale))
     x, y, z = (unit[..., i] for i in range(3))
@@ -95,13 +95,13 @@ def decompose_power(
 
 def _mean(h: Array, exponent: Array) -> Array:
     """max(h, 0)^exponent."""
-    xp = array_namespace(h)
+    xp = namespace(h)
     return xp.where(h > 0, h, xp.zeros_like(h)) ** exponent
 
 
 def _half(h: Array, product: Array) -> Array:
     """½(h + √(h² + 4·product)) without cancellation."""
-    xp = array_namespace(h)
+    xp = namespace(h)
     root = xp.sqrt(h * h + 4 * product)
     below = 2 * product / xp.where(h < 0, root - h, xp.ones_like(h))
     return xp.where(h < 0, below, 0.5 * (h + root))
@@ -109,7 +109,7 @@ def _half(h: Array, product: Array) -> Array:
 
 def _curved(x: Array, y: Array, height: Array, alpha: Array) -> tuple[Array, Array, Array, Array]:
     """x', y', r and δ."""
-    xp = array_namespace(x)
+    xp = namespace(x)
     beta = 1 - alpha
 
     def parts(omega: Array) -> tuple[Array, Array, Array, Array]:
@@ -133,7 +133,7 @@ def _curved(x: Array, y: Array, height: Array, alpha: Array) -> tuple[Array, Arr
 
 def _flat_slope(x: Array, y: Array, alpha: Array) -> Array:
     """dz'/dz on {z = 0} where one of x, y is positive and the other negative: r ≈ x (βδ/|y|)^{β/α} for x > 0 > y."""
-    xp = array_namespace(x)
+    xp = namespace(x)
     beta = 1 - alpha
     swap = y > 0
     up, down = xp.where(swap, y, x), xp.where(swap, x, y)
@@ -147,7 +147,7 @@ def _kinks(
     unit: Array, alpha: Array, values: Array, basis: Array, boundary: Array, polar_boundary: Array
 ) -> tuple[Array, Array, Array]:
     """The smallest and largest listed eigenvalues, and their basis, at the kinks: both boundaries, their edges, 0."""
-    xp = array_namespace(unit)
+    xp = namespace(unit)
     x, y, z = (unit[..., i] for i in range(3))
     zero, one = xp.zeros_like(x), xp.ones_like(x)
     edge = z == 0  # a boundary point with z = 0 lies on an edge, or is 0

@@ -9,16 +9,15 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
-from array_api_compat import array_namespace, device
 
-from conelayers.cones.cone import Array, Cone, Element, IdentityBasisElement, ReducedElement
+from conelayers.cones.arrays import Array, device, namespace
+from conelayers.cones.cone import Cone, Element, IdentityBasisElement, ReducedElement
 from conelayers.cones.exponential import Exponential, ExponentialDual
-from conelayers.cones.nonneg import Nonnegative
+from conelayers.cones.orthant import Orthant
 from conelayers.cones.power import Power, PowerDual
 from conelayers.cones.psd import PositiveSemidefinite
 from conelayers.cones.selection import Selection, as_selection
 from conelayers.cones.soc import SecondOrder
-from conelayers.cones.zero import Zero
 
 __all__ = ["Cones", "ProductElement", "as_cones"]
 
@@ -101,13 +100,12 @@ class Cones:
             blocks.setdefault(("psd", n), []).append(row)
             row += n * (n + 1) // 2
         groups = []
-        if self.zero or not self.dimension:  # a program without rows keeps one empty group: arrays have their shapes
-            groups.append(_Group(Zero(), np.arange(self.zero), 1))
-        if self.nonneg:
-            groups.append(_Group(Nonnegative(), self.zero + np.arange(self.nonneg), 1))
+        flat = self.zero + self.nonneg
+        if flat or not self.dimension:  # a program without rows keeps one empty group: arrays have their shapes
+            groups.append(_Group(Orthant(self.zero, flat), np.arange(flat), 1))
         for (kind, size), starts in blocks.items():
             if kind == "nonneg":
-                groups.append(_Group(Nonnegative(), np.array(starts), 1))
+                groups.append(_Group(Orthant(0, len(starts)), np.array(starts), 1))
             elif kind == "soc":
                 groups.append(_Group(SecondOrder(), np.array(starts), size))
             else:
@@ -142,7 +140,7 @@ class Cones:
         """Which rows lie in an orthant or the zero cone, (m,) bool."""
         rows = np.zeros(self.dimension, dtype=bool)
         for g in self._groups:
-            if isinstance(g.cone, (Zero, Nonnegative)):
+            if isinstance(g.cone, Orthant):
                 rows[g.rows] = True
         return rows
 
@@ -189,7 +187,10 @@ class Cones:
 
     def split(self, h: Array) -> list[Array]:
         """The rows of (..., m) by group: a list of (..., blocks, d)."""
-        xp = array_namespace(h)
+        xp = namespace(h)
+        if len(self._groups) == 1 and self._in_order:
+            g = self._groups[0]
+            return [xp.reshape(h, (*h.shape[:-1], g.starts.size, g.dimension))]
         parts = []
         for g, rows in zip(self._groups, self._group_rows, strict=True):
             part = h[..., rows] if isinstance(rows, slice) else xp.take(h, xp.asarray(rows, device=device(h)), axis=-1)
@@ -198,7 +199,7 @@ class Cones:
 
     def join(self, parts: list[Array]) -> Array:
         """The inverse of ``split``."""
-        xp = array_namespace(*parts)
+        xp = namespace(*parts)
         pieces = [xp.reshape(p, (*p.shape[:-2], p.shape[-2] * p.shape[-1])) for p in parts]
         flat = pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=-1)
         if self._in_order:

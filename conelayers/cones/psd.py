@@ -7,9 +7,9 @@ from functools import cache
 from typing import final
 
 import numpy as np
-from array_api_compat import array_namespace, device
 
-from conelayers.cones.cone import Array, Cone, Element
+from conelayers.cones.arrays import Array, device, namespace
+from conelayers.cones.cone import Cone, Element
 from conelayers.cones.selection import Selection, between
 
 __all__ = ["PositiveSemidefinite", "PositiveSemidefiniteElement", "matrix_to_svec", "svec_to_matrix"]
@@ -27,7 +27,7 @@ def _triangle(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def svec_to_matrix(v: Array, n: int) -> Array:
     """The symmetric matrix (..., n, n) of a scaled vector (..., n(n+1)/2)."""
-    xp = array_namespace(v)
+    xp = namespace(v)
     _, position, scale = _triangle(n)
     unscaled = v / xp.asarray(scale, dtype=v.dtype, device=device(v))
     full = xp.take(unscaled, xp.asarray(position, device=device(v)), axis=-1)
@@ -36,7 +36,7 @@ def svec_to_matrix(v: Array, n: int) -> Array:
 
 def matrix_to_svec(matrix: Array) -> Array:
     """The scaled vector (..., n(n+1)/2) of a symmetric matrix (..., n, n); only its lower triangle is read."""
-    xp = array_namespace(matrix)
+    xp = namespace(matrix)
     n = matrix.shape[-1]
     to_vector, _, scale = _triangle(n)
     flat = xp.reshape(matrix, (*matrix.shape[:-2], n * n))
@@ -61,7 +61,7 @@ class PositiveSemidefiniteElement(Element):
 
 
 def _transpose(matrix: Array) -> Array:
-    return array_namespace(matrix).matrix_transpose(matrix)
+    return namespace(matrix).matrix_transpose(matrix)
 
 
 @final
@@ -75,7 +75,7 @@ class PositiveSemidefinite(Cone):
         self.order = order
 
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
-        xp = array_namespace(v)
+        xp = namespace(v)
         eigenvalues, q = xp.linalg.eigh(svec_to_matrix(v, self.order))
         zero = xp.zeros_like(eigenvalues)
         positive = xp.where(eigenvalues > 0, eigenvalues, zero)

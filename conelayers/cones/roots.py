@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from array_api_compat import array_namespace
-
-from conelayers.cones.cone import Array
+from conelayers.cones.arrays import Array, namespace
 
 __all__ = ["increasing_root"]
 
@@ -20,7 +18,7 @@ def increasing_root(function: Callable[[Array], tuple[Array, Array]], low: Array
     ``function`` returns values and slopes. A Newton step that leaves the bracket, or does not halve it twice as fast as
     it should, is replaced by the middle in asinh r, which halves exponents as well as mantissas: brackets may span 1e300.
     """
-    xp = array_namespace(low)
+    xp = namespace(low)
     r = start
     previous = high - low
     for _ in range(_MAX_STEPS):

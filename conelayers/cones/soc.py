@@ -7,9 +7,9 @@ from typing import final
 
 import numpy as np
 import scipy.sparse as sp
-from array_api_compat import array_namespace
 
-from conelayers.cones.cone import Array, Cone, Element, ReducedElement
+from conelayers.cones.arrays import Array, namespace
+from conelayers.cones.cone import Cone, Element, ReducedElement
 from conelayers.cones.selection import Selection, between
 
 __all__ = ["SecondOrder", "SecondOrderElement"]
@@ -30,7 +30,7 @@ class SecondOrderElement(Element):
 
     def _reflect(self, u: Array) -> tuple[Array, Array]:
         """H u and the sign σ with H w = σ e₁, where H = I − 2 h hᵀ/hᵀh and h = w − σ e₁, σ = −sign(w₁)."""
-        xp = array_namespace(u)
+        xp = namespace(u)
         w = self.direction
         first = w[..., :1]
         sign = xp.where(first > 0, -xp.ones_like(first), xp.ones_like(first))
@@ -39,14 +39,14 @@ class SecondOrderElement(Element):
         return u - scale * h, sign
 
     def to_basis(self, h: Array) -> Array:
-        xp = array_namespace(h)
+        xp = namespace(h)
         t = h[..., :1]
         reflected, sign = self._reflect(h[..., 1:])
         along = sign * reflected[..., :1]  # wᵀu
         return xp.concat([_SQRT_HALF * (t + along), _SQRT_HALF * (t - along), reflected[..., 1:]], axis=-1)
 
     def from_basis(self, h: Array) -> Array:
-        xp = array_namespace(h)
+        xp = namespace(h)
         plus, minus = h[..., :1], h[..., 1:2]
         t, along = _SQRT_HALF * (plus + minus), _SQRT_HALF * (plus - minus)
         first = self.direction[..., :1]
@@ -94,7 +94,7 @@ class SecondOrder(Cone):
     """
 
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
-        xp = array_namespace(v)
+        xp = namespace(v)
         t, u = v[..., :1], v[..., 1:]
         # Scaled before squaring: ‖u‖ must neither overflow nor underflow.
         largest = xp.max(xp.abs(u), axis=-1, keepdims=True)

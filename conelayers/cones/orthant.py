@@ -1,0 +1,36 @@
+"""The zero cone and the nonnegative orthant, of which programs with linear constraints consist: one group, one array operation."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+
+from conelayers.cones.arrays import Array, device, namespace
+from conelayers.cones.cone import Cone, Element, IdentityBasisElement
+from conelayers.cones.selection import Selection, between
+
+__all__ = ["Orthant"]
+
+
+@final
+class Orthant(Cone):
+    """K = {0}^zero × R₊…, one row a block, K* = R^zero × R₊…: Π(v) is v on the first ``zero`` blocks and max(v, 0) on the others.
+
+    D = 1 for v > 0 and on the zero cone's rows, 0 for v < 0. At the kink v = 0 of R₊ the default element is 0.
+    """
+
+    def __init__(self, zero: int, blocks: int) -> None:
+        self._free = (np.arange(blocks) < zero)[:, None]
+        self._all_free, self._none_free = zero == blocks, zero == 0
+
+    def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
+        xp = namespace(v)
+        if self._all_free:
+            return v, IdentityBasisElement(xp.ones_like(v))
+        free = self._free if xp is np else xp.asarray(self._free, device=device(v))
+        positive = v > 0 if self._none_free else (v > 0) | free
+        values = xp.astype(positive, v.dtype)
+        if selection is not Selection.DEFAULT:
+            values = between(values, xp.astype((v >= 0) | free, v.dtype), selection)
+        return xp.where(positive, v, xp.zeros_like(v)), IdentityBasisElement(values)

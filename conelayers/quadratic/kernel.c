@@ -1,0 +1,387 @@
+/* The compiled half of conelayers.quadratic: the algorithm of algorithm.py, one instance after the other.
+
+   minimize 1/2 x'Px + q'x subject to Ax + s = b, s = 0 on the first rows and s >= 0 on the others. With P = R'R,
+   W = R'^{-1}A', S = W'W, g = R'^{-1}q and d = -(b + W'g): on the active rows a S_aa y_a = d_a, and s = S y - d,
+   x = -R^{-1}(g + W y). Arrays are float64 and row-major; nothing is allocated or kept between calls. */
+
+#include "linear_algebra.h"
+
+#define INTERFACE_VERSION 1 /* the Python side refuses another one */
+
+#define RIDGE 1e-9     /* added to the diagonal (relative) of an active block that has no Cholesky factor */
+#define SIGN 1e-12     /* size below which a wrong sign of y or s is rounding, relative to what it was computed from */
+#define FINE_SIGN 1e-14 /* and after the refinement */
+#define FARKAS 1e-9    /* relative size of A'z below which it is zero; ten times it is what b'z has to exceed */
+#define PATIENCE 3     /* Newton steps without a new least number of wrong signs before it is given up */
+#define NEWTON_STEPS 15
+#define FINAL_STEPS 5  /* Newton steps after the dual active set method or the refinement */
+#define START_FLOOR 1e-6 /* what PIVOT_FLOOR is, for rows that need not be active at the start of the dual active set method */
+#define SWEEPS 2       /* of coordinate ascent on the dual for a first active set */
+#define ROUNDS 3       /* of Newton, or the dual active set method, and refinement until the refined signs are right */
+#define REFINEMENTS 3
+#define ENOUGH 4e-16   /* relative residual at which refinement has nothing to gain */
+#define ACCEPT 1e-9    /* and at which a solution is one */
+
+enum { SOLVED = 0, NOT_DEFINITE = 1, DEPENDENT = 2, INFEASIBLE = 3, STALLED = 4 };
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT
+#endif
+/* GNU libc resolves the clones when the library is loaded; elsewhere the baseline instruction set is used. */
+#if defined(CONELAYERS_DISPATCH) && defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
+#define DISPATCH __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define DISPATCH
+#endif
+
+/* A batch. Shared matrices are there once, and so are then R, and (if both are shared) W, n x m, and S. Otherwise W keeps the
+   active columns only, n x k, at instance i's n x capacity entries; F is k x k at its capacity x capacity entries. */
+typedef struct {
+    integer n, m, equalities, capacity, shared_P, shared_A, cold; /* capacity: min(n, m), which no k exceeds */
+    const double *P, *q, *A, *b;
+    double *R, *W, *S, *F, *x, *v;
+    uint8_t *active; /* in: where to start unless cold; out: the active rows, none where there is no solution */
+    int32_t *code;
+} batch;
+
+/* One instance at work. */
+typedef struct {
+    integer n, m, equalities, k;
+    const double *P, *q, *A, *b, *W, *S;
+    double *R, *T, *F;                                /* T, m x m, is the tableau; F, k x k, factors S_aa */
+    double *d, *w, *noise, *y, *s, *row, *t;          /* m: w the roots of S's diagonal, noise what s is rounded relative to */
+    double *g, *x, *r, *u;                            /* n */
+    double length;                                    /* |g| */
+    integer *rows;                                    /* the active rows, ascending */
+    uint8_t *active;
+} instance;
+
+/* K [u; e] = [u; e] with K = [P, A_a'; A_a, 0]: u' = R'^{-1}u, S_aa e' = W_a'u' - e, u'' = R^{-1}(u' - W_a e').
+   Row i of the k active ones is the column position[i] of W, n x width; wide has room for width numbers. */
+INLINE void solve_saddle(integer n, integer k, integer width, const integer *position, const double *R, const double *W,
+                         const double *F, double *u, double *e, double *wide) {
+    solve_transposed(n, R, u);
+    if (k) {
+        memset(wide, 0, (size_t)width * sizeof(double));
+        for (integer i = 0; i < n; i++) axpy(width, u[i], W + i * width, wide);
+        for (integer i = 0; i < k; i++) e[i] = wide[position[i]] - e[i];
+        solve_transposed(k, F, e);
+        solve_upper(k, F, e);
+        memset(wide, 0, (size_t)width * sizeof(double));
+        for (integer i = 0; i < k; i++) wide[position[i]] = e[i];
+        for (integer i = 0; i < n; i++) u[i] -= dot(width, W + i * width, wide);
+    }
+    solve_upper(n, R, u);
+}
+
+INLINE int root(integer n, const double *P, double *R) { /* where it fails R = I, so that nothing after it meets a zero */
+    memcpy(R, P, (size_t)(n * n) * sizeof(double));
+    const int definite = cholesky(n, R);
+    if (!definite) {
+        memset(R, 0, (size_t)(n * n) * sizeof(double));
+        for (integer j = 0; j < n; j++) R[j * n + j] = 1;
+    }
+    return definite;
+}
+
+INLINE void list_active(instance *p) {
+    p->k = 0;
+    for (integer i = 0; i < p->m; i++)
+        if (p->active[i]) p->rows[p->k++] = i;
+}
+
+/* F'F = S_aa with the diagonal times 1 + ridge. */
+INLINE int factor_active(instance *p, double ridge) {
+    const integer k = p->k;
+    for (integer i = 0; i < k; i++) {
+        const double *row = p->S + p->rows[i] * p->m;
+        for (integer j = i; j < k; j++) p->F[i * k + j] = row[p->rows[j]];
+        p->F[i * k + i] *= 1 + ridge;
+    }
+    return cholesky(k, p->F);
+}
+
+/* Flip the inequality rows with a sign that is wrong beyond its tolerance, and count them. */
+INLINE integer flip_wrong(instance *p, double tolerance) {
+    double most = p->length; /* W y = -(g + R x): what y is rounded relative to */
+    integer wrong = 0;
+    for (integer i = 0; i < p->m; i++) most = fmax(most, p->w[i] * fabs(p->y[i]));
+    for (integer i = p->equalities; i < p->m; i++) {
+        const int is_wrong = p->active[i] ? p->y[i] * p->w[i] < -tolerance * most : p->s[i] < -tolerance * p->noise[i];
+        p->active[i] ^= (uint8_t)is_wrong;
+        wrong += is_wrong;
+    }
+    return wrong;
+}
+
+/* Projected Gauss-Seidel on the dual, minimize 1/2 y'Sy - d'y: the rows that it leaves positive are the first active set. */
+INLINE void guess_active(instance *p) {
+    const integer m = p->m;
+    memset(p->y, 0, (size_t)m * sizeof(double));
+    for (int sweep = 0; sweep < SWEEPS; sweep++)
+        for (integer i = 0; i < m; i++) {
+            const double *row = p->S + i * m;
+            if (!(row[i] > 0)) continue;
+            const double y = p->y[i] + (p->d[i] - dot(m, row, p->y)) / row[i];
+            p->y[i] = i < p->equalities || y > 0 ? y : 0;
+        }
+    for (integer i = 0; i < m; i++) p->active[i] = i < p->equalities || p->y[i] > 0;
+}
+
+/* y and s on the active set. 1 if F factors S_aa, 0 if it took a ridge, -1 if that did not do either. */
+INLINE int evaluate(instance *p) {
+    const integer m = p->m;
+    list_active(p);
+    const int exact = p->k <= p->n && factor_active(p, 0);
+    if (!exact && !factor_active(p, RIDGE)) return -1;
+    for (integer i = 0; i < p->k; i++) p->t[i] = p->d[p->rows[i]];
+    solve_transposed(p->k, p->F, p->t);
+    const double length = p->length + sqrt(dot(p->k, p->t, p->t)); /* |g| + |W y| */
+    solve_upper(p->k, p->F, p->t);
+    memset(p->y, 0, (size_t)m * sizeof(double));
+    for (integer i = 0; i < m; i++) p->s[i] = -p->d[i], p->noise[i] = fabs(p->b[i]) + p->w[i] * length;
+    for (integer i = 0; i < p->k; i++) {
+        p->y[p->rows[i]] = p->t[i];
+        axpy(m, p->t[i], p->S + p->rows[i] * m, p->s);
+    }
+    return exact;
+}
+
+/* Primal-dual active set steps. 1 if the signs are right and F factors S_aa, 0 otherwise. */
+INLINE int newton(instance *p, integer steps) {
+    integer best = p->m + 1;
+    int patience = PATIENCE;
+    for (integer step = 0; step < steps; step++) {
+        const int exact = evaluate(p);
+        if (exact < 0) return 0;
+        const integer wrong = flip_wrong(p, SIGN);
+        if (wrong == 0) return exact;
+        if (wrong < best) best = wrong, patience = PATIENCE;
+        else if (--patience < 0) return 0;
+    }
+    return 0;
+}
+
+/* The symmetric principal pivot on k: afterwards T_kk = -1/T_kk, and T_ij without k's part. */
+INLINE void pivot(instance *p, integer k) {
+    const integer m = p->m;
+    double *T = p->T, *column = p->row;
+    const double value = T[k * m + k];
+    memcpy(column, T + k * m, (size_t)m * sizeof(double));
+    for (integer i = 0; i < m; i++)
+        if (i != k && column[i] != 0) axpy(m, -column[i] / value, column, T + i * m);
+    for (integer i = 0; i < m; i++) T[i * m + k] = T[k * m + i] = column[i] / fabs(value);
+    T[k * m + k] = -1 / value;
+    p->active[k] ^= 1;
+}
+
+/* Whether z, 1 on the entering row and -column on the active ones, proves infeasibility: z >= 0, A'z = 0 and b'z < 0, while
+   b'z = s'z >= 0 for every feasible s. A P that is nearly singular makes rows look dependent that are not. */
+INLINE int is_certificate(instance *p, integer entering, const double *column) {
+    double bz = 0, terms = largest(p->m, p->b), most = 0;
+    memset(p->u, 0, (size_t)p->n * sizeof(double));
+    for (integer i = 0; i < p->m; i++) {
+        const double z = i == entering ? 1 : p->active[i] ? -column[i] : 0;
+        if (z == 0) continue;
+        bz += p->b[i] * z, terms += fabs(p->b[i] * z), most = fmax(most, fabs(z) * largest(p->n, p->A + i * p->n));
+        axpy(p->n, z, p->A + i * p->n, p->u);
+    }
+    return bz < -10 * FARKAS * terms && largest(p->n, p->u) <= FARKAS * most;
+}
+
+/* The dual active set method of Goldfarb and Idnani (1983) on the tableau T = [-S_aa^{-1}, S_aa^{-1}S_ai; ., Schur complement]. */
+INLINE int dual_active_set(instance *p) {
+    const integer m = p->m, e = p->equalities, limit = 6 * m + 30;
+    integer entering = -1;
+    double *T = p->T;
+    memcpy(T, p->S, (size_t)(m * m) * sizeof(double));
+#define DEPENDS(i, floor) (!(T[(i) * m + (i)] > (floor) * p->S[(i) * m + (i)]))
+    for (integer i = 0; i < m; i++) {
+        if (!p->active[i]) continue;
+        p->active[i] = 0;
+        if (!DEPENDS(i, i < e ? PIVOT_FLOOR : START_FLOOR)) pivot(p, i);
+        else if (i < e) return DEPENDENT;
+    }
+    /* Start: y_a = S_aa^{-1} d_a, without the rows where that is negative, until none is. */
+    for (int dropped = 1; dropped;) {
+        dropped = 0;
+        for (integer i = 0; i < m; i++) p->t[i] = p->active[i] ? p->d[i] : 0;
+        for (integer i = 0; i < m; i++) {
+            const double value = dot(m, T + i * m, p->t);
+            p->y[i] = p->active[i] ? -value : 0;
+            p->s[i] = p->active[i] ? 0 : value - p->d[i];
+        }
+        for (integer i = e; i < m; i++)
+            if (p->active[i] && p->y[i] < 0) pivot(p, i), dropped = 1;
+    }
+    for (integer pivots = 0; pivots < limit; pivots++) {
+        if (entering < 0) {
+            double worst = 0, length = p->length; /* |g| + |W y|, or more */
+            for (integer i = 0; i < m; i++) length += p->w[i] * fabs(p->y[i]);
+            for (integer i = e; i < m; i++)
+                if (!p->active[i] && p->s[i] < -SIGN * (fabs(p->b[i]) + p->w[i] * length) && !(p->s[i] / p->w[i] >= worst))
+                    worst = p->s[i] / p->w[i], entering = i;
+            if (entering < 0) return SOLVED;
+        }
+        /* y_i rises by t, y_a falls by t S_aa^{-1}S_ai, s_i rises by t times the Schur complement. */
+        const double *column = T + entering * m;
+        double step = DEPENDS(entering, PIVOT_FLOOR) ? INFINITY : -p->s[entering] / column[entering];
+        integer next = entering;
+        for (integer i = e; i < m; i++)
+            if (p->active[i] && column[i] > 0 && p->y[i] < step * column[i]) step = p->y[i] / column[i], next = i;
+        if (step == INFINITY) return is_certificate(p, entering, column) ? INFEASIBLE : STALLED;
+        for (integer i = 0; i < m; i++) {
+            if (p->active[i]) p->y[i] -= step * column[i];
+            else p->s[i] += step * column[i];
+        }
+        p->y[entering] += step;
+        if (next == entering) entering = -1;
+        pivot(p, next);
+        if (p->active[next]) p->s[next] = 0;
+        else p->y[next] = 0;
+    }
+    return STALLED;
+#undef DEPENDS
+}
+
+/* r = -(Px + q + A'y), s = b - Ax and the relative residual of (x, y, s), which is not a number where any of them is not. */
+INLINE double residual(instance *p) {
+    const integer n = p->n, m = p->m;
+    const double size = 1 + largest(n, p->x);
+    double Px = 0, Ax = 0, dual = 0, primal = 0, low_s = 0, low_y = 0, sum = 0;
+    memset(p->u, 0, (size_t)n * sizeof(double));
+    for (integer i = 0; i < m; i++) {
+        const double *row = p->A + i * n;
+        double value = 0, norm = 0;
+#pragma omp simd reduction(+ : value, norm)
+        for (integer j = 0; j < n; j++) value += row[j] * p->x[j], norm += fabs(row[j]);
+        p->s[i] = p->b[i] - value, p->noise[i] = fabs(p->b[i]) + norm * size, sum += p->noise[i] + fabs(value);
+        Ax = fmax(Ax, fabs(value));
+        if (p->active[i]) {
+            axpy(n, p->y[i], row, p->u);
+            primal = fmax(primal, fabs(p->s[i]));
+            if (i >= p->equalities) low_y = fmax(low_y, -p->y[i]);
+        } else low_s = fmax(low_s, -p->s[i]);
+    }
+    for (integer i = 0; i < n; i++) {
+        const double value = dot(n, p->P + i * n, p->x);
+        p->r[i] = -(value + p->q[i] + p->u[i]), sum += fabs(p->r[i]);
+        Px = fmax(Px, fabs(value)), dual = fmax(dual, fabs(p->r[i]));
+    }
+    if (!(sum < INFINITY)) return NAN;
+    const double rows = 1 + fmax(Ax, largest(m, p->b)), columns = 1 + fmax(fmax(Px, largest(n, p->u)), largest(n, p->q));
+    return fmax(fmax(dual / columns, primal / rows), fmax(low_s / rows, low_y / (1 + largest(m, p->y))));
+}
+
+/* x from y, then iterative refinement of both on K. */
+INLINE double refine(instance *p) {
+    for (integer i = 0; i < p->n; i++) p->x[i] = -p->g[i] - dot(p->m, p->W + i * p->m, p->y);
+    solve_upper(p->n, p->R, p->x);
+    double error = residual(p);
+    for (int step = 0; step < REFINEMENTS && error > ENOUGH; step++) {
+        const double before = error;
+        for (integer i = 0; i < p->k; i++) p->t[i] = p->s[p->rows[i]];
+        solve_saddle(p->n, p->k, p->m, p->rows, p->R, p->W, p->F, p->r, p->t, p->row);
+        axpy(p->n, 1, p->r, p->x);
+        for (integer i = 0; i < p->k; i++) p->y[p->rows[i]] += p->t[i];
+        error = residual(p);
+        if (!(error < 0.5 * before)) break;
+    }
+    return error;
+}
+
+INLINE int solve_instance(instance *p) {
+    int settled = newton(p, NEWTON_STEPS);
+    for (int round = 0; round < ROUNDS; round++) {
+        if (!settled) {
+            const int code = dual_active_set(p);
+            if (code == DEPENDENT || code == INFEASIBLE) return code;
+            /* Rounding can spoil the tableau; the next one starts from the data, at the set reached. */
+            if (code == STALLED || evaluate(p) != 1) continue;
+        }
+        if (refine(p) <= ACCEPT) {
+            /* At a degenerate vertex Newton may find no set, and the dual method one whose signs are right up to rounding. */
+            if (!flip_wrong(p, settled ? FINE_SIGN : SIGN)) return SOLVED;
+            settled = newton(p, FINAL_STEPS);
+        } else settled = 0;
+    }
+    return STALLED;
+}
+
+EXPORT int32_t quadratic_version(void) { return INTERFACE_VERSION; }
+
+EXPORT int64_t quadratic_workspace(int64_t n, int64_t m) { return 3 * m * m + n * m + 9 * m + 4 * n; }
+
+/* R, W and S as far as they are shared. 0 if a shared P is not positive definite. */
+EXPORT DISPATCH int32_t quadratic_prepare(const batch *all) {
+    if (!all->shared_P) return 1;
+    const int definite = root(all->n, all->P, all->R);
+    if (all->shared_A) {
+        solve_rows(all->n, all->m, all->R, all->A, all->W);
+        gram(all->n, all->m, all->W, all->S);
+    }
+    return definite;
+}
+
+/* The instances first <= i < last, in quadratic_workspace(n, m) numbers of room. */
+EXPORT DISPATCH void quadratic_solve(const batch *all, int64_t first, int64_t last, double *room) {
+    const integer n = all->n, m = all->m, c = all->capacity, shared = all->shared_P && all->shared_A;
+    double *S = room, *W = S + m * m;
+    instance one = {.n = n, .m = m, .equalities = all->equalities, .S = shared ? all->S : S, .W = shared ? all->W : W};
+    instance *p = &one;
+    room = W + n * m;
+    double **parts[] = {&p->T, &p->F, &p->d, &p->w, &p->noise, &p->y, &p->s, &p->row, &p->t, &p->g, &p->x, &p->r, &p->u};
+    for (int i = 0; i < 13; i++) *parts[i] = room, room += i < 2 ? m * m : i < 9 ? m : n;
+    p->rows = (integer *)room;
+    for (integer i = first; i < last; i++) {
+        p->P = all->P + (all->shared_P ? 0 : i * n * n), p->A = all->A + (all->shared_A ? 0 : i * m * n);
+        p->q = all->q + i * n, p->b = all->b + i * m, p->active = all->active + i * m;
+        p->R = all->R + (all->shared_P ? 0 : i * n * n);
+        int code = all->shared_P || root(n, p->P, p->R) ? SOLVED : NOT_DEFINITE;
+        if (code == SOLVED) {
+            if (!shared) solve_rows(n, m, p->R, p->A, W), gram(n, m, W, S);
+            for (integer j = 0; j < m; j++) p->w[j] = sqrt(p->S[j * m + j]), p->d[j] = -p->b[j];
+            memcpy(p->g, p->q, (size_t)n * sizeof(double));
+            solve_transposed(n, p->R, p->g);
+            p->length = sqrt(dot(n, p->g, p->g));
+            for (integer j = 0; j < n; j++) axpy(m, -p->g[j], p->W + j * m, p->d);
+            if (all->cold) guess_active(p);
+            for (integer j = 0; j < m; j++) p->active[j] = j < p->equalities || p->active[j];
+            code = solve_instance(p);
+        }
+        all->code[i] = code;
+        if (code != SOLVED) {
+            memset(p->active, 0, (size_t)m);
+            memset(all->x + i * n, 0, (size_t)n * sizeof(double)), memset(all->v + i * m, 0, (size_t)m * sizeof(double));
+            continue;
+        }
+        list_active(p);
+        memcpy(all->x + i * n, p->x, (size_t)n * sizeof(double));
+        for (integer j = 0; j < m; j++) /* the sign of v tells which rows are active, whatever the rounding */
+            all->v[i * m + j] = !p->active[j] ? fmin(-p->s[j], 0) : j < p->equalities ? p->y[j] : fmax(p->y[j], DBL_MIN);
+        memcpy(all->F + i * c * c, p->F, (size_t)(p->k * p->k) * sizeof(double));
+        for (integer j = 0; j < n && !shared; j++)
+            for (integer h = 0; h < p->k; h++) all->W[i * n * c + j * p->k + h] = W[j * m + p->rows[h]];
+    }
+}
+
+/* K [dx; eta] = [p1; p2 on the active rows], eta 0 on the others; room for n + 4 m numbers. */
+EXPORT DISPATCH void quadratic_apply(const batch *all, int64_t first, int64_t last, const double *p1, const double *p2,
+                                     double *dx, double *eta, double *room) {
+    const integer n = all->n, m = all->m, c = all->capacity, shared = all->shared_P && all->shared_A;
+    double *e = room, *wide = e + m;
+    integer *rows = (integer *)(wide + m), *position = rows + m;
+    for (integer i = first; i < last; i++) {
+        const uint8_t *active = all->active + i * m;
+        integer k = 0;
+        for (integer j = 0; j < m; j++)
+            if (active[j]) e[k] = p2[i * m + j], position[k] = shared ? j : k, rows[k++] = j;
+        memcpy(dx + i * n, p1 + i * n, (size_t)n * sizeof(double));
+        solve_saddle(n, k, shared ? m : k, position, all->R + (all->shared_P ? 0 : i * n * n),
+                     all->W + (shared ? 0 : i * n * c), all->F + i * c * c, dx + i * n, e, wide);
+        memset(eta + i * m, 0, (size_t)m * sizeof(double));
+        for (integer j = 0; j < k; j++) eta[i * m + rows[j]] = e[j];
+    }
+}
