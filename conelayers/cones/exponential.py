@@ -167,8 +167,11 @@ def _ratio(x: Array, y: Array, z: Array) -> Array:
         )
         return value, change
 
+    # Half-open brackets reach to 1e150: most roots are near the finite end.
+    start = xp.where(low > -far, low + 1, xp.where(high < far, high - 1, xp.zeros_like(x)))
     middle = xp.sinh(0.5 * (xp.asinh(low) + xp.asinh(high)))
-    return increasing_root(equation, low, high, middle)
+    start = xp.where((start > low) & (start < high) & ((low == -far) | (high == far)), start, middle)
+    return increasing_root(equation, low, high, start)
 
 
 @final

@@ -1,8 +1,10 @@
 /* The compiled half of conelayers.quadratic: the algorithm of algorithm.py, one instance after the other.
 
-   minimize 1/2 x'Px + q'x subject to Ax + s = b, s = 0 on the first rows and s >= 0 on the others. With P = R'R,
+   minimize 1/2 x'Px + q'x subject to Ax + s = b, s = 0 on the first e rows and s >= 0 on the others. With P = R'R,
    W = R'^{-1}A', S = W'W, g = R'^{-1}q and d = -(b + W'g): on the active rows a S_aa y_a = d_a, and s = S y - d,
-   x = -R^{-1}(g + W y). Arrays are float64 and row-major; nothing is allocated or kept between calls. */
+   x = -R^{-1}(g + W y). The equality rows are eliminated first: S = [E'E, E'V; V'E, S' + V'V] and d = [E't; d' + V't] leave
+   S'_aa y_a = d'_a on the inequality rows, s = S'y - d', and E y_e = t - V y. Arrays are float64 and row-major; nothing is
+   allocated or kept between calls. */
 
 #include "linear_algebra.h"
 
@@ -16,7 +18,6 @@
 #define NEWTON_STEPS 15
 #define FINAL_STEPS 5  /* Newton steps after the dual active set method or the refinement */
 #define START_FLOOR 1e-6 /* what PIVOT_FLOOR is, for rows that need not be active at the start of the dual active set method */
-#define SWEEPS 2       /* of coordinate ascent on the dual for a first active set */
 #define ROUNDS 3       /* of Newton, or the dual active set method, and refinement until the refined signs are right */
 #define REFINEMENTS 3
 #define ENOUGH 4e-16   /* relative residual at which refinement has nothing to gain */
@@ -37,24 +38,25 @@ enum { SOLVED = 0, NOT_DEFINITE = 1, DEPENDENT = 2, INFEASIBLE = 3, STALLED = 4 
 #endif
 
 /* A batch. Shared matrices are there once, and so are then R, and (if both are shared) W, n x m, and S. Otherwise W keeps the
-   active columns only, n x k, at instance i's n x capacity entries; F is k x k at its capacity x capacity entries. */
+   active columns only, n x k, at instance i's n x capacity entries; F is k x k at its capacity x capacity entries.
+   S holds [E, V; ., S'] and, as a row below, the roots of the diagonal that it had. */
 typedef struct {
-    integer n, m, equalities, capacity, shared_P, shared_A, cold; /* capacity: min(n, m), which no k exceeds */
+    integer n, m, equalities, capacity, shared_P, shared_A; /* capacity: min(n, m), which no k exceeds */
     const double *P, *q, *A, *b;
     double *R, *W, *S, *F, *x, *v;
-    uint8_t *active; /* in: where to start unless cold; out: the active rows, none where there is no solution */
+    uint8_t *active; /* in: where to start; out: the active rows, none where there is no solution */
     int32_t *code;
 } batch;
 
 /* One instance at work. */
 typedef struct {
-    integer n, m, equalities, k;
-    const double *P, *q, *A, *b, *W, *S;
-    double *R, *T, *F;                                /* T, m x m, is the tableau; F, k x k, factors S_aa */
-    double *d, *w, *noise, *y, *s, *row, *t;          /* m: w the roots of S's diagonal, noise what s is rounded relative to */
-    double *g, *x, *r, *u;                            /* n */
-    double length;                                    /* |g| */
-    integer *rows;                                    /* the active rows, ascending */
+    integer n, m, e, k;
+    const double *P, *q, *A, *b, *W, *S, *w;     /* w: the roots of W'W's diagonal */
+    double *R, *T, *F;                           /* T: the tableau of the inequality rows; F, k x k, factors S_aa */
+    double *d, *noise, *y, *s, *row, *t;         /* m: d = [t; d'], noise is what s is rounded relative to */
+    double *g, *x, *r, *u;                       /* n */
+    double length;                               /* |g| */
+    integer *rows;                               /* the active rows, ascending */
     uint8_t *active;
 } instance;
 
@@ -62,23 +64,23 @@ typedef struct {
    Row i of the k active ones is the column position[i] of W, n x width; wide has room for width numbers. */
 INLINE void solve_saddle(integer n, integer k, integer width, const integer *position, const double *R, const double *W,
                          const double *F, double *u, double *e, double *wide) {
-    solve_transposed(n, R, u);
+    solve_transposed(n, n, R, u);
     if (k) {
         memset(wide, 0, (size_t)width * sizeof(double));
         for (integer i = 0; i < n; i++) axpy(width, u[i], W + i * width, wide);
         for (integer i = 0; i < k; i++) e[i] = wide[position[i]] - e[i];
-        solve_transposed(k, F, e);
-        solve_upper(k, F, e);
+        solve_transposed(k, k, F, e);
+        solve_upper(k, k, F, e);
         memset(wide, 0, (size_t)width * sizeof(double));
         for (integer i = 0; i < k; i++) wide[position[i]] = e[i];
         for (integer i = 0; i < n; i++) u[i] -= dot(width, W + i * width, wide);
     }
-    solve_upper(n, R, u);
+    solve_upper(n, n, R, u);
 }
 
 INLINE int root(integer n, const double *P, double *R) { /* where it fails R = I, so that nothing after it meets a zero */
     memcpy(R, P, (size_t)(n * n) * sizeof(double));
-    const int definite = cholesky(n, R);
+    const int definite = cholesky(n, n, n, R);
     if (!definite) {
         memset(R, 0, (size_t)(n * n) * sizeof(double));
         for (integer j = 0; j < n; j++) R[j * n + j] = 1;
@@ -92,23 +94,30 @@ INLINE void list_active(instance *p) {
         if (p->active[i]) p->rows[p->k++] = i;
 }
 
-/* F'F = S_aa with the diagonal times 1 + ridge. */
+/* F'F = S_aa with the diagonal times 1 + ridge, on the inequality rows: the last block of F. */
 INLINE int factor_active(instance *p, double ridge) {
-    const integer k = p->k;
-    for (integer i = 0; i < k; i++) {
+    const integer k = p->k, e = p->e;
+    for (integer i = e; i < k; i++) {
         const double *row = p->S + p->rows[i] * p->m;
         for (integer j = i; j < k; j++) p->F[i * k + j] = row[p->rows[j]];
         p->F[i * k + i] *= 1 + ridge;
     }
-    return cholesky(k, p->F);
+    return cholesky(k - e, k - e, k, p->F + e * k + e);
+}
+
+/* E y_e = t - V y. */
+INLINE void recover(const instance *p, const double *t, double *y) {
+    const integer m = p->m, e = p->e;
+    for (integer i = 0; i < e; i++) y[i] = (t ? t[i] : 0) - dot(m - e, p->S + i * m + e, y + e);
+    solve_upper(e, m, p->S, y);
 }
 
 /* Flip the inequality rows with a sign that is wrong beyond its tolerance, and count them. */
 INLINE integer flip_wrong(instance *p, double tolerance) {
     double most = p->length; /* W y = -(g + R x): what y is rounded relative to */
     integer wrong = 0;
-    for (integer i = 0; i < p->m; i++) most = fmax(most, p->w[i] * fabs(p->y[i]));
-    for (integer i = p->equalities; i < p->m; i++) {
+    for (integer i = p->e; i < p->m; i++) most = fmax(most, p->w[i] * fabs(p->y[i]));
+    for (integer i = p->e; i < p->m; i++) {
         const int is_wrong = p->active[i] ? p->y[i] * p->w[i] < -tolerance * most : p->s[i] < -tolerance * p->noise[i];
         p->active[i] ^= (uint8_t)is_wrong;
         wrong += is_wrong;
@@ -116,35 +125,23 @@ INLINE integer flip_wrong(instance *p, double tolerance) {
     return wrong;
 }
 
-/* Projected Gauss-Seidel on the dual, minimize 1/2 y'Sy - d'y: the rows that it leaves positive are the first active set. */
-INLINE void guess_active(instance *p) {
-    const integer m = p->m;
-    memset(p->y, 0, (size_t)m * sizeof(double));
-    for (int sweep = 0; sweep < SWEEPS; sweep++)
-        for (integer i = 0; i < m; i++) {
-            const double *row = p->S + i * m;
-            if (!(row[i] > 0)) continue;
-            const double y = p->y[i] + (p->d[i] - dot(m, row, p->y)) / row[i];
-            p->y[i] = i < p->equalities || y > 0 ? y : 0;
-        }
-    for (integer i = 0; i < m; i++) p->active[i] = i < p->equalities || p->y[i] > 0;
-}
-
-/* y and s on the active set. 1 if F factors S_aa, 0 if it took a ridge, -1 if that did not do either. */
+/* y and s on the active set, but for y_e. 1 if F factors S_aa, 0 if it took a ridge, -1 if that did not do either. */
 INLINE int evaluate(instance *p) {
-    const integer m = p->m;
+    const integer m = p->m, e = p->e;
     list_active(p);
-    const int exact = p->k <= p->n && factor_active(p, 0);
+    const integer k = p->k;
+    const int exact = k <= p->n && factor_active(p, 0);
     if (!exact && !factor_active(p, RIDGE)) return -1;
-    for (integer i = 0; i < p->k; i++) p->t[i] = p->d[p->rows[i]];
-    solve_transposed(p->k, p->F, p->t);
-    const double length = p->length + sqrt(dot(p->k, p->t, p->t)); /* |g| + |W y| */
-    solve_upper(p->k, p->F, p->t);
+    memcpy(p->t, p->d, (size_t)e * sizeof(double));
+    for (integer i = e; i < k; i++) p->t[i] = p->d[p->rows[i]];
+    solve_transposed(k - e, k, p->F + e * k + e, p->t + e);
+    const double length = p->length + sqrt(dot(k, p->t, p->t)); /* |g| + |W y| */
+    solve_upper(k - e, k, p->F + e * k + e, p->t + e);
     memset(p->y, 0, (size_t)m * sizeof(double));
-    for (integer i = 0; i < m; i++) p->s[i] = -p->d[i], p->noise[i] = fabs(p->b[i]) + p->w[i] * length;
-    for (integer i = 0; i < p->k; i++) {
+    for (integer i = e; i < m; i++) p->s[i] = -p->d[i], p->noise[i] = fabs(p->b[i]) + p->w[i] * length;
+    for (integer i = e; i < k; i++) {
         p->y[p->rows[i]] = p->t[i];
-        axpy(m, p->t[i], p->S + p->rows[i] * m, p->s);
+        axpy(m - e, p->t[i], p->S + p->rows[i] * m + e, p->s + e);
     }
     return exact;
 }
@@ -165,85 +162,85 @@ INLINE int newton(instance *p, integer steps) {
 }
 
 /* The symmetric principal pivot on k: afterwards T_kk = -1/T_kk, and T_ij without k's part. */
-INLINE void pivot(instance *p, integer k) {
-    const integer m = p->m;
-    double *T = p->T, *column = p->row;
-    const double value = T[k * m + k];
-    memcpy(column, T + k * m, (size_t)m * sizeof(double));
-    for (integer i = 0; i < m; i++)
-        if (i != k && column[i] != 0) axpy(m, -column[i] / value, column, T + i * m);
-    for (integer i = 0; i < m; i++) T[i * m + k] = T[k * m + i] = column[i] / fabs(value);
-    T[k * m + k] = -1 / value;
-    p->active[k] ^= 1;
+INLINE void pivot(integer h, double *restrict T, integer k, uint8_t *active, double *restrict column) {
+    const double value = T[k * h + k];
+    memcpy(column, T + k * h, (size_t)h * sizeof(double));
+    for (integer i = 0; i < h; i++)
+        if (i != k && column[i] != 0) axpy(h, -column[i] / value, column, T + i * h);
+    for (integer i = 0; i < h; i++) T[i * h + k] = T[k * h + i] = column[i] / fabs(value);
+    T[k * h + k] = -1 / value;
+    active[k] ^= 1;
 }
 
 /* Whether z, 1 on the entering row and -column on the active ones, proves infeasibility: z >= 0, A'z = 0 and b'z < 0, while
    b'z = s'z >= 0 for every feasible s. A P that is nearly singular makes rows look dependent that are not. */
 INLINE int is_certificate(instance *p, integer entering, const double *column) {
-    double bz = 0, terms = largest(p->m, p->b), most = 0;
+    double bz = 0, terms = largest(p->m, p->b), most = 0, *z = p->t;
+    for (integer i = p->e; i < p->m; i++) z[i] = i == entering ? 1 : p->active[i] ? -column[i - p->e] : 0;
+    recover(p, NULL, z);
     memset(p->u, 0, (size_t)p->n * sizeof(double));
     for (integer i = 0; i < p->m; i++) {
-        const double z = i == entering ? 1 : p->active[i] ? -column[i] : 0;
-        if (z == 0) continue;
-        bz += p->b[i] * z, terms += fabs(p->b[i] * z), most = fmax(most, fabs(z) * largest(p->n, p->A + i * p->n));
-        axpy(p->n, z, p->A + i * p->n, p->u);
+        if (z[i] == 0) continue;
+        bz += p->b[i] * z[i], terms += fabs(p->b[i] * z[i]), most = fmax(most, fabs(z[i]) * largest(p->n, p->A + i * p->n));
+        axpy(p->n, z[i], p->A + i * p->n, p->u);
     }
     return bz < -10 * FARKAS * terms && largest(p->n, p->u) <= FARKAS * most;
 }
 
-/* The dual active set method of Goldfarb and Idnani (1983) on the tableau T = [-S_aa^{-1}, S_aa^{-1}S_ai; ., Schur complement]. */
+/* The dual active set method of Goldfarb and Idnani (1983) on the tableau T = [-S_aa^{-1}, S_aa^{-1}S_ai; ., Schur complement]
+   of S', h x h. */
 INLINE int dual_active_set(instance *p) {
-    const integer m = p->m, e = p->equalities, limit = 6 * m + 30;
+    const integer m = p->m, e = p->e, h = m - e, limit = 6 * h + 30;
+    const double *d = p->d + e, *w = p->w + e, *b = p->b + e;
+    double *T = p->T, *y = p->y + e, *s = p->s + e;
+    uint8_t *active = p->active + e;
     integer entering = -1;
-    double *T = p->T;
-    memcpy(T, p->S, (size_t)(m * m) * sizeof(double));
-#define DEPENDS(i, floor) (!(T[(i) * m + (i)] > (floor) * p->S[(i) * m + (i)]))
-    for (integer i = 0; i < m; i++) {
-        if (!p->active[i]) continue;
-        p->active[i] = 0;
-        if (!DEPENDS(i, i < e ? PIVOT_FLOOR : START_FLOOR)) pivot(p, i);
-        else if (i < e) return DEPENDENT;
+    for (integer i = 0; i < h; i++) memcpy(T + i * h, p->S + (i + e) * m + e, (size_t)h * sizeof(double));
+    for (integer i = 0; i < h; i++) {
+        if (!active[i]) continue;
+        active[i] = 0;
+        if (T[i * h + i] > START_FLOOR * w[i] * w[i]) pivot(h, T, i, active, p->row);
     }
     /* Start: y_a = S_aa^{-1} d_a, without the rows where that is negative, until none is. */
     for (int dropped = 1; dropped;) {
         dropped = 0;
-        for (integer i = 0; i < m; i++) p->t[i] = p->active[i] ? p->d[i] : 0;
-        for (integer i = 0; i < m; i++) {
-            const double value = dot(m, T + i * m, p->t);
-            p->y[i] = p->active[i] ? -value : 0;
-            p->s[i] = p->active[i] ? 0 : value - p->d[i];
+        for (integer i = 0; i < h; i++) p->t[i] = active[i] ? d[i] : 0;
+        for (integer i = 0; i < h; i++) {
+            const double value = dot(h, T + i * h, p->t);
+            y[i] = active[i] ? -value : 0;
+            s[i] = active[i] ? 0 : value - d[i];
         }
-        for (integer i = e; i < m; i++)
-            if (p->active[i] && p->y[i] < 0) pivot(p, i), dropped = 1;
+        for (integer i = 0; i < h; i++)
+            if (active[i] && y[i] < 0) pivot(h, T, i, active, p->row), dropped = 1;
     }
     for (integer pivots = 0; pivots < limit; pivots++) {
         if (entering < 0) {
-            double worst = 0, length = p->length; /* |g| + |W y|, or more */
-            for (integer i = 0; i < m; i++) length += p->w[i] * fabs(p->y[i]);
-            for (integer i = e; i < m; i++)
-                if (!p->active[i] && p->s[i] < -SIGN * (fabs(p->b[i]) + p->w[i] * length) && !(p->s[i] / p->w[i] >= worst))
-                    worst = p->s[i] / p->w[i], entering = i;
+            double worst = 0, length = p->length + sqrt(dot(e, p->d, p->d)); /* |g| + |W y|, or more */
+            for (integer i = 0; i < h; i++) length += w[i] * fabs(y[i]);
+            for (integer i = 0; i < h; i++)
+                if (!active[i] && s[i] < -SIGN * (fabs(b[i]) + w[i] * length) && !(s[i] / w[i] >= worst))
+                    worst = s[i] / w[i], entering = i;
             if (entering < 0) return SOLVED;
         }
         /* y_i rises by t, y_a falls by t S_aa^{-1}S_ai, s_i rises by t times the Schur complement. */
-        const double *column = T + entering * m;
-        double step = DEPENDS(entering, PIVOT_FLOOR) ? INFINITY : -p->s[entering] / column[entering];
+        const double *column = T + entering * h;
+        const int depends = !(column[entering] > PIVOT_FLOOR * w[entering] * w[entering]);
+        double step = depends ? INFINITY : -s[entering] / column[entering];
         integer next = entering;
-        for (integer i = e; i < m; i++)
-            if (p->active[i] && column[i] > 0 && p->y[i] < step * column[i]) step = p->y[i] / column[i], next = i;
-        if (step == INFINITY) return is_certificate(p, entering, column) ? INFEASIBLE : STALLED;
-        for (integer i = 0; i < m; i++) {
-            if (p->active[i]) p->y[i] -= step * column[i];
-            else p->s[i] += step * column[i];
+        for (integer i = 0; i < h; i++)
+            if (active[i] && column[i] > 0 && y[i] < step * column[i]) step = y[i] / column[i], next = i;
+        if (step == INFINITY) return is_certificate(p, entering + e, column) ? INFEASIBLE : STALLED;
+        for (integer i = 0; i < h; i++) {
+            if (active[i]) y[i] -= step * column[i];
+            else s[i] += step * column[i];
         }
-        p->y[entering] += step;
+        y[entering] += step;
         if (next == entering) entering = -1;
-        pivot(p, next);
-        if (p->active[next]) p->s[next] = 0;
-        else p->y[next] = 0;
+        pivot(h, T, next, active, p->row);
+        if (active[next]) s[next] = 0;
+        else y[next] = 0;
     }
     return STALLED;
-#undef DEPENDS
 }
 
 /* r = -(Px + q + A'y), s = b - Ax and the relative residual of (x, y, s), which is not a number where any of them is not. */
@@ -262,7 +259,7 @@ INLINE double residual(instance *p) {
         if (p->active[i]) {
             axpy(n, p->y[i], row, p->u);
             primal = fmax(primal, fabs(p->s[i]));
-            if (i >= p->equalities) low_y = fmax(low_y, -p->y[i]);
+            if (i >= p->e) low_y = fmax(low_y, -p->y[i]);
         } else low_s = fmax(low_s, -p->s[i]);
     }
     for (integer i = 0; i < n; i++) {
@@ -275,10 +272,14 @@ INLINE double residual(instance *p) {
     return fmax(fmax(dual / columns, primal / rows), fmax(low_s / rows, low_y / (1 + largest(m, p->y))));
 }
 
-/* x from y, then iterative refinement of both on K. */
+/* y_e, x and the first rows of F, then iterative refinement of x and y on K. */
 INLINE double refine(instance *p) {
+    const integer k = p->k;
+    recover(p, p->d, p->y);
+    for (integer i = 0; i < p->e; i++)
+        for (integer j = i; j < k; j++) p->F[i * k + j] = p->S[i * p->m + p->rows[j]];
     for (integer i = 0; i < p->n; i++) p->x[i] = -p->g[i] - dot(p->m, p->W + i * p->m, p->y);
-    solve_upper(p->n, p->R, p->x);
+    solve_upper(p->n, p->n, p->R, p->x);
     double error = residual(p);
     for (int step = 0; step < REFINEMENTS && error > ENOUGH; step++) {
         const double before = error;
@@ -297,7 +298,7 @@ INLINE int solve_instance(instance *p) {
     for (int round = 0; round < ROUNDS; round++) {
         if (!settled) {
             const int code = dual_active_set(p);
-            if (code == DEPENDENT || code == INFEASIBLE) return code;
+            if (code == INFEASIBLE) return code;
             /* Rounding can spoil the tableau; the next one starts from the data, at the set reached. */
             if (code == STALLED || evaluate(p) != 1) continue;
         }
@@ -310,45 +311,58 @@ INLINE int solve_instance(instance *p) {
     return STALLED;
 }
 
+/* S and below it w; 0 where the equality rows are dependent. */
+INLINE int eliminate(integer n, integer m, integer e, const double *W, double *S) {
+    gram(n, m, W, S);
+    for (integer j = 0; j < m; j++) S[m * m + j] = sqrt(S[j * m + j]);
+    const int independent = cholesky(m, e, m, S);
+    mirror(m - e, m, S + e * m + e);
+    return independent;
+}
+
 EXPORT int32_t quadratic_version(void) { return INTERFACE_VERSION; }
 
 EXPORT int64_t quadratic_workspace(int64_t n, int64_t m) { return 3 * m * m + n * m + 9 * m + 4 * n; }
 
-/* R, W and S as far as they are shared. 0 if a shared P is not positive definite. */
+/* R, W and S as far as they are shared; a code if that settles all instances. */
 EXPORT DISPATCH int32_t quadratic_prepare(const batch *all) {
-    if (!all->shared_P) return 1;
-    const int definite = root(all->n, all->P, all->R);
-    if (all->shared_A) {
-        solve_rows(all->n, all->m, all->R, all->A, all->W);
-        gram(all->n, all->m, all->W, all->S);
-    }
-    return definite;
+    if (!all->shared_P) return SOLVED;
+    if (!root(all->n, all->P, all->R)) return NOT_DEFINITE;
+    if (!all->shared_A) return SOLVED;
+    solve_rows(all->n, all->m, all->R, all->A, all->W);
+    return eliminate(all->n, all->m, all->equalities, all->W, all->S) ? SOLVED : DEPENDENT;
 }
 
 /* The instances first <= i < last, in quadratic_workspace(n, m) numbers of room. */
 EXPORT DISPATCH void quadratic_solve(const batch *all, int64_t first, int64_t last, double *room) {
-    const integer n = all->n, m = all->m, c = all->capacity, shared = all->shared_P && all->shared_A;
-    double *S = room, *W = S + m * m;
-    instance one = {.n = n, .m = m, .equalities = all->equalities, .S = shared ? all->S : S, .W = shared ? all->W : W};
+    const integer n = all->n, m = all->m, e = all->equalities, c = all->capacity, shared = all->shared_P && all->shared_A;
+    double *S = room, *W = S + (m + 1) * m;
+    instance one = {.n = n, .m = m, .e = e, .S = shared ? all->S : S, .W = shared ? all->W : W};
     instance *p = &one;
     room = W + n * m;
-    double **parts[] = {&p->T, &p->F, &p->d, &p->w, &p->noise, &p->y, &p->s, &p->row, &p->t, &p->g, &p->x, &p->r, &p->u};
-    for (int i = 0; i < 13; i++) *parts[i] = room, room += i < 2 ? m * m : i < 9 ? m : n;
-    p->rows = (integer *)room;
+    double **parts[] = {&p->T, &p->F, &p->d, &p->noise, &p->y, &p->s, &p->row, &p->t, &p->g, &p->x, &p->r, &p->u};
+    for (int i = 0; i < 12; i++) *parts[i] = room, room += i < 2 ? m * m : i < 8 ? m : n;
+    p->rows = (integer *)room, p->w = p->S + m * m;
     for (integer i = first; i < last; i++) {
         p->P = all->P + (all->shared_P ? 0 : i * n * n), p->A = all->A + (all->shared_A ? 0 : i * m * n);
         p->q = all->q + i * n, p->b = all->b + i * m, p->active = all->active + i * m;
         p->R = all->R + (all->shared_P ? 0 : i * n * n);
         int code = all->shared_P || root(n, p->P, p->R) ? SOLVED : NOT_DEFINITE;
+        if (code == SOLVED && !shared) {
+            solve_rows(n, m, p->R, p->A, W);
+            code = eliminate(n, m, e, W, S) ? SOLVED : DEPENDENT;
+        }
         if (code == SOLVED) {
-            if (!shared) solve_rows(n, m, p->R, p->A, W), gram(n, m, W, S);
-            for (integer j = 0; j < m; j++) p->w[j] = sqrt(p->S[j * m + j]), p->d[j] = -p->b[j];
             memcpy(p->g, p->q, (size_t)n * sizeof(double));
-            solve_transposed(n, p->R, p->g);
+            solve_transposed(n, n, p->R, p->g);
             p->length = sqrt(dot(n, p->g, p->g));
+            for (integer j = 0; j < m; j++) p->d[j] = -p->b[j];
             for (integer j = 0; j < n; j++) axpy(m, -p->g[j], p->W + j * m, p->d);
-            if (all->cold) guess_active(p);
-            for (integer j = 0; j < m; j++) p->active[j] = j < p->equalities || p->active[j];
+            for (integer j = 0; j < e; j++) {
+                p->d[j] /= p->S[j * m + j];
+                axpy(m - j - 1, -p->d[j], p->S + j * m + j + 1, p->d + j + 1);
+            }
+            memset(p->active, 1, (size_t)e);
             code = solve_instance(p);
         }
         all->code[i] = code;
@@ -360,7 +374,7 @@ EXPORT DISPATCH void quadratic_solve(const batch *all, int64_t first, int64_t la
         list_active(p);
         memcpy(all->x + i * n, p->x, (size_t)n * sizeof(double));
         for (integer j = 0; j < m; j++) /* the sign of v tells which rows are active, whatever the rounding */
-            all->v[i * m + j] = !p->active[j] ? fmin(-p->s[j], 0) : j < p->equalities ? p->y[j] : fmax(p->y[j], DBL_MIN);
+            all->v[i * m + j] = !p->active[j] ? fmin(-p->s[j], 0) : j < e ? p->y[j] : fmax(p->y[j], DBL_MIN);
         memcpy(all->F + i * c * c, p->F, (size_t)(p->k * p->k) * sizeof(double));
         for (integer j = 0; j < n && !shared; j++)
             for (integer h = 0; h < p->k; h++) all->W[i * n * c + j * p->k + h] = W[j * m + p->rows[h]];

@@ -26,7 +26,7 @@ class _Batch(ctypes.Structure):
     """The struct ``batch`` of kernel.c."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("n", "m", "equalities", "capacity", "shared_P", "shared_A", "cold")),
+        *((name, ctypes.c_int64) for name in ("n", "m", "equalities", "capacity", "shared_P", "shared_A")),
         *((name, ctypes.c_void_p) for name in ("P", "q", "A", "b", "R", "W", "S", "F", "x", "v", "active", "code")),
     )
 
@@ -134,11 +134,11 @@ def solve(
         shared,
     )
     x, v, code = np.zeros((count, n)), np.zeros((count, m)), np.full(count, Code.NOT_DEFINITE, dtype=np.int32)
-    S = np.empty((m, m) if all(shared) else 0)
+    S = np.empty((m + 1, m) if all(shared) else 0)
     struct = factors.struct(equalities, P=P, q=q, A=A, b=b, S=S, x=x, v=v, code=code)
-    struct.cold = active is None
-    if not library.quadratic_prepare(ctypes.byref(struct)):
-        factors.active[:] = False
+    verdict = library.quadratic_prepare(ctypes.byref(struct))
+    if verdict != Code.SOLVED:
+        factors.active[:], code[:] = False, verdict
         return ActiveSetSolution(x, v, code, factors)
 
     def solve_part(part: tuple[int, int]) -> None:

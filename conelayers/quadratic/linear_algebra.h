@@ -68,34 +68,42 @@ INLINE void subtract_one(integer from, integer to, integer count, const double *
     for (integer k = 0; k < count; k++) axpy(to - from, -c[k * ldc], M + k * ldm + from, y + from);
 }
 
-/* The upper triangle of M becomes R with M = R'R; 0 at a pivot that is not positive (or not a number). */
-INLINE int cholesky(integer n, double *restrict M) {
+/* The upper triangle of M, n x n, becomes [R, V; ., S'] after `pivots` pivots: M = [R'R, R'V; ., S' + V'V].
+   0 at a pivot that is not positive (or not a number). */
+INLINE int cholesky(integer n, integer pivots, integer ld, double *restrict M) {
     for (integer i = 0; i < n; i += 2) {
-        double *y0 = M + i * n, *y1 = y0 + n;
+        double *y0 = M + i * ld, *y1 = y0 + ld;
         const int pair = i + 1 < n;
+        const integer terms = i < pivots ? i : pivots;
         const double floor0 = PIVOT_FLOOR * y0[i], floor1 = pair ? PIVOT_FLOOR * y1[i + 1] : 0;
-        if (pair) subtract_two(i, n, i, M, n, M + i, n, y0, y1);
-        else subtract_one(i, n, i, M, n, M + i, n, y0);
+        if (pair) subtract_two(i, n, terms, M, ld, M + i, ld, y0, y1);
+        else subtract_one(i, n, terms, M, ld, M + i, ld, y0);
+        if (i >= pivots) continue;
         if (!(y0[i] > floor0 && y0[i] < INFINITY)) return 0;
         scale(n - i, 1 / sqrt(y0[i]), y0 + i);
         if (!pair) break;
-        y1[i] = 0;
         axpy(n - i - 1, -y0[i + 1], y0 + i + 1, y1 + i + 1);
+        if (i + 1 >= pivots) continue;
         if (!(y1[i + 1] > floor1 && y1[i + 1] < INFINITY)) return 0;
         scale(n - i - 1, 1 / sqrt(y1[i + 1]), y1 + i + 1);
     }
     return 1;
 }
 
-INLINE void solve_transposed(integer n, const double *restrict R, double *restrict x) { /* R'x = x */
+INLINE void solve_transposed(integer n, integer ld, const double *restrict R, double *restrict x) { /* R'x = x */
     for (integer k = 0; k < n; k++) {
-        x[k] /= R[k * n + k];
-        axpy(n - k - 1, -x[k], R + k * n + k + 1, x + k + 1);
+        x[k] /= R[k * ld + k];
+        axpy(n - k - 1, -x[k], R + k * ld + k + 1, x + k + 1);
     }
 }
 
-INLINE void solve_upper(integer n, const double *restrict R, double *restrict x) { /* R x = x */
-    for (integer k = n - 1; k >= 0; k--) x[k] = (x[k] - dot(n - k - 1, R + k * n + k + 1, x + k + 1)) / R[k * n + k];
+INLINE void solve_upper(integer n, integer ld, const double *restrict R, double *restrict x) { /* R x = x */
+    for (integer k = n - 1; k >= 0; k--) x[k] = (x[k] - dot(n - k - 1, R + k * ld + k + 1, x + k + 1)) / R[k * ld + k];
+}
+
+INLINE void mirror(integer n, integer ld, double *M) { /* the upper triangle, below the diagonal */
+    for (integer i = 1; i < n; i++)
+        for (integer j = 0; j < i; j++) M[i * ld + j] = M[j * ld + i];
 }
 
 /* R'W = A', n x m, for A m x n. */
@@ -114,17 +122,14 @@ INLINE void solve_rows(integer n, integer m, const double *R, const double *A, d
     }
 }
 
-/* S = W'W, m x m. */
+/* The upper triangle of S = W'W, m x m; 0 stays +0. */
 INLINE void gram(integer n, integer m, const double *W, double *S) {
     memset(S, 0, (size_t)(m * m) * sizeof(double));
     for (integer i = 0; i < m; i += 2) {
-        double *y0 = S + i * m, *y1 = y0 + m;
-        if (i + 1 < m) subtract_two(i, m, n, W, m, W + i, m, y0, y1);
-        else subtract_one(i, m, n, W, m, W + i, m, y0);
+        if (i + 1 < m) subtract_two(i, m, n, W, m, W + i, m, S + i * m, S + (i + 1) * m);
+        else subtract_one(i, m, n, W, m, W + i, m, S + i * m);
     }
-    for (integer i = 0; i < m * m; i++) S[i] = 0 - S[i]; /* 0 stays +0 */
-    for (integer i = 1; i < m; i++)
-        for (integer j = 0; j < i; j++) S[i * m + j] = S[j * m + i];
+    for (integer i = 0; i < m * m; i++) S[i] = 0 - S[i];
 }
 
 #endif
