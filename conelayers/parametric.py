@@ -55,18 +55,23 @@ class AffineMap:
 
     def value(self, phi: np.ndarray) -> np.ndarray:
         """(B, rows) from φ (B, size)."""
-        out = np.repeat(self.constant[None, :], phi.shape[0], axis=0)
-        if self.rows.size == self.constant.size:
-            out += self._linear(phi)
-        elif self.rows.size:
-            out[:, self.rows] += self._linear(phi)
+        out = np.empty((phi.shape[0], self.constant.size))
+        out[:] = self.constant
+        if self.rows.size:
+            out[:, self._places] += self._linear(phi)
         return out
+
+    @cached_property
+    def _places(self) -> slice | np.ndarray:
+        """``rows``, as a slice where they follow each other."""
+        first, last = int(self.rows[0]), int(self.rows[-1])
+        return slice(first, last + 1) if last - first + 1 == self.rows.size else self.rows
 
     def tangent(self, dphi: np.ndarray) -> np.ndarray:
         """L dφ, (B, rows)."""
         out = np.zeros((dphi.shape[0], self.constant.size))
         if self.rows.size:
-            out[:, self.rows] = self._linear(dphi)
+            out[:, self._places] = self._linear(dphi)
         return out
 
     def restricted(self, keep: np.ndarray) -> AffineMap:

@@ -22,10 +22,10 @@ __all__ = ["Plan"]
 
 _LOOSE_ITERATIONS = 2000
 _SCS_LOOSE = 1e-3
-_CLARABEL_LOOSE = 1e-4
-_CLARABEL_LINEAR = 1e-6  # an LP's vertex has to be found among many: the last iterations are cheap beside that
-_VERY_SPARSE = 6  # entries of P and A per row and column up to which ten factorizations cost less than SCS's iterations
-_SMALL_MATRIX = 18  # orders of semidefinite cones up to which Clarabel is faster
+_CLARABEL_CURVED = 1e-4  # exponential and power cones: Newton's steps converge from afar, and Clarabel's are dear
+_CLARABEL_FLAT = 1e-6  # orthants and second-order cones: the last iterations cost less than the Newton steps they save
+_CLARABEL_LINEAR = 1e-9  # an LP's vertex has to be found among many
+_SPARSE = 12  # entries of P and A per row and column up to which ten factorizations cost less than SCS's iterations
 
 
 @final
@@ -72,11 +72,9 @@ def loose(structure: Structure) -> Backend:
     if not clarabel.takes(structure.cones, structure.P.nnz > 0):
         return by_scs
     linear = structure.P.nnz == 0 and kinds <= {"zero", "nonneg"}
-    curved = bool(kinds & {"exp", "power"}) and max(structure.cones.psd, default=0) <= _SMALL_MATRIX
-    entries = structure.P.nnz + structure.A.nnz
-    sparse = entries <= _VERY_SPARSE * (structure.n + structure.m) and not kinds & {"soc", "psd"}
-    small_matrices = "psd" in kinds and max(structure.cones.psd) <= _SMALL_MATRIX and structure.P.nnz == 0
-    if linear or curved or sparse or small_matrices:
-        tolerance = _CLARABEL_LINEAR if linear else _CLARABEL_LOOSE
-        return Backend(clarabel, Settings(tolerance=tolerance), trusted=False, proximal_steps=12)
-    return by_scs
+    curved = bool(kinds & {"exp", "power"})
+    sparse = structure.P.nnz + structure.A.nnz <= _SPARSE * (structure.n + structure.m) and "psd" not in kinds
+    if not (linear or curved or sparse):
+        return by_scs
+    tolerance = _CLARABEL_LINEAR if linear else _CLARABEL_CURVED if curved else _CLARABEL_FLAT
+    return Backend(clarabel, Settings(tolerance=tolerance), trusted=False, proximal_steps=12)

@@ -213,7 +213,7 @@ def presolve(program: ConeProgram) -> Presolved:
     d = find_definitions(program.structure)
     if d is None:
         return Presolved(program, program)
-    a, L_values = program.A[:, d.pivots], program.A[:, d.L_values]
+    a, L_values = np.take(program.A, d.pivots, axis=1), np.take(program.A, d.L_values, axis=1)
     largest = d.L.row_maxima(np.abs(L_values))
     if not np.all(np.abs(a) > _PIVOT * largest) or not np.all(a != 0):
         return Presolved(program, program)
@@ -237,7 +237,7 @@ def presolve(program: ConeProgram) -> Presolved:
         P = np.ascontiguousarray((scatter @ (weight[:, row] * L_values[:, j] * L_values[:, k]).T).T)
     P[:, d.P_targets] += program.P[:, d.P_values]
     q = program.q[:, d.kept_cols] - L.rmatvec(weight * program.b[:, d.rows] + program.q[:, d.cols] / a)
-    smaller = ConeProgram(d.structure, P, q, program.A[:, d.A_values], program.b[:, d.kept_rows])
+    smaller = ConeProgram(d.structure, P, q, np.take(program.A, d.A_values, axis=1), program.b[:, d.kept_rows])
     operators = (
         _WholeP(d, d.P_kept.operator(program.P[:, d.P_values]), p),
         _WholeA(d, L, smaller.A_operator, a),

@@ -317,19 +317,20 @@ class Residuals:
         return np.where(np.isnan(worst), np.inf, worst)
 
     @classmethod
-    def of(cls, program: ConeProgram, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> Residuals:
-        """The residuals of (x, y, s), recomputed from the raw data, whoever solved it."""
+    def of(
+        cls, program: ConeProgram, x: np.ndarray, y: np.ndarray, s: np.ndarray, cone: np.ndarray | None = None
+    ) -> Residuals:
+        """The residuals of (x, y, s), recomputed from the raw data, whoever solved it; ``cone`` where that part is known."""
         Px, Ax, ATy = program.Px(x), program.Ax(x), program.ATy(y)
         xPx, qx, by = _dot(x, Px), _dot(program.q, x), _dot(program.b, y)
-        cones = program.structure.cones
-        # Moreau: s − Π_K(s) = −Π_{K*}(−s).
-        s_distance = _norm(cones.project_dual(-s)[0]) / (1 + _norm(s))
-        y_distance = _norm(y - cones.project_dual(y)[0]) / (1 + _norm(y))
+        if cone is None:
+            y_distance, s_distance = program.structure.cones.distances(y, s)
+            cone = np.maximum(s_distance / (1 + _norm(s)), y_distance / (1 + _norm(y)))
         return cls(
             primal=_norm(Ax + s - program.b) / (1 + _largest(Ax, s, program.b)),
             dual=_norm(Px + ATy + program.q) / (1 + _largest(Px, ATy, program.q)),
             gap=np.abs(xPx + qx + by) / (1 + np.max(np.abs([xPx, qx, by]), axis=0)),
-            cone=np.maximum(s_distance, y_distance),
+            cone=cone,
         )
 
 

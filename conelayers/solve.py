@@ -195,14 +195,13 @@ def _extend(presolved: Presolved, outcome: _Outcome) -> Point:
 
 
 def _judge(program: ConeProgram, presolved: Presolved, scaling: Scaling, point: Point, outcome: _Outcome) -> Solution:
-    inner = Residuals.of(presolved.whole, point.x, point.y, point.s)
-    if scaling.trivial:
-        (x, y, s), residuals, judged = (point.x, point.y, point.s), inner, inner.worst
-    else:
-        x, y, s = scaling.unscale(point.x, point.y, point.s)
-        residuals = Residuals.of(program, x, y, s)
+    whole = presolved.whole
+    x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
+    residuals = Residuals.of(whole if scaling.trivial else program, x, y, s)
+    judged = residuals.worst
+    if not scaling.trivial:
         # Judged in both units: the user's, and those in which no data are too small to matter.
-        judged = np.maximum(residuals.worst, inner.worst)
+        judged = np.maximum(judged, Residuals.of(whole, point.x, point.y, point.s, residuals.cone).worst)
     status = outcome.status
     if not (judged <= ACCURACY).all() or not usable_mask(status).all():
         near = [Status.INACCURATE if worst <= _ROUGH else Status.FAILED for worst in judged]

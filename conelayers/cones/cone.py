@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.cones.arrays import Array
+from conelayers.cones.arrays import Array, namespace
 from conelayers.cones.selection import Selection
 
 __all__ = ["Cone", "Element", "IdentityBasisElement", "ReducedElement"]
@@ -102,3 +102,13 @@ class Cone(ABC):
         """
         y, element = self.project_dual(v, selection)
         return y, y - v, element
+
+    def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
+        """The largest distance of a block of y from K* and of s from K, or upper bounds of them, for (..., blocks, d)."""
+        # Moreau: s − Π_K(s) = −Π_{K*}(−s).
+        return _largest(y - self.project_dual(y)[0]), _largest(self.project_dual(-s)[0])
+
+
+def _largest(h: Array) -> Array:
+    xp = namespace(h)
+    return xp.max(xp.abs(h), axis=(-2, -1)) if h.shape[-2] else xp.sum(h, axis=(-2, -1))

@@ -27,6 +27,7 @@ from conelayers.cones.selection import Selection, between
 __all__ = ["Exponential", "ExponentialDual", "decompose_exponential", "project_exponential"]
 
 _FAR = 1e150  # its square is finite
+_ROUNDING = 1e-13
 
 
 def project_exponential(v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, ExplicitBasisElement]:
@@ -174,6 +175,37 @@ def _ratio(x: Array, y: Array, z: Array) -> Array:
     return increasing_root(equation, low, high, start)
 
 
+def _height(v: Array) -> Array:
+    """How far z has to rise for v to lie in K: no less than its distance. Infinite for y ≤ 0."""
+    xp = namespace(v)
+    x, y, z = (v[..., i] for i in range(3))
+    with np.errstate(over="ignore"):
+        needed = xp.where(y > 0, y * xp.exp(x / xp.where(y > 0, y, xp.ones_like(y))), xp.inf * xp.ones_like(y))
+    return xp.where(needed > z, needed - z, xp.zeros_like(z))
+
+
+def _dual_height(v: Array) -> Array:
+    """The same for K* = cl{x < 0, −x e^{y/x} ≤ e z}. Infinite for x ≥ 0."""
+    xp = namespace(v)
+    x, y, z = (v[..., i] for i in range(3))
+    with np.errstate(over="ignore"):
+        needed = xp.where(x < 0, -x * xp.exp(y / xp.where(x < 0, x, -xp.ones_like(x)) - 1), xp.inf * xp.ones_like(x))
+    return xp.where(needed > z, needed - z, xp.zeros_like(z))
+
+
+def _bounds(inside_dual: Array, inside: Array) -> tuple[Array, Array]:
+    """The largest over the blocks of the heights of y in K* and of s in K."""
+    xp = namespace(inside)
+    return xp.max(inside_dual, axis=-1), xp.max(inside, axis=-1)
+
+
+def _tight(bounds: tuple[Array, Array], *points: Array) -> bool:
+    """Whether the bounds are no more than rounding of the points, so that projections need not be computed."""
+    xp = namespace(*bounds)
+    sizes = (1 + xp.max(xp.abs(h), axis=(-2, -1)) for h in points)
+    return all(bool(xp.all(bound <= _ROUNDING * size)) for bound, size in zip(bounds, sizes, strict=True))
+
+
 @final
 class Exponential(Cone):
     """K itself: the projection is onto K*, by Moreau: Π_{K*}(v) = v + Π_K(−v), D_{K*}(v) = I − D_K(−v).
@@ -188,6 +220,11 @@ class Exponential(Cone):
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         return moreau(*decompose_exponential(-v, selection.opposite))
 
+    def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
+        """Heights where they are tiny, the distances themselves elsewhere."""
+        bounds = _bounds(_dual_height(y), _height(s))
+        return bounds if _tight(bounds, y, s) else super().distances(y, s)
+
 
 @final
 class ExponentialDual(Cone):
@@ -199,3 +236,8 @@ class ExponentialDual(Cone):
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         projection, polar_part, element = decompose_exponential(v, selection)
         return projection, -polar_part, element
+
+    def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
+        """Heights where they are tiny, the distances themselves elsewhere."""
+        bounds = _bounds(_height(y), _dual_height(s))
+        return bounds if _tight(bounds, y, s) else super().distances(y, s)

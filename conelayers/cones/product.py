@@ -185,6 +185,15 @@ class Cones:
         element = ProductElement(self, tuple(e for _, _, e in parts))
         return self.join([y for y, _, _ in parts]), self.join([s for _, s, _ in parts]), element
 
+    def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
+        """The largest distance, or a tight bound of it, of a block of y from K* and of a block of s from K, for (..., m)."""
+        xp = namespace(y, s)
+        parts = [g.cone.distances(a, b) for g, a, b in zip(self._groups, self.split(y), self.split(s), strict=True)]
+        to_dual, to_primal = parts[0]
+        for a, b in parts[1:]:
+            to_dual, to_primal = xp.maximum(to_dual, a), xp.maximum(to_primal, b)
+        return to_dual, to_primal
+
     def split(self, h: Array) -> list[Array]:
         """The rows of (..., m) by group: a list of (..., blocks, d)."""
         xp = namespace(h)
@@ -255,10 +264,24 @@ class ProductElement:
     def reduced(self) -> ReducedElement:
         """B, n and W of the whole product, for one instance: rows of B in the order of the cone program."""
         parts = [e.reduced() for e in self.elements]
-        inverse = self.cones._order[1]
-        basis = sp.csr_array(sp.block_diag([p.basis for p in parts], format="csr"))[inverse]
-        lift = sp.csr_array(sp.block_diag([p.lift for p in parts], format="csr"))
-        return ReducedElement(basis, np.concatenate([p.diagonal for p in parts]), lift)
+        basis, lift = [], []
+        column = lifted = 0
+        for group, part in zip(self.cones._groups, parts, strict=True):
+            B, W = sp.coo_array(part.basis), sp.coo_array(part.lift)
+            basis.append((B.data, group.rows[B.row], B.col + column))
+            lift.append((W.data, W.row + column, W.col + lifted))
+            column, lifted = column + B.shape[1], lifted + W.shape[1]
+        rank = self.cones.dimension, column
+        return ReducedElement(
+            _from_triplets(basis, rank),
+            np.concatenate([p.diagonal for p in parts]),
+            _from_triplets(lift, (column, lifted)),
+        )
+
+
+def _from_triplets(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], shape: tuple[int, int]) -> sp.csr_array:
+    data, rows, cols = (np.concatenate(h) for h in zip(*parts, strict=True))
+    return sp.csr_array(sp.coo_array((data, (rows, cols)), shape=shape))
 
 
 def _count(name: str, value: Any, least: int) -> int:

@@ -143,23 +143,22 @@ def assemble(program: ConeProgram, element: ProductElement, i: int, delta: float
     # Zeros and ones on the orthants only: B consists of unit vectors, and N = 0.
     if element.is_diagonal and np.all((values == 0) | (values == 1)):
         return _active_rows(program, np.flatnonzero(values), i, delta)
-    P, A = program.structure.P.matrix(program.P[i]), program.structure.A.matrix(program.A[i])
     basis, diagonal, lift = element.take(i).reduced()
+    n, lifted = program.structure.n, lift.shape[1]
     if delta:
-        P = sp.csc_array(P + delta * sp.eye_array(P.shape[0]))
         diagonal = diagonal + delta * np.asarray(basis.multiply(basis).sum(axis=0)).ravel()
-    rows = basis.T @ A
-    blocks = [
-        [P, None, rows.T],
-        [None, sp.csc_array((lift.shape[1],) * 2), lift.T],
-        [rows, lift, sp.diags_array(-diagonal)],
+    P, rows, W = program.structure.P, basis.T @ program.structure.A.matrix(program.A[i]), sp.coo_array(lift)
+    rows = sp.coo_array(rows)
+    eta, upper, first = n + lifted + np.arange(diagonal.size), P.upper, np.arange(n if delta else 0)
+    parts = [
+        (program.P[i][upper], P.rows[upper], P.cols[upper]),
+        (np.full(first.size, delta), first, first),
+        (rows.data, rows.col, eta[rows.row]),
+        (W.data, n + W.col, eta[W.row]),
+        (-diagonal, eta, eta),
     ]
-    if lift.shape[1] == 0:
-        blocks = [[P, rows.T], [rows, sp.diags_array(-diagonal)]]
-    K = sp.csc_array(sp.block_array(blocks, format="csc"))
-    upper = sp.csc_array(sp.triu(K, format="csc"))
-    entries = upper.data, upper.indices.astype(np.int64), np.repeat(np.arange(K.shape[0]), np.diff(upper.indptr))
-    return _finish(*entries, basis, program, K.shape[0] - basis.shape[1])
+    values, row, col = (np.concatenate(h) for h in zip(*parts, strict=True))
+    return _finish(values, row, col, basis, program, n + lifted)
 
 
 def _active_rows(program: ConeProgram, active: np.ndarray, i: int, delta: float) -> Assembled:

@@ -16,7 +16,7 @@ __all__ = ["factorize", "prefers_dense"]
 
 # Measured on two cores: below the first order LAPACK's constant is smaller whatever the density; above the second the
 # dense matrix itself is the cost; between them QDLDL wins where K is sparse.
-_ALWAYS_DENSE = 100
+_ALWAYS_DENSE = 250
 _NEVER_DENSE = 5000
 _DENSE_FROM = 0.1
 

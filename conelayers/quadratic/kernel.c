@@ -16,7 +16,7 @@
 #define FARKAS 1e-9    /* relative size of A'z below which it is zero; ten times it is what b'z has to exceed */
 #define PATIENCE 3     /* Newton steps without a new least number of wrong signs before it is given up */
 #define NEWTON_STEPS 15
-#define FINAL_STEPS 5  /* Newton steps after the dual active set method or the refinement */
+#define FINAL_STEPS 5  /* Newton steps after a refinement */
 #define START_FLOOR 1e-6 /* what PIVOT_FLOOR is, for rows that need not be active at the start of the dual active set method */
 #define ROUNDS 3       /* of Newton, or the dual active set method, and refinement until the refined signs are right */
 #define REFINEMENTS 3
