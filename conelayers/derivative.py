@@ -21,7 +21,7 @@ import numpy as np
 from conelayers.errors import SingularDerivativeWarning
 from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize
 from conelayers.presolve import Presolved
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, largest
 from conelayers.residual import Point, apply_jacobian, apply_jacobian_transpose
 from conelayers.scaling import Scaling
 
@@ -203,19 +203,19 @@ def _report(error: np.ndarray, singular: np.ndarray, ambiguous: list[int], conse
 def _refine(factorization: Factorization, steps: _Steps) -> tuple[_Pair, np.ndarray]:
     """Iterative refinement on J, which also recovers the digits that a tiny √Λ costs on K; the relative residual, (B,)."""
     first, correct, residual, rhs = steps
-    size = np.maximum(_norm(rhs[0]), _norm(rhs[1]))
+    size = np.maximum(largest(rhs[0]), largest(rhs[1]))
     # Cotangents that are zero (or all but) have the solution zero, those that are not finite have none to be checked.
     size = np.where((size > 1e-290) & np.isfinite(size), size, np.inf)
     a, c = first(factorization)
     e1, e2 = residual(a, c)
     with np.errstate(invalid="ignore"):
-        error = np.maximum(_norm(e1), _norm(e2)) / size
+        error = np.maximum(largest(e1), largest(e2)) / size
     for _ in range(_MAX_REFINEMENTS):
         if np.all(error <= _REFINED):
             break
         da, dc = correct(factorization, e1, e2)
         f1, f2 = residual(a + da, c + dc)
-        next_error = np.maximum(_norm(f1), _norm(f2)) / size
+        next_error = np.maximum(largest(f1), largest(f2)) / size
         # K⁺ of an inconsistent system is the answer as it is.
         better = ((next_error < error) & (~factorization.singular | (error <= _CONSISTENT)))[:, None]
         stalled = not np.any(better[:, 0] & (next_error < 0.5 * error))
@@ -226,7 +226,3 @@ def _refine(factorization: Factorization, steps: _Steps) -> tuple[_Pair, np.ndar
             break
     unchecked = np.isinf(size)
     return (a, c), np.where(unchecked, 0.0, np.where(np.isfinite(error), error, np.inf))
-
-
-def _norm(h: np.ndarray) -> np.ndarray:
-    return np.max(np.abs(h), axis=-1, initial=0.0)

@@ -48,6 +48,7 @@ class Definitions:
     P_kept: Pattern  # P on the kept columns
     P_values: np.ndarray
     P_targets: np.ndarray  # where the kept values of P go in those of P'
+    touched: np.ndarray  # the columns where L has entries
     products: tuple[np.ndarray, np.ndarray, np.ndarray, sp.csr_array] | None  # row, l_j, l_k, their sum; None: dense
 
 
@@ -143,6 +144,7 @@ def _eliminate(structure: Structure, pivots: np.ndarray) -> Definitions | None:
         P_kept=P_kept,
         P_values=P_values,
         P_targets=np.searchsorted(keys, P_keys),
+        touched=np.flatnonzero(np.diff(L.indptr)),
         products=products,
     )
 
@@ -224,7 +226,7 @@ def presolve(program: ConeProgram) -> Presolved:
     L = d.L.operator(L_values)
     if d.products is None:
         dense = L.array if isinstance(L, DenseOperator) else d.L.dense(L_values)
-        touched = np.flatnonzero(np.diff(d.L.indptr))
+        touched = d.touched
         dense = dense if touched.size == d.L.shape[1] else dense[:, :, touched]
         square = np.swapaxes(dense, 1, 2) @ (weight[:, :, None] * dense)
         if d.structure.P.nnz == touched.size**2:

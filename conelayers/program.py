@@ -23,24 +23,31 @@ __all__ = [
     "DenseOperator",
     "Pattern",
     "Residuals",
+    "Segments",
     "Solution",
     "Structure",
-    "segment_maxima",
+    "largest",
 ]
 
 _SMALL = 2500  # entries up to which a matrix is multiplied as a dense one
 _DENSE_FROM = 0.2  # and the density from which it is
 
 
-def segment_maxima(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The maximum of each segment [starts[k], starts[k + 1]) of the last axis; 0 for an empty one."""
-    filled = np.diff(starts, append=values.shape[1]) > 0
-    if filled.all() and starts.size:
-        return np.maximum.reduceat(values, starts, axis=1)
-    out = np.zeros((values.shape[0], starts.size))
-    if filled.any():
-        out[:, filled] = np.maximum.reduceat(values, starts[filled], axis=1)
-    return out
+class Segments:
+    """The segments [starts[k], starts[k + 1]) of an axis, the last up to ``size``; some may be empty."""
+
+    def __init__(self, starts: np.ndarray, size: int) -> None:
+        filled = np.diff(np.append(starts, size)) > 0
+        self._filled, self._starts, self._count = (None if filled.all() else filled), starts[filled], starts.size
+
+    def maxima(self, values: np.ndarray) -> np.ndarray:
+        """The maximum of each segment of the last axis of nonnegative values; 0 for an empty one."""
+        if self._filled is None and self._count:
+            return np.maximum.reduceat(values, self._starts, axis=1)
+        out = np.zeros((values.shape[0], self._count))
+        if self._starts.size:
+            out[:, self._filled] = np.maximum.reduceat(values, self._starts, axis=1)
+        return out
 
 
 @final
@@ -82,19 +89,28 @@ class Pattern:
         return np.flatnonzero(self.rows <= self.cols)
 
     @cached_property
+    def diagonal_entries(self) -> int:
+        """How many entries of the diagonal are stored."""
+        return int((self.rows == self.cols).sum())
+
+    @cached_property
     def by_row(self) -> tuple[np.ndarray, np.ndarray]:
         """The stored entries in the order of rows, and where each row starts in it."""
         order = np.argsort(self.rows, kind="stable")
         return order, np.searchsorted(self.rows[order], np.arange(self.shape[0]))
 
+    @cached_property
+    def _segments(self) -> tuple[Segments, Segments]:
+        """The columns, and the rows in the order of ``by_row``."""
+        return Segments(self.indptr[:-1], self.nnz), Segments(self.by_row[1], self.nnz)
+
     def column_maxima(self, values: np.ndarray) -> np.ndarray:
         """The largest value in each column, 0 for an empty one, (B, cols) from (B, nnz) nonnegative values."""
-        return segment_maxima(values, self.indptr[:-1])
+        return self._segments[0].maxima(values)
 
     def row_maxima(self, values: np.ndarray) -> np.ndarray:
         """The same for the rows."""
-        order, starts = self.by_row
-        return segment_maxima(np.take(values, order, axis=1), starts)
+        return self._segments[1].maxima(np.take(values, self.by_row[0], axis=1))
 
     def scale(self, values: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """The values of diag(left) M diag(right), for values (B, nnz), left (B, rows) and right (B, cols)."""
@@ -313,7 +329,7 @@ class Residuals:
     @property
     def worst(self) -> np.ndarray:
         """The largest of the four, (B,); infinite where any of them is not a number."""
-        worst = np.max(np.stack([self.primal, self.dual, self.gap, self.cone]), axis=0)
+        worst = np.maximum(np.maximum(self.primal, self.dual), np.maximum(self.gap, self.cone))
         return np.where(np.isnan(worst), np.inf, worst)
 
     @classmethod
@@ -325,21 +341,20 @@ class Residuals:
         xPx, qx, by = _dot(x, Px), _dot(program.q, x), _dot(program.b, y)
         if cone is None:
             y_distance, s_distance = program.structure.cones.distances(y, s)
-            cone = np.maximum(s_distance / (1 + _norm(s)), y_distance / (1 + _norm(y)))
+            cone = np.maximum(s_distance / (1 + largest(s)), y_distance / (1 + largest(y)))
         return cls(
-            primal=_norm(Ax + s - program.b) / (1 + _largest(Ax, s, program.b)),
-            dual=_norm(Px + ATy + program.q) / (1 + _largest(Px, ATy, program.q)),
-            gap=np.abs(xPx + qx + by) / (1 + np.max(np.abs([xPx, qx, by]), axis=0)),
+            primal=largest(Ax + s - program.b)
+            / (1 + np.maximum(np.maximum(largest(Ax), largest(s)), largest(program.b))),
+            dual=largest(Px + ATy + program.q)
+            / (1 + np.maximum(np.maximum(largest(Px), largest(ATy)), largest(program.q))),
+            gap=np.abs(xPx + qx + by) / (1 + np.maximum(np.maximum(np.abs(xPx), np.abs(qx)), np.abs(by))),
             cone=cone,
         )
 
 
-def _norm(h: np.ndarray) -> np.ndarray:
-    return np.max(np.abs(h), axis=-1, initial=0.0)
-
-
-def _largest(*vectors: np.ndarray) -> np.ndarray:
-    return np.max(np.stack([_norm(h) for h in vectors]), axis=0)
+def largest(h: np.ndarray) -> np.ndarray:
+    """‖h‖ in the maximum norm along the last axis."""
+    return np.maximum.reduce(np.abs(h), axis=-1, initial=0.0)
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import NamedTuple, final
 import numpy as np
 
 from conelayers.cones import ProductElement
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, largest
 
 __all__ = ["Point", "apply_jacobian", "apply_jacobian_transpose", "embedding_jacobian", "evaluate", "jacobian"]
 
@@ -32,9 +32,9 @@ class Point(NamedTuple):
 
     def norm(self, program: ConeProgram) -> np.ndarray:
         """max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)), (B,): scaled like the Residuals."""
-        scale1 = 1 + np.maximum(_norm(program.q), _norm(program.Px(self.x)))
-        scale2 = 1 + np.maximum(_norm(program.b), _norm(self.s))
-        return np.maximum(_norm(self.F1) / scale1, _norm(self.F2) / scale2)
+        scale1 = 1 + np.maximum(largest(program.q), largest(program.Px(self.x)))
+        scale2 = 1 + np.maximum(largest(program.b), largest(self.s))
+        return np.maximum(largest(self.F1) / scale1, largest(self.F2) / scale2)
 
 
 def evaluate(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> Point:
@@ -92,7 +92,3 @@ def embedding_jacobian(program: ConeProgram, point: Point) -> np.ndarray:
     inner = np.broadcast_to(identity, DQ.shape).copy()
     inner[:, n:-1, n:-1] = D
     return (DQ - identity) @ inner + identity
-
-
-def _norm(h: np.ndarray) -> np.ndarray:
-    return np.max(np.abs(h), axis=-1, initial=0.0)

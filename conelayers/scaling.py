@@ -17,7 +17,7 @@ from typing import Any, final
 
 import numpy as np
 
-from conelayers.program import ConeProgram, Structure, segment_maxima
+from conelayers.program import ConeProgram, Segments, Structure
 
 __all__ = ["Scaling", "equilibrate_program"]
 
@@ -112,7 +112,7 @@ def _norms(structure: Structure, P: np.ndarray, A: np.ndarray) -> tuple[np.ndarr
         cols = np.maximum(cols, structure.P.column_maxima(P))
     if blocks.size < cones.dimension:
         sizes = np.diff(np.append(blocks, cones.dimension))
-        rows = np.repeat(segment_maxima(rows, blocks), sizes, axis=1)
+        rows = np.repeat(Segments(blocks, cones.dimension).maxima(rows), sizes, axis=1)
     return cols, rows
 
 

@@ -39,7 +39,7 @@ class SmallQuadratic(Route):
     def suits(structure: Structure) -> bool:
         """Whether all cones are orthants, P may be positive definite, and the matrices are small enough to be dense."""
         P, n, m = structure.P, structure.n, structure.m
-        if structure.cones.kinds - {"zero", "nonneg"} or int((P.rows == P.cols).sum()) < n:
+        if structure.cones.kinds - {"zero", "nonneg"} or P.diagonal_entries < n:
             return False
         work = n**3 / 6 + n * m * (n + m) / 2
         return work <= (_MOST_WORK if prefers_dense(structure) else _MOST_SPARSE_WORK)

@@ -77,11 +77,9 @@ class _Outcome:
             resumable.add(Status.ITERATION_LIMIT)
         return np.array([i for i in np.flatnonzero(open_) if self.status[i] in resumable], dtype=np.int64)
 
-    def follow(self, route: Route, program: ConeProgram, jobs: int, previous: Route | None) -> bool:
-        """Take the route where nothing before arrived, and keep what it improves; False where all had arrived."""
+    def follow(self, route: Route, program: ConeProgram, jobs: int, previous: Route | None) -> None:
+        """Take the route where nothing before arrived, and keep what it improves."""
         index = self.unsolved(previous)
-        if not index.size:
-            return False
         part = program.take(index)
         start = route.start(part, index, jobs)
         usable = usable_mask(start.status)
@@ -106,7 +104,7 @@ class _Outcome:
             self.x, self.v, self.error = x, v, error
             self.status, self.message, self.solver = start.status, start.message, [route.name] * index.size
             self.parts = parts
-            return True
+            return
         better = np.zeros(index.size, dtype=bool)
         for k, i in enumerate(index):
             verdict = route.trusted and start.status[k] in _INFEASIBLE
@@ -122,7 +120,6 @@ class _Outcome:
             if chosen.size:
                 inner = factorization if chosen.size == local.size else factorization.take(chosen)
                 self.parts.append((index[local[chosen]], inner))
-        return True
 
 
 def _restrict(parts: Sequence[Part], kept: np.ndarray) -> list[Part]:
@@ -152,11 +149,12 @@ def solve_batch(
     previous = None if warm is None else _previous(warm, scaling, presolved)
     last: Route | None = None
     for route in _started(plan.routes(presolved.smaller.structure, program.batch), previous):
-        if not outcome.follow(route, presolved.smaller, jobs, last):
-            break
+        outcome.follow(route, presolved.smaller, jobs, last)
         last = route
-    point = _extend(presolved, outcome)
-    solution = _judge(program, presolved, scaling, point, outcome)
+        if not outcome.unsolved(last).size:
+            break
+    point, error = _extend(presolved, outcome)
+    solution = _judge(program, presolved, scaling, point, error, outcome)
     return Solved(solution, Linearization(presolved, point, scaling, derivative_jobs, tuple(outcome.parts)))
 
 
@@ -176,32 +174,40 @@ def _previous(warm: WarmStart, scaling: Scaling, presolved: Presolved) -> Previo
     return Previous(*presolved.restrict(x, y - s), warm.usable)
 
 
-def _extend(presolved: Presolved, outcome: _Outcome) -> Point:
-    """The point of the whole program, with a last correction there: squaring L cost digits that L itself still has."""
+def _extend(presolved: Presolved, outcome: _Outcome) -> tuple[Point, np.ndarray]:
+    """The point of the whole program and its error, with a last correction there: squaring L cost digits that L itself still has."""
     x, v = presolved.expand(outcome.x, outcome.v)
     whole = presolved.whole
     point = evaluate(whole, x, v)
-    if presolved.elimination is None or (point.norm(whole) <= _EXACT).all():
-        return point
+    error = point.norm(whole)
+    if presolved.elimination is None or (error <= _EXACT).all():
+        return point, error
     if sum(index.size for index, _ in outcome.parts) < whole.batch:
-        return point
+        return point, error
     factorization = EliminatedFactorization.of(presolved, combine(outcome.parts, whole.batch))
     dx, dy = factorization.solve(-point.F1, point.F2)
     corrected = evaluate(whole, x + dx, v + whole.Ax(dx) - point.F2 + dy)
-    better = (corrected.norm(whole) < 0.5 * point.norm(whole))[:, None]
-    if better.any():
-        return evaluate(whole, np.where(better, corrected.x, x), np.where(better, corrected.v, v))
-    return point
+    corrected_error = corrected.norm(whole)
+    better = (corrected_error < 0.5 * error)[:, None]
+    if not better.any():
+        return point, error
+    point = evaluate(whole, np.where(better, corrected.x, x), np.where(better, corrected.v, v))
+    return point, np.minimum(error, corrected_error)
 
 
-def _judge(program: ConeProgram, presolved: Presolved, scaling: Scaling, point: Point, outcome: _Outcome) -> Solution:
+def _judge(
+    program: ConeProgram,
+    presolved: Presolved,
+    scaling: Scaling,
+    point: Point,
+    error: np.ndarray,
+    outcome: _Outcome,
+) -> Solution:
     whole = presolved.whole
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
     residuals = Residuals.of(whole if scaling.trivial else program, x, y, s)
-    judged = residuals.worst
-    if not scaling.trivial:
-        # Judged in both units: the user's, and those in which no data are too small to matter.
-        judged = np.maximum(judged, Residuals.of(whole, point.x, point.y, point.s, residuals.cone).worst)
+    # Judged in both units: the user's, and those in which no data are too small to matter.
+    judged = np.maximum(residuals.worst, error)
     status = outcome.status
     if not (judged <= ACCURACY).all() or not usable_mask(status).all():
         near = [Status.INACCURATE if worst <= _ROUGH else Status.FAILED for worst in judged]

@@ -66,6 +66,10 @@ def _contiguous(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float64)
 
 
+def _address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])  # .ctypes.data takes a microsecond
+
+
 def _ranges(count: int, operations: int, jobs: int) -> list[tuple[int, int]]:
     """0 … count − 1 in equal parts, one a thread, as many as the work is worth."""
     threads = max(1, min(jobs, count, int(count * operations / (_RATE * _WORTH_THREADS))))
@@ -91,7 +95,7 @@ class KernelFactors(Factors):
         """For the kernel; the arrays have to outlive it."""
         n, m = self.R.shape[1], self.active.shape[1]
         arrays |= {"R": self.R, "W": self.W, "F": self.F, "active": self.active}
-        pointers = {name: array.ctypes.data for name, array in arrays.items()}
+        pointers = {name: _address(array) for name, array in arrays.items()}
         shared_P, shared_A = self.shared
         return _Batch(n, m, equalities, min(n, m), shared_P, shared_A, **pointers)
 
@@ -103,7 +107,7 @@ class KernelFactors(Factors):
 
         def apply(part: tuple[int, int]) -> None:
             room = np.empty(n + 4 * m)
-            arrays = (array.ctypes.data for array in (p1, p2, dx, eta, room))
+            arrays = map(_address, (p1, p2, dx, eta, room))
             library.quadratic_apply(ctypes.byref(struct), *part, *arrays)
 
         parts = _ranges(count, n * n + 2 * n * min(n, m) + min(n, m) ** 2, jobs)
@@ -143,7 +147,7 @@ def solve(
 
     def solve_part(part: tuple[int, int]) -> None:
         room = np.empty(library.quadratic_workspace(n, m))
-        library.quadratic_solve(ctypes.byref(struct), *part, room.ctypes.data)
+        library.quadratic_solve(ctypes.byref(struct), *part, _address(room))
 
     once = n**3 // 6 * (not shared[0]) + n * m * (n + m) // 2 * (not all(shared))
     parts = _ranges(count, once + 4 * (capacity**3 // 6 + m * (n + capacity)), jobs)
