@@ -1,6 +1,7 @@
 # Two commands for a fresh machine (Python >= 3.11, pip, gcc, make): `make demo` and `make test`.
-# VENV: where the virtual environment goes. TORCH: what to install for PyTorch; a CPU build is enough.
+# VENV: where the virtual environment goes; BENCH: the one with the other packages compared. TORCH: what to install for PyTorch; a CPU build is enough.
 VENV ?= .venv
+BENCH ?= .venv-bench
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
@@ -19,12 +20,19 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --editable '.[torch,dev,bench]'
-	$(BIN)/python benchmarks/dense_qp.py
+# In an environment of its own: where the solver Moreau is installed, cvxpy imports it, and that imports PyTorch and JAX.
+bench: $(BENCH)/.bench
+	$(BENCH)/bin/python -m benchmarks.run $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 sweep: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+$(BENCH)/.bench: pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --upgrade pip
+	$(BENCH)/bin/python -m pip install --quiet '$(TORCH)'
+	$(BENCH)/bin/python -m pip install --quiet --editable '.[torch,bench]'
+	touch $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -44,4 +52,4 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.torch
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -20,6 +20,7 @@ import numpy as np
 
 from conelayers.errors import SingularDerivativeWarning
 from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize
+from conelayers.parallel import one_blas_thread
 from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram, largest
 from conelayers.residual import Point, apply_jacobian, apply_jacobian_transpose
@@ -156,26 +157,29 @@ class Linearization:
         """Solve on K, refine on J; where a factor does not deliver, or the ambiguity of a singular K reaches what was asked for,
         with the pseudo-inverse. The solution, and where K is singular.
         """
-        factorization = self.factorization
-        singular = factorization.singular  # asked first: a factor may find out only then, and be replaced
-        solution, error = _refine(factorization, steps)
-        ambiguous = [int(i) for i in np.flatnonzero(singular & (error <= _ACCEPTED)) if moves(factorization, int(i))]
-        again = error > _ACCEPTED
-        again[ambiguous] = True
-        if again.any():
-            factorization = factorization.use_pseudo_inverse(np.flatnonzero(again))
-            second, second_error = _refine(factorization, steps)
-            # An inconsistent system has no small residual; its regularized "solution" is of size 1/δ.
-            take = again & (factorization.singular | (second_error < error))
-            solution = (
-                np.where(take[:, None], second[0], solution[0]),
-                np.where(take[:, None], second[1], solution[1]),
-            )
-            error = np.where(take, second_error, error)
-            found = factorization.singular & ~singular & (error <= _ACCEPTED)
-            ambiguous += [int(i) for i in np.flatnonzero(found) if moves(factorization, int(i))]
-        _report(error, factorization.singular, sorted(ambiguous), consequence)
-        return solution, factorization.singular
+        with one_blas_thread(self.program.structure.wants_one_blas_thread):
+            factorization = self.factorization
+            singular = factorization.singular  # asked first: a factor may find out only then, and be replaced
+            solution, error = _refine(factorization, steps)
+            ambiguous = [
+                int(i) for i in np.flatnonzero(singular & (error <= _ACCEPTED)) if moves(factorization, int(i))
+            ]
+            again = error > _ACCEPTED
+            again[ambiguous] = True
+            if again.any():
+                factorization = factorization.use_pseudo_inverse(np.flatnonzero(again))
+                second, second_error = _refine(factorization, steps)
+                # An inconsistent system has no small residual; its regularized "solution" is of size 1/δ.
+                take = again & (factorization.singular | (second_error < error))
+                solution = (
+                    np.where(take[:, None], second[0], solution[0]),
+                    np.where(take[:, None], second[1], solution[1]),
+                )
+                error = np.where(take, second_error, error)
+                found = factorization.singular & ~singular & (error <= _ACCEPTED)
+                ambiguous += [int(i) for i in np.flatnonzero(found) if moves(factorization, int(i))]
+            _report(error, factorization.singular, sorted(ambiguous), consequence)
+            return solution, factorization.singular
 
 
 def _report(error: np.ndarray, singular: np.ndarray, ambiguous: list[int], consequence: str) -> None:

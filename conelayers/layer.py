@@ -138,8 +138,9 @@ class Layer:
         return LayerSolution(
             variables=tuple(v if batch.batched else np.asarray(v[0]) for v in shaped),
             _compiled=compiled,
-            _batch=batch,
-            _program=program,
+            # Data are kept where the derivative needs them: for logarithms of geometric programs.
+            _batch=batch if compiled.gp else batch._replace(theta=np.empty((program.batch, 0))),
+            _value=compiled.value(batch.theta, program, solution.x),
             _solution=solution,
             _linearization=linearization,
         )

@@ -12,7 +12,7 @@ from conelayers.derivative import Linearization
 from conelayers.errors import Status
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
-from conelayers.program import ConeProgram, Residuals, Solution
+from conelayers.program import Residuals, Solution
 
 __all__ = ["LayerSolution"]
 
@@ -36,7 +36,7 @@ class LayerSolution:
     variables: tuple[np.ndarray, ...]
     _compiled: ParametricProgram
     _batch: Batch
-    _program: ConeProgram
+    _value: np.ndarray  # the optimal values of the batch, (B,)
     _solution: Solution
     _linearization: Linearization
 
@@ -79,11 +79,7 @@ class LayerSolution:
     @property
     def value(self) -> np.ndarray:
         """The optimal value of the user's problem, () or (B,)."""
-        program, x = self._program, self._solution.x
-        constant = self._compiled.constant.value(self._compiled.phi(self._batch.theta))[:, 0]
-        value = np.einsum("bi,bi->b", 0.5 * program.Px(x) + program.q, x) + constant
-        value = -value if self._compiled.maximize else value
-        return self._unbatch(np.exp(value) if self._compiled.gp else value)
+        return self._unbatch(self._value)
 
     def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
         """The tangents of the variables along dθ, one array (or None for zero) of the parameter's value's shape each.
@@ -96,7 +92,7 @@ class LayerSolution:
                 f"jvp: got {len(dtheta)} tangents, expected {len(specs)}, one for each parameter (None for zero)"
             )
         theta = self._batch.theta
-        direction = np.zeros_like(theta)
+        direction = np.zeros((theta.shape[0], sum(spec.size for spec in specs)))
         for i, (spec, d, batched) in enumerate(zip(specs, dtheta, self._batch.batched_parameters, strict=True)):
             if d is not None:
                 direction[:, spec.columns] = flatten(

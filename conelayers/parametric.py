@@ -150,6 +150,12 @@ class ParametricProgram:
         phi = self.phi(theta)
         return ConeProgram(self.structure, self.P.value(phi), self.q.value(phi), self.A.value(phi), self.b.value(phi))
 
+    def value(self, theta: np.ndarray, program: ConeProgram, x: np.ndarray) -> np.ndarray:
+        """The user's objective at x (B, n), (B,)."""
+        value = np.einsum("bi,bi->b", 0.5 * program.Px(x) + program.q, x) + self.constant.value(self.phi(theta))[:, 0]
+        value = -value if self.maximize else value
+        return np.exp(value) if self.gp else value
+
     def tangent(self, theta: np.ndarray, dtheta: np.ndarray) -> ConeProgram:
         """(dP, dq, dA, db) along dθ (B, p), in the shape of a program."""
         dphi = np.concatenate([dtheta, dtheta / self._base(theta)], axis=1) if self.gp else dtheta

@@ -29,6 +29,7 @@ __all__ = [
     "largest",
 ]
 
+_THREADS_FROM, _THREADS_UP_TO = 64, 3000  # n + m between which two BLAS threads are slower than one
 _SMALL = 2500  # entries up to which a matrix is multiplied as a dense one
 _DENSE_FROM = 0.2  # and the density from which it is
 
@@ -239,6 +240,11 @@ class Structure:
     def m(self) -> int:
         """The number of rows."""
         return self.A.shape[0]
+
+    @property
+    def wants_one_blas_thread(self) -> bool:
+        """Whether BLAS would start threads that its matrices are not worth (parallel.py)."""
+        return _THREADS_FROM < self.n + self.m <= _THREADS_UP_TO
 
     @cached_property
     def singletons(self) -> tuple[np.ndarray, np.ndarray]:

@@ -40,6 +40,7 @@ class Route(ABC):
     """One way to a start. Where it is not ``trusted``, only its points count, not what it says of infeasibility."""
 
     trusted: bool
+    plain_steps: int = 10
     proximal_steps: int  # how many guarded Newton steps its points are worth
     name: str
 
@@ -60,6 +61,7 @@ class Previous(Route):
     x: np.ndarray
     v: np.ndarray
     usable: np.ndarray  # (B,) bool
+    plain_steps: int = 10
     name: str = "NEWTON"
     trusted: bool = False
     proximal_steps: int = 0

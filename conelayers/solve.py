@@ -12,6 +12,7 @@ from conelayers.derivative import Linearization
 from conelayers.errors import InaccurateSolutionWarning, SolveError, Status, usable_mask
 from conelayers.kkt import EliminatedFactorization, Part, combine
 from conelayers.newton import polish
+from conelayers.parallel import one_blas_thread
 from conelayers.plan import Plan
 from conelayers.presolve import Presolved, presolve
 from conelayers.program import ConeProgram, Residuals, Solution
@@ -27,7 +28,7 @@ _ENOUGH = 1e-10  # ‖F‖ up to which Newton has arrived
 _POLISHED = 1e-13  # and what it aims at
 _EXACT = 1e-14  # and the one at which there is nothing to correct
 _ROUGH = 1e-4
-_STEPS = 10
+_LINEAR_STEPS = 3
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 
 
@@ -93,7 +94,7 @@ class _Outcome:
                 v[kept],
                 tolerance=_POLISHED,
                 enough=_ENOUGH,
-                plain_steps=_STEPS,
+                plain_steps=route.plain_steps,
                 proximal_steps=route.proximal_steps,
                 jobs=jobs,
                 known=_restrict(start.parts, kept),
@@ -143,19 +144,20 @@ def solve_batch(
     left open. The residuals are recomputed here and decide between SOLVED and INACCURATE, whatever a backend says; its word
     is taken for infeasibility and for limits. The data of instances without a solution come back as NaN.
     """
-    scaled, scaling = equilibrate_program(program)
-    presolved = presolve(scaled)
-    outcome = _Outcome(presolved.smaller)
-    previous = None if warm is None else _previous(warm, scaling, presolved)
-    last: Route | None = None
-    for route in _started(plan.routes(presolved.smaller.structure, program.batch), previous):
-        outcome.follow(route, presolved.smaller, jobs, last)
-        last = route
-        if not outcome.unsolved(last).size:
-            break
-    point, error = _extend(presolved, outcome)
-    solution = _judge(program, presolved, scaling, point, error, outcome)
-    return Solved(solution, Linearization(presolved, point, scaling, derivative_jobs, tuple(outcome.parts)))
+    with one_blas_thread(program.structure.wants_one_blas_thread):
+        scaled, scaling = equilibrate_program(program)
+        presolved = presolve(scaled)
+        outcome = _Outcome(presolved.smaller)
+        previous = None if warm is None else _previous(warm, scaling, presolved)
+        last: Route | None = None
+        for route in _started(plan.routes(presolved.smaller.structure, program.batch), previous):
+            outcome.follow(route, presolved.smaller, jobs, last)
+            last = route
+            if not outcome.unsolved(last).size:
+                break
+        point, error = _extend(presolved, outcome)
+        solution = _judge(program, presolved, scaling, point, error, outcome)
+        return Solved(solution, Linearization(presolved, point, scaling, derivative_jobs, tuple(outcome.parts)))
 
 
 def _started(routes: Iterator[Route], previous: Previous | None) -> Iterator[Route]:
@@ -171,7 +173,10 @@ def _started(routes: Iterator[Route], previous: Previous | None) -> Iterator[Rou
 
 def _previous(warm: WarmStart, scaling: Scaling, presolved: Presolved) -> Previous:
     x, y, s = scaling.scale(*(np.where(warm.usable[:, None], h, 0.0) for h in warm[:3]))
-    return Previous(*presolved.restrict(x, y - s), warm.usable)
+    structure = presolved.smaller.structure
+    linear = structure.P.nnz == 0 and structure.cones.kinds <= {"zero", "nonneg"}
+    # From a vertex that is no longer the solution a linear program's steps seldom lead to the one that is.
+    return Previous(*presolved.restrict(x, y - s), warm.usable, plain_steps=_LINEAR_STEPS if linear else 10)
 
 
 def _extend(presolved: Presolved, outcome: _Outcome) -> tuple[Point, np.ndarray]:

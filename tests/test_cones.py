@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,7 +144,9 @@ def test_reduced_form_is_the_element(name: str) -> None:
     v = np.random.default_rng(2).standard_normal((4, cones.dimension))
     _, element = cones.project_dual(v)
     for i in range(4):
-        basis, diagonal, lift = element.take(i).reduced()
+        reduced = element.take(i).reduced()
+        basis, lift = (sp.csr_array((t.data, (t.rows, t.cols)), shape=t.shape) for t in (reduced.basis, reduced.lift))
+        diagonal = reduced.diagonal
         B, W = basis.toarray(), lift.toarray()
         r, k = W.shape
         # D h = B η with (diag(n) + BᵀB) η + W ν = Bᵀh, Wᵀη = 0.

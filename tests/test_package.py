@@ -83,7 +83,7 @@ def test_default_for_quadratic_programs_falls_back(monkeypatch) -> None:
     poor = Backend(SOLVERS["SCS"], Settings(max_iters=1), trusted=False, proximal_steps=0)
     monkeypatch.setattr("conelayers.plan.SmallQuadratic.suits", lambda structure: False)
     monkeypatch.setattr("conelayers.plan.loose", lambda structure: poor)
-    monkeypatch.setattr("conelayers.solve._STEPS", 1)
+    monkeypatch.setattr("conelayers.routes.Backend.plain_steps", 1)
     second = layer.solve(values)
     assert set(second.solver) == {"CLARABEL"}
     np.testing.assert_allclose(first.variables[0], second.variables[0], atol=1e-10)

@@ -7,24 +7,38 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 
 from conelayers.cones.arrays import Array, namespace
 from conelayers.cones.selection import Selection
 
-__all__ = ["Cone", "Element", "IdentityBasisElement", "ReducedElement"]
+__all__ = ["Cone", "Element", "IdentityBasisElement", "ReducedElement", "Triplets", "no_triplets"]
+
+
+class Triplets(NamedTuple):
+    """A sparse matrix by its entries."""
+
+    data: np.ndarray
+    rows: np.ndarray
+    cols: np.ndarray
+    shape: tuple[int, int]
+
+
+def no_triplets(rows: int) -> Triplets:
+    """A matrix without columns."""
+    none = np.zeros(0, dtype=np.int64)
+    return Triplets(np.zeros(0), none, none, (rows, 0))
 
 
 class ReducedElement(NamedTuple):
     """D restricted to its range, as the reduced KKT matrix wants it (NumPy and SciPy, one instance).
 
     With D = B C Bᵀ, C ≻ 0, the matrix N = C⁻¹ − BᵀB is positive semidefinite, and dy = D·dv is dy = Bη with
-    Bᵀ A dx − N η = −Bᵀ r₂ (see kkt/assemble.py). N may be given in lifted form, N = diag(n) constrained to Wᵀη = 0.
+    Bᵀ A dx − N η = −Bᵀ r₂ (see kkt/factorization.py). N may be given in lifted form, N = diag(n) constrained to Wᵀη = 0.
     """
 
-    basis: sp.csr_array  # B, (rows of the blocks, r)
+    basis: Triplets  # B, (rows of the blocks, r)
     diagonal: np.ndarray  # n, (r,)
-    lift: sp.csr_array  # W, (r, number of lifting columns)
+    lift: Triplets  # W, (r, number of lifting columns)
 
 
 @dataclass(frozen=True)
@@ -56,20 +70,15 @@ class Element(ABC):
     def reduced(self) -> ReducedElement:
         """B = U√Λ on the columns where Λ > 0, and N = I − Λ there; for one instance, values (blocks, d)."""
         blocks, d = self.values.shape
-        # Column j of every block at once: U e_j, then scatter the d×d blocks along the diagonal.
+        # Column j of every block at once: U e_j.
         columns = self.from_basis(np.broadcast_to(np.eye(d)[:, None, :], (d, blocks, d)))
-        scaled = np.transpose(columns, (1, 2, 0)) * np.sqrt(self.values)[:, None, :]
-        basis = _block_diagonal(scaled)
-        keep = np.flatnonzero(self.values.ravel() > 0)
-        return ReducedElement(sp.csr_array(basis[:, keep]), 1 - self.values.ravel()[keep], sp.csr_array((keep.size, 0)))
-
-
-def _block_diagonal(blocks: np.ndarray) -> sp.csc_array:
-    """A (k, d, e) stack of dense blocks as one sparse block-diagonal matrix."""
-    k, d, e = blocks.shape
-    rows = np.broadcast_to(np.arange(k * d).reshape(k, d, 1), (k, d, e))
-    cols = np.broadcast_to(np.arange(k * e).reshape(k, 1, e), (k, d, e))
-    return sp.csc_array(sp.coo_array((blocks.ravel(), (rows.ravel(), cols.ravel())), shape=(k * d, k * e)))
+        keep = self.values > 0
+        block, direction = np.nonzero(keep)
+        data = columns[direction, block] * np.sqrt(self.values[block, direction])[:, None]  # (r, d)
+        rows = block[:, None] * d + np.arange(d)
+        cols = np.broadcast_to(np.arange(block.size)[:, None], rows.shape)
+        basis = Triplets(data.ravel(), rows.ravel(), cols.ravel(), (blocks * d, block.size))
+        return ReducedElement(basis, 1 - self.values[keep], no_triplets(block.size))
 
 
 @dataclass(frozen=True)
@@ -85,8 +94,8 @@ class IdentityBasisElement(Element):
     def reduced(self) -> ReducedElement:
         values = self.values.ravel()
         keep = np.flatnonzero(values > 0)
-        basis = sp.csr_array((np.sqrt(values[keep]), (keep, np.arange(keep.size))), shape=(values.size, keep.size))
-        return ReducedElement(basis, 1 - values[keep], sp.csr_array((keep.size, 0)))
+        basis = Triplets(np.sqrt(values[keep]), keep, np.arange(keep.size), (values.size, keep.size))
+        return ReducedElement(basis, 1 - values[keep], no_triplets(keep.size))
 
 
 class Cone(ABC):

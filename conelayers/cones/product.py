@@ -8,10 +8,9 @@ from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import numpy as np
-import scipy.sparse as sp
 
 from conelayers.cones.arrays import Array, device, namespace
-from conelayers.cones.cone import Cone, Element, IdentityBasisElement, ReducedElement
+from conelayers.cones.cone import Cone, Element, IdentityBasisElement, ReducedElement, Triplets
 from conelayers.cones.exponential import Exponential, ExponentialDual
 from conelayers.cones.orthant import Orthant
 from conelayers.cones.power import Power, PowerDual
@@ -264,24 +263,21 @@ class ProductElement:
     def reduced(self) -> ReducedElement:
         """B, n and W of the whole product, for one instance: rows of B in the order of the cone program."""
         parts = [e.reduced() for e in self.elements]
-        basis, lift = [], []
-        column = lifted = 0
-        for group, part in zip(self.cones._groups, parts, strict=True):
-            B, W = sp.coo_array(part.basis), sp.coo_array(part.lift)
-            basis.append((B.data, group.rows[B.row], B.col + column))
-            lift.append((W.data, W.row + column, W.col + lifted))
-            column, lifted = column + B.shape[1], lifted + W.shape[1]
-        rank = self.cones.dimension, column
-        return ReducedElement(
-            _from_triplets(basis, rank),
-            np.concatenate([p.diagonal for p in parts]),
-            _from_triplets(lift, (column, lifted)),
+        ranks = np.cumsum([0, *(p.basis.shape[1] for p in parts)])
+        lifted = np.cumsum([0, *(p.lift.shape[1] for p in parts)])
+        basis = Triplets(
+            np.concatenate([p.basis.data for p in parts]),
+            np.concatenate([g.rows[p.basis.rows] for g, p in zip(self.cones._groups, parts, strict=True)]),
+            np.concatenate([p.basis.cols + start for p, start in zip(parts, ranks, strict=False)]),
+            (self.cones.dimension, int(ranks[-1])),
         )
-
-
-def _from_triplets(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], shape: tuple[int, int]) -> sp.csr_array:
-    data, rows, cols = (np.concatenate(h) for h in zip(*parts, strict=True))
-    return sp.csr_array(sp.coo_array((data, (rows, cols)), shape=shape))
+        lift = Triplets(
+            np.concatenate([p.lift.data for p in parts]),
+            np.concatenate([p.lift.rows + start for p, start in zip(parts, ranks, strict=False)]),
+            np.concatenate([p.lift.cols + start for p, start in zip(parts, lifted, strict=False)]),
+            (int(ranks[-1]), int(lifted[-1])),
+        )
+        return ReducedElement(basis, np.concatenate([p.diagonal for p in parts]), lift)
 
 
 def _count(name: str, value: Any, least: int) -> int:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-import scipy.sparse as sp
 
 from conelayers.cones.arrays import Array, namespace
-from conelayers.cones.cone import Cone, Element, ReducedElement
+from conelayers.cones.cone import Cone, Element, ReducedElement, Triplets, no_triplets
 from conelayers.cones.selection import Selection, between
 
 __all__ = ["SecondOrder", "SecondOrderElement"]
@@ -64,26 +63,35 @@ class SecondOrderElement(Element):
         d = self.values.shape[-1]
         if d < _LIFT_FROM_DIMENSION:
             return super().reduced()
-        bases, diagonals, lifts = [], [], []
-        for values, w in zip(self.values, self.direction, strict=True):
+        data, rows, cols, diagonals = [], [], [], []
+        lifted_data, lifted_rows, lifted_cols = [], [], []
+        rank = lifted = 0
+        for k, (values, w) in enumerate(zip(self.values, self.direction, strict=True)):
+            first, rest = k * d, k * d + np.arange(1, d)
             if values[1] > 0:  # v in the interior of K: D = I
-                bases.append(sp.eye_array(d, format="csr"))
+                data.append(np.ones(d))
+                rows.append(first + np.arange(d))
+                cols.append(rank + np.arange(d))
                 diagonals.append(np.zeros(d))
-                lifts.append(sp.csr_array((d, 0)))
-            elif values[0] == 0:  # v in the polar cone: D = 0
-                bases.append(sp.csr_array((d, 0)))
-                diagonals.append(np.zeros(0))
-                lifts.append(sp.csr_array((0, 0)))
-            else:
-                middle = values[2]
-                axis = sp.csr_array(_SQRT_HALF * np.concatenate([[1.0], w])[:, None])
-                rest = sp.vstack([sp.csr_array((1, d - 1)), np.sqrt(middle) * sp.eye_array(d - 1)])
-                bases.append(sp.hstack([axis, rest]))
+                rank += d
+            elif values[0] > 0:  # not in the polar cone, where D = 0
+                middle, eta = values[2], rank + np.arange(1, d)
+                data += [np.array([_SQRT_HALF]), _SQRT_HALF * w, np.full(d - 1, np.sqrt(middle))]
+                rows += [np.array([first]), rest, rest]
+                cols += [np.full(d, rank), eta]
                 diagonals.append(np.concatenate([[0.0], np.full(d - 1, 1 - middle)]))
-                lifts.append(sp.csr_array(np.concatenate([[0.0], w])[:, None]))
-        return ReducedElement(
-            sp.csr_array(sp.block_diag(bases)), np.concatenate(diagonals), sp.csr_array(sp.block_diag(lifts))
-        )
+                lifted_data.append(w)
+                lifted_rows.append(eta)
+                lifted_cols.append(np.full(d - 1, lifted))
+                rank, lifted = rank + d, lifted + 1
+        if not rank:
+            return ReducedElement(no_triplets(self.values.size), np.zeros(0), no_triplets(0))
+        basis = Triplets(np.concatenate(data), np.concatenate(rows), np.concatenate(cols), (self.values.size, rank))
+        lift = no_triplets(rank)
+        if lifted:
+            entries = np.concatenate(lifted_data), np.concatenate(lifted_rows), np.concatenate(lifted_cols)
+            lift = Triplets(*entries, (rank, lifted))
+        return ReducedElement(basis, np.concatenate(diagonals), lift)
 
 
 @final

@@ -143,18 +143,23 @@ def assemble(program: ConeProgram, element: ProductElement, i: int, delta: float
     # Zeros and ones on the orthants only: B consists of unit vectors, and N = 0.
     if element.is_diagonal and np.all((values == 0) | (values == 1)):
         return _active_rows(program, np.flatnonzero(values), i, delta)
-    basis, diagonal, lift = element.take(i).reduced()
-    n, lifted = program.structure.n, lift.shape[1]
+    reduced = element.take(i).reduced()
+    B, W, diagonal, n = reduced.basis, reduced.lift, reduced.diagonal, program.structure.n
+    basis = sp.csr_array((B.data, (B.rows, B.cols)), shape=B.shape)
     if delta:
-        diagonal = diagonal + delta * np.asarray(basis.multiply(basis).sum(axis=0)).ravel()
-    P, rows, W = program.structure.P, basis.T @ program.structure.A.matrix(program.A[i]), sp.coo_array(lift)
-    rows = sp.coo_array(rows)
+        diagonal = diagonal + delta * np.bincount(B.cols, B.data**2, minlength=diagonal.size)
+    P, lifted = program.structure.P, W.shape[1]
+    # BᵀA by its products, row by row of B; those that fall together are summed with the rest of K.
+    order, starts = program.structure.A.by_row
+    lengths = np.diff(np.append(starts, program.structure.A.nnz))[B.rows]
+    picked = order[_ranges(starts[B.rows], lengths)]
+    products = np.repeat(B.data, lengths) * program.A[i][picked]
     eta, upper, first = n + lifted + np.arange(diagonal.size), P.upper, np.arange(n if delta else 0)
     parts = [
         (program.P[i][upper], P.rows[upper], P.cols[upper]),
         (np.full(first.size, delta), first, first),
-        (rows.data, rows.col, eta[rows.row]),
-        (W.data, n + W.col, eta[W.row]),
+        (products, program.structure.A.cols[picked], n + lifted + np.repeat(B.cols, lengths)),
+        (W.data, n + W.cols, eta[W.rows]),
         (-diagonal, eta, eta),
     ]
     values, row, col = (np.concatenate(h) for h in zip(*parts, strict=True))

@@ -14,9 +14,9 @@ from conelayers.program import ConeProgram, Structure
 
 __all__ = ["factorize", "prefers_dense"]
 
-# Measured on two cores: below the first order LAPACK's constant is smaller whatever the density; above the second the
+# Measured on two cores: below the first orders LAPACK's constant is smaller whatever the density; above the last the
 # dense matrix itself is the cost; between them QDLDL wins where K is sparse.
-_ALWAYS_DENSE = 250
+_ALWAYS_DENSE, _ALWAYS_DENSE_ORTHANTS = 250, 500
 _NEVER_DENSE = 5000
 _DENSE_FROM = 0.1
 
@@ -24,7 +24,8 @@ _DENSE_FROM = 0.1
 def prefers_dense(structure: Structure) -> bool:
     """Whether dense matrices are the cheaper ones for programs of this structure."""
     order = structure.n + structure.m
-    if order <= _ALWAYS_DENSE:
+    orthants = structure.cones.kinds <= {"zero", "nonneg"}  # active rows only, and no basis to rotate to
+    if order <= (_ALWAYS_DENSE_ORTHANTS if orthants else _ALWAYS_DENSE):
         return True
     if order > _NEVER_DENSE:
         return False

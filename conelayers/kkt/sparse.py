@@ -40,7 +40,7 @@ class _QuasiDefinite:
 
     def __init__(self, assembled: Assembled, apply: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
         self.assembled = assembled
-        self._apply = apply or qdldl.Solver(assembled.regularized(_REGULARIZATION), upper=True).solve
+        self._apply = apply or _ldl(assembled)
 
     @cached_property
     def suspect(self) -> bool:
@@ -105,6 +105,13 @@ class _QuasiDefinite:
     def solve(self, rhs: np.ndarray) -> np.ndarray:
         e = self.assembled.scales
         return e * self._refine(e * rhs)[0]
+
+
+def _ldl(assembled: Assembled) -> Callable[[np.ndarray], np.ndarray]:
+    try:
+        return qdldl.Solver(assembled.regularized(_REGULARIZATION), upper=True).solve
+    except RuntimeError:  # a pivot of exactly zero: N is not quite what it should be where D comes from a poor point
+        return _superlu(assembled.matrix)
 
 
 def _superlu(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
