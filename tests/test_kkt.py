@@ -6,14 +6,15 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from random_programs import random_program
 
 from conelayers import SingularDerivativeWarning
 from conelayers.cones import Cones
 from conelayers.derivative import Linearization
-from conelayers.kkt import DenseFactorization, SparseFactorization
+from conelayers.kkt import DenseFactorization, KrylovFactorization, SparseFactorization, factorize
 from conelayers.presolve import Presolved
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, Pattern, Structure
 from conelayers.residual import evaluate, jacobian
 from conelayers.scaling import Scaling
 
@@ -33,6 +34,7 @@ def linearizations(name: str, seed: int, n: int = 9) -> list[tuple[ConeProgram, 
     for factorization in (
         DenseFactorization.of(program, point.element),
         SparseFactorization.of(program, point.element, 2),
+        KrylovFactorization.of(program, point.element, 2),
     ):
         linearization = Linearization(Presolved(program, program), point, Scaling.identity(program), 2)
         linearization.__dict__["factorization"] = factorization  # what the cached property would hold
@@ -117,3 +119,65 @@ def test_consistent_singular_system_is_solved_without_a_warning() -> None:
     np.testing.assert_allclose(dx, ref_dx, atol=1e-10)
     np.testing.assert_allclose(dy[0, 2], dy[0, 3], atol=1e-10)  # the multiplier is shared: minimum norm
     np.testing.assert_allclose(dy[0, 2] + dy[0, 3], ref_dy[0, 2], atol=1e-10)
+
+
+def test_stacked_inverses_and_parts_of_a_batch() -> None:
+    """Small batches are inverted at once; a singular instance among them is told, and the others are not touched."""
+    program, x, v = random_program(CONES["mixed"], 9, 4, 3)
+    point = evaluate(program, x, v)
+    stacked, single = factorize(program, point.element, 1), DenseFactorization.of(program, point.element)
+    np.testing.assert_array_equal(stacked.singular, single.singular)
+    assert single.singular.any()
+    assert not single.singular.all()
+    rng = np.random.default_rng(0)
+    p1, p2 = rng.standard_normal(x.shape), rng.standard_normal(v.shape)
+    regular = np.flatnonzero(~single.singular)
+    for a, b in zip(stacked.solve(p1, p2), single.solve(p1, p2), strict=True):
+        np.testing.assert_allclose(a[regular], b[regular], atol=1e-8 * np.abs(b[regular]).max())
+    index = regular[::2]
+    for a, b in zip(stacked.take(index).solve(p1[index], p2[index]), single.solve(p1, p2), strict=True):
+        np.testing.assert_allclose(a, b[index], atol=1e-8 * np.abs(b[regular]).max())
+
+
+def test_pins_leave_the_answers_alone() -> None:
+    """Active bounds leave the sparse matrix; its solutions, null vectors and minimum-norm solutions are those of the whole."""
+    n = 12
+    A = np.vstack([np.ones((1, n)), np.ones((1, n)), np.diag(np.linspace(1, 2, n))])
+    b = np.zeros(n + 2)
+    structure = Structure(Pattern.of(sp.csc_array(np.eye(n))), Pattern.of(sp.csc_array(A)), Cones(zero=2, nonneg=n))
+    program = ConeProgram(structure, np.ones((1, n)), np.ones((1, n)), sp.csc_array(A).data[None], b[None])
+    v = np.where(np.arange(n + 2) < 8, 1.0, -1.0)[None]
+    element = evaluate(program, np.zeros((1, n)), v).element
+    sparse, dense = SparseFactorization.of(program, element, 1), DenseFactorization.of(program, element)
+    assert sparse.singular.all()  # the sum is there twice
+    assert sparse._instances[0].assembled.order == n - 6 + 2
+    rng = np.random.default_rng(1)
+    p1, p2 = rng.standard_normal((1, n)), rng.standard_normal((1, n + 2))
+    everything = np.array([0])
+    norms = [f.use_pseudo_inverse(everything).solve(p1, p2) for f in (sparse, dense)]
+    for a, b in zip(*norms, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-10)
+    p2[0, 1] = p2[0, 0]  # consistent now
+    dx = [f.solve(p1, p2)[0] for f in (sparse, dense)]
+    np.testing.assert_allclose(dx[0], dx[1], atol=1e-10)
+    (null_x, null_y), (other_x, other_y) = sparse.null_vectors(0), dense.null_vectors(0)
+    assert len(null_x) == len(other_x) == 1
+    np.testing.assert_allclose(null_x, 0, atol=1e-12)
+    np.testing.assert_allclose(np.abs(null_y @ other_y.T), np.linalg.norm(null_y) * np.linalg.norm(other_y), rtol=1e-9)
+
+
+def test_a_zero_pivot_is_not_the_end(monkeypatch) -> None:
+    """Where QDLDL finds no factor, an LU with pivoting takes its place."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("zero pivot")
+
+    program, x, v = random_program(CONES["mixed"], 9, 1, 0)
+    point = evaluate(program, x, v)
+    p1, p2 = np.ones((1, 9)), np.ones((1, CONES["mixed"].dimension))
+    expected = DenseFactorization.of(program, point.element).solve(p1, p2)
+    monkeypatch.setattr("conelayers.kkt.sparse.qdldl.Solver", broken)
+    factorization = SparseFactorization.of(program, point.element, 1)
+    assert not factorization.singular.any()
+    for a, b in zip(factorization.solve(p1, p2), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-8 * np.abs(b).max())

@@ -5,6 +5,7 @@ from conelayers.kkt.composite import CompositeFactorization, Part, combine
 from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.elimination import EliminatedFactorization
 from conelayers.kkt.factorization import Factorization
+from conelayers.kkt.krylov import KrylovFactorization
 from conelayers.kkt.sparse import SparseFactorization
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "DenseFactorization",
     "EliminatedFactorization",
     "Factorization",
+    "KrylovFactorization",
     "Part",
     "SparseFactorization",
     "combine",

@@ -8,17 +8,19 @@ from conelayers.cones import ProductElement
 from conelayers.kkt.aligned import AlignedFactorization
 from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.factorization import Factorization
+from conelayers.kkt.krylov import KrylovFactorization
 from conelayers.kkt.sparse import SparseFactorization
 from conelayers.kkt.stacked import factorize_stacked
 from conelayers.program import ConeProgram, Structure
 
-__all__ = ["factorize", "prefers_dense"]
+__all__ = ["factorize", "prefers_dense", "prefers_krylov"]
 
 # Measured on two cores: below the first orders LAPACK's constant is smaller whatever the density; above the last the
 # dense matrix itself is the cost; between them QDLDL wins where K is sparse.
 _ALWAYS_DENSE, _ALWAYS_DENSE_ORTHANTS = 250, 500
 _NEVER_DENSE = 5000
 _DENSE_FROM = 0.1
+_FULL = 0.01  # density from which the factor of a matrix without structure has next to all entries
 
 
 def prefers_dense(structure: Structure) -> bool:
@@ -35,6 +37,13 @@ def prefers_dense(structure: Structure) -> bool:
     return entries > _DENSE_FROM * order**2
 
 
+def prefers_krylov(structure: Structure) -> bool:
+    """Whether neither a dense matrix nor a sparse factor of K would fit: too large for the one, and too full for the other."""
+    n, m = structure.n, structure.m
+    full_P = n > _NEVER_DENSE and structure.P.nnz > _FULL * n**2
+    return full_P or (min(n, m) > _NEVER_DENSE and structure.A.nnz > _FULL * n * m)
+
+
 def factorize(
     program: ConeProgram, element: ProductElement, jobs: int, delta: np.ndarray | None = None
 ) -> Factorization:
@@ -45,4 +54,6 @@ def factorize(
     if prefers_dense(program.structure):
         stacked = factorize_stacked(program, element, delta) if program.batch > 1 else None
         return stacked or DenseFactorization.of(program, element, delta)
+    if prefers_krylov(program.structure):
+        return KrylovFactorization.of(program, element, jobs, delta)
     return SparseFactorization.of(program, element, jobs, delta)
