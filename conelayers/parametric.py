@@ -148,7 +148,8 @@ class ParametricProgram:
     def program(self, theta: np.ndarray) -> ConeProgram:
         """The cone program of each instance, for θ (B, p)."""
         phi = self.phi(theta)
-        return ConeProgram(self.structure, self.P.value(phi), self.q.value(phi), self.A.value(phi), self.b.value(phi))
+        P, A = (m.value(phi) if m.rows.size else m.constant[None] for m in (self.P, self.A))  # shared if constant
+        return ConeProgram(self.structure, P, self.q.value(phi), A, self.b.value(phi))
 
     def value(self, theta: np.ndarray, program: ConeProgram, x: np.ndarray) -> np.ndarray:
         """The user's objective at x (B, n), (B,)."""

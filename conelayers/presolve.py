@@ -20,7 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from conelayers.cones import ProductElement
-from conelayers.program import BatchOperator, ConeProgram, DenseOperator, Pattern, Structure
+from conelayers.program import BatchOperator, ConeProgram, DenseOperator, Pattern, Structure, part
 
 __all__ = ["Definitions", "Elimination", "Presolved", "presolve"]
 
@@ -161,13 +161,13 @@ class Elimination:
     """The values of a batch's eliminated rows."""
 
     definitions: Definitions
-    a: np.ndarray  # the pivots (B, k)
-    p: np.ndarray  # P's diagonal in their columns (B, k)
+    a: np.ndarray  # the pivots (B, k), (1, k) where they are shared
+    p: np.ndarray  # P's diagonal in their columns, likewise
     L: BatchOperator  # the rest of the rows, on the kept columns
 
     def take(self, index: np.ndarray | list[int]) -> Elimination:
         """That of a part of the batch."""
-        return Elimination(self.definitions, self.a[index], self.p[index], self.L.take(index))
+        return Elimination(self.definitions, part(self.a, index), part(self.p, index), self.L.take(index))
 
 
 @final
@@ -219,7 +219,7 @@ def presolve(program: ConeProgram) -> Presolved:
     largest = d.L.row_maxima(np.abs(L_values))
     if not np.all(np.abs(a) > _PIVOT * largest) or not np.all(a != 0):
         return Presolved(program, program)
-    p = np.zeros_like(a)
+    p = np.zeros((program.P.shape[0], a.shape[1]))
     stored = d.diagonals >= 0
     p[:, stored] = program.P[:, d.diagonals[stored]]
     weight = p / a**2
@@ -230,13 +230,15 @@ def presolve(program: ConeProgram) -> Presolved:
         dense = dense if touched.size == d.L.shape[1] else dense[:, :, touched]
         square = np.swapaxes(dense, 1, 2) @ (weight[:, :, None] * dense)
         if d.structure.P.nnz == touched.size**2:
-            P = np.swapaxes(square, 1, 2).reshape(program.batch, -1)
+            P = np.swapaxes(square, 1, 2).reshape(square.shape[0], -1)
         else:
-            P = np.zeros((program.batch, d.structure.P.nnz))
-            P[:, _positions(d.structure.P, touched)] = np.swapaxes(square, 1, 2).reshape(program.batch, -1)
+            P = np.zeros((square.shape[0], d.structure.P.nnz))
+            P[:, _positions(d.structure.P, touched)] = np.swapaxes(square, 1, 2).reshape(square.shape[0], -1)
     else:
         row, j, k, scatter = d.products
         P = np.ascontiguousarray((scatter @ (weight[:, row] * L_values[:, j] * L_values[:, k]).T).T)
+    if P.shape[0] < program.P.shape[0]:
+        P = np.repeat(P, program.batch, axis=0)
     P[:, d.P_targets] += program.P[:, d.P_values]
     q = program.q[:, d.kept_cols] - L.rmatvec(weight * program.b[:, d.rows] + program.q[:, d.cols] / a)
     smaller = ConeProgram(d.structure, P, q, np.take(program.A, d.A_values, axis=1), program.b[:, d.kept_rows])
@@ -274,7 +276,7 @@ class _WholeP(BatchOperator):
         return self.matvec(y)
 
     def take(self, index: np.ndarray | list[int]) -> _WholeP:
-        return _WholeP(self.definitions, self.kept.take(index), self.p[index])
+        return _WholeP(self.definitions, self.kept.take(index), part(self.p, index))
 
 
 @final
@@ -307,4 +309,4 @@ class _WholeA(BatchOperator):
         return out
 
     def take(self, index: np.ndarray | list[int]) -> _WholeA:
-        return _WholeA(self.definitions, self.L.take(index), self.kept.take(index), self.a[index])
+        return _WholeA(self.definitions, self.L.take(index), self.kept.take(index), part(self.a, index))

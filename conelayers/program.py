@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import scipy.sparse as sp
@@ -26,12 +26,24 @@ __all__ = [
     "Segments",
     "Solution",
     "Structure",
+    "at",
     "largest",
+    "part",
 ]
 
 _THREADS_FROM, _THREADS_UP_TO = 64, 3000  # n + m between which two BLAS threads are slower than one
 _SMALL = 2500  # entries up to which a matrix is multiplied as a dense one
 _DENSE_FROM = 0.2  # and the density from which it is
+
+
+def at(shared: np.ndarray, i: int) -> np.ndarray:
+    """Instance i of an array whose leading axis is the batch, or 1 where all instances share one."""
+    return shared[i] if shared.shape[0] > 1 else shared[0]
+
+
+def part(shared: np.ndarray, index: Any) -> np.ndarray:
+    """The same for a part of the batch."""
+    return shared[index] if shared.shape[0] > 1 else shared
 
 
 class Segments:
@@ -119,11 +131,10 @@ class Pattern:
         if self._dense_order is not None:
             scaled = values.reshape(-1, cols, rows) * left[:, None, :]
             scaled *= right[:, :, None]
-            return scaled.reshape(values.shape)
+            return scaled.reshape(scaled.shape[0], -1)
         scaled = np.take(left, self.rows, axis=1)
         scaled *= np.take(right, self.cols, axis=1)
-        scaled *= values
-        return scaled
+        return scaled * values
 
     def matrix(self, values: np.ndarray) -> sp.csc_array:
         """One instance's matrix, from its values (nnz,)."""
@@ -157,7 +168,7 @@ class Pattern:
 
 
 class BatchOperator(ABC):
-    """A batch of matrices that are only multiplied with."""
+    """A batch of matrices, or one that all instances share, that are only multiplied with."""
 
     @abstractmethod
     def matvec(self, x: np.ndarray) -> np.ndarray:
@@ -175,7 +186,7 @@ class BatchOperator(ABC):
 @final
 @dataclass(frozen=True)
 class DenseOperator(BatchOperator):
-    """The matrices as one array (B, rows, cols)."""
+    """The matrices as one array (B, rows, cols), or (1, rows, cols)."""
 
     array: np.ndarray
 
@@ -186,7 +197,7 @@ class DenseOperator(BatchOperator):
         return (y[:, None, :] @ self.array)[:, 0]
 
     def take(self, index: np.ndarray | list[int]) -> DenseOperator:
-        return DenseOperator(self.array[index])
+        return DenseOperator(part(self.array, index))
 
 
 @final
@@ -213,13 +224,17 @@ class BlockOperator(BatchOperator):
         return self._matrix.T
 
     def matvec(self, x: np.ndarray) -> np.ndarray:
+        if self.values.shape[0] != x.shape[0]:
+            return np.ascontiguousarray((self._matrix @ x.T).T)
         return (self._matrix @ x.ravel()).reshape(-1, self.pattern.shape[0])
 
     def rmatvec(self, y: np.ndarray) -> np.ndarray:
+        if self.values.shape[0] != y.shape[0]:
+            return np.ascontiguousarray((self._transposed @ y.T).T)
         return (self._transposed @ y.ravel()).reshape(-1, self.pattern.shape[1])
 
     def take(self, index: np.ndarray | list[int]) -> BlockOperator:
-        return BlockOperator(self.pattern, self.values[index])
+        return BlockOperator(self.pattern, part(self.values, index))
 
 
 @final
@@ -259,6 +274,7 @@ class Structure:
 class ConeProgram:
     """The values of a batch over one structure: P (B, nnz P), q (B, n), A (B, nnz A), b (B, m).
 
+    P and A are (1, nnz) where all instances share them: what is done with them is then done once.
     ``operators`` multiply with P and A where their maker knows a cheaper way than the patterns tell.
     """
 
@@ -279,7 +295,9 @@ class ConeProgram:
         if len(index) == self.batch:
             return self
         operators = None if self.operators is None else (self.operators[0].take(index), self.operators[1].take(index))
-        return ConeProgram(self.structure, self.P[index], self.q[index], self.A[index], self.b[index], operators)
+        return ConeProgram(
+            self.structure, part(self.P, index), self.q[index], part(self.A, index), self.b[index], operators
+        )
 
     @cached_property
     def P_operator(self) -> BatchOperator:
@@ -293,13 +311,13 @@ class ConeProgram:
 
     @cached_property
     def dense_P(self) -> np.ndarray:
-        """P as (B, n, n)."""
+        """P as (B, n, n), or (1, n, n) where it is shared."""
         operator = self.P_operator
         return operator.array if isinstance(operator, DenseOperator) else self.structure.P.dense(self.P)
 
     @cached_property
     def dense_A(self) -> np.ndarray:
-        """A as (B, m, n)."""
+        """A as (B, m, n), or (1, m, n) where it is shared."""
         operator = self.A_operator
         return operator.array if isinstance(operator, DenseOperator) else self.structure.A.dense(self.A)
 

@@ -63,7 +63,8 @@ def apply_jacobian_transpose(
 def _dense_parts(program: ConeProgram, element: ProductElement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     m = program.structure.m
     D = np.moveaxis(element.apply(np.broadcast_to(np.eye(m)[:, None, :], (m, program.batch, m))), 0, -1)
-    return program.structure.P.dense(program.P), program.structure.A.dense(program.A), D
+    P, A = program.structure.P.dense(program.P), program.structure.A.dense(program.A)
+    return np.broadcast_to(P, (program.batch, *P.shape[1:])), np.broadcast_to(A, (program.batch, *A.shape[1:])), D
 
 
 def jacobian(program: ConeProgram, element: ProductElement) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from conelayers.errors import Status
 from conelayers.kkt import Part
 from conelayers.parallel import run_parallel
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, at
 from conelayers.residual import evaluate
 from conelayers.solvers import Instance, RawSolution, Settings, Solver
 
@@ -98,10 +98,10 @@ class Backend(Route):
         structure = program.structure
 
         def solve_one(i: int) -> RawSolution:
-            instance = Instance(
-                structure.P.matrix(program.P[i]),
+            data = Instance(
+                structure.P.matrix(at(program.P, i)),
                 program.q[i],
-                structure.A.matrix(program.A[i]),
+                structure.A.matrix(at(program.A, i)),
                 program.b[i],
                 structure.cones,
             )
@@ -110,7 +110,7 @@ class Backend(Route):
                 v = self.warm.v[k]
                 y, s, _ = structure.cones.decompose(v)
                 warm = RawSolution(self.warm.x[k], y, s, Status.SOLVED, "")
-            return self.solver.solve(instance, self.settings, warm)
+            return self.solver.solve(data, self.settings, warm)
 
         raws = run_parallel(solve_one, range(program.batch), jobs)
         status = [raw.status for raw in raws]

@@ -17,7 +17,7 @@ from typing import Any, final
 
 import numpy as np
 
-from conelayers.program import ConeProgram, Segments, Structure
+from conelayers.program import ConeProgram, Segments, Structure, part
 
 __all__ = ["Scaling", "equilibrate_program"]
 
@@ -29,7 +29,7 @@ _LIMIT = 2.0**40
 @final
 @dataclass(frozen=True)
 class Scaling:
-    """d (B, n), e (B, m), β (B, 1) and γ (B, 1) of a batch, and the translations between the two programs."""
+    """d (B, n) and e (B, m), (1, ·) where they are shared, β (B, 1) and γ (B, 1) of a batch, and the translations between the two programs."""
 
     d: np.ndarray
     e: np.ndarray
@@ -49,7 +49,7 @@ class Scaling:
 
     def take(self, index: Any) -> Scaling:
         """A part of the batch."""
-        return Scaling(self.d[index], self.e[index], self.beta[index], self.gamma[index])
+        return Scaling(part(self.d, index), part(self.e, index), part(self.beta, index), part(self.gamma, index))
 
     def program(self, program: ConeProgram) -> ConeProgram:
         """The scaled program."""
@@ -57,7 +57,7 @@ class Scaling:
         if not ((self.d == 1).all() and (self.e == 1).all()):
             P, A = program.structure.P.scale(P, self.d, self.d), program.structure.A.scale(A, self.e, self.d)
         if not (ratio == 1).all():
-            P = P * ratio
+            P = P * (ratio[:1] if (ratio == ratio[0]).all() else ratio)
         return ConeProgram(program.structure, P, self.gamma * self.d * program.q, A, self.beta * self.e * program.b)
 
     def scale(self, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -83,7 +83,8 @@ def equilibrate_program(program: ConeProgram) -> tuple[ConeProgram, Scaling]:
     """The equilibrated program and its scaling, each instance by itself."""
     one = np.ones((program.batch, 1))
     P, A = program.structure.P, program.structure.A
-    d, e = np.ones_like(program.q), np.ones_like(program.b)
+    rows = max(program.P.shape[0], program.A.shape[0])  # 1 where all instances share P and A
+    d, e = np.ones((rows, program.structure.n)), np.ones((rows, program.structure.m))
     scaled_P, scaled_A = abs_P, abs_A = np.abs(program.P), np.abs(program.A)
     for _ in range(_PASSES):
         cols, rows = _norms(program.structure, scaled_P, scaled_A)

@@ -15,6 +15,7 @@ from zoo import ZOO
 from conelayers import Layer
 from conelayers.canonicalize import canonicalize
 from conelayers.parameters import combine_batch
+from conelayers.program import at
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
@@ -36,10 +37,12 @@ def test_program_is_cvxpys_at_random_parameters(name: str) -> None:
             data, _, _ = cp.Problem(case.problem.objective, case.problem.constraints).get_problem_data(
                 target, gp=case.gp
             )
-        np.testing.assert_allclose(program.structure.A.matrix(program.A[i]).toarray(), data["A"].toarray(), atol=1e-13)
+        np.testing.assert_allclose(
+            program.structure.A.matrix(at(program.A, i)).toarray(), data["A"].toarray(), atol=1e-13
+        )
         np.testing.assert_allclose(program.b[i], data["b"], atol=1e-13)
         np.testing.assert_allclose(program.q[i], data["c"], atol=1e-13)
-        P = program.structure.P.matrix(program.P[i]).toarray()
+        P = program.structure.P.matrix(at(program.P, i)).toarray()
         np.testing.assert_array_equal(P, P.T)
         expected = data["P"].toarray() if "P" in data else np.zeros_like(P)
         np.testing.assert_allclose(P, expected, atol=1e-13)

@@ -23,7 +23,7 @@ from conelayers.kkt.composite import combine
 from conelayers.kkt.dense import SUSPECT, DenseFactorization, SymmetricIndefinite
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.pseudo_inverse import DensePseudoInverse
-from conelayers.program import ConeProgram, Structure
+from conelayers.program import ConeProgram, Structure, at, part
 
 __all__ = ["AlignedFactorization"]
 
@@ -170,7 +170,9 @@ class AlignedFactorization(Factorization):
         if not np.all(np.abs(c - uniform) <= _EQUAL * np.abs(uniform)):
             return None
         d = np.zeros(program.batch) if delta is None else delta
-        instances = [_factor(blocks, program, element, i, a[i], uniform[i], float(d[i])) for i in range(program.batch)]
+        instances = [
+            _factor(blocks, program, element, i, at(a, i), at(uniform, i), float(d[i])) for i in range(program.batch)
+        ]
         return cls(blocks, program, element, a, instances)
 
     @property
@@ -194,20 +196,20 @@ class AlignedFactorization(Factorization):
         dx[:, b.cols] = self._aligned(z, "from_basis", self._element) / self._a
         return dx, self._element.from_basis(self._root * t)
 
-    def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
-        b, inner = self._blocks, self._instances[instance]
+    def null_vectors(self, i: int) -> tuple[np.ndarray, np.ndarray] | None:
+        b, inner = self._blocks, self._instances[i]
         null = inner.null_vectors(b.other_cols.size)
-        element = self._element.take(instance)
+        element = self._element.take(i)
         dx, t = (np.zeros((len(null), size)) for size in (self._program.structure.n, self._program.structure.m))
         for k, (z, x_rest, eta, eta_others) in enumerate(null):
-            dx[k, b.cols] = self._aligned(z, "from_basis", element) / self._a[instance]
+            dx[k, b.cols] = self._aligned(z, "from_basis", element) / at(self._a, i)
             dx[k, b.other_cols], t[k, b.rows], t[k, inner.others] = x_rest, eta, eta_others
-        return dx, element.from_basis(self._root[instance] * t)
+        return dx, element.from_basis(self._root[i] * t)
 
     def take(self, index: np.ndarray | list[int]) -> AlignedFactorization:
         program, element = self._program.take(index), self._element.take(index)
         instances = [self._instances[i] for i in index]
-        return AlignedFactorization(self._blocks, program, element, self._a[index], instances)
+        return AlignedFactorization(self._blocks, program, element, part(self._a, index), instances)
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
         """The whole K decomposed: what is left of it here has another minimum-norm solution."""
@@ -227,7 +229,7 @@ def _factor(
     eliminated, left = np.flatnonzero(determinant >= _ELIMINATED_FROM), np.flatnonzero(determinant < _ELIMINATED_FROM)
     curved = np.flatnonzero(lam[left] > 0)
     others = blocks.other_rows[values[blocks.other_rows] > 0]
-    rows = np.sqrt(values[others])[:, None] * program.dense_A[i, others]
+    rows = np.sqrt(values[others])[:, None] * at(program.dense_A, i)[others]
     padded = np.zeros((others.size, program.structure.m))
     padded[:, blocks.rows] = rows[:, blocks.cols] / a
     rotated = element.take(i).to_basis(padded)[:, blocks.rows]
@@ -240,7 +242,7 @@ def _factor(
     diagonal = matrix.reshape(-1)[:: cuts[-1] + 1]
     diagonal[z] = c[left]
     if n_rest:
-        matrix[x, x] = program.dense_P[i][np.ix_(blocks.other_cols, blocks.other_cols)]
+        matrix[x, x] = at(program.dense_P, i)[np.ix_(blocks.other_cols, blocks.other_cols)]
         diagonal[x] += delta
     matrix[eta.start + np.arange(curved.size), curved] = np.sqrt(lam[left[curved]])
     diagonal[eta] = -omega[left[curved]]

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from conelayers.cones import ProductElement
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, at
 
 __all__ = ["Assembled", "Pins", "assemble"]
 
@@ -153,10 +153,10 @@ def assemble(program: ConeProgram, element: ProductElement, i: int, delta: float
     order, starts = program.structure.A.by_row
     lengths = np.diff(np.append(starts, program.structure.A.nnz))[B.rows]
     picked = order[_ranges(starts[B.rows], lengths)]
-    products = np.repeat(B.data, lengths) * program.A[i][picked]
+    products = np.repeat(B.data, lengths) * at(program.A, i)[picked]
     eta, upper, first = n + lifted + np.arange(diagonal.size), P.upper, np.arange(n if delta else 0)
     parts = [
-        (program.P[i][upper], P.rows[upper], P.cols[upper]),
+        (at(program.P, i)[upper], P.rows[upper], P.cols[upper]),
         (np.full(first.size, delta), first, first),
         (products, program.structure.A.cols[picked], n + lifted + np.repeat(B.cols, lengths)),
         (W.data, n + W.cols, eta[W.rows]),
@@ -173,7 +173,7 @@ def _active_rows(program: ConeProgram, active: np.ndarray, i: int, delta: float)
     order, starts = A.by_row
     lengths = np.diff(np.append(starts, A.nnz))[active]
     picked = order[_ranges(starts[active], lengths)]
-    data = np.concatenate([program.P[i][in_upper], program.A[i][picked]])
+    data = np.concatenate([at(program.P, i)[in_upper], at(program.A, i)[picked]])
     rows = np.concatenate([P.rows[in_upper], A.cols[picked]])
     cols = np.concatenate([P.cols[in_upper], n + np.repeat(np.arange(active.size), lengths)])
     if delta:

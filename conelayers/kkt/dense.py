@@ -15,7 +15,7 @@ from scipy.linalg.lapack import dsycon, dsytrf, dsytrf_lwork, dsytrs
 from conelayers.cones import ProductElement
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.pseudo_inverse import DensePseudoInverse
-from conelayers.program import ConeProgram, Structure
+from conelayers.program import ConeProgram, Structure, at
 
 __all__ = ["SUSPECT", "DenseFactorization", "SymmetricIndefinite", "rotated_rows"]
 
@@ -159,11 +159,12 @@ class _Instance:
 
 
 def rotated_rows(program: ConeProgram, element: ProductElement) -> np.ndarray:
-    """√Λ UᵀA of every instance, (B, m, n)."""
+    """√Λ UᵀA of every instance, (B, m, n), or (1, m, n) where it is a shared A."""
     values, A = element.values, program.dense_A
     if element.is_diagonal:
         return A if np.all((values == 0) | (values == 1)) else np.sqrt(values)[:, :, None] * A
     # The columns of A lead, so that U acts on the last axis.
+    A = np.broadcast_to(A, (program.batch, *A.shape[1:]))
     rotated = np.sqrt(values) * element.to_basis(np.ascontiguousarray(np.moveaxis(A, 2, 0)))
     return np.moveaxis(rotated, 0, 2)
 
@@ -189,7 +190,7 @@ class DenseFactorization(Factorization):
         values, P, rotated = element.values, program.dense_P, rotated_rows(program, element)
         pins = _pins(program.structure, element)
         d = np.zeros(program.batch) if delta is None else delta
-        blocks = [_Blocks.of(P[i], rotated[i], values[i], pins, float(d[i])) for i in range(program.batch)]
+        blocks = [_Blocks.of(at(P, i), at(rotated, i), values[i], pins, float(d[i])) for i in range(program.batch)]
         return cls(element, [_Instance.of(b, float(d[i])) for i, b in enumerate(blocks)])
 
     @property
