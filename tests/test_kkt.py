@@ -181,3 +181,32 @@ def test_a_zero_pivot_is_not_the_end(monkeypatch) -> None:
     assert not factorization.singular.any()
     for a, b in zip(factorization.solve(p1, p2), expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-8 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("kind", ["stacked", "dense", "sparse", "krylov"])
+def test_variables_that_nothing_touches_are_null_vectors(kind: str) -> None:
+    """cvxpy's epigraph variable of an inactive norm: K⁺ leaves it at zero, whatever factors the rest."""
+    program, x, v = random_program(Cones(zero=2, nonneg=3), 7, 2, 1)
+    P, A = program.structure.P.dense(program.P).copy(), program.structure.A.dense(program.A).copy()
+    P[:, 4], P[:, :, 4], A[:, :, 4] = 0.0, 0.0, 0.0
+    P += np.diag(np.arange(7) != 4).astype(float)
+    columns = [np.swapaxes(h, 1, 2).reshape(2, -1) for h in (P, A)]
+    program = ConeProgram(program.structure, columns[0], program.q, columns[1], program.b)
+    element = evaluate(program, x, v).element
+    factored = {
+        "stacked": lambda: factorize(program, element, 1),
+        "dense": lambda: DenseFactorization.of(program, element),
+        "sparse": lambda: SparseFactorization.of(program, element, 1),
+        "krylov": lambda: KrylovFactorization.of(program, element, 1),
+    }[kind]()
+    assert factored.singular.all()
+    rng = np.random.default_rng(0)
+    p1, p2 = rng.standard_normal((2, 7)), rng.standard_normal((2, 5))
+    p1[:, 4] = 0.0
+    whole = DenseFactorization.of(program, element).use_pseudo_inverse(np.arange(2))
+    for a, b in zip(factored.solve(p1, p2), whole.solve(p1, p2), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    for i in range(2):
+        dx, dy = factored.null_vectors(i)
+        np.testing.assert_allclose(np.abs(dx), np.eye(7)[[4]], atol=1e-12)
+        np.testing.assert_allclose(dy, 0, atol=1e-12)

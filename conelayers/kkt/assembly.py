@@ -26,13 +26,15 @@ _PIN = 1e-3  # |a| below this pins nothing
 class Pins:
     """Rows of K that are zero but for one entry a, in column j: they say dx_j = g/a, and column j's equation gives their unknown.
 
-    Both are left out of what is factored: active bounds shrink K, and its null space is found in a smaller matrix.
+    Both are left out of what is factored: active bounds shrink K, and its null space is found in a smaller matrix. So are the
+    variables that nothing active touches: their columns are zero, their unit vectors null vectors.
     """
 
     kept: np.ndarray  # the indices of K that are factored
     columns: np.ndarray
     rows: np.ndarray
     a: np.ndarray
+    empty: np.ndarray  # the zero columns
     coupling: sp.csr_array  # kept × columns
     within: sp.csr_array  # columns × columns
 
@@ -74,7 +76,7 @@ class Assembled:
         """The same with its pins in the matrix."""
         if self.pins is None:
             return self
-        pins, order = self.pins, self.order + 2 * self.pins.a.size
+        pins, order = self.pins, self.order + 2 * self.pins.a.size + self.pins.empty.size
         inner, a = sp.coo_array(self.unscaled), sp.diags_array(self.pins.a).tocoo()
         coupling, within = sp.coo_array(pins.coupling), sp.coo_array(pins.within)
         blocks = [
@@ -111,7 +113,7 @@ class Assembled:
         rhs = np.concatenate([p1, np.zeros(self.positive - self.n), g])
         if self.pins is None:
             return self._split(inner(rhs))
-        z, pins = np.empty_like(rhs), self.pins
+        z, pins = np.zeros_like(rhs), self.pins
         z[pins.columns] = rhs[pins.rows] / pins.a
         z[pins.kept] = inner(rhs[pins.kept] - pins.coupling @ z[pins.columns])
         column = pins.within @ z[pins.columns] + pins.coupling.T @ z[pins.kept]
@@ -122,10 +124,19 @@ class Assembled:
         """A null vector (dx, Bη) of K from one of what is factored."""
         if self.pins is None:
             return self._split(inner)
-        z, pins = np.zeros(self.order + 2 * self.pins.a.size), self.pins
+        pins = self.pins
+        z = np.zeros(self.order + 2 * pins.a.size + pins.empty.size)
         z[pins.kept] = inner
         z[pins.rows] = -(pins.coupling.T @ inner) / pins.a
         return self._split(z)
+
+    @property
+    def empty_columns(self) -> np.ndarray:
+        """The null vectors that are unit vectors, as rows dx."""
+        empty = np.zeros(0, dtype=np.int64) if self.pins is None else self.pins.empty
+        dx = np.zeros((empty.size, self.n))
+        dx[np.arange(empty.size), empty] = 1.0
+        return dx
 
     def _split(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """dx and Bη."""
@@ -206,12 +217,15 @@ def _finish(
     below = cols >= positive
     single = np.bincount(cols[below], minlength=order) == 1
     pin = np.flatnonzero(below & single[cols] & (rows < n) & (np.abs(data) > _PIN))
-    if not pin.size:
+    touched = np.zeros(order, dtype=bool)
+    touched[rows] = touched[cols] = True
+    empty = np.flatnonzero(~touched[:n])
+    if not pin.size and not empty.size:
         return _scaled(data, rows, cols, order, basis, n, m, positive, None)
     pin = pin[np.unique(rows[pin], return_index=True)[1]]  # one row a column
     columns, pinning, a = rows[pin], cols[pin], data[pin]
     out = np.zeros(order, dtype=bool)
-    out[columns] = out[pinning] = True
+    out[columns] = out[pinning] = out[empty] = True
     kept = np.flatnonzero(~out)
     place = np.empty(order, dtype=np.int64)
     place[kept] = np.arange(kept.size)
@@ -228,7 +242,9 @@ def _finish(
     i, j = place[rows[within]], place[cols[within]]
     off = i != j
     entries = np.append(data[within], data[within][off]), (np.append(i, j[off]), np.append(j, i[off]))
-    pins = Pins(kept, columns, pinning, a, coupling, sp.csr_array(sp.coo_array(entries, shape=(columns.size,) * 2)))
+    pins = Pins(
+        kept, columns, pinning, a, empty, coupling, sp.csr_array(sp.coo_array(entries, shape=(columns.size,) * 2))
+    )
     inner = data[inside], place[rows[inside]], place[cols[inside]]
     return _scaled(*inner, kept.size, basis, n, m, positive, pins)
 

@@ -1,7 +1,8 @@
 """Small or dense systems: K assembled and factored by LAPACK's symmetric indefinite LDLᵀ, instance by instance.
 
 A row of an orthant with Λ = 1 and one entry only, a in column j, pins dx_j to p₂/a. Such rows and columns (active bounds) are
-left out of the matrix; the row's unknown follows from the column's equation.
+left out of the matrix; the row's unknown follows from the column's equation. So are variables that nothing active touches: their
+columns are zero, their unit vectors null vectors.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class _Blocks:
     pinning: np.ndarray  # the rows that pin, their columns and entries
     pinned: np.ndarray
     a: np.ndarray
-    free: np.ndarray  # the columns that are not pinned
+    free: np.ndarray  # the columns that are left
+    empty: np.ndarray  # the columns that are zero
     diagonal: np.ndarray  # −(1 − Λ), less the proximal term
 
     @classmethod
@@ -78,14 +80,19 @@ class _Blocks:
         pinning, pinned = pinning[kept], pinned[kept]
         active[pinning] = False
         where = np.flatnonzero(active)
-        n = P.shape[0]
-        free = np.setdiff1d(np.arange(n), pinned, assume_unique=True) if pinned.size else np.arange(n)
+        touched: np.ndarray = np.asarray(P.any(axis=0) | rotated[where].any(axis=0))
+        if delta > 0:
+            touched[:] = True
+        touched[pinned] = True
+        empty = np.flatnonzero(~touched)
+        touched[pinned] = False
+        free = np.flatnonzero(touched)
         diagonal = values[where] - 1 - delta * values[where]
         a = rotated[pinning, pinned]
-        return cls(P, rotated, values, rotated[where], where, pinning, pinned, a, free, diagonal)
+        return cls(P, rotated, values, rotated[where], where, pinning, pinned, a, free, empty, diagonal)
 
     def without_pins(self) -> _Blocks:
-        """The same K whole."""
+        """The same K, its pinned rows included."""
         none = np.zeros(0, dtype=np.int64)
         return _Blocks.of(self.P, self.rotated, self.values, (none, none), 0.0) if self.pinned.size else self
 
@@ -94,7 +101,7 @@ class _Blocks:
         k = self.free.size
         order = k + self.active.size
         rows, P = self.rows, self.P
-        if self.pinned.size:
+        if k < P.shape[0]:
             rows, P = rows[:, self.free], P[np.ix_(self.free, self.free)]
         K = np.zeros((order, order))
         K[:k, :k], K[k:, :k], K[:k, k:] = P, rows, rows.T
@@ -132,7 +139,7 @@ class _Instance:
         """dx and t (on all rows) for p₁ and √Λ Uᵀp₂."""
         b, k = self.blocks, self.blocks.free.size
         t = np.zeros_like(g)
-        if not b.pinned.size:
+        if b.free.size == p1.size:
             solution = self.system.solve(np.concatenate([p1, g[b.active]]))
             t[b.active] = solution[k:]
             return solution[:k], t
@@ -151,10 +158,12 @@ class _Instance:
         b, k = self.blocks, self.blocks.free.size
         order = k + b.active.size
         null = self.system.null_space.T if isinstance(self.system, DensePseudoInverse) else np.zeros((0, order))
-        dx, t = np.zeros((len(null), b.P.shape[0])), np.zeros((len(null), m))
-        dx[:, b.free], t[:, b.active] = null[:, :k], null[:, k:]
-        column = dx @ b.P[:, b.pinned] + null[:, k:] @ b.rows[:, b.pinned]
-        t[:, b.pinning] = -column / b.a
+        count = len(null)
+        dx, t = np.zeros((count + b.empty.size, b.P.shape[0])), np.zeros((count + b.empty.size, m))
+        dx[:count, b.free], t[:count, b.active] = null[:, :k], null[:, k:]
+        column = dx[:count] @ b.P[:, b.pinned] + null[:, k:] @ b.rows[:, b.pinned]
+        t[:count, b.pinning] = -column / b.a
+        dx[count + np.arange(b.empty.size), b.empty] = 1.0
         return dx, t
 
 
@@ -195,7 +204,7 @@ class DenseFactorization(Factorization):
 
     @property
     def singular(self) -> np.ndarray:
-        return np.array([instance.system.nullity > 0 for instance in self._instances], dtype=bool)
+        return np.array([i.system.nullity > 0 or i.blocks.empty.size > 0 for i in self._instances], dtype=bool)
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         g = self._root * self._element.to_basis(p2)

@@ -94,7 +94,9 @@ class KrylovFactorization(Factorization):
     @property
     def singular(self) -> np.ndarray:
         """Which instances were found to be: MINRES converges for consistent systems, the residual on J tells the others."""
-        return np.array([system.nullity > 0 for system in self.systems], dtype=bool)
+        pins = [assembled.pins for assembled in self.assembled]
+        empty = [p is not None and p.empty.size > 0 for p in pins]
+        return np.array([s.nullity > 0 or e for s, e in zip(self.systems, empty, strict=True)], dtype=bool)
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         def one(i: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,8 +108,8 @@ class KrylovFactorization(Factorization):
     def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
         if self.systems[instance].nullity:
             return None
-        assembled = self.assembled[instance]
-        return np.zeros((0, assembled.n)), np.zeros((0, assembled.m))
+        units = self.assembled[instance].empty_columns
+        return units, np.zeros((len(units), self.assembled[instance].m))
 
     def take(self, index: np.ndarray | list[int]) -> KrylovFactorization:
         return KrylovFactorization(

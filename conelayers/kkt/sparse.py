@@ -157,7 +157,8 @@ class _Instance:
 
     @property
     def nullity(self) -> int:
-        return 0 if isinstance(self.system, _QuasiDefinite) else self.system.nullity
+        inner = 0 if isinstance(self.system, _QuasiDefinite) else self.system.nullity
+        return inner + (0 if self.assembled.pins is None else self.assembled.pins.empty.size)
 
     def null_vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
         """ker K as rows (dx, Bη); None if only its existence is known."""
@@ -166,10 +167,11 @@ class _Instance:
         null = np.zeros((0, self.assembled.order))
         if isinstance(self.system, (DensePseudoInverse, DeflatedPseudoInverse)):
             null = self.system.null_space.T
+        units = self.assembled.empty_columns
         parts = [self.assembled.extend_null_vector(z) for z in null]
-        if not parts:
-            return np.zeros((0, self.assembled.n)), np.zeros((0, self.assembled.m))
-        return np.array([dx for dx, _ in parts]), np.array([dy for _, dy in parts])
+        dx = np.array([dx for dx, _ in parts]).reshape(len(parts), self.assembled.n)
+        dy = np.array([dy for _, dy in parts]).reshape(len(parts), self.assembled.m)
+        return np.vstack([dx, units]), np.vstack([dy, np.zeros((len(units), self.assembled.m))])
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.assembled.solve(p1, p2, self.system.solve)

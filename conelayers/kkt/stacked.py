@@ -1,7 +1,8 @@
 """Batches of small systems: the inverses of all equilibrated K at once, in array operations.
 
 Inactive rows are left out as far as all instances allow: each instance's active rows come first, and what is missing up to the
-largest number of them is padded with rows of the identity.
+largest number of them is padded with rows of the identity. A variable that nothing active touches (cvxpy's epigraph of an
+inactive norm) has a zero column: its unit vector is a null vector, and the rest is regular or not without it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def factorize_stacked(program: ConeProgram, element: ProductElement, delta: np.n
     rows = np.argsort(~active, axis=1, kind="stable")[:, :most]
     K, valid = _assemble(program, element, rows, delta)
     largest = np.max(np.abs(K), axis=2, initial=0.0)
+    instances, columns = np.nonzero(largest[:, :n] == 0)
+    K[instances, columns, columns] = 1.0
     e = 1 / np.sqrt(np.where(largest > 0, largest, 1.0))
     K *= e[:, :, None]
     K *= e[:, None, :]
@@ -40,7 +43,8 @@ def factorize_stacked(program: ConeProgram, element: ProductElement, delta: np.n
     size = np.abs(K).sum(axis=1).max(axis=1, initial=0.0) * np.abs(inverse).sum(axis=1).max(axis=1, initial=0.0)
     inverse *= e[:, :, None]
     inverse *= e[:, None, :]
-    stacked = StackedFactorization(program, element, rows, valid, inverse)
+    inverse[instances, columns, columns] = 0.0
+    stacked = StackedFactorization(program, element, rows, valid, inverse, largest[:, :n] == 0)
     good = size * SUSPECT < 1  # false for NaN
     if delta is not None or good.all():  # a proximal step is regular by construction
         return stacked
@@ -71,7 +75,7 @@ def _assemble(
 
 @final
 class StackedFactorization(Factorization):
-    """K⁻¹ of every instance, all of them regular."""
+    """K⁻¹ of every instance, regular but for zero columns (``empty``); with these K⁺."""
 
     def __init__(
         self,
@@ -80,14 +84,15 @@ class StackedFactorization(Factorization):
         rows: np.ndarray,
         valid: np.ndarray,
         inverse: np.ndarray,
+        empty: np.ndarray,
     ) -> None:
         self._program, self._element = program, element
-        self._rows, self._valid, self._inverse = rows, valid, inverse
+        self._rows, self._valid, self._inverse, self._empty = rows, valid, inverse, empty
         self._root = np.sqrt(element.values)
 
     @property
     def singular(self) -> np.ndarray:
-        return np.zeros(self._inverse.shape[0], dtype=bool)
+        return np.asarray(self._empty.any(axis=1))
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n = p1.shape[1]
@@ -98,10 +103,11 @@ class StackedFactorization(Factorization):
         return z[:, :n], self._element.from_basis(self._root * t)
 
     def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
-        return np.zeros((0, self._program.structure.n)), np.zeros((0, self._program.structure.m))
+        dx = np.eye(self._program.structure.n)[self._empty[instance]]
+        return dx, np.zeros((len(dx), self._program.structure.m))
 
     def take(self, index: np.ndarray | list[int]) -> StackedFactorization:
-        parts = self._rows[index], self._valid[index], self._inverse[index]
+        parts = self._rows[index], self._valid[index], self._inverse[index], self._empty[index]
         return StackedFactorization(self._program.take(index), self._element.take(index), *parts)
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
