@@ -94,6 +94,8 @@ class _State:
 
     def plain(self, steps: int) -> None:
         todo = np.flatnonzero((self.error > self.tolerance) & np.isfinite(self.error) & ~self._finished)
+        if not todo.size or not steps:
+            return
         part = self.program.take(todo)
         local = self._first if self._first is not None and todo.size == self.program.batch else None
         self._first = None

@@ -28,7 +28,7 @@ _ENOUGH = 1e-10  # ‖F‖ up to which Newton has arrived
 _POLISHED = 1e-13  # and what it aims at
 _EXACT = 1e-14  # and the one at which there is nothing to correct
 _ROUGH = 1e-4
-_LINEAR_STEPS = 3
+_LINEAR_STEPS = 1
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 
 
@@ -175,7 +175,7 @@ def _previous(warm: WarmStart, scaling: Scaling, presolved: Presolved) -> Previo
     x, y, s = scaling.scale(*(np.where(warm.usable[:, None], h, 0.0) for h in warm[:3]))
     structure = presolved.smaller.structure
     linear = structure.P.nnz == 0 and structure.cones.kinds <= {"zero", "nonneg"}
-    # From a vertex that is no longer the solution a linear program's steps seldom lead to the one that is.
+    # One step tells whether a linear program's vertex is still the solution; more seldom lead to the one that is.
     return Previous(*presolved.restrict(x, y - s), warm.usable, plain_steps=_LINEAR_STEPS if linear else 10)
 
 

@@ -207,3 +207,19 @@ def test_scs_dict_is_understood() -> None:
 def test_bad_cones_are_named(make, phrase: str) -> None:
     with pytest.raises(ValueError, match=phrase.replace("(", r"\(")):
         make()
+
+
+@pytest.mark.parametrize("name", sorted(PRODUCTS))
+def test_distances_bound_the_distances_to_both_cones(name: str) -> None:
+    """Zero for points of the cones, no less than the distance by projection elsewhere, and no more than a hundred times it."""
+    cones = PRODUCTS[name]
+    v = np.random.default_rng(6).standard_normal((5, cones.dimension))
+    y, s, _ = cones.decompose(v)
+    for bound in cones.distances(y, s):
+        assert np.all(bound <= 1e-13 * (1 + np.abs(v).max()))
+    w = np.random.default_rng(7).standard_normal((2, 5, cones.dimension))
+    to_dual, to_primal = cones.distances(*w)
+    expected = np.abs(w[0] - cones.project_dual(w[0])[0]).max(axis=1), np.abs(cones.project_dual(-w[1])[0]).max(axis=1)
+    for bound, distance in zip((to_dual, to_primal), expected, strict=True):
+        assert np.all(bound >= distance - 1e-14)
+        assert np.all(bound <= 100 * distance + 1e-13)

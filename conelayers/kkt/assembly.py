@@ -120,23 +120,22 @@ class Assembled:
         z[pins.rows] = (rhs[pins.columns] - column) / pins.a
         return self._split(z)
 
-    def extend_null_vector(self, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A null vector (dx, Bη) of K from one of what is factored."""
+    def null_vectors(self, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """ker K as rows (dx, Bη): from null vectors (k, order) of what is factored, and the unit vectors of zero columns."""
         if self.pins is None:
-            return self._split(inner)
-        pins = self.pins
-        z = np.zeros(self.order + 2 * pins.a.size + pins.empty.size)
-        z[pins.kept] = inner
-        z[pins.rows] = -(pins.coupling.T @ inner) / pins.a
-        return self._split(z)
-
-    @property
-    def empty_columns(self) -> np.ndarray:
-        """The null vectors that are unit vectors, as rows dx."""
-        empty = np.zeros(0, dtype=np.int64) if self.pins is None else self.pins.empty
-        dx = np.zeros((empty.size, self.n))
-        dx[np.arange(empty.size), empty] = 1.0
-        return dx
+            Z = inner
+        else:
+            pins, k = self.pins, len(inner)
+            Z = np.zeros((k + pins.empty.size, self.order + 2 * pins.a.size + pins.empty.size))
+            Z[:k, pins.kept] = inner
+            Z[:k, pins.rows] = -(pins.coupling.T @ inner.T).T / pins.a
+            Z[k + np.arange(pins.empty.size), pins.empty] = 1.0
+        eta = Z[:, self.positive :]
+        if not isinstance(self.basis, np.ndarray):
+            return Z[:, : self.n], (self.basis @ eta.T).T
+        dy = np.zeros((len(Z), self.m))
+        dy[:, self.basis] = eta
+        return Z[:, : self.n], dy
 
     def _split(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """dx and Bη."""

@@ -108,8 +108,7 @@ class KrylovFactorization(Factorization):
     def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
         if self.systems[instance].nullity:
             return None
-        units = self.assembled[instance].empty_columns
-        return units, np.zeros((len(units), self.assembled[instance].m))
+        return self.assembled[instance].null_vectors(np.zeros((0, self.assembled[instance].order)))
 
     def take(self, index: np.ndarray | list[int]) -> KrylovFactorization:
         return KrylovFactorization(

@@ -167,11 +167,7 @@ class _Instance:
         null = np.zeros((0, self.assembled.order))
         if isinstance(self.system, (DensePseudoInverse, DeflatedPseudoInverse)):
             null = self.system.null_space.T
-        units = self.assembled.empty_columns
-        parts = [self.assembled.extend_null_vector(z) for z in null]
-        dx = np.array([dx for dx, _ in parts]).reshape(len(parts), self.assembled.n)
-        dy = np.array([dy for _, dy in parts]).reshape(len(parts), self.assembled.m)
-        return np.vstack([dx, units]), np.vstack([dy, np.zeros((len(units), self.assembled.m))])
+        return self.assembled.null_vectors(null)
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.assembled.solve(p1, p2, self.system.solve)
