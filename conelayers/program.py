@@ -128,7 +128,7 @@ class Pattern:
     def scale(self, values: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """The values of diag(left) M diag(right), for values (B, nnz), left (B, rows) and right (B, cols)."""
         rows, cols = self.shape
-        if self._dense_order is not None:
+        if self.full:
             scaled = values.reshape(-1, cols, rows) * left[:, None, :]
             scaled *= right[:, :, None]
             return scaled.reshape(scaled.shape[0], -1)
@@ -140,16 +140,15 @@ class Pattern:
         """One instance's matrix, from its values (nnz,)."""
         return sp.csc_array((values, self.indices, self.indptr), shape=self.shape)
 
-    @cached_property
-    def _dense_order(self) -> np.ndarray | None:
-        """Where the entries of a full matrix, row by row, are stored; None if the pattern is not full."""
-        rows, cols = self.shape
-        return np.arange(self.nnz).reshape(cols, rows).T.ravel() if self.nnz == rows * cols else None
+    @property
+    def full(self) -> bool:
+        """Whether every entry is stored."""
+        return self.nnz == self.shape[0] * self.shape[1]
 
     def dense(self, values: np.ndarray) -> np.ndarray:
-        """(B, rows, cols) from (B, nnz)."""
-        if self._dense_order is not None:
-            return np.take(values, self._dense_order, axis=1).reshape(values.shape[0], *self.shape)
+        """(B, rows, cols) from (B, nnz): a view of the values where all are stored."""
+        if self.full:
+            return np.swapaxes(values.reshape(values.shape[0], self.shape[1], self.shape[0]), 1, 2)  # a view
         out = np.zeros((values.shape[0], self.shape[0] * self.shape[1]))
         out[:, self._places] = values
         return out.reshape(values.shape[0], *self.shape)
