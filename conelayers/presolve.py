@@ -26,6 +26,7 @@ __all__ = ["Definitions", "Elimination", "Presolved", "presolve"]
 
 _PIVOT = 1e-3  # |a| below this, relative to its row, is no pivot
 _MANY_PAIRS = 20  # products l_j l_k per stored entry from which dense matrix products are cheaper
+_NEARLY_FULL = 4  # multiplications of the dense product for each one needed up to which it is the faster one
 _FILL = 3  # entries of P' per entry eliminated above which elimination would cost more than it saves
 _SHORT = 8  # rows of up to so many entries are eliminated whatever the others are
 
@@ -110,8 +111,9 @@ def _eliminate(structure: Structure, pivots: np.ndarray) -> Definitions | None:
     per_row = np.bincount(L.rows, minlength=rows.size).astype(np.int64)
     pairs = int(np.sum(per_row**2))
     products = None
-    if pairs > _MANY_PAIRS * (L.nnz + P.nnz + size):
-        touched = np.flatnonzero(np.diff(L.indptr))
+    touched = np.flatnonzero(np.diff(L.indptr))
+    nearly_full = rows.size * touched.size**2 <= _NEARLY_FULL * pairs
+    if nearly_full or pairs > _MANY_PAIRS * (L.nnz + P.nnz + size):
         product_keys = (touched[:, None] + touched[None, :] * size).ravel()
         keys = np.union1d(P_keys, product_keys)
     else:
@@ -144,7 +146,7 @@ def _eliminate(structure: Structure, pivots: np.ndarray) -> Definitions | None:
         P_kept=P_kept,
         P_values=P_values,
         P_targets=np.searchsorted(keys, P_keys),
-        touched=np.flatnonzero(np.diff(L.indptr)),
+        touched=touched,
         products=products,
     )
 
