@@ -84,9 +84,17 @@ class AffineMap:
 
     def adjoint(self, cotangent: np.ndarray) -> np.ndarray:
         """Lᵀ cotangent, (B, size), from the cotangents of the entries ``rows`` only."""
-        if not self.rows.size:
-            return np.zeros((cotangent.shape[0], self.linear.shape[1]))
-        return (self._transposed @ cotangent.T).T
+        if self._selection is None or not self._selects_once:
+            return (self._transposed @ cotangent.T).T
+        columns, factors = self._selection
+        out = np.zeros((cotangent.shape[0], self.linear.shape[1]))
+        out[:, columns] = cotangent * factors
+        return out
+
+    @cached_property
+    def _selects_once(self) -> bool:
+        """Whether no entry of φ is copied twice."""
+        return bool(np.unique(self.linear.indices).size == self.linear.nnz)
 
     @cached_property
     def _transposed(self) -> sp.csr_array:
@@ -192,10 +200,10 @@ class ParametricProgram:
         dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ), formed only where the entry depends on θ.
         """
         i, j = self._A_entries
-        phi = self.A.adjoint(mu[:, i] * x[:, j] - y[:, i] * lam[:, j])
+        phi = self.A.adjoint(_outer(mu, i, x, j) - _outer(y, i, lam, j))
         if self.P.rows.size:
             i, j = self._P_entries
-            phi += self.P.adjoint(-0.5 * (lam[:, i] * x[:, j] + x[:, i] * lam[:, j]))
+            phi += self.P.adjoint(-0.5 * (_outer(lam, i, x, j) + _outer(x, i, lam, j)))
         if self.q.rows.size:
             phi += self.q.adjoint(-lam[:, self.q.rows])
         if self.b.rows.size:
@@ -204,3 +212,10 @@ class ParametricProgram:
             return phi
         size = theta.shape[1]
         return phi[:, :size] + phi[:, size:] / self._base(theta)
+
+
+def _outer(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """The entries (i, j) of a bᵀ, for each instance."""
+    product = np.take(a, i, axis=1)
+    product *= np.take(b, j, axis=1)
+    return product
