@@ -136,6 +136,20 @@ class Pattern:
         scaled *= np.take(right, self.cols, axis=1)
         return scaled * values
 
+    def entries_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The positions of some rows' entries, row by row, and how many each row has."""
+        order, starts = self.by_row
+        lengths = np.diff(np.append(starts, self.nnz))[rows]
+        ends = np.cumsum(lengths)
+        positions = np.arange(ends[-1] if ends.size else 0) + np.repeat(starts[rows] - ends + lengths, lengths)
+        return order[positions], lengths
+
+    def rows_of(self, values: np.ndarray, rows: np.ndarray) -> sp.csr_array:
+        """Some rows of one instance's matrix, from its values (nnz,)."""
+        entries, lengths = self.entries_of(rows)
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        return sp.csr_array((values[entries], self.cols[entries], indptr), shape=(rows.size, self.shape[1]))
+
     def matrix(self, values: np.ndarray) -> sp.csc_array:
         """One instance's matrix, from its values (nnz,)."""
         return sp.csc_array((values, self.indices, self.indptr), shape=self.shape)

@@ -13,6 +13,7 @@ from conelayers import SingularDerivativeWarning
 from conelayers.cones import Cones
 from conelayers.derivative import Linearization
 from conelayers.kkt import DenseFactorization, KrylovFactorization, SparseFactorization, factorize
+from conelayers.kkt.diagonal import DiagonalFactorization
 from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram, Pattern, Structure
 from conelayers.residual import evaluate, jacobian
@@ -210,3 +211,43 @@ def test_variables_that_nothing_touches_are_null_vectors(kind: str) -> None:
         dx, dy = factored.null_vectors(i)
         np.testing.assert_allclose(np.abs(dx), np.eye(7)[[4]], atol=1e-12)
         np.testing.assert_allclose(dy, 0, atol=1e-12)
+
+
+def _bounded(diagonal: float, coupling: np.ndarray, batch: int = 3) -> tuple[ConeProgram, np.ndarray]:
+    """min ½xᵀDx + qᵀx, |x| ≤ 1, coupling rows C x ≤ d, with its solution's residual variable u (n + m,)."""
+    rng = np.random.default_rng(2)
+    n = coupling.shape[1]
+    A = sp.vstack([sp.eye_array(n), -sp.eye_array(n), sp.csr_array(coupling)]).tocsc()
+    structure = Structure(Pattern.of(sp.eye_array(n).tocsc()), Pattern.of(A), Cones(nonneg=A.shape[0]))
+    P = diagonal * rng.uniform(0.5, 2.0, (batch, n))
+    q = rng.standard_normal((batch, n))
+    b = np.concatenate([np.ones((batch, 2 * n)), np.full((batch, len(coupling)), -0.2)], axis=1)
+    active = rng.uniform(size=(batch, A.shape[0])) < 0.2
+    active[:, n : 2 * n] &= ~active[:, :n]
+    active[:, 2 * n :] = True
+    v = np.where(active, 1.0, -1.0)
+    return ConeProgram(structure, P, q, np.repeat(A.data[None], batch, axis=0), b), v
+
+
+def test_coupled_bounds_by_the_schur_complement() -> None:
+    """The diagonal route gives the dense factorization's answer; a doubtful system is left to the others."""
+    rng = np.random.default_rng(1)
+    coupling = rng.standard_normal((3, 30))
+    program, v = _bounded(1.0, coupling)
+    element = program.structure.cones.project_dual(v)[1]
+    made = DiagonalFactorization.of(program, element, 1)
+    assert made is not None
+    p1, p2 = rng.standard_normal((3, 30)), rng.standard_normal((3, 63)) * (v > 0)
+    expected = DenseFactorization.of(program, element).solve(p1, p2)
+    for got in (made.solve(p1, p2), made.take([2, 0]).solve(p1[[2, 0]], p2[[2, 0]])):
+        rows = [0, 1, 2] if len(got[0]) == 3 else [2, 0]
+        np.testing.assert_allclose(got[0], expected[0][rows], atol=1e-11)
+        np.testing.assert_allclose(got[1], expected[1][rows], atol=1e-11)
+
+    doubled, v = _bounded(1.0, np.vstack([coupling, coupling[:1]]))
+    assert DiagonalFactorization.of(doubled, doubled.structure.cones.project_dual(v)[1], 1) is None
+    flat, v = _bounded(0.0, coupling)
+    assert DiagonalFactorization.of(flat, flat.structure.cones.project_dual(v)[1], 1) is None
+    program, v = _bounded(1.0, coupling)
+    v[0, 0] = v[0, 30] = 1.0  # both bounds of one variable
+    assert DiagonalFactorization.of(program, program.structure.cones.project_dual(v)[1], 1) is None

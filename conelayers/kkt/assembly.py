@@ -160,9 +160,7 @@ def assemble(program: ConeProgram, element: ProductElement, i: int, delta: float
         diagonal = diagonal + delta * np.bincount(B.cols, B.data**2, minlength=diagonal.size)
     P, lifted = program.structure.P, W.shape[1]
     # BᵀA by its products, row by row of B; those that fall together are summed with the rest of K.
-    order, starts = program.structure.A.by_row
-    lengths = np.diff(np.append(starts, program.structure.A.nnz))[B.rows]
-    picked = order[_ranges(starts[B.rows], lengths)]
+    picked, lengths = program.structure.A.entries_of(B.rows)
     products = np.repeat(B.data, lengths) * at(program.A, i)[picked]
     eta, upper, first = n + lifted + np.arange(diagonal.size), P.upper, np.arange(n if delta else 0)
     parts = [
@@ -180,9 +178,7 @@ def _active_rows(program: ConeProgram, active: np.ndarray, i: int, delta: float)
     """[P, A_aᵀ; A_a, 0] from the stored orders of P and A."""
     P, A, n = program.structure.P, program.structure.A, program.structure.n
     in_upper = P.upper
-    order, starts = A.by_row
-    lengths = np.diff(np.append(starts, A.nnz))[active]
-    picked = order[_ranges(starts[active], lengths)]
+    picked, lengths = A.entries_of(active)
     data = np.concatenate([at(program.P, i)[in_upper], at(program.A, i)[picked]])
     rows = np.concatenate([P.rows[in_upper], A.cols[picked]])
     cols = np.concatenate([P.cols[in_upper], n + np.repeat(np.arange(active.size), lengths)])
@@ -191,12 +187,6 @@ def _active_rows(program: ConeProgram, active: np.ndarray, i: int, delta: float)
         data = np.concatenate([data, np.where(diagonal < n, delta, -delta)])
         rows, cols = np.concatenate([rows, diagonal]), np.concatenate([cols, diagonal])
     return _finish(data, rows, cols, active, program, n)
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """[starts[0], starts[0] + 1, …, starts[1], …]: each range of the given length."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if ends.size else 0) + np.repeat(starts - ends + lengths, lengths)
 
 
 def _finish(

@@ -7,6 +7,7 @@ import numpy as np
 from conelayers.cones import ProductElement
 from conelayers.kkt.aligned import AlignedFactorization
 from conelayers.kkt.dense import DenseFactorization
+from conelayers.kkt.diagonal import DiagonalFactorization
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.krylov import KrylovFactorization
 from conelayers.kkt.sparse import SparseFactorization
@@ -54,6 +55,10 @@ def factorize(
     if prefers_dense(program.structure):
         stacked = factorize_stacked(program, element, delta) if program.batch > 1 else None
         return stacked or DenseFactorization.of(program, element, delta)
+    if delta is None:
+        diagonal = DiagonalFactorization.of(program, element, jobs)
+        if diagonal is not None:
+            return diagonal
     if prefers_krylov(program.structure):
         return KrylovFactorization.of(program, element, jobs, delta)
     return SparseFactorization.of(program, element, jobs, delta)
