@@ -175,7 +175,10 @@ class Elimination:
 @final
 @dataclass(frozen=True)
 class Presolved:
-    """A batch of programs and the smaller ones: ``whole`` multiplies through the blocks that the smaller ones use too."""
+    """A batch of programs and the smaller ones.
+
+    Where anything is eliminated ``whole`` multiplies through the blocks that the smaller ones use too, and has no values else.
+    """
 
     whole: ConeProgram
     smaller: ConeProgram
@@ -248,7 +251,9 @@ def presolve(program: ConeProgram) -> Presolved:
         _WholeP(d, d.P_kept.operator(program.P[:, d.P_values]), p),
         _WholeA(d, L, smaller.A_operator, a),
     )
-    return Presolved(replace(program, operators=operators), smaller, Elimination(d, a, p, L))
+    # The blocks hold all entries: those of the whole would be kept until the derivative for nothing.
+    none = np.empty((1, 0))
+    return Presolved(replace(program, P=none, A=none, operators=operators), smaller, Elimination(d, a, p, L))
 
 
 def _positions(pattern: Pattern, touched: np.ndarray) -> np.ndarray:
