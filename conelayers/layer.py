@@ -26,9 +26,9 @@ class Layer:
 
     problem: a DPP-compliant cvxpy.Problem. parameters: all of its parameters, in the order in which values are passed.
     variables: its variables or ``constraint.dual_variables[i]``, in the order in which values are returned.
-    solver: "CLARABEL", "SCS", "ECOS", or None: Clarabel, for quadratic programs after a loose try with SCS. gp: the problem is a
-    geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
-    warm_start: start every solve at this thread's previous solution, where the backend can.
+    solver: "CLARABEL", "SCS", "ECOS", or None: the cheapest way near the solution, and Clarabel where Newton's method does not finish
+    from there (docs/method.md). gp: the problem is a geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
+    warm_start: start every solve at this thread's previous solution.
 
     Raises CanonicalizationError (a ValueError) for a problem that is not DCP or DPP, or has integer or complex
     variables; ValueError for parameters or variables that are not the problem's, a solver that does not take it, and

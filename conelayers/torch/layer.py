@@ -63,8 +63,8 @@ class ConeLayer(torch.nn.Module):
     problem: a DPP-compliant cvxpy.Problem. parameters: all of its parameters, in the order of the call's tensors.
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned tensors.
     solver: "CLARABEL", "SCS", "ECOS" or None. gp: a geometric program. solver_args: defaults for every call, see
-    conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution where the
-    backend can. canon_backend: cvxpy's canonicalization backend.
+    conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
+    canon_backend: cvxpy's canonicalization backend.
 
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.
