@@ -40,6 +40,7 @@ class Polished(NamedTuple):
     v: np.ndarray
     error: np.ndarray  # the scaled ‖F‖ of residual.py, (B,)
     parts: list[Part]
+    point: Point | None  # all of them evaluated, where that is at hand
 
 
 def polish(
@@ -66,7 +67,7 @@ def polish(
         if unsolved.size:
             state.proximal(unsolved, proximal_steps)
             state.plain(3)
-    return Polished(state.x, state.v, state.error, state.parts)
+    return Polished(state.x, state.v, state.error, state.parts, state.point)
 
 
 class _State:
@@ -83,8 +84,9 @@ class _State:
     ) -> None:
         self.program, self.tolerance, self.jobs, self._known = program, tolerance, jobs, known
         self.x, self.v = x.copy(), v.copy()
-        self._first: Point | None = evaluate(program, x, v)
-        self.error = self._first.norm(program)
+        self.point: Point | None = evaluate(program, x, v)
+        self._first: Point | None = self.point
+        self.error = self.point.norm(program)
         self.parts: list[Part] = []
         self._finished = np.zeros(program.batch, dtype=bool)  # nothing more to gain
         for index, inner in known:
@@ -133,7 +135,14 @@ class _State:
         return factorize(part, local.element, self.jobs)
 
     def _keep(self, todo: np.ndarray, point: Point, better: np.ndarray, error: np.ndarray) -> None:
+        if better.all() and todo.size == self.program.batch:
+            self.x, self.v, self.error, self.point = point.x, point.v, error, point
+            return
         chosen = todo[better]
+        if not chosen.size:
+            return
+        if self.point is not None:
+            self.x, self.v, self.error, self.point = self.x.copy(), self.v.copy(), self.error.copy(), None
         self.x[chosen], self.v[chosen], self.error[chosen] = point.x[better], point.v[better], error[better]
 
     def _keep_factors(

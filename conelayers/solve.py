@@ -67,6 +67,7 @@ class _Outcome:
         self.status = [Status.FAILED] * batch
         self.message, self.solver = [""] * batch, [""] * batch
         self.parts: list[Part] = []
+        self.point: Point | None = None  # all of them evaluated, where that is at hand
 
     def unsolved(self, previous: Route | None) -> np.ndarray:
         """The instances for the next route: not infeasible, and not stopped by a limit that the user may have set."""
@@ -101,6 +102,7 @@ class _Outcome:
             )
             x[kept], v[kept], error[kept] = polished.x, polished.v, polished.error
             parts = [(kept[i], f) for i, f in polished.parts]
+            self.point = polished.point if previous is None and kept.size == self.error.size else None
         if previous is None and index.size == self.error.size:
             self.x, self.v, self.error = x, v, error
             self.status, self.message, self.solver = start.status, start.message, [route.name] * index.size
@@ -114,6 +116,8 @@ class _Outcome:
                 self.x[i], self.v[i], self.error[i] = x[k], v[k], error[k]
                 self.status[i], self.message[i], self.solver[i] = start.status[k], start.message[k], route.name
                 better[k] = True
+        if better.any():
+            self.point = None
         # Factors belong to the points that they were made at.
         self.parts = _without(self.parts, index[better])
         for local, factorization in parts:
@@ -181,11 +185,13 @@ def _previous(warm: WarmStart, scaling: Scaling, presolved: Presolved) -> Previo
 
 def _extend(presolved: Presolved, outcome: _Outcome) -> tuple[Point, np.ndarray]:
     """The point of the whole program and its error, with a last correction there: squaring L cost digits that L itself still has."""
-    x, v = presolved.expand(outcome.x, outcome.v)
     whole = presolved.whole
+    if presolved.elimination is None:
+        return outcome.point or evaluate(whole, outcome.x, outcome.v), outcome.error
+    x, v = presolved.expand(outcome.x, outcome.v)
     point = evaluate(whole, x, v)
     error = point.norm(whole)
-    if presolved.elimination is None or (error <= _EXACT).all():
+    if (error <= _EXACT).all():
         return point, error
     if sum(index.size for index, _ in outcome.parts) < whole.batch:
         return point, error

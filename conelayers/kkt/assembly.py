@@ -14,11 +14,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from conelayers.cones import ProductElement
+from conelayers.kkt.layout import Layout, PinLayout
 from conelayers.program import ConeProgram, at
 
 __all__ = ["Assembled", "Pins", "assemble"]
-
-_PIN = 1e-3  # |a| below this pins nothing
 
 
 @final
@@ -37,6 +36,13 @@ class Pins:
     empty: np.ndarray  # the zero columns
     coupling: sp.csr_array  # kept × columns
     within: sp.csr_array  # columns × columns
+
+    @classmethod
+    def of(cls, layout: PinLayout, data: np.ndarray) -> Pins:
+        """From all entries' values."""
+        coupling = layout.coupling.matrix(data[layout.across])
+        within = layout.within.matrix(data[layout.between])
+        return cls(layout.kept, layout.columns, layout.rows, data[layout.entries], layout.empty, coupling, within)
 
 
 @final
@@ -88,7 +94,8 @@ class Assembled:
         ]
         data, rows, cols = (np.concatenate(h) for h in zip(*blocks, strict=True))
         above = rows <= cols
-        return _scaled(data[above], rows[above], cols[above], order, self.basis, self.n, self.m, self.positive, None)
+        layout = Layout.whole(rows[above], cols[above], order, self.positive)
+        return _scaled(layout, data[above], self.basis, self.n, self.m, self.positive, None)
 
     def multiply(self, z: np.ndarray) -> np.ndarray:
         """EKE z, from the upper triangle."""
@@ -198,51 +205,15 @@ def _finish(
     positive: int,
 ) -> Assembled:
     """Take the pins out of the upper triangle's entries, and equilibrate the rest."""
-    n, m = program.structure.n, program.structure.m
     order = positive + (basis.size if isinstance(basis, np.ndarray) else basis.shape[1])
-    stored = data != 0
-    if not stored.all():
-        data, rows, cols = data[stored], rows[stored], cols[stored]
-    below = cols >= positive
-    single = np.bincount(cols[below], minlength=order) == 1
-    pin = np.flatnonzero(below & single[cols] & (rows < n) & (np.abs(data) > _PIN))
-    touched = np.zeros(order, dtype=bool)
-    touched[rows] = touched[cols] = True
-    empty = np.flatnonzero(~touched[:n])
-    if not pin.size and not empty.size:
-        return _scaled(data, rows, cols, order, basis, n, m, positive, None)
-    pin = pin[np.unique(rows[pin], return_index=True)[1]]  # one row a column
-    columns, pinning, a = rows[pin], cols[pin], data[pin]
-    out = np.zeros(order, dtype=bool)
-    out[columns] = out[pinning] = out[empty] = True
-    kept = np.flatnonzero(~out)
-    place = np.empty(order, dtype=np.int64)
-    place[kept] = np.arange(kept.size)
-    place[columns] = np.arange(columns.size)
-    is_pin = np.zeros(data.size, dtype=bool)
-    is_pin[pin] = True
-    out_row, out_col = out[rows], out[cols]
-    inside, within = ~out_row & ~out_col, out_row & out_col & ~is_pin
-    across = out_row ^ out_col
-    i = np.where(out_row, cols, rows)[across]
-    j = np.where(out_row, rows, cols)[across]
-    shape = kept.size, columns.size
-    coupling = sp.csr_array(sp.coo_array((data[across], (place[i], place[j])), shape=shape))
-    i, j = place[rows[within]], place[cols[within]]
-    off = i != j
-    entries = np.append(data[within], data[within][off]), (np.append(i, j[off]), np.append(j, i[off]))
-    pins = Pins(
-        kept, columns, pinning, a, empty, coupling, sp.csr_array(sp.coo_array(entries, shape=(columns.size,) * 2))
-    )
-    inner = data[inside], place[rows[inside]], place[cols[inside]]
-    return _scaled(*inner, kept.size, basis, n, m, positive, pins)
+    layout = Layout.of(program.structure, data, rows, cols, order, positive)
+    pins = None if layout.pins is None else Pins.of(layout.pins, data)
+    return _scaled(layout, data[layout.inside], basis, program.structure.n, program.structure.m, positive, pins)
 
 
 def _scaled(
+    layout: Layout,
     data: np.ndarray,
-    rows: np.ndarray,
-    cols: np.ndarray,
-    order: int,
     basis: sp.csr_array | np.ndarray,
     n: int,
     m: int,
@@ -250,24 +221,6 @@ def _scaled(
     pins: Pins | None,
 ) -> Assembled:
     """Equilibrate, and store the diagonal whether it is zero or not."""
-    e = _equilibrate(np.abs(data), rows, cols, order)
-    diagonal = np.arange(order)
-    scaled = np.concatenate([data * e[rows] * e[cols], np.zeros(order)])
-    entries = (scaled, (np.concatenate([rows, diagonal]), np.concatenate([cols, diagonal])))
-    upper = sp.csc_matrix(sp.coo_matrix(entries, shape=(order, order)))  # duplicates are summed
-    upper.sort_indices()
-    last = upper.indptr[1:] - 1  # the diagonal entry is the last one of its column
-    factored_positive = positive if pins is None else int(np.searchsorted(pins.kept, positive))
-    return Assembled(upper, last, e, basis, n, m, positive, factored_positive, pins)
-
-
-def _equilibrate(magnitude: np.ndarray, rows: np.ndarray, cols: np.ndarray, order: int, passes: int = 3) -> np.ndarray:
-    """Ruiz scaling of a symmetric matrix from its upper triangle."""
-    e = np.ones(order)
-    for _ in range(passes):
-        scaled = magnitude * e[rows] * e[cols]
-        largest = np.zeros(order)
-        np.maximum.at(largest, rows, scaled)
-        np.maximum.at(largest, cols, scaled)
-        e /= np.sqrt(np.where(largest > 0, largest, 1.0))
-    return e
+    e = layout.equilibrate(np.abs(data))
+    upper = layout.upper(data * e[layout.rows] * e[layout.cols])
+    return Assembled(upper, layout.diagonal, e, basis, n, m, positive, layout.positive, pins)
