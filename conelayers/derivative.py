@@ -153,6 +153,7 @@ class Linearization:
         (lam, mu), _ = self._solve(steps, moves, "some changes of the data leave no solution nearby")
         return self.scaling.scale_rows(lam, mu)
 
+    @np.errstate(over="ignore", invalid="ignore")  # factors that broke down are found by their residuals
     def _solve(self, steps: _Steps, moves: _Moves, consequence: str) -> tuple[_Pair, np.ndarray]:
         """Solve on K, refine on J; where a factor does not deliver, or the ambiguity of a singular K reaches what was asked for,
         with the pseudo-inverse. The solution, and where K is singular.

@@ -43,6 +43,7 @@ class Polished(NamedTuple):
     point: Point | None  # all of them evaluated, where that is at hand
 
 
+@np.errstate(over="ignore", invalid="ignore")  # steps that are not finite are looked for
 def polish(
     program: ConeProgram,
     x: np.ndarray,

@@ -5,8 +5,13 @@ from __future__ import annotations
 import cvxpy as cp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from conelayers import Layer, SingularDerivativeWarning, solve_and_differentiate
+from conelayers.cones import Cones
+from conelayers.kkt import SparseFactorization
+from conelayers.kkt.pseudo_inverse import DensePseudoInverse
+from conelayers.program import ConeProgram, Pattern, Structure
 
 
 def solve(objective, constraints, parameters, variables, *values):
@@ -107,3 +112,24 @@ def test_redundant_equalities_of_a_large_problem_do_not_matter(entropic: bool) -
     g = np.random.default_rng(1).standard_normal((n, n))
     np.testing.assert_allclose(solution.vjp(g)[0], solution.jvp(g)[0], atol=1e-9)
     assert solution._linearization.factorization.singular.all()
+
+
+def test_rounding_is_no_rank() -> None:
+    """A row of 1e−11 in a matrix of ones counts as zero: scaled up, its inverse would be of size 1e11."""
+    K = np.diag([1.0, -1.0, 0.0])
+    K[0, 2] = K[2, 0] = 1e-11
+    inverse = DensePseudoInverse(K)
+    assert inverse.nullity == 1
+    np.testing.assert_allclose(inverse.solve(np.ones(3)), [1.0, -1.0, 0.0], atol=1e-9)
+
+
+def test_factors_that_break_down_do_not_warn() -> None:
+    """Infinities of a factor are looked for; NumPy's own warnings about them would stop a suite that takes warnings for errors."""
+    A = sp.csc_array(np.vstack([np.eye(3), np.ones((2, 3))]))
+    P = sp.csc_array((3, 3))
+    structure = Structure(Pattern.of(P), Pattern.of(A), Cones(zero=5))
+    program = ConeProgram(structure, P.data[None], np.zeros((1, 3)), A.data[None], np.ones((1, 5)))
+    element = structure.cones.project_dual(np.ones((1, 5)))[1]
+    factor = SparseFactorization.of(program, element, 1)
+    with np.errstate(all="raise", under="ignore"):
+        factor.solve(np.full((1, 3), 1e300), np.full((1, 5), 1e300))

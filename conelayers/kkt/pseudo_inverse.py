@@ -13,6 +13,8 @@ from conelayers.kkt.factorization import SINGULAR_BELOW
 
 __all__ = ["DeflatedPseudoInverse", "DensePseudoInverse", "KrylovPseudoInverse", "equilibrate"]
 
+_LARGEST_SCALE = 1e3
+
 
 def equilibrate(matrix: np.ndarray | sp.csc_array, passes: int = 3) -> np.ndarray:
     """Ruiz scaling: e with diag(e) K diag(e) of unit row maxima, approximately. Ruiz, RAL-TR-2001-034."""
@@ -25,7 +27,8 @@ def equilibrate(matrix: np.ndarray | sp.csc_array, passes: int = 3) -> np.ndarra
         else:
             largest = np.max(magnitude * e[:, None] * e[None, :], axis=1, initial=0.0)
         e /= np.sqrt(np.where(largest > 0, largest, 1.0))
-    return e
+    # A row of 1e−11 in an equilibrated program is rounding: scaled up to 1 it would count as rank.
+    return np.minimum(e, _LARGEST_SCALE / np.sqrt(max(float(magnitude.max()), 1e-300))) if e.size else e
 
 
 @final

@@ -27,6 +27,7 @@ _REFINED_ENOUGH = 1e-11  # and the one above which QDLDL's factor is given up fo
 _DENSE_UP_TO = 1500  # orders up to which a singular matrix is decomposed
 _DENSE_SUSPECT = 300  # and those up to which that is cheaper than finding the null space by inverse iteration
 _LARGEST_NULL_SPACE = 128
+_QUIET = np.errstate(over="ignore", invalid="ignore")  # factors that broke down give infinities, which are looked for
 _NULL = 1e-12  # ‖EKE z‖ of a unit vector that counts as a null vector
 
 
@@ -43,6 +44,7 @@ class _QuasiDefinite:
         self._apply = apply or _ldl(assembled)
 
     @cached_property
+    @_QUIET
     def suspect(self) -> bool:
         """Whether K is nearly singular: inverse iteration with the regularized factor ends at a unit z of tiny ‖EKE z‖."""
         z = self._probe
@@ -66,6 +68,7 @@ class _QuasiDefinite:
         """An LU with pivoting, which needs no δ."""
         return _QuasiDefinite(self.assembled, _superlu(self.assembled.matrix))
 
+    @_QUIET
     def null_space(self) -> np.ndarray | None:
         """An orthonormal basis of ker EKE by block inverse iteration; None if it is not found to be small."""
         order, width = self.assembled.order, 8
@@ -84,6 +87,7 @@ class _QuasiDefinite:
             width *= 2
         return None
 
+    @_QUIET
     def _refine(self, rhs: np.ndarray) -> tuple[np.ndarray, float]:
         norm = np.linalg.norm(rhs)
         if norm == 0:
