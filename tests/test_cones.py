@@ -225,3 +225,36 @@ def test_distances_bound_the_distances_to_both_cones(name: str) -> None:
     ):
         assert np.all(bound >= distance - 1e-14)
         assert np.all(bound <= 100 * distance + 1e-13)
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(points(count=3))
+def test_second_derivative_is_symmetric_and_that_of_d(data) -> None:
+    """D²Π(v)[a, c] is symmetric, also as a trilinear form, and the difference quotient of D(v)c where D is smooth."""
+    cones, v, a, c = data
+    size = scale(v)
+    a, c = a / scale(a), c / scale(c)
+    got = cones.second_derivative(v, a, c)
+    np.testing.assert_allclose(got, cones.second_derivative(v, c, a), rtol=1e-8, atol=1e-9 / size)
+    form = np.sum(a * cones.second_derivative(v, a, c), axis=-1)
+    np.testing.assert_allclose(form, np.sum(c * cones.second_derivative(v, a, a), axis=-1), rtol=1e-7, atol=1e-8 / size)
+    # Away from kinks, and from where the pieces bend too fast for differences: there both one-sided quotients agree.
+    h = 1e-5 * size
+    here, ahead, behind = (cones.project_dual(v + step * a)[1].apply(c) for step in (0.0, h, -h))
+    tolerance = 1e-3 * (1 / size + np.abs(got).max(initial=0.0))
+    if np.abs(ahead - 2 * here + behind).max(initial=0.0) / h < tolerance:
+        np.testing.assert_allclose(got, (ahead - behind) / (2 * h), atol=tolerance)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_second_derivative_at_generic_points(name: str) -> None:
+    """The same at points of every cone where nothing is near a kink; most of them must qualify."""
+    cones, rng = PRODUCTS[name], np.random.default_rng(5)
+    v, a, c = rng.standard_normal((3, 200, cones.dimension))
+    got = cones.second_derivative(v, a, c)
+    h = 1e-5
+    forward, backward = (cones.project_dual(v + sign * h * a)[1].apply(c) for sign in (1, -1))
+    error = np.abs(got - (forward - backward) / (2 * h)).max(axis=-1, initial=0.0)
+    assert (error < 1e-5 * (1 + np.abs(got).max(axis=-1, initial=0.0))).mean() > 0.9
+    if name in ("soc", "psd", "exp", "exp dual", "power", "power dual"):
+        assert np.abs(got).max() > 0.1

@@ -112,6 +112,13 @@ class Cone(ABC):
         y, element = self.project_dual(v, selection)
         return y, y - v, element
 
+    @abstractmethod
+    def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
+        """D²Π_{K*}(v)[a, c], the derivative of D(v)c along a, for v, a, c (..., blocks, d) where Π_{K*} is smooth.
+
+        It is symmetric in a and c. At kinks, and at the few other points where there is none, that of a piece nearby, or 0.
+        """
+
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
         """The largest distance of a block of y from K* and of s from K, or upper bounds of them, for (..., blocks, d)."""
         # Moreau: s − Π_K(s) = −Π_{K*}(−s).

@@ -20,7 +20,13 @@ import numpy as np
 
 from conelayers.cones.arrays import Array, device, namespace
 from conelayers.cones.cone import Cone, Element
-from conelayers.cones.explicit import ExplicitBasisElement, boundary_basis, moreau
+from conelayers.cones.explicit import (
+    ExplicitBasisElement,
+    boundary_basis,
+    boundary_second_derivative,
+    moreau,
+    turning,
+)
 from conelayers.cones.roots import increasing_root
 from conelayers.cones.selection import Selection, between
 
@@ -139,6 +145,22 @@ def _frame(r: Array) -> tuple[Array, Array]:
     return along, normal
 
 
+def second_derivative_exponential(v: Array, a: Array, c: Array) -> Array:
+    """D²Π_K(v)[a, c] for v, a, c (..., blocks, 3)."""
+    xp = namespace(v)
+    p, d, element = decompose_exponential(v)
+    one, zero = xp.ones_like(p[..., 0]), xp.zeros_like(p[..., 0])
+    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+        r = p[..., 0] / xp.where(p[..., 1] > 0, p[..., 1], one)
+        r = xp.where(xp.isfinite(r), r, zero)
+        ahead, shrink = r >= 0, xp.exp(-xp.abs(r))
+        along, normal = _frame(r)
+        tangent = xp.stack([xp.where(ahead, shrink, one), zero, xp.where(ahead, one, shrink)], axis=-1)
+        bent = xp.stack([xp.where(ahead, one, shrink), xp.where(ahead, -r, -r * shrink), zero], axis=-1)
+        turn = turning(p, element.basis[..., 1], (along, tangent), (normal, bent), one)
+    return boundary_second_derivative(p, d, element, turn, a, c)
+
+
 def _ratio(x: Array, y: Array, z: Array) -> Array:
     """r, by a safeguarded Newton method on φ e^{−|r|} times the third row, in which nothing overflows."""
     xp = namespace(x)
@@ -220,6 +242,9 @@ class Exponential(Cone):
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         return moreau(*decompose_exponential(-v, selection.opposite))
 
+    def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
+        return second_derivative_exponential(-v, a, c)
+
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
         """Heights where they are tiny, the distances themselves elsewhere."""
         bounds = _bounds(_dual_height(y), _height(s))
@@ -236,6 +261,9 @@ class ExponentialDual(Cone):
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         projection, polar_part, element = decompose_exponential(v, selection)
         return projection, -polar_part, element
+
+    def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
+        return second_derivative_exponential(v, a, c)
 
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
         """Heights where they are tiny, the distances themselves elsewhere."""

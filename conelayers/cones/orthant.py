@@ -35,6 +35,10 @@ class Orthant(Cone):
             values = between(values, xp.astype((v >= 0) | free, v.dtype), selection)
         return xp.where(positive, v, xp.zeros_like(v)), IdentityBasisElement(values)
 
+    def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
+        """0: Π is piecewise linear."""
+        return namespace(v).zeros_like(v + a + c)
+
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
         """Of y from R^zero × R₊…, and of s from {0}^zero × R₊…."""
         xp = namespace(y)

@@ -16,7 +16,13 @@ import numpy as np
 
 from conelayers.cones.arrays import Array, device, namespace
 from conelayers.cones.cone import Cone, Element
-from conelayers.cones.explicit import ExplicitBasisElement, boundary_basis, moreau
+from conelayers.cones.explicit import (
+    ExplicitBasisElement,
+    boundary_basis,
+    boundary_second_derivative,
+    moreau,
+    turning,
+)
 from conelayers.cones.roots import increasing_root
 from conelayers.cones.selection import Selection, between
 
@@ -91,6 +97,38 @@ def decompose_power(
 # θ: the boundary F = |z| − x^α y^β = 0 has the normal N = (−αr/x', −βr/y', sign z) with d = δN, and t̂ = N × p/(‖N‖‖p‖), so
 # that t̂ₓ/x' − t̂_y/y' = −sign(z)‖p‖/(x'y'‖N‖). With ∇²(x^α y^β)(t̂, t̂) = −rαβ(t̂ₓ/x' − t̂_y/y')² the curvature is
 # κ = rαβ‖p‖²/((x'y'‖N‖)²‖N‖), and ‖d‖κ = δrαβ‖p‖²/(x'y'‖N‖)².
+
+
+def second_derivative_power(v: Array, alpha: Array, a: Array, c: Array) -> Array:
+    """D²Π_K(v)[a, c] for v, a, c (..., blocks, 3) and α (blocks,)."""
+    xp = namespace(v)
+    p, d, element = decompose_power(v, alpha)
+    x, y, z = (p[..., i] for i in range(3))
+    alpha = xp.broadcast_to(xp.asarray(alpha, dtype=v.dtype, device=device(v)), x.shape)
+    beta = 1 - alpha
+    zero = xp.zeros_like(x)
+    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+        # On (e^{βρ}, e^{−αρ}, ±1), times |z| as p is: ν = γ × γ' and its derivative have the factor z².
+        slope = xp.stack([beta * x, -alpha * y, zero], axis=-1)
+        normal = xp.stack([alpha * y * z, beta * x * z, -x * y], axis=-1)
+        bent = xp.stack([-(alpha**2) * y * z, beta**2 * x * z, (alpha - beta) * x * y], axis=-1)
+        turn = turning(p, element.basis[..., 1], (p, slope), (normal, bent), beta - alpha)
+    return boundary_second_derivative(p, d, element, turn, a, c) + _flat_second_derivative(v, alpha, a, c)
+
+
+def _flat_second_derivative(v: Array, alpha: Array, a: Array, c: Array) -> Array:
+    """On {z = 0} between K and its polar, where dz'/dz = up/(up + 2|down|) for α = ½; for other exponents there is none."""
+    xp = namespace(v)
+    x, y, z = (v[..., i] for i in range(3))
+    smooth = (z == 0) & (x * y < 0) & (alpha == 0.5)
+    up, down = xp.where(x > 0, x, y), xp.where(x > 0, y, x)
+    size = xp.where(smooth, up - 2 * down, xp.ones_like(x)) ** 2
+    zero = xp.zeros_like(x)
+    by_up, by_down = xp.where(smooth, -2 * down / size, zero), xp.where(smooth, 2 * up / size, zero)
+    by_x, by_y = xp.where(x > 0, by_up, by_down), xp.where(x > 0, by_down, by_up)
+    (a1, a2, a3), (c1, c2, c3) = ([h[..., i] for i in range(3)] for h in (a, c))
+    across = by_x * (a1 * c3 + a3 * c1) + by_y * (a2 * c3 + a3 * c2)
+    return xp.stack([by_x * a3 * c3, by_y * a3 * c3, across], axis=-1)
 
 
 def _mean(h: Array, exponent: Array) -> Array:
@@ -196,6 +234,9 @@ class Power(_PowerBase):
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         return moreau(*decompose_power(-v, self.alpha, selection.opposite))
 
+    def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
+        return second_derivative_power(-v, self.alpha, a, c)
+
 
 @final
 class PowerDual(_PowerBase):
@@ -207,3 +248,6 @@ class PowerDual(_PowerBase):
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         projection, polar_part, element = decompose_power(v, self.alpha, selection)
         return projection, -polar_part, element
+
+    def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
+        return second_derivative_power(v, self.alpha, a, c)

@@ -184,6 +184,18 @@ class Cones:
         element = ProductElement(self, tuple(e for _, _, e in parts))
         return self.join([y for y, _, _ in parts]), self.join([s for _, s, _ in parts]), element
 
+    def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
+        """D²Π_{K*}(v)[a, c], the derivative of D(v)c along a, for v, a, c (..., m) where Π_{K*} is smooth; 0 on orthants."""
+        if not self.curved:
+            return namespace(v).zeros_like(v + a + c)
+        parts = zip(self._groups, self.split(v), self.split(a), self.split(c), strict=True)
+        return self.join([g.cone.second_derivative(*h) for g, *h in parts])
+
+    @property
+    def curved(self) -> bool:
+        """Whether the second derivative of Π_{K*} is not zero everywhere."""
+        return any(not isinstance(g.cone, Orthant) for g in self._groups)
+
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
         """The largest distance, or a tight bound of it, of a block of y from K* and of a block of s from K, for (..., m)."""
         xp = namespace(y, s)

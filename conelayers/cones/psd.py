@@ -90,3 +90,26 @@ class PositiveSemidefinite(Cone):
         to_vector = xp.asarray(_triangle(self.order)[0], device=device(v))
         values = xp.take(xp.reshape(omega, (*omega.shape[:-2], self.order**2)), to_vector, axis=-1)
         return projection, PositiveSemidefiniteElement(values, q)
+
+    def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
+        """Q (Σₖ f[λᵢ, λₖ, λⱼ](ãᵢₖ c̃ₖⱼ + c̃ᵢₖ ãₖⱼ)) Qᵀ with ã = QᵀaQ and the second divided differences of f = max(·, 0).
+
+        They vanish on eigenvalues of one sign; f[λ, μ, λ'] = −μ/((λ − μ)(λ' − μ)) for λ, λ' > 0 > μ, and
+        f[μ, λ, μ'] = λ/((λ − μ)(λ − μ')). Source: Daleckii, Krein (1965).
+        """
+        xp = namespace(v)
+        eigenvalues, q = xp.linalg.eigh(svec_to_matrix(v, self.order))
+        plus = eigenvalues > 0
+        minus = ~plus
+        mixed = plus[..., :, None] & minus[..., None, :]
+        difference = eigenvalues[..., :, None] - eigenvalues[..., None, :]
+        one = xp.ones_like(difference)
+        inverse = xp.where(mixed, 1 / xp.where(mixed, difference, one), 0 * one)  # (positive, negative) pairs only
+        rows, columns = eigenvalues[..., :, None], eigenvalues[..., None, :]
+        first, second = (_transpose(q) @ svec_to_matrix(h, self.order) @ q for h in (a, c))
+        f, s = inverse * first, inverse * second
+        upper = (f * -columns) @ _transpose(s)
+        lower = _transpose(f) @ (rows * s)
+        crossed = inverse * (rows * (f @ second + s @ first) - (first @ s + second @ f) * columns)
+        total = upper + _transpose(upper) + lower + _transpose(lower) + crossed + _transpose(crossed)
+        return matrix_to_svec(q @ total @ _transpose(q))

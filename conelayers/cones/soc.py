@@ -101,7 +101,7 @@ class SecondOrder(Cone):
     On the boundary of K the default element is I, on that of −K it is 0; at the origin it is I.
     """
 
-    def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
+    def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, SecondOrderElement]:
         xp = namespace(v)
         t, u = v[..., :1], v[..., 1:]
         # Scaled before squaring: ‖u‖ must neither overflow nor underflow.
@@ -133,3 +133,26 @@ class SecondOrder(Cone):
         boundary = (t + norm) / 2 * xp.concat([one, w], axis=-1)
         projection = xp.where(inside, v, xp.where(polar, xp.zeros_like(v), boundary))
         return projection, SecondOrderElement(values, w)
+
+    def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
+        """On the curved part, with τ = t/‖u‖, τ' = (a₀ − τ wᵀa₁)/‖u‖, w' = (a₁ − w wᵀa₁)/‖u‖ the derivatives of τ and w along a,
+
+        2 D c = (c₀ + wᵀc₁, w c₀ + (1 + τ)c₁ − τ w wᵀc₁) is differentiated; elsewhere D is constant.
+        """
+        xp = namespace(v)
+        if v.shape[-1] == 2:  # two orthants, rotated
+            return xp.zeros_like(v + a + c)
+        _, element = self.project_dual(v)
+        middle, w = element.values[..., 2:3], element.direction
+        curved = (element.values[..., 1:2] == 0) & (element.values[..., :1] == 1)
+        norm = xp.sqrt(xp.sum(v[..., 1:] ** 2, axis=-1, keepdims=True))
+        norm = xp.where(curved, norm, xp.ones_like(norm))
+        dot = lambda h, k: xp.sum(h * k, axis=-1, keepdims=True)  # noqa: E731
+        a0, a1, c0, c1 = a[..., :1], a[..., 1:], c[..., :1], c[..., 1:]
+        tau = 2 * middle - 1
+        tau_change = (a0 - tau * dot(w, a1)) / norm
+        w_change = (a1 - w * dot(w, a1)) / norm
+        along = dot(w_change, c1)
+        across = c1 - w * dot(w, c1)
+        rest = w_change * (c0 - tau * dot(w, c1)) + tau_change * across - tau * along * w
+        return xp.where(curved, 0.5 * xp.concat([along, rest], axis=-1), xp.zeros_like(v + a + c))
