@@ -53,9 +53,10 @@ class Plan:
                 yield ActiveSet()
             yield Splitting() if Splitting.suits(structure, batch) else loose(structure)
         tolerance = settings.tolerance or solver.first_tolerance
-        yield Backend(solver, replace(settings, tolerance=tolerance))
+        limited = settings.max_iters is not None or bool(settings.native)
+        yield Backend(solver, replace(settings, tolerance=tolerance), limited=limited)
         if tolerance > solver.tight_tolerance:
-            yield Backend(solver, replace(settings, tolerance=solver.tight_tolerance))
+            yield Backend(solver, replace(settings, tolerance=solver.tight_tolerance), limited=limited)
         if free:
             # Backends fail on different programs: what the default leaves open goes to the others.
             for other in SOLVERS.values():

@@ -37,9 +37,13 @@ class Start(NamedTuple):
 
 
 class Route(ABC):
-    """One way to a start. Where it is not ``trusted``, only its points count, not what it says of infeasibility."""
+    """One way to a start. Where it is not ``trusted``, only its points count, not what it says of infeasibility.
+
+    What the user's own limits stopped is not taken further (``limited``).
+    """
 
     trusted: bool
+    limited: bool = False
     plain_steps: int = 10
     proximal_steps: int  # how many guarded Newton steps its points are worth
     name: str
@@ -84,6 +88,7 @@ class Backend(Route):
     trusted: bool = True
     proximal_steps: int = 25
     warm: Previous | None = None  # where the solver itself can start
+    limited: bool = False
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -70,12 +70,12 @@ class _Outcome:
         self.point: Point | None = None  # all of them evaluated, where that is at hand
 
     def unsolved(self, previous: Route | None) -> np.ndarray:
-        """The instances for the next route: not infeasible, and not stopped by a limit that the user may have set."""
+        """The instances for the next route: not infeasible, and not stopped by a limit that the user set."""
         open_ = self.error > _ENOUGH
         if not open_.any():
             return np.zeros(0, dtype=np.int64)
         resumable = {Status.FAILED, Status.SOLVED, Status.INACCURATE}
-        if previous is None or not previous.trusted:
+        if previous is None or not previous.limited:
             resumable.add(Status.ITERATION_LIMIT)
         return np.array([i for i in np.flatnonzero(open_) if self.status[i] in resumable], dtype=np.int64)
 

@@ -11,7 +11,7 @@ import torch
 from random_programs import random_program
 from zoo import ZOO
 
-from conelayers import Cones, Layer
+from conelayers import Cones, Layer, SolveError
 from conelayers.active_set import ActiveSet
 from conelayers.canonicalize import canonicalize
 from conelayers.errors import Status
@@ -22,6 +22,7 @@ from conelayers.presolve import presolve
 from conelayers.program import ConeProgram
 from conelayers.scaling import equilibrate_program
 from conelayers.small_quadratic import SmallQuadratic
+from conelayers.solvers import SOLVERS, RawSolution
 from conelayers.splitting import split
 
 
@@ -165,3 +166,18 @@ def test_blas_threads_are_given_back() -> None:
     assert counts() == before
     simplex_layer(100).solve(np.random.default_rng(0).standard_normal((4, 100)))
     assert counts() == before
+
+
+def test_a_limit_of_the_solver_s_own_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Clarabel gives up by a limit that nobody asked for, the other backends still get their turn."""
+
+    def give_up(self, data, settings, warm):
+        zeros = np.zeros(data.b.size)
+        return RawSolution(np.full(data.q.size, 1e3), zeros, zeros, Status.ITERATION_LIMIT, "gave up")
+
+    monkeypatch.setattr(type(SOLVERS["CLARABEL"]), "solve", give_up)
+    x, c = cp.Variable(2), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c) + 0.5 * cp.norm1(x) + cp.norm2(x)))
+    assert Layer(problem, [c], [x]).solve(np.array([4.5, -0.9])).solver in ("SCS", "ECOS")
+    with pytest.raises(SolveError, match="iteration limit"):
+        Layer(problem, [c], [x], solver="CLARABEL").solve(np.array([4.5, -0.9]))
