@@ -10,10 +10,14 @@ import cvxpy as cp
 import numpy as np
 
 from conelayers.canonicalize import canonicalize
+from conelayers.derivative import Linearization
 from conelayers.layer_solution import LayerSolution
-from conelayers.parameters import ParameterSpec, combine_batch, unflatten
+from conelayers.parameters import Batch, ParameterSpec, check_values, combine_batch, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan
+from conelayers.presolve import presolve
+from conelayers.residual import evaluate
+from conelayers.scaling import equilibrate_program
 from conelayers.solve import WarmStart, raise_or_warn, solve_batch
 from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 
@@ -35,6 +39,9 @@ class Layer:
     unknown options. The problem is compiled here, once; later changes to it do not reach the layer.
     """
 
+    _source: tuple[Any, ...] | None
+    _compilation: dict[str, Any]
+
     def __init__(
         self,
         problem: cp.Problem,
@@ -48,19 +55,44 @@ class Layer:
         canon_backend: str | None = None,
         warm_start: bool = False,
     ) -> None:
-        # "DIFFCP" is how migrants ask for the default; the names of other canonicalization backends mean nothing here.
-        self._solver = None if solver is None or str(solver).upper() == "DIFFCP" else find_solver(solver).name
-        self._solver_args = {"verbose": verbose, **(solver_args or {})}
-        self._warm_start = bool(warm_start)
+        arguments = self._choose(solver, {"verbose": verbose, **(solver_args or {})}, warm_start)
+        # The names of other canonicalization backends mean nothing here.
         backend = canon_backend if canon_backend in ("CPP", "SCIPY", "COO") else None
-        arguments = parse_solver_args(self._solver_args, self._solver)
         method = arguments.method or self._solver
-        self._compilation: dict[str, Any] = {"gp": bool(gp), "canon_backend": backend}
+        self._compilation = {"gp": bool(gp), "canon_backend": backend}
         quadratic = method is None or find_solver(method).quadratic
-        self._compiled = canonicalize(
-            problem, parameters, variables, gp=gp, quadratic=quadratic, canon_backend=backend, verbose=verbose
+        self._source = (problem, tuple(parameters), tuple(variables))
+        self._take(
+            canonicalize(
+                problem, parameters, variables, gp=gp, quadratic=quadratic, canon_backend=backend, verbose=verbose
+            ),
+            arguments,
         )
-        self._source: tuple[Any, ...] | None = (problem, tuple(parameters), tuple(variables))
+
+    @classmethod
+    def of_program(
+        cls,
+        compiled: ParametricProgram,
+        *,
+        solver: str | None = None,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool = False,
+    ) -> Layer:
+        """A layer of a program that is in conic form already."""
+        layer = object.__new__(cls)
+        arguments = layer._choose(solver, solver_args or {}, warm_start)
+        layer._compilation, layer._source = {}, None
+        layer._take(compiled, arguments)
+        return layer
+
+    def _choose(self, solver: str | None, solver_args: Mapping[str, Any], warm_start: bool) -> SolverArguments:
+        # "DIFFCP" is how migrants ask for the default.
+        self._solver = None if solver is None or str(solver).upper() == "DIFFCP" else find_solver(solver).name
+        self._solver_args, self._warm_start = dict(solver_args), bool(warm_start)
+        return parse_solver_args(self._solver_args, self._solver)
+
+    def _take(self, compiled: ParametricProgram, arguments: SolverArguments) -> None:
+        self._compiled = compiled
         self._linear: ParametricProgram | None = None
         self._default_arguments, self._default = arguments, self._solver_for(arguments)
         self._last = threading.local()
@@ -90,8 +122,8 @@ class Layer:
         if self._linear is None:
             if self._source is None:
                 raise ValueError(
-                    f"solver_args: solve_method {solver} needs the problem compiled with a linear objective, which a layer "
-                    f"that was pickled cannot do; construct the layer with solver={solver!r}"
+                    f"solver_args: {solver} needs the problem compiled with a linear objective, which a layer that was pickled, "
+                    f"or made from a program in conic form, cannot do; construct the layer with solver={solver!r}"
                 )
             self._linear = canonicalize(*self._source, quadratic=False, **self._compilation)
         return self._linear
@@ -116,12 +148,40 @@ class Layer:
         (naming the parameter and the instance), SolveError naming the instances without a solution; warns
         InaccurateSolutionWarning where the residuals miss 1e−9.
         """
+        return self._solve(
+            combine_batch(self.parameters, [np.asarray(value) for value in theta]), solver_args, warm_start
+        )
+
+    def solve_flat(
+        self, theta: np.ndarray, *, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None
+    ) -> LayerSolution:
+        """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
+        for spec in self.parameters:
+            check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True)
+        return self._solve(Batch(theta, True, (True,) * len(self.parameters)), solver_args, warm_start)
+
+    def compiled_for(self, solver_args: Mapping[str, Any] | None = None) -> ParametricProgram:
+        """The parametric cone program that a call with these options solves."""
+        if not solver_args:
+            return self._default[1]
+        return self._solver_for(parse_solver_args({**self._solver_args, **solver_args}, self._solver))[1]
+
+    def linearize(self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray) -> Linearization:
+        """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whoever found it."""
+        program = compiled.program(theta)
+        scaled, scaling = equilibrate_program(program)
+        presolved = presolve(scaled)
+        y, s, _ = program.structure.cones.decompose(v)
+        x, y, s = scaling.scale(np.zeros_like(program.q), y, s)
+        point = evaluate(presolved.whole, x, y - s)
+        return Linearization(presolved, point, scaling, self._default_arguments.jobs_backward)
+
+    def _solve(self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None) -> LayerSolution:
         if solver_args:
             arguments = parse_solver_args({**self._solver_args, **solver_args}, self._solver)
             solver, compiled = self._solver_for(arguments)
         else:
             arguments, (solver, compiled) = self._default_arguments, self._default
-        batch = combine_batch(compiled.parameters, [np.asarray(value) for value in theta])
         program = compiled.program(batch.theta)
         warm = self._warm_start if warm_start is None else warm_start
         last = getattr(self._last, "solution", None) if warm and program.batch else None

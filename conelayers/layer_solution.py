@@ -61,6 +61,16 @@ class LayerSolution:
         return self._unbatch(self._solution.s)
 
     @property
+    def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x (B, n), y (B, m) and s (B, m) of the batch."""
+        return self._solution.x, self._solution.y, self._solution.s
+
+    @property
+    def linearization(self) -> Linearization:
+        """The solution map of the cone program, linearized here."""
+        return self._linearization
+
+    @property
     def status(self) -> Status | tuple[Status, ...]:
         """The Status of the instance, or of each instance in a batched call."""
         return self._unbatch(self._solution.status)

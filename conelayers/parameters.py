@@ -10,7 +10,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-__all__ = ["Batch", "ParameterSpec", "check_values", "combine_batch"]
+__all__ = ["Batch", "ParameterSpec", "batch_sizes", "check_values", "combine_batch"]
 
 # How far a value may stray from its attribute, relative to its largest entry, and absolutely: rounding and difference quotients
 # pass, values that make the problem nonconvex do not.
@@ -61,37 +61,14 @@ def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray]) 
     Raises ValueError naming the parameter for a wrong number of values, a wrong shape, unequal batch sizes, values that
     are not finite or break the parameter's attributes; TypeError for a dtype that is not real.
     """
-    if len(values) != len(specs):
-        names = ", ".join(spec.name for spec in specs) or "none"
-        raise ValueError(
-            f"A tensor must be provided for each CVXPY parameter; received {len(values)} tensors, expected {len(specs)} ({names})"
-        )
-    sizes: list[int | None] = []
+    sizes = batch_sizes(specs, [value.shape for value in values])
     for i, (spec, value) in enumerate(zip(specs, values, strict=True)):
         if not (np.issubdtype(value.dtype, np.floating) or np.issubdtype(value.dtype, np.integer)):
             raise TypeError(
                 f"parameter {i} ({spec.name}): got dtype {value.dtype}, expected real floating-point values"
             )
-        extra = value.ndim - len(spec.shape)
-        if extra not in (0, 1):
-            raise ValueError(
-                f"Invalid parameter dimensionality for parameter {i} ({spec.name}). Expected {len(spec.shape)} or "
-                f"{len(spec.shape) + 1} dimensions, got {value.ndim}"
-            )
-        if value.shape[extra:] != spec.shape:
-            expected = (
-                f"the batched shape (batch_size, {', '.join(map(str, spec.shape))})" if extra else f"{spec.shape}"
-            )
-            raise ValueError(
-                f"Invalid parameter shape for parameter {i} ({spec.name}). Expected {expected}, got {tuple(value.shape)}"
-            )
-        sizes.append(value.shape[0] if extra else None)
     batched = tuple(size is not None for size in sizes)
-    distinct = {size for size in sizes if size is not None}
-    if len(distinct) > 1:
-        found = ", ".join(f"{spec.name}: {size}" for spec, size in zip(specs, sizes, strict=True) if size is not None)
-        raise ValueError(f"Inconsistent batch sizes. Expected one size for all batched parameters, got {found}")
-    batch = distinct.pop() if distinct else 1
+    batch = next((size for size in sizes if size is not None), 1)
     theta = np.empty((batch, sum(spec.size for spec in specs)))
     for spec, value, is_batched in zip(specs, values, batched, strict=True):
         value = np.asarray(value, dtype=np.float64)
@@ -104,6 +81,39 @@ def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray]) 
             value = np.asarray(value, dtype=np.float64)
             check_values(spec, value if is_batched else value[None], is_batched)
     return Batch(theta, any(batched), batched)
+
+
+def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]]) -> list[int | None]:
+    """The batch size of each value, None for an unbatched one; all batched ones have the same.
+
+    Raises ValueError naming the parameter for a wrong number of values, a wrong shape and unequal batch sizes.
+    """
+    if len(shapes) != len(specs):
+        names = ", ".join(spec.name for spec in specs) or "none"
+        raise ValueError(
+            f"A tensor must be provided for each CVXPY parameter; received {len(shapes)} tensors, expected {len(specs)} ({names})"
+        )
+    sizes: list[int | None] = []
+    for i, (spec, shape) in enumerate(zip(specs, shapes, strict=True)):
+        extra = len(shape) - len(spec.shape)
+        if extra not in (0, 1):
+            raise ValueError(
+                f"Invalid parameter dimensionality for parameter {i} ({spec.name}). Expected {len(spec.shape)} or "
+                f"{len(spec.shape) + 1} dimensions, got {len(shape)}"
+            )
+        if tuple(shape[extra:]) != spec.shape:
+            expected = (
+                f"the batched shape (batch_size, {', '.join(map(str, spec.shape))})" if extra else f"{spec.shape}"
+            )
+            raise ValueError(
+                f"Invalid parameter shape for parameter {i} ({spec.name}). Expected {expected}, got {tuple(shape)}"
+            )
+        sizes.append(shape[0] if extra else None)
+    distinct = {size for size in sizes if size is not None}
+    if len(distinct) > 1:
+        found = ", ".join(f"{spec.name}: {size}" for spec, size in zip(specs, sizes, strict=True) if size is not None)
+        raise ValueError(f"Inconsistent batch sizes. Expected one size for all batched parameters, got {found}")
+    return sizes
 
 
 def flatten(values: np.ndarray) -> np.ndarray:

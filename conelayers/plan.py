@@ -61,8 +61,8 @@ class Plan:
             # Backends fail on different programs: what the default leaves open goes to the others.
             for other in SOLVERS.values():
                 if other is not solver and other.takes(structure.cones, structure.P.nnz > 0):
-                    limited = Settings(tolerance=other.tight_tolerance, max_iters=other.fallback_iterations)
-                    yield Backend(other, limited, trusted=False)
+                    last = Settings(tolerance=other.tight_tolerance, max_iters=other.fallback_iterations)
+                    yield Backend(other, last, trusted=False)
 
 
 def loose(structure: Structure) -> Backend:

@@ -1,4 +1,4 @@
-"""The layer as a torch.nn.Module: translation between tensors and arrays, nothing else."""
+"""The layer as a torch.nn.Module."""
 
 from __future__ import annotations
 
@@ -11,39 +11,90 @@ import torch
 
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
+from conelayers.parameters import batch_sizes
+from conelayers.torch.formulas import Formulas, flatten
+from conelayers.torch.functions import Call, solve, to_array
 
 __all__ = ["ConeLayer", "CvxpyLayer"]
 
 
-class _Solve(torch.autograd.Function):
-    """θ ↦ variables, with the adjoint of the solution map as its backward."""
+class _PlainSolve(torch.autograd.Function):
+    """θ ↦ variables outside of all transformations: the engine's own gradient, and the general one where it is differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Layer, call: dict[str, Any], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        solution = layer.solve(*[_to_array(t) for t in tensors], **call["options"])
-        call["solution"] = solution
-        ctx.solution = solution
-        ctx.inputs = [(t.dtype, t.device) for t in tensors]
+    def forward(ctx: Any, call: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        solution = call.layer.solve(*[to_array(t) for t in tensors], **call.options)
+        call.solution = ctx.solution = solution
+        ctx.call = call
+        ctx.save_for_backward(*tensors)
         dtype, device = _output_type(tensors)
         # One gradient arrives for every output; a missing one stays None and costs nothing.
         ctx.set_materialize_grads(False)
         return tuple(torch.as_tensor(v.copy()).to(dtype=dtype, device=device) for v in solution.variables)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        arrays = [None if g is None else _to_array(g) for g in cotangents]
-        gradients = ctx.solution.vjp(*arrays, needed=ctx.needs_input_grad[2:])
-        tensors = [
-            None if g is None else torch.as_tensor(np.ascontiguousarray(g)).to(dtype=dtype, device=device)
-            for g, (dtype, device) in zip(gradients, ctx.inputs, strict=True)
-        ]
-        return (None, None, *tensors)
+        tensors = ctx.saved_tensors
+        if torch.is_grad_enabled() or _transformed(()):
+            return (
+                None,
+                *_differentiable_gradient(ctx.call, ctx.solution, tensors, cotangents, ctx.needs_input_grad[1:]),
+            )
+        arrays = [None if g is None else to_array(g) for g in cotangents]
+        gradients = ctx.solution.vjp(*arrays, needed=ctx.needs_input_grad[1:])
+        return (
+            None,
+            *(
+                None if g is None else torch.as_tensor(np.ascontiguousarray(g)).to(dtype=t.dtype, device=t.device)
+                for g, t in zip(gradients, tensors, strict=True)
+            ),
+        )
 
 
-def _to_array(tensor: torch.Tensor) -> np.ndarray:
-    # .numpy() accepts any strides, stride 0 included; bfloat16 has no NumPy counterpart.
-    return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
+def _differentiable_gradient(
+    call: Call,
+    solution: LayerSolution,
+    tensors: Sequence[torch.Tensor],
+    cotangents: Sequence[torch.Tensor | None],
+    needed: Sequence[bool],
+) -> list[torch.Tensor | None]:
+    """The gradients as differentiable functions of the parameters and the cotangents (``create_graph=True``)."""
+    outputs = _solve_composably(call.known(solution), tensors)
+    used = [(o, g) for o, g in zip(outputs, cotangents, strict=True) if g is not None]
+    wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
+    gradients = iter(
+        torch.autograd.grad([o for o, _ in used], wanted, [g for _, g in used], create_graph=True, allow_unused=True)
+        if used
+        else [None] * len(wanted)
+    )
+    return [next(gradients) if need else None for need in needed]
+
+
+def _solve_composably(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """θ ↦ variables from operations that every transformation differentiates and maps."""
+    f = call.formulas
+    specs = f.parameters
+    dtype, device = _output_type(tensors)
+    sizes = batch_sizes(specs, [t.shape for t in tensors])
+    batch = next((size for size in sizes if size is not None), None)
+    columns = []
+    for t, size, spec in zip(tensors, sizes, specs, strict=True):
+        value = (t.unsqueeze(0) if size is None else t).to(device="cpu", dtype=torch.float64)
+        columns.append(flatten(value, spec.shape).expand(1 if batch is None else batch, spec.size))
+    theta = torch.cat(columns, dim=1) if columns else torch.zeros((1, 0), dtype=torch.float64)
+    x, y, _ = solve(call, f.phi(theta))
+    values = f.variables(x, y)
+    return tuple((v[0] if batch is None else v).to(dtype=dtype, device=device) for v in values)
+
+
+def _transformed(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether a transformation of torch.func, or forward mode, is under way."""
+    active = getattr(torch._C, "_are_functorch_transforms_active", None)
+    if active is None or active():
+        return True
+    if torch.autograd.forward_ad._current_level < 0:
+        return False
+    return any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
 def _output_type(tensors: Sequence[torch.Tensor]) -> tuple[torch.dtype, torch.device]:
@@ -68,6 +119,9 @@ class ConeLayer(torch.nn.Module):
 
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.
+
+    torch.func's transformations, forward mode and second derivatives work on it, in any composition; third derivatives where all
+    constraints are linear.
 
     Raises CanonicalizationError or ValueError for a problem, parameters, variables or options that do not fit.
     """
@@ -96,19 +150,21 @@ class ConeLayer(torch.nn.Module):
             canon_backend=canon_backend,
             warm_start=warm_start,
         )
+        self._known: list[Formulas] = []  # one for each program that options asked for
 
     def forward(
         self,
         *params: torch.Tensor,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool | None = None,
+        **named: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """The solution for these parameter values, a tuple with one tensor for each of ``variables``.
 
-        Raises ValueError for bad values, TypeError for anything that is not a real floating-point tensor, SolveError
-        naming the instances that have no solution.
+        The values come by position or, all of them, by the parameters' names. Raises ValueError for bad values, TypeError for
+        anything that is not a real floating-point tensor, SolveError naming the instances that have no solution.
         """
-        return self.solve(*params, solver_args=solver_args, warm_start=warm_start)[0]
+        return self.solve(*params, solver_args=solver_args, warm_start=warm_start, **named)[0]
 
     @torch.compiler.disable  # the engine is NumPy: a compiled model calls it between two graphs
     def solve(
@@ -116,9 +172,40 @@ class ConeLayer(torch.nn.Module):
         *params: torch.Tensor,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool | None = None,
+        **named: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, ...], LayerSolution]:
-        """Like the call, and with it the engine's LayerSolution: statuses, residuals, value, x, y, s."""
+        """Like the call, and with it the engine's LayerSolution: statuses, residuals, value, x, y, s.
+
+        Under ``torch.func.vmap`` the LayerSolution is that of the folded batch.
+        """
+        params = self._checked(params, named)
+        options = {"solver_args": solver_args, "warm_start": warm_start}
+        call = Call(self.engine, lambda: self._formulas(solver_args), options)
+        outputs = _solve_composably(call, params) if _transformed(params) else _PlainSolve.apply(call, *params)
+        assert call.solution is not None
+        return outputs, call.solution
+
+    def _formulas(self, solver_args: Mapping[str, Any] | None) -> Formulas:
+        compiled = self.engine.compiled_for(solver_args)
+        for formulas in self._known:
+            if formulas.compiled is compiled:
+                return formulas
+        self._known.append(Formulas(compiled))
+        return self._known[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": []}
+
+    def _checked(self, params: tuple[torch.Tensor, ...], named: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         specs = self.engine.parameters
+        if named:
+            names = [spec.name for spec in specs]
+            if params or sorted(named) != sorted(names):
+                raise ValueError(
+                    f"parameters: got {len(params)} by position and {', '.join(named)} by name, expected all by position or all by "
+                    f"name: {', '.join(names)}"
+                )
+            params = tuple(named[name] for name in names)
         for i, p in enumerate(params):
             name = f"parameter {i} ({specs[i].name})" if i < len(specs) else f"parameter {i}"
             if not isinstance(p, torch.Tensor):
@@ -137,9 +224,7 @@ class ConeLayer(torch.nn.Module):
                 raise ValueError(
                     f"{name}: is on {p.device}, expected {params[0].device} like parameter 0; move it there"
                 )
-        call: dict[str, Any] = {"options": {"solver_args": solver_args, "warm_start": warm_start}}
-        outputs = _Solve.apply(self.engine, call, *params)
-        return outputs, call["solution"]
+        return params
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Checkpoints of models that held a cvxpylayers layer carry its matrices as buffers; the layer has no state here.

@@ -1,0 +1,364 @@
+"""The solution map and the linear systems of its derivatives, as autograd Functions that all of torch's transformations compose.
+
+With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are four of them, each derivative written in terms of the others:
+
+    solve       φ ↦ (x, y, s)           along dφ: J [dx; dv] = −F_φ dφ,  dy = D dv,  ds = dy − dv
+    linear      (φ, v, r) ↦ J⁻¹r or J⁻ᵀr    along d: J dt = dr − dJ t, where dJ holds D²Π(v)[dv, ·]
+    derivative  (v, h) ↦ D(v)h           along d: D²Π(v)[dv, h] + D dh
+    second      (v, a, c) ↦ D²Π(v)[a, c]   linear in a and c; a third derivative is refused where the cones are curved
+
+D is piecewise constant on orthants: there derivatives of every order exist almost everywhere, and are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch.autograd import Function
+
+from conelayers.derivative import Linearization
+from conelayers.layer import Layer
+from conelayers.layer_solution import LayerSolution
+from conelayers.torch.formulas import Formulas
+
+__all__ = ["Call", "solve"]
+
+Tensor = torch.Tensor
+_Pair = tuple[Tensor, Tensor]
+
+
+@final
+class Call:
+    """One call of a layer: what is solved and how, and what the solve left behind for the linear systems.
+
+    A solution given beforehand is not computed again.
+    """
+
+    def __init__(self, layer: Layer, formulas: Callable[[], Formulas], options: dict[str, Any]) -> None:
+        self.layer, self.options, self._make = layer, options, formulas
+        self.solution: LayerSolution | None = None
+        self._theta: np.ndarray | None = None  # of the solution; None where that was given
+        self._remade: tuple[np.ndarray, np.ndarray, Linearization] | None = None
+
+    @cached_property
+    def formulas(self) -> Formulas:
+        """Those of the program that is solved; the plain way needs none."""
+        return self._make()
+
+    def solve(self, theta: np.ndarray) -> LayerSolution:
+        """The solution at θ (B, p)."""
+        if self.solution is None or not (self._theta is None or np.array_equal(self._theta, theta)):
+            self.solution = self.layer.solve_flat(theta, **self.options)
+        self._theta = theta
+        return self.solution
+
+    def known(self, solution: LayerSolution) -> Call:
+        """A call whose solution is known."""
+        call = Call(self.layer, self._make, self.options)
+        call.solution = solution
+        return call
+
+    def linearization(self, theta: np.ndarray, v: np.ndarray) -> Linearization:
+        """The one that the solve left, if it was for these arguments; else made anew."""
+        if self.solution is not None and self._theta is not None and np.array_equal(self._theta, theta):
+            _, y, s = self.solution.points
+            if np.array_equal(y - s, v):
+                return self.solution.linearization
+        if self._remade is None or not (np.array_equal(self._remade[0], theta) and np.array_equal(self._remade[1], v)):
+            self._remade = theta, v, self.layer.linearize(self.formulas.compiled, theta, v)
+        return self._remade[2]
+
+
+def to_array(tensor: Tensor) -> np.ndarray:
+    """float64 on the CPU, whatever it was; bfloat16 has no NumPy counterpart."""
+    return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(array))
+
+
+def _front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """With the mapped axis in front, also where there is none."""
+    return tensor.unsqueeze(0).expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def _sum(*terms: Tensor | None) -> Tensor | None:
+    present = [t for t in terms if t is not None]
+    return None if not present else present[0] if len(present) == 1 else torch.stack(present).sum(0)
+
+
+def _zeros(value: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if value is None else value
+
+
+def derivative(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
+    """D(v)h for v, h (..., m)."""
+    if not formulas.cones.curved:
+        return torch.where((v > 0) | formulas.free, h, torch.zeros_like(h))
+    return _Derivative.apply(formulas, v, h)
+
+
+def second(formulas: Formulas, v: Tensor, a: Tensor, c: Tensor) -> Tensor | None:
+    """D²Π(v)[a, c] for v, a, c (..., m); None for zero."""
+    return _Second.apply(formulas, v, a, c) if formulas.cones.curved else None
+
+
+def solve(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, n), y (B, m), s (B, m) at φ (B, ·)."""
+    return _Solve.apply(call, phi)
+
+
+def linear(call: Call, phi: Tensor, v: Tensor, r1: Tensor, r2: Tensor, transposed: bool) -> _Pair:
+    """J⁻¹ or J⁻ᵀ times the right-hand sides r₁ (K, B, n), r₂ (K, B, m)."""
+    return _Linear.apply(call, phi, v, r1, r2, transposed)
+
+
+class _Solve(Function):
+    @staticmethod
+    def forward(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        size = sum(spec.size for spec in call.formulas.parameters)
+        solution = call.solve(to_array(phi)[:, :size])
+        return tuple(_tensor(h.copy()) for h in solution.points)  # type: ignore[return-value]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.call = inputs[0]
+        ctx.save_for_backward(inputs[1], *output)
+        ctx.save_for_forward(inputs[1], *output)
+
+    @staticmethod
+    def backward(ctx: Any, gx: Tensor | None, gy: Tensor | None, gs: Tensor | None) -> tuple[None, Tensor]:
+        phi, x, y, s = ctx.saved_tensors
+        f, v = ctx.call.formulas, y - s
+        gx, gy, gs = _zeros(gx, x), _zeros(gy, y), _zeros(gs, s)
+        h = derivative(f, v, gy + gs) - gs
+        lam, mu = (t[0] for t in linear(ctx.call, phi, v, gx[None], h[None], True))
+        gradient = f.A_gradient(mu, x) - f.A_gradient(y, lam) - f.P_gradient(lam, x)
+        return None, gradient - f.q.matrix.transposed_times(lam) - f.b.matrix.transposed_times(mu)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, dphi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        phi, x, y, s = ctx.saved_tensors
+        f, v = ctx.call.formulas, y - s
+        r1 = -(f.dP(dphi, x) + f.dAT(dphi, y) + f.q.matrix.times(dphi))
+        r2 = f.dA(dphi, x) - f.b.matrix.times(dphi)
+        dx, dv = (t[0] for t in linear(ctx.call, phi, v, r1[None], r2[None], False))
+        dy = derivative(f, v, dv)
+        return dx, dy, dy - dv
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, phi: Tensor) -> tuple[Any, Any]:
+        size = info.batch_size
+        phi = _front(phi, in_dims[1], size)
+        folded = solve(call, phi.reshape(-1, phi.shape[-1]))
+        return tuple(h.reshape(size, -1, h.shape[-1]) for h in folded), (0, 0, 0)
+
+
+class _Linear(Function):
+    @staticmethod
+    def forward(call: Call, phi: Tensor, v: Tensor, r1: Tensor, r2: Tensor, transposed: bool) -> _Pair:
+        size = sum(spec.size for spec in call.formulas.parameters)
+        linearization = call.linearization(to_array(phi)[:, :size], to_array(v))
+        a1, a2 = to_array(r1), to_array(r2)
+        t1, t2 = np.empty_like(a1), np.empty_like(a2)
+        for k in range(a1.shape[0]):
+            if transposed:
+                # Any r₂ is D gy + (D − I) gs with gy = r₂, gs = −r₂.
+                t1[k], t2[k] = linearization.adjoint(a1[k], a2[k], -a2[k])
+            else:
+                t1[k], dy, ds = linearization.tangent(a1[k], a2[k])
+                t2[k] = dy - ds
+        return _tensor(t1), _tensor(t2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Pair) -> None:
+        ctx.call, ctx.transposed = inputs[0], inputs[5]
+        ctx.save_for_backward(inputs[1], inputs[2], *output)
+        ctx.save_for_forward(inputs[1], inputs[2], *output)
+
+    @staticmethod
+    def backward(ctx: Any, w1: Tensor | None, w2: Tensor | None) -> tuple[Any, ...]:
+        phi, v, t1, t2 = ctx.saved_tensors
+        f = ctx.call.formulas
+        g1, g2 = linear(ctx.call, phi, v, _zeros(w1, t1), _zeros(w2, t2), not ctx.transposed)
+        # −∇⟨a, J c⟩ with (a, c) = (g, t), or (t, g) for Jᵀ; every right-hand side adds to it.
+        (a1, a2), (c1, c2) = ((t1, t2), (g1, g2)) if ctx.transposed else ((g1, g2), (t1, t2))
+        needs_phi, needs_v = ctx.needs_input_grad[1:3]
+        dphi = dv = None
+        if needs_phi:
+            moved = [derivative(f, v, c) for c in c2.unbind(0)]
+            dphi = _sum(
+                *(
+                    f.A_gradient(b2, d1) - f.P_gradient(b1, d1) - f.A_gradient(d2, b1)
+                    for b1, b2, d1, d2 in zip(a1.unbind(0), a2.unbind(0), c1.unbind(0), moved, strict=True)
+                )
+            )
+        if needs_v:
+            A = f.A_values(phi)
+            terms = [
+                second(f, v, f.A_entries.times(A, b1) - b2, d2)
+                for b1, b2, d2 in zip(a1.unbind(0), a2.unbind(0), c2.unbind(0), strict=True)
+            ]
+            total = _sum(*terms)
+            dv = None if total is None else -total
+        return None, dphi, dv, g1, g2, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any, _: None, dphi: Tensor | None, dv: Tensor | None, dr1: Tensor | None, dr2: Tensor | None, __: None
+    ) -> _Pair:
+        phi, v, t1, t2 = ctx.saved_tensors
+        f = ctx.call.formulas
+        r1, r2 = _zeros(dr1, t1), _zeros(dr2, t2)
+        out1, out2 = [], []
+        for k in range(t1.shape[0]):
+            e1, e2 = _moved(f, phi, v, t1[k], t2[k], dphi, dv, ctx.transposed)
+            out1.append(r1[k] if e1 is None else r1[k] - e1)
+            out2.append(r2[k] if e2 is None else r2[k] - e2)
+        return linear(ctx.call, phi, v, torch.stack(out1), torch.stack(out2), ctx.transposed)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        call: Call,
+        phi: Tensor,
+        v: Tensor,
+        r1: Tensor,
+        r2: Tensor,
+        transposed: bool,
+    ) -> tuple[Any, Any]:
+        size = info.batch_size
+        r1, r2 = _front(r1, in_dims[3], size), _front(r2, in_dims[4], size)
+        if in_dims[1] is None and in_dims[2] is None:  # more right-hand sides for the same systems
+            count = r1.shape[1]
+            folded = linear(call, phi, v, r1.flatten(0, 1), r2.flatten(0, 1), transposed)
+            return tuple(t.reshape(size, count, *t.shape[1:]) for t in folded), (0, 0)
+        phi, v = (_front(h, dim, size).flatten(0, 1) for h, dim in ((phi, in_dims[1]), (v, in_dims[2])))
+        r1, r2 = r1.transpose(0, 1).flatten(1, 2), r2.transpose(0, 1).flatten(1, 2)
+        folded = linear(call, phi, v, r1, r2, transposed)
+        return tuple(t.reshape(t.shape[0], size, -1, t.shape[-1]) for t in folded), (1, 1)
+
+
+def _moved(
+    f: Formulas,
+    phi: Tensor,
+    v: Tensor,
+    t1: Tensor,
+    t2: Tensor,
+    dphi: Tensor | None,
+    dv: Tensor | None,
+    transposed: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """dJ t, or dJᵀ t, along dφ and dv: J = [P, AᵀD; −A, I − D]."""
+    first: list[Tensor] = []
+    last: list[Tensor] = []
+    A = f.A_values(phi)
+    if transposed:
+        if dphi is not None:
+            first.append(f.dP(dphi, t1) - f.dAT(dphi, t2))
+            last.append(derivative(f, v, f.dA(dphi, t1)))
+        turned = None if dv is None else second(f, v, dv, f.A_entries.times(A, t1) - t2)
+        if turned is not None:
+            last.append(turned)
+        return _sum(*first), _sum(*last)
+    if dphi is not None:
+        first.append(f.dP(dphi, t1) + f.dAT(dphi, derivative(f, v, t2)))
+        last.append(-f.dA(dphi, t1))
+    turned = None if dv is None else second(f, v, dv, t2)
+    if turned is not None:
+        first.append(f.A_entries.transposed_times(A, turned))
+        last.append(-turned)
+    return _sum(*first), _sum(*last)
+
+
+def _mapped(info: Any, in_dims: tuple[Any, ...], function: Callable[..., Any], *tensors: Tensor) -> tuple[Any, Any]:
+    """The vmap rule of a function of (..., m) arrays that takes any leading axes."""
+    fronted = [_front(t, dim, info.batch_size) for t, dim in zip(tensors, in_dims, strict=True)]
+    return function(*fronted), 0
+
+
+class _Derivative(Function):
+    @staticmethod
+    def forward(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
+        return _tensor(formulas.cones.project_dual(to_array(v))[1].apply(to_array(h)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.formulas = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        v, h = ctx.saved_tensors
+        needs_v, needs_h = ctx.needs_input_grad[1:]
+        return (
+            None,
+            second(ctx.formulas, v, g, h) if needs_v else None,
+            derivative(ctx.formulas, v, g) if needs_h else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, dv: Tensor | None, dh: Tensor | None) -> Tensor:
+        v, h = ctx.saved_tensors
+        f = ctx.formulas
+        moved = _sum(None if dv is None else second(f, v, dv, h), None if dh is None else derivative(f, v, dh))
+        return _zeros(moved, h)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], formulas: Formulas, v: Tensor, h: Tensor) -> tuple[Any, Any]:
+        return _mapped(info, in_dims[1:], lambda *a: derivative(formulas, *a), v, h)
+
+
+class _Second(Function):
+    @staticmethod
+    def forward(formulas: Formulas, v: Tensor, a: Tensor, c: Tensor) -> Tensor:
+        return _tensor(formulas.cones.second_derivative(to_array(v), to_array(a), to_array(c)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.formulas = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        v, a, c = ctx.saved_tensors
+        needs_v, needs_a, needs_c = ctx.needs_input_grad[1:]
+        if needs_v:
+            raise NotImplementedError(_THIRD)
+        return (
+            None,
+            None,
+            second(ctx.formulas, v, g, c) if needs_a else None,
+            second(ctx.formulas, v, a, g) if needs_c else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, dv: Tensor | None, da: Tensor | None, dc: Tensor | None) -> Tensor:
+        v, a, c = ctx.saved_tensors
+        if dv is not None:
+            raise NotImplementedError(_THIRD)
+        moved = _sum(
+            None if da is None else second(ctx.formulas, v, da, c),
+            None if dc is None else second(ctx.formulas, v, a, dc),
+        )
+        return _zeros(moved, v)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], formulas: Formulas, v: Tensor, a: Tensor, c: Tensor
+    ) -> tuple[Any, Any]:
+        return _mapped(info, in_dims[1:], lambda *h: second(formulas, *h), v, a, c)
+
+
+_THIRD = (
+    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; first and second "
+    "ones are, and all of them for linear and quadratic programs"
+)
