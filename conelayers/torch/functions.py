@@ -23,6 +23,7 @@ from torch.autograd import Function
 from conelayers.derivative import Linearization
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
+from conelayers.torch.conversion import from_array, to_array
 from conelayers.torch.formulas import Formulas
 
 __all__ = ["Call", "solve"]
@@ -73,15 +74,6 @@ class Call:
         return self._remade[2]
 
 
-def to_array(tensor: Tensor) -> np.ndarray:
-    """float64 on the CPU, whatever it was; bfloat16 has no NumPy counterpart."""
-    return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.as_tensor(np.ascontiguousarray(array))
-
-
 def _front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """With the mapped axis in front, also where there is none."""
     return tensor.unsqueeze(0).expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
@@ -123,7 +115,7 @@ class _Solve(Function):
     def forward(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         size = sum(spec.size for spec in call.formulas.parameters)
         solution = call.solve(to_array(phi)[:, :size])
-        return tuple(_tensor(h.copy()) for h in solution.points)  # type: ignore[return-value]
+        return tuple(from_array(h.copy()) for h in solution.points)  # type: ignore[return-value]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -173,7 +165,7 @@ class _Linear(Function):
             else:
                 t1[k], dy, ds = linearization.tangent(a1[k], a2[k])
                 t2[k] = dy - ds
-        return _tensor(t1), _tensor(t2)
+        return from_array(t1), from_array(t2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Pair) -> None:
@@ -286,7 +278,7 @@ def _mapped(info: Any, in_dims: tuple[Any, ...], function: Callable[..., Any], *
 class _Derivative(Function):
     @staticmethod
     def forward(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
-        return _tensor(formulas.cones.project_dual(to_array(v))[1].apply(to_array(h)))
+        return from_array(formulas.cones.project_dual(to_array(v))[1].apply(to_array(h)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -319,7 +311,7 @@ class _Derivative(Function):
 class _Second(Function):
     @staticmethod
     def forward(formulas: Formulas, v: Tensor, a: Tensor, c: Tensor) -> Tensor:
-        return _tensor(formulas.cones.second_derivative(to_array(v), to_array(a), to_array(c)))
+        return from_array(formulas.cones.second_derivative(to_array(v), to_array(a), to_array(c)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import cvxpy as cp
-import numpy as np
 import torch
 
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import batch_sizes
+from conelayers.torch.compiled import register, solve_in_graph
+from conelayers.torch.conversion import from_array, output_type, to_array
 from conelayers.torch.formulas import Formulas, flatten
-from conelayers.torch.functions import Call, solve, to_array
+from conelayers.torch.functions import Call, solve
 
 __all__ = ["ConeLayer", "CvxpyLayer"]
 
@@ -27,15 +28,15 @@ class _PlainSolve(torch.autograd.Function):
         call.solution = ctx.solution = solution
         ctx.call = call
         ctx.save_for_backward(*tensors)
-        dtype, device = _output_type(tensors)
+        dtype, device = output_type(tensors)
         # One gradient arrives for every output; a missing one stays None and costs nothing.
         ctx.set_materialize_grads(False)
-        return tuple(torch.as_tensor(v.copy()).to(dtype=dtype, device=device) for v in solution.variables)
+        return tuple(from_array(v.copy(), dtype, device) for v in solution.variables)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        if torch.is_grad_enabled() or _transformed(()):
+        if torch.is_grad_enabled() or _transformed():
             return (
                 None,
                 *_differentiable_gradient(ctx.call, ctx.solution, tensors, cotangents, ctx.needs_input_grad[1:]),
@@ -44,10 +45,7 @@ class _PlainSolve(torch.autograd.Function):
         gradients = ctx.solution.vjp(*arrays, needed=ctx.needs_input_grad[1:])
         return (
             None,
-            *(
-                None if g is None else torch.as_tensor(np.ascontiguousarray(g)).to(dtype=t.dtype, device=t.device)
-                for g, t in zip(gradients, tensors, strict=True)
-            ),
+            *(None if g is None else from_array(g, t.dtype, t.device) for g, t in zip(gradients, tensors, strict=True)),
         )
 
 
@@ -74,7 +72,7 @@ def _solve_composably(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torc
     """θ ↦ variables from operations that every transformation differentiates and maps."""
     f = call.formulas
     specs = f.parameters
-    dtype, device = _output_type(tensors)
+    dtype, device = output_type(tensors)
     sizes = batch_sizes(specs, [t.shape for t in tensors])
     batch = next((size for size in sizes if size is not None), None)
     columns = []
@@ -87,24 +85,11 @@ def _solve_composably(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torc
     return tuple((v[0] if batch is None else v).to(dtype=dtype, device=device) for v in values)
 
 
-def _transformed(tensors: Sequence[torch.Tensor]) -> bool:
+def _transformed() -> bool:
     """Whether a transformation of torch.func, or forward mode, is under way."""
-    active = getattr(torch._C, "_are_functorch_transforms_active", None)
-    if active is None or active():
+    if torch._C._are_functorch_transforms_active():
         return True
-    if torch.autograd.forward_ad._current_level < 0:
-        return False
-    return any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors)
-
-
-def _output_type(tensors: Sequence[torch.Tensor]) -> tuple[torch.dtype, torch.device]:
-    """The common dtype of the inputs (the default one without any), and their device."""
-    if not tensors:
-        return torch.get_default_dtype(), torch.device("cpu")
-    dtype = tensors[0].dtype
-    for t in tensors[1:]:
-        dtype = torch.promote_types(dtype, t.dtype)
-    return dtype, tensors[0].device
+    return torch.autograd.forward_ad._current_level >= 0
 
 
 @final
@@ -151,6 +136,7 @@ class ConeLayer(torch.nn.Module):
             warm_start=warm_start,
         )
         self._known: list[Formulas] = []  # one for each program that options asked for
+        self._number = register(self.engine)
 
     def forward(
         self,
@@ -164,9 +150,15 @@ class ConeLayer(torch.nn.Module):
         The values come by position or, all of them, by the parameters' names. Raises ValueError for bad values, TypeError for
         anything that is not a real floating-point tensor, SolveError naming the instances that have no solution.
         """
+        if torch.compiler.is_exporting():
+            raise NotImplementedError(
+                "ConeLayer: torch.export was asked for, but the solver lives in this Python process; pickle the model instead"
+            )
+        if torch.compiler.is_compiling() and solver_args is None and warm_start is None and not _transformed():
+            return solve_in_graph(self._checked(params, named), self._number)
         return self.solve(*params, solver_args=solver_args, warm_start=warm_start, **named)[0]
 
-    @torch.compiler.disable  # the engine is NumPy: a compiled model calls it between two graphs
+    @torch.compiler.disable  # NumPy: what is not an operator in a compiled graph is called between two graphs
     def solve(
         self,
         *params: torch.Tensor,
@@ -181,7 +173,7 @@ class ConeLayer(torch.nn.Module):
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start}
         call = Call(self.engine, lambda: self._formulas(solver_args), options)
-        outputs = _solve_composably(call, params) if _transformed(params) else _PlainSolve.apply(call, *params)
+        outputs = _solve_composably(call, params) if _transformed() else _PlainSolve.apply(call, *params)
         assert call.solution is not None
         return outputs, call.solution
 
@@ -195,6 +187,10 @@ class ConeLayer(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_known": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._number = register(self.engine)
 
     def _checked(self, params: tuple[torch.Tensor, ...], named: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         specs = self.engine.parameters

@@ -1,0 +1,137 @@
+"""The layer as custom operators, which torch.compile keeps in its graph: the solve, and its gradient.
+
+Between the two travels a handle, an integer tensor (a digest of the arguments), under which the last few solutions with their
+factors are kept; where one has been forgotten the gradient solves again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, final
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conelayers.layer import Layer
+from conelayers.layer_solution import LayerSolution
+from conelayers.torch.conversion import from_array, output_type, to_array
+
+__all__ = ["register", "solve_in_graph"]
+
+_MOST_KEPT = 8
+_LAYERS: WeakValueDictionary[int, Layer] = WeakValueDictionary()
+_NUMBERS = itertools.count()
+
+
+@final
+class _Kept:
+    """The last solutions by their handles."""
+
+    def __init__(self) -> None:
+        self._solutions: OrderedDict[int, LayerSolution] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, handle: int, solution: LayerSolution) -> None:
+        with self._lock:
+            self._solutions[handle] = solution
+            self._solutions.move_to_end(handle)
+            while len(self._solutions) > _MOST_KEPT:
+                self._solutions.popitem(last=False)
+
+    def get(self, handle: int) -> LayerSolution | None:
+        with self._lock:
+            return self._solutions.get(handle)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._solutions.clear()
+
+
+KEPT = _Kept()
+
+
+def register(layer: Layer) -> int:
+    """The number by which the operators know a layer, while it lives in this process."""
+    number = next(_NUMBERS)
+    _LAYERS[number] = layer
+    return number
+
+
+def solve_in_graph(params: Sequence[Tensor], number: int) -> tuple[Tensor, ...]:
+    """The variables for these parameter values."""
+    *variables, _ = torch.ops.conelayers.solve(list(params), number)
+    return tuple(variables)
+
+
+@torch.library.custom_op("conelayers::solve", mutates_args=())
+def _solve(params: list[Tensor], number: int) -> list[Tensor]:
+    arrays = [to_array(p) for p in params]
+    solution = _LAYERS[number].solve(*arrays)
+    handle = _handle(number, arrays)
+    KEPT.add(handle, solution)
+    dtype, device = output_type(params)
+    return [*(from_array(v.copy(), dtype, device) for v in solution.variables), torch.tensor(handle)]
+
+
+def _handle(number: int, arrays: Sequence[np.ndarray]) -> int:
+    """The same for the same arguments, as an operator's results have to be."""
+    digest = hashlib.blake2b(str((number, [a.shape for a in arrays])).encode(), digest_size=8)
+    for a in arrays:
+        digest.update(np.ascontiguousarray(a).tobytes())
+    return int.from_bytes(digest.digest(), "big") >> 1
+
+
+@_solve.register_fake
+def _(params: list[Tensor], number: int) -> list[Tensor]:
+    layer = _LAYERS[number]
+    dtype, device = output_type(params)
+    specs = layer.parameters
+    batch: list[Any] = []
+    for p, spec in zip(params, specs, strict=True):
+        if p.dim() > len(spec.shape):
+            batch = [p.shape[0]]
+    shapes = [(*batch, *o.shape) for o in layer.compiled_for().outputs]
+    return [
+        *(torch.empty(shape, dtype=dtype, device=device) for shape in shapes),
+        torch.empty((), dtype=torch.int64),
+    ]
+
+
+@torch.library.custom_op("conelayers::solve_backward", mutates_args=())
+def _gradient(
+    params: list[Tensor], cotangents: list[Tensor], handle: Tensor, needed: list[bool], number: int
+) -> list[Tensor]:
+    solution = KEPT.get(int(handle))
+    if solution is None:
+        solution = _LAYERS[number].solve(*[to_array(p) for p in params])
+    gradients = solution.vjp(*[to_array(g) for g in cotangents], needed=needed)
+    return [
+        torch.zeros_like(p) if g is None else from_array(g, p.dtype, p.device)
+        for g, p in zip(gradients, params, strict=True)
+    ]
+
+
+@_gradient.register_fake
+def _(params: list[Tensor], cotangents: list[Tensor], handle: Tensor, needed: list[bool], number: int) -> list[Tensor]:
+    return [torch.empty(p.shape, dtype=p.dtype, device=p.device) for p in params]
+
+
+def _setup_context(ctx: Any, inputs: tuple[list[Tensor], int], output: list[Tensor]) -> None:
+    params, ctx.number = inputs
+    ctx.needed = [p.requires_grad for p in params]
+    ctx.save_for_backward(*params, output[-1])
+
+
+def _backward(ctx: Any, grads: list[Tensor]) -> tuple[list[Tensor | None], None]:
+    *params, handle = ctx.saved_tensors
+    gradients = torch.ops.conelayers.solve_backward(params, list(grads[:-1]), handle, ctx.needed, ctx.number)
+    return [g if need else None for g, need in zip(gradients, ctx.needed, strict=True)], None
+
+
+_solve.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,32 @@
+"""Between tensors and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+__all__ = ["from_array", "output_type", "to_array"]
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """float64 on the CPU, whatever it was: any strides, stride 0 included; bfloat16 has no NumPy counterpart."""
+    return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
+
+
+def from_array(
+    array: np.ndarray, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """A tensor over the array, or a copy of another kind."""
+    return torch.as_tensor(np.asarray(array, order="C")).to(dtype=dtype, device=device)
+
+
+def output_type(tensors: Sequence[torch.Tensor]) -> tuple[torch.dtype, torch.device]:
+    """The common dtype of the inputs (the default one without any), and their device."""
+    if not tensors:
+        return torch.get_default_dtype(), torch.device("cpu")
+    dtype = tensors[0].dtype
+    for t in tensors[1:]:
+        dtype = torch.promote_types(dtype, t.dtype)
+    return dtype, tensors[0].device
