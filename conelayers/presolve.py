@@ -235,10 +235,12 @@ def presolve(program: ConeProgram) -> Presolved:
         dense = dense if touched.size == d.L.shape[1] else dense[:, :, touched]
         square = np.swapaxes(dense, 1, 2) @ (weight[:, :, None] * dense)
         if d.structure.P.nnz == touched.size**2:
-            P = np.swapaxes(square, 1, 2).reshape(square.shape[0], -1)
+            P = np.swapaxes(square, 1, 2).reshape(square.shape[0], touched.size**2)
         else:
             P = np.zeros((square.shape[0], d.structure.P.nnz))
-            P[:, _positions(d.structure.P, touched)] = np.swapaxes(square, 1, 2).reshape(square.shape[0], -1)
+            P[:, _positions(d.structure.P, touched)] = np.swapaxes(square, 1, 2).reshape(
+                square.shape[0], touched.size**2
+            )
     else:
         row, j, k, scatter = d.products
         P = np.ascontiguousarray((scatter @ (weight[:, row] * L_values[:, j] * L_values[:, k]).T).T)

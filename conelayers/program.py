@@ -131,7 +131,7 @@ class Pattern:
         if self.full:
             scaled = values.reshape(-1, cols, rows) * left[:, None, :]
             scaled *= right[:, :, None]
-            return scaled.reshape(scaled.shape[0], -1)
+            return scaled.reshape(scaled.shape[0], self.nnz)
         scaled = np.take(left, self.rows, axis=1)
         scaled *= np.take(right, self.cols, axis=1)
         return scaled * values
@@ -157,7 +157,7 @@ class Pattern:
     @property
     def full(self) -> bool:
         """Whether every entry is stored."""
-        return self.nnz == self.shape[0] * self.shape[1]
+        return self.nnz == self.shape[0] * self.shape[1] > 0
 
     def dense(self, values: np.ndarray) -> np.ndarray:
         """(B, rows, cols) from (B, nnz): a view of the values where all are stored."""
@@ -355,7 +355,9 @@ class Residuals:
     """Relative errors in the optimality conditions, each (B,), in the maximum norm.
 
     primal ‖Ax + s − b‖ / (1 + max(‖Ax‖, ‖s‖, ‖b‖)), dual ‖Px + Aᵀy + q‖ / (1 + max(‖Px‖, ‖Aᵀy‖, ‖q‖)),
-    gap |xᵀPx + qᵀx + bᵀy| / (1 + max(|xᵀPx|, |qᵀx|, |bᵀy|)), cone: distances of s to K and y to K*, over 1 + ‖s‖ and 1 + ‖y‖.
+    gap |xᵀPx + qᵀx + bᵀy| / (1 + max(|xᵀPx|, |qᵀx|, |bᵀy|)), less what rounding makes of the sum, 100ε(max|P|·‖x‖² + |q|ᵀ|x| + |b|ᵀ|y|):
+    at an optimal value of zero with large x, that is all there is of it. cone: distances of s to K and y to K*, over 1 + ‖s‖ and
+    1 + ‖y‖.
     """
 
     primal: np.ndarray
@@ -376,6 +378,8 @@ class Residuals:
         """The residuals of (x, y, s), recomputed from the raw data, whoever solved it; ``cone`` where that part is known."""
         Px, Ax, ATy = program.Px(x), program.Ax(x), program.ATy(y)
         xPx, qx, by = _dot(x, Px), _dot(program.q, x), _dot(program.b, y)
+        size = largest(program.P) * _dot(x, x) + _dot(np.abs(program.q), np.abs(x)) + _dot(np.abs(program.b), np.abs(y))
+        rounding = 100 * np.finfo(float).eps * size
         if cone is None:
             y_distance, s_distance = program.structure.cones.distances(y, s)
             cone = np.maximum(s_distance / (1 + largest(s)), y_distance / (1 + largest(y)))
@@ -384,7 +388,8 @@ class Residuals:
             / (1 + np.maximum(np.maximum(largest(Ax), largest(s)), largest(program.b))),
             dual=largest(Px + ATy + program.q)
             / (1 + np.maximum(np.maximum(largest(Px), largest(ATy)), largest(program.q))),
-            gap=np.abs(xPx + qx + by) / (1 + np.maximum(np.maximum(np.abs(xPx), np.abs(qx)), np.abs(by))),
+            gap=np.maximum(np.abs(xPx + qx + by) - rounding, 0.0)
+            / (1 + np.maximum(np.maximum(np.abs(xPx), np.abs(qx)), np.abs(by))),
             cone=cone,
         )
 

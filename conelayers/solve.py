@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, final
 
 import numpy as np
@@ -28,6 +29,7 @@ _ENOUGH = 1e-10  # ‖F‖ up to which Newton has arrived
 _POLISHED = 1e-13  # and what it aims at
 _EXACT = 1e-14  # and the one at which there is nothing to correct
 _ROUGH = 1e-4
+_BETTER = 0.9  # of the error before: what is no better may be worse in the residuals that decide
 _LINEAR_STEPS = 1
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 
@@ -112,7 +114,7 @@ class _Outcome:
         for k, i in enumerate(index):
             verdict = route.trusted and start.status[k] in _INFEASIBLE
             first = not self.status[i].usable and (route.trusted or usable[k])
-            if verdict or first or error[k] < self.error[i]:
+            if verdict or first or error[k] < _BETTER * self.error[i]:
                 self.x[i], self.v[i], self.error[i] = x[k], v[k], error[k]
                 self.status[i], self.message[i], self.solver[i] = start.status[k], start.message[k], route.name
                 better[k] = True
@@ -216,7 +218,7 @@ def _judge(
 ) -> Solution:
     whole = presolved.whole
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
-    residuals = Residuals.of(whole if scaling.trivial else program, x, y, s)
+    residuals = Residuals.of(replace(program, operators=whole.operators) if scaling.trivial else program, x, y, s)
     # Judged in both units: the user's, and those in which no data are too small to matter.
     judged = np.maximum(residuals.worst, error)
     status = outcome.status

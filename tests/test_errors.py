@@ -236,3 +236,27 @@ def test_missed_accuracy_warns(monkeypatch) -> None:
     with pytest.warns(InaccurateSolutionWarning, match="residual of"):
         solution = made.solve(value, solver_args={"max_iters": 40})
     assert solution.status is Status.INACCURATE
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e6])
+@pytest.mark.parametrize("batch", [1, 20])
+def test_an_optimal_value_of_zero_is_reached_at_any_scale(scale: float, batch: int) -> None:
+    """Fitting data exactly: what rounding makes of the duality gap, of the size of the data squared, is no failure."""
+    x, a = cp.Variable(3), cp.Parameter(3)
+    value = scale * np.random.default_rng(0).uniform(0.5, 1, (batch, 3))
+    for constraints in ([], [x >= 0]):
+        solution = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - a)), constraints), [a], [x]).solve(value)
+        assert set(solution.status) == {Status.SOLVED}
+        np.testing.assert_allclose(solution.variables[0], value, rtol=1e-12)
+    X, S = cp.Variable((3, 3), symmetric=True), cp.Parameter((3, 3), symmetric=True)
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(X - S)), [X >> 0]), [S], [X])
+    assert set(layer.solve(np.tile(scale * np.eye(3), (batch, 1, 1))).status) == {Status.SOLVED}
+
+
+def test_programs_without_rows_and_empty_batches() -> None:
+    """Neither equilibration nor presolve stumbles over arrays without entries."""
+    solution = solve_and_differentiate(1e3 * np.eye(2), [1.0, 2.0], np.zeros((0, 2)), [], Cones())
+    np.testing.assert_allclose(solution.x, [-1e-3, -2e-3])
+    x, A, b = cp.Variable(3), cp.Parameter((4, 3)), cp.Parameter(4)
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b)), [x >= 0]), [A, b], [x])
+    assert layer.solve(np.zeros((0, 4, 3)), np.zeros((0, 4))).variables[0].shape == (0, 3)

@@ -11,6 +11,7 @@ from conelayers import Layer, SingularDerivativeWarning, solve_and_differentiate
 from conelayers.cones import Cones
 from conelayers.kkt import SparseFactorization
 from conelayers.kkt.pseudo_inverse import DensePseudoInverse
+from conelayers.kkt.sparse import _superlu
 from conelayers.program import ConeProgram, Pattern, Structure
 
 
@@ -133,3 +134,10 @@ def test_factors_that_break_down_do_not_warn() -> None:
     factor = SparseFactorization.of(program, element, 1)
     with np.errstate(all="raise", under="ignore"):
         factor.solve(np.full((1, 3), 1e300), np.full((1, 5), 1e300))
+
+
+def test_structurally_singular_systems_do_not_reach_superlu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SuperLU may crash the process on them; their solver gives the infinities by which they are known."""
+    monkeypatch.setattr("conelayers.kkt.sparse.spla.splu", lambda matrix: pytest.fail("SuperLU was called"))
+    K = sp.csc_array(np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+    assert np.isinf(_superlu(K)(np.ones(3))).all()

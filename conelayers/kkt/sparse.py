@@ -11,6 +11,7 @@ import numpy as np
 import qdldl
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
+from scipy.sparse.csgraph import structural_rank
 
 from conelayers.cones import ProductElement
 from conelayers.kkt.assembly import Assembled, assemble
@@ -119,10 +120,13 @@ def _ldl(assembled: Assembled) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _superlu(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
-    try:
-        return spla.splu(sp.csc_matrix(matrix)).solve
-    except RuntimeError:  # exactly singular: leave it to the singularity test, which sees the infinities
-        return lambda rhs: np.full_like(rhs, np.inf)
+    # On structurally singular matrices SuperLU reads memory that it never wrote, and may end the process.
+    if structural_rank(matrix) == matrix.shape[0]:
+        try:
+            return spla.splu(sp.csc_matrix(matrix)).solve
+        except RuntimeError:  # exactly singular
+            pass
+    return lambda rhs: np.full_like(rhs, np.inf)  # the singularity test sees the infinities
 
 
 @final
