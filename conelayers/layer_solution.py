@@ -108,19 +108,25 @@ class LayerSolution:
                 direction[:, spec.columns] = flatten(
                     self._shaped(f"jvp: tangent {i} ({spec.name})", d, spec.shape, batched)
                 )
-        x, y, outputs = self._solution.x, self._solution.y, self._compiled.outputs
+        x, y, _ = self.points
+        outputs = self._compiled.outputs
+        flats = self._push(theta, direction, [o.value(x, y) for o in outputs])
+        return tuple(self._unbatch(unflatten(flat, o.shape)) for flat, o in zip(flats, outputs, strict=True))
+
+    def _push(self, theta: np.ndarray, direction: np.ndarray, values: list[np.ndarray]) -> list[np.ndarray]:
+        """The tangents of the outputs' values along dθ (B, p)."""
+        x, y, _ = self.points
+        outputs = self._compiled.outputs
         dprogram = self._compiled.tangent(theta, direction)
         r1 = -(dprogram.Px(x) + dprogram.ATy(y) + dprogram.q)
         r2 = dprogram.Ax(x) - dprogram.b
-        values = [o.value(x, y) for o in outputs]
 
         def outputs_move(i: int, dx: np.ndarray, dy: np.ndarray) -> bool:
             size = max(_largest(dx), _largest(dy))
             return any(_largest(o.tangent(v[[i]], dx, dy)) > _SEEN * size for o, v in zip(outputs, values, strict=True))
 
         dx, dy, _ = self._linearization.tangent(r1, r2, outputs_move)
-        flats = [o.tangent(v, dx, dy) for o, v in zip(outputs, values, strict=True)]
-        return tuple(self._unbatch(unflatten(flat, o.shape)) for flat, o in zip(flats, outputs, strict=True))
+        return [o.tangent(v, dx, dy) for o, v in zip(outputs, values, strict=True)]
 
     def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
         """The gradients with respect to the parameters for cotangents of the variables (None for zero).
@@ -138,28 +144,93 @@ class LayerSolution:
         wanted = tuple(bool(w) for w in needed) if needed is not None else (True,) * len(specs)
         if len(wanted) != len(specs):
             raise ValueError(f"vjp: needed: got {len(wanted)} flags, expected {len(specs)}, one for each parameter")
-        theta, x, y = self._batch.theta, self._solution.x, self._solution.y
+        x, y, _ = self.points
         gx, gy = np.zeros_like(x), np.zeros_like(y)
         for i, (o, g) in enumerate(zip(outputs, cotangents, strict=True)):
             if g is not None:
                 flat = flatten(self._shaped(f"vjp: cotangent {i} ({o.name})", g, o.shape, self._batch.batched))
                 target = gx if o.primal else gy
                 target += o.adjoint(o.value(x, y), flat)
+        return self._gradients(gx, gy, np.zeros_like(gy), wanted)
+
+    def vjp_points(
+        self, gx: Any = None, gy: Any = None, gs: Any = None, *, needed: Sequence[bool] | None = None
+    ) -> tuple[np.ndarray | None, ...]:
+        """The same for cotangents of x, y and s, the cone program's own solution."""
+        wanted = tuple(bool(w) for w in needed) if needed is not None else (True,) * len(self._compiled.parameters)
+        cotangents = zip(("x", "y", "s"), (gx, gy, gs), self.points, strict=True)
+        gx, gy, gs = (
+            np.zeros_like(h) if g is None else self._shaped(f"vjp_points: g{name}", g, h.shape[1:], self._batch.batched)
+            for name, g, h in cotangents
+        )
+        return self._gradients(gx, gy, gs, wanted)
+
+    def _gradients(
+        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, wanted: tuple[bool, ...]
+    ) -> tuple[np.ndarray | None, ...]:
+        specs = self._compiled.parameters
         if not any(wanted):
             return (None,) * len(specs)
-        chosen = compiled.restricted(wanted)
+        gradient = self._pull(gx, gy, gs, self._compiled.restricted(wanted))
+        return tuple(
+            self._parameter_gradient(gradient, spec, batched) if want else None
+            for spec, batched, want in zip(specs, self._batch.batched_parameters, wanted, strict=True)
+        )
+
+    def _pull(self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, chosen: ParametricProgram) -> np.ndarray:
+        """The gradient with respect to θ, (B, p)."""
+        theta = self._batch.theta
+        x, y, _ = self.points
 
         def gradients_move(i: int, lam: np.ndarray, mu: np.ndarray) -> bool:
             t, u, w = (np.repeat(h[[i]], len(lam), axis=0) for h in (theta, x, y))
             size = max(_largest(lam), _largest(mu)) * max(1.0, _largest(u), _largest(w))
             return _largest(chosen.adjoint(t, u, w, lam, mu)) > _SEEN * size
 
-        lam, mu = self._linearization.adjoint(gx, gy, np.zeros_like(gy), gradients_move)
-        gradient = chosen.adjoint(theta, x, y, lam, mu)
+        lam, mu = self._linearization.adjoint(gx, gy, gs, gradients_move)
+        return chosen.adjoint(theta, x, y, lam, mu)
+
+    def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
+        """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
+
+        In a batch each instance's own, also for unbatched parameters. One factorization, and a solve for each entry of the
+        variables or of the parameters, whichever are fewer.
+        """
+        compiled, theta = self._compiled, self._batch.theta
+        outputs, specs = compiled.outputs, compiled.parameters
+        x, y, _ = self.points
+        values = [o.value(x, y) for o in outputs]
+        rows = [v.shape[1] for v in values]
+        batch, count = x.shape[0], sum(spec.size for spec in specs)
+        J = np.zeros((batch, sum(rows), count))
+        if sum(rows) <= count:
+            first = 0
+            for o, value in zip(outputs, values, strict=True):
+                for k in range(value.shape[1]):
+                    unit = np.zeros_like(value)
+                    unit[:, k] = 1.0
+                    g = o.adjoint(value, unit)
+                    gx, gy = (g, np.zeros_like(y)) if o.primal else (np.zeros_like(x), g)
+                    J[:, first + k] = self._pull(gx, gy, np.zeros_like(y), compiled)
+                first += value.shape[1]
+        else:
+            for k in range(count):
+                direction = np.zeros((batch, count))
+                direction[:, k] = 1.0
+                J[:, :, k] = np.concatenate(self._push(theta, direction, values), axis=1)
+        starts = np.cumsum([0, *rows])
         return tuple(
-            self._parameter_gradient(gradient, spec, batched) if want else None
-            for spec, batched, want in zip(specs, self._batch.batched_parameters, wanted, strict=True)
+            tuple(self._block(J[:, a : a + size, spec.columns], o.shape, spec.shape) for spec in specs)
+            for o, a, size in zip(outputs, starts, rows, strict=False)
         )
+
+    def _block(self, block: np.ndarray, outer: tuple[int, ...], inner: tuple[int, ...]) -> np.ndarray:
+        """(B, rows, columns), both column-major, to (B, *outer, *inner)."""
+        batch = block.shape[0]
+        by_row = unflatten(block.reshape(-1, block.shape[2]), inner).reshape(batch, block.shape[1], -1)
+        by_column = unflatten(np.swapaxes(by_row, 1, 2).reshape(-1, block.shape[1]), outer)
+        full = by_column.reshape(batch, -1, *outer)
+        return self._unbatch(np.moveaxis(full, 1, -1).reshape(batch, *outer, *inner))
 
     def _parameter_gradient(self, gradient: np.ndarray, spec: ParameterSpec, batched: bool) -> np.ndarray:
         full = unflatten(gradient[:, spec.columns], spec.shape)

@@ -31,8 +31,12 @@ def unflatten(flat: Tensor, shape: tuple[int, ...]) -> Tensor:
     return value.permute(0, *range(len(shape), 0, -1)) if len(shape) > 1 else value
 
 
+def _constant(array: np.ndarray, dtype: type = np.float64) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=dtype))
+
+
 def _index(array: np.ndarray) -> Tensor:
-    return torch.as_tensor(np.asarray(array, dtype=np.int64))
+    return _constant(array, np.int64)
 
 
 @final
@@ -62,7 +66,7 @@ def _gather(h: Tensor, source: Tensor, target: Tensor, factors: Tensor, size: in
 
 def _sparse(matrix: sp.csr_array) -> _Sparse:
     coo = matrix.tocoo()
-    return _Sparse(_index(coo.row), _index(coo.col), torch.as_tensor(np.array(coo.data, dtype=np.float64)), coo.shape)
+    return _Sparse(_index(coo.row), _index(coo.col), _constant(coo.data), coo.shape)
 
 
 @final
@@ -80,10 +84,10 @@ class _Affine:
         matrix = _Sparse(
             _index(rows),
             _index(coo.col),
-            torch.as_tensor(np.array(coo.data, dtype=np.float64)),
+            _constant(coo.data),
             (affine.constant.size, affine.linear.shape[1]),
         )
-        return cls(torch.as_tensor(np.array(affine.constant, dtype=np.float64)), matrix)
+        return cls(_constant(affine.constant), matrix)
 
 
 @final
@@ -121,13 +125,20 @@ class Formulas:
     """φ ↦ P, q, A, b; (x, y) ↦ outputs; and products with them, for φ = θ, or (θ, log θ) of a geometric program."""
 
     def __init__(self, compiled: ParametricProgram) -> None:
+        # Tensors made under a transformation are its own, and dead when it ends.
+        with torch._C._DisableFuncTorch():
+            self._make(compiled)
+
+    def _make(self, compiled: ParametricProgram) -> None:
         self.compiled = compiled
         self.cones = compiled.structure.cones
-        self.P, self.q, self.A, self.b = (_Affine.of(getattr(compiled, name)) for name in ("P", "q", "A", "b"))
+        self.P, self.q, self.A, self.b, self.constant = (
+            _Affine.of(getattr(compiled, name)) for name in ("P", "q", "A", "b", "constant")
+        )
         self.P_entries, self.A_entries = _Entries.of(compiled.structure.P), _Entries.of(compiled.structure.A)
         self.outputs: list[tuple[OutputSpec, _Sparse]] = [(o, _sparse(o.matrix)) for o in compiled.outputs]
-        self._logarithmic = torch.as_tensor(compiled.logarithmic)
-        self.free = torch.arange(self.cones.dimension) < self.cones.zero
+        self._logarithmic = _constant(compiled.logarithmic, np.bool_)
+        self.free = _constant(np.arange(self.cones.dimension) < self.cones.zero, np.bool_)
 
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
@@ -159,9 +170,14 @@ class Formulas:
         """q, (B, n)."""
         return self.q.constant + self.q.matrix.times(phi)
 
-    def b_value(self, phi: Tensor) -> Tensor:
-        """b, (B, m)."""
-        return self.b.constant + self.b.matrix.times(phi)
+    def constant_value(self, phi: Tensor) -> Tensor:
+        """The objective's constant, (B,)."""
+        return (self.constant.constant + self.constant.matrix.times(phi))[:, 0]
+
+    def user_value(self, value: Tensor) -> Tensor:
+        """The user's optimal value from the cone program's."""
+        value = -value if self.compiled.maximize else value
+        return value.exp() if self.compiled.gp else value
 
     def dP(self, dphi: Tensor, x: Tensor) -> Tensor:
         """dP x along dφ."""

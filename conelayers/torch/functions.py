@@ -12,13 +12,14 @@ D is piecewise constant on orthants: there derivatives of every order exist almo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, final
 
 import numpy as np
 import torch
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from conelayers.derivative import Linearization
 from conelayers.layer import Layer
@@ -26,7 +27,7 @@ from conelayers.layer_solution import LayerSolution
 from conelayers.torch.conversion import from_array, to_array
 from conelayers.torch.formulas import Formulas
 
-__all__ = ["Call", "solve"]
+__all__ = ["Call", "optimal_value", "solve"]
 
 Tensor = torch.Tensor
 _Pair = tuple[Tensor, Tensor]
@@ -36,11 +37,13 @@ _Pair = tuple[Tensor, Tensor]
 class Call:
     """One call of a layer: what is solved and how, and what the solve left behind for the linear systems.
 
-    A solution given beforehand is not computed again.
+    ``points``: x, y and s are asked for, not the variables.
     """
 
-    def __init__(self, layer: Layer, formulas: Callable[[], Formulas], options: dict[str, Any]) -> None:
-        self.layer, self.options, self._make = layer, options, formulas
+    def __init__(
+        self, layer: Layer, formulas: Callable[[], Formulas], options: dict[str, Any], *, points: bool = False
+    ) -> None:
+        self.layer, self.options, self.points, self._make = layer, options, points, formulas
         self.solution: LayerSolution | None = None
         self._theta: np.ndarray | None = None  # of the solution; None where that was given
         self._remade: tuple[np.ndarray, np.ndarray, Linearization] | None = None
@@ -59,7 +62,7 @@ class Call:
 
     def known(self, solution: LayerSolution) -> Call:
         """A call whose solution is known."""
-        call = Call(self.layer, self._make, self.options)
+        call = Call(self.layer, self._make, self.options, points=self.points)
         call.solution = solution
         return call
 
@@ -110,6 +113,23 @@ def linear(call: Call, phi: Tensor, v: Tensor, r1: Tensor, r2: Tensor, transpose
     return _Linear.apply(call, phi, v, r1, r2, transposed)
 
 
+def optimal_value(call: Call, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The cone program's optimal value, (B,), at its solution."""
+    return _Value.apply(call, phi, x, y)
+
+
+def _tangent_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A ``jvp`` whose own operations carry the tangents of outer levels, which torch would switch off: forward over forward."""
+
+    @functools.wraps(rule)
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        with forward_ad._set_fwd_grad_enabled(True):
+            primals = [forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors]
+            return rule(ctx, primals, *tangents)
+
+    return jvp
+
+
 class _Solve(Function):
     @staticmethod
     def forward(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,11 +140,14 @@ class _Solve(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.call = inputs[0]
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs[1], *output)
         ctx.save_for_forward(inputs[1], *output)
 
     @staticmethod
-    def backward(ctx: Any, gx: Tensor | None, gy: Tensor | None, gs: Tensor | None) -> tuple[None, Tensor]:
+    def backward(ctx: Any, gx: Tensor | None, gy: Tensor | None, gs: Tensor | None) -> tuple[None, Tensor | None]:
+        if gx is None and gy is None and gs is None:
+            return None, None
         phi, x, y, s = ctx.saved_tensors
         f, v = ctx.call.formulas, y - s
         gx, gy, gs = _zeros(gx, x), _zeros(gy, y), _zeros(gs, s)
@@ -134,8 +157,9 @@ class _Solve(Function):
         return None, gradient - f.q.matrix.transposed_times(lam) - f.b.matrix.transposed_times(mu)
 
     @staticmethod
-    def jvp(ctx: Any, _: None, dphi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        phi, x, y, s = ctx.saved_tensors
+    @_tangent_rule
+    def jvp(ctx: Any, saved: list[Tensor], _: None, dphi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        phi, x, y, s = saved
         f, v = ctx.call.formulas, y - s
         r1 = -(f.dP(dphi, x) + f.dAT(dphi, y) + f.q.matrix.times(dphi))
         r2 = f.dA(dphi, x) - f.b.matrix.times(dphi)
@@ -201,10 +225,18 @@ class _Linear(Function):
         return None, dphi, dv, g1, g2, None
 
     @staticmethod
+    @_tangent_rule
     def jvp(
-        ctx: Any, _: None, dphi: Tensor | None, dv: Tensor | None, dr1: Tensor | None, dr2: Tensor | None, __: None
+        ctx: Any,
+        saved: list[Tensor],
+        _: None,
+        dphi: Tensor | None,
+        dv: Tensor | None,
+        dr1: Tensor | None,
+        dr2: Tensor | None,
+        __: None,
     ) -> _Pair:
-        phi, v, t1, t2 = ctx.saved_tensors
+        phi, v, t1, t2 = saved
         f = ctx.call.formulas
         r1, r2 = _zeros(dr1, t1), _zeros(dr2, t2)
         out1, out2 = [], []
@@ -275,6 +307,48 @@ def _mapped(info: Any, in_dims: tuple[Any, ...], function: Callable[..., Any], *
     return function(*fronted), 0
 
 
+class _Value(Function):
+    """½ xᵀPx + qᵀx + c with the gradient of the Lagrangian: by the envelope theorem x and y stand still, whatever they depend on.
+
+    dV = ½ xᵀdP x + dqᵀx + yᵀ(dA x − db) + dc
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(call: Call, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        f = call.formulas
+        half = 0.5 * f.P_entries.times(f.P_values(phi), x) + f.q_value(phi)
+        return (half * x).sum(1) + f.constant_value(phi)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.call = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, None, None]:
+        _, x, y = ctx.saved_tensors
+        f = ctx.call.formulas
+        moved = 0.5 * f.P_gradient(x, x) + f.q.matrix.transposed_times(x) + f.A_gradient(y, x)
+        moved = moved - f.b.matrix.transposed_times(y) + f.constant.matrix.transposed_times(torch.ones_like(x[:, :1]))
+        return None, g[:, None] * moved, None, None
+
+    @staticmethod
+    @_tangent_rule
+    def jvp(
+        ctx: Any, saved: list[Tensor], call: None, dphi: Tensor | None, dx: Tensor | None, dy: Tensor | None
+    ) -> Tensor:
+        _, x, y = saved
+        f = ctx.call.formulas
+        if dphi is None:
+            return torch.zeros_like(x[:, 0])
+        slope = 0.5 * f.dP(dphi, x) + f.q.matrix.times(dphi)
+        rows = f.dA(dphi, x) - f.b.matrix.times(dphi)
+        return (slope * x).sum(1) + (rows * y).sum(1) + f.constant.matrix.times(dphi)[:, 0]
+
+
 class _Derivative(Function):
     @staticmethod
     def forward(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
@@ -297,8 +371,9 @@ class _Derivative(Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, _: None, dv: Tensor | None, dh: Tensor | None) -> Tensor:
-        v, h = ctx.saved_tensors
+    @_tangent_rule
+    def jvp(ctx: Any, saved: list[Tensor], _: None, dv: Tensor | None, dh: Tensor | None) -> Tensor:
+        v, h = saved
         f = ctx.formulas
         moved = _sum(None if dv is None else second(f, v, dv, h), None if dh is None else derivative(f, v, dh))
         return _zeros(moved, h)
@@ -333,8 +408,9 @@ class _Second(Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, _: None, dv: Tensor | None, da: Tensor | None, dc: Tensor | None) -> Tensor:
-        v, a, c = ctx.saved_tensors
+    @_tangent_rule
+    def jvp(ctx: Any, saved: list[Tensor], _: None, dv: Tensor | None, da: Tensor | None, dc: Tensor | None) -> Tensor:
+        v, a, c = saved
         if dv is not None:
             raise NotImplementedError(_THIRD)
         moved = _sum(

@@ -14,9 +14,9 @@ from conelayers.parameters import batch_sizes
 from conelayers.torch.compiled import register, solve_in_graph
 from conelayers.torch.conversion import from_array, output_type, to_array
 from conelayers.torch.formulas import Formulas, flatten
-from conelayers.torch.functions import Call, solve
+from conelayers.torch.functions import Call, optimal_value, solve
 
-__all__ = ["ConeLayer", "CvxpyLayer"]
+__all__ = ["ConeLayer", "CvxpyLayer", "solve_parameters"]
 
 
 class _PlainSolve(torch.autograd.Function):
@@ -31,7 +31,8 @@ class _PlainSolve(torch.autograd.Function):
         dtype, device = output_type(tensors)
         # One gradient arrives for every output; a missing one stays None and costs nothing.
         ctx.set_materialize_grads(False)
-        return tuple(from_array(v.copy(), dtype, device) for v in solution.variables)
+        values = (solution.x, solution.y, solution.s) if call.points else solution.variables
+        return tuple(from_array(v.copy(), dtype, device) for v in values)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
@@ -42,7 +43,8 @@ class _PlainSolve(torch.autograd.Function):
                 *_differentiable_gradient(ctx.call, ctx.solution, tensors, cotangents, ctx.needs_input_grad[1:]),
             )
         arrays = [None if g is None else to_array(g) for g in cotangents]
-        gradients = ctx.solution.vjp(*arrays, needed=ctx.needs_input_grad[1:])
+        pull = ctx.solution.vjp_points if ctx.call.points else ctx.solution.vjp
+        gradients = pull(*arrays, needed=ctx.needs_input_grad[1:])
         return (
             None,
             *(None if g is None else from_array(g, t.dtype, t.device) for g, t in zip(gradients, tensors, strict=True)),
@@ -70,9 +72,17 @@ def _differentiable_gradient(
 
 def _solve_composably(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """θ ↦ variables from operations that every transformation differentiates and maps."""
+    phi, batch = _phi(call, tensors)
+    x, y, s = solve(call, phi)
+    dtype, device = output_type(tensors)
+    values = [x, y, s] if call.points else call.formulas.variables(x, y)
+    return tuple((v[0] if batch is None else v).to(dtype=dtype, device=device) for v in values)
+
+
+def _phi(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, int | None]:
+    """φ (B, ·) of a call's values, and B; None for an unbatched call."""
     f = call.formulas
     specs = f.parameters
-    dtype, device = output_type(tensors)
     sizes = batch_sizes(specs, [t.shape for t in tensors])
     batch = next((size for size in sizes if size is not None), None)
     columns = []
@@ -80,9 +90,12 @@ def _solve_composably(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torc
         value = (t.unsqueeze(0) if size is None else t).to(device="cpu", dtype=torch.float64)
         columns.append(flatten(value, spec.shape).expand(1 if batch is None else batch, spec.size))
     theta = torch.cat(columns, dim=1) if columns else torch.zeros((1, 0), dtype=torch.float64)
-    x, y, _ = solve(call, f.phi(theta))
-    values = f.variables(x, y)
-    return tuple((v[0] if batch is None else v).to(dtype=dtype, device=device) for v in values)
+    return f.phi(theta), batch
+
+
+def solve_parameters(call: Call, params: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The outputs of a call, in the plain way where nothing forbids it."""
+    return _solve_composably(call, params) if _transformed() else _PlainSolve.apply(call, *params)
 
 
 def _transformed() -> bool:
@@ -173,9 +186,44 @@ class ConeLayer(torch.nn.Module):
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start}
         call = Call(self.engine, lambda: self._formulas(solver_args), options)
-        outputs = _solve_composably(call, params) if _transformed() else _PlainSolve.apply(call, *params)
+        outputs = solve_parameters(call, params)
         assert call.solution is not None
         return outputs, call.solution
+
+    @torch.compiler.disable
+    def value(
+        self,
+        *params: torch.Tensor,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool | None = None,
+        **named: torch.Tensor,
+    ) -> torch.Tensor:
+        """The optimal value of the problem, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
+
+        dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique. Takes and
+        raises what the call does.
+        """
+        params = self._checked(params, named)
+        options = {"solver_args": solver_args, "warm_start": warm_start}
+        call = Call(self.engine, lambda: self._formulas(solver_args), options)
+        phi, batch = _phi(call, params)
+        x, y, _ = solve(call, phi)
+        value = call.formulas.user_value(optimal_value(call, phi, x, y))
+        dtype, device = output_type(params)
+        return (value[0] if batch is None else value).to(dtype=dtype, device=device)
+
+    @torch.compiler.disable
+    def jacobian(
+        self, *params: torch.Tensor, solver_args: Mapping[str, Any] | None = None, **named: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
+
+        All from one factorization, detached; ``torch.func.jacrev`` and ``jacfwd`` give differentiable ones.
+        """
+        params = self._checked(params, named)
+        blocks = self.engine.solve(*[to_array(p) for p in params], solver_args=solver_args).jacobian()
+        dtype, device = output_type(params)
+        return tuple(tuple(from_array(b, dtype, device) for b in row) for row in blocks)
 
     def _formulas(self, solver_args: Mapping[str, Any] | None) -> Formulas:
         compiled = self.engine.compiled_for(solver_args)

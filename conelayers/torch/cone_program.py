@@ -1,0 +1,212 @@
+"""The differentiable solve of cone programs that are in conic form already, over tensors."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from conelayers.cones import Cones, as_cones
+from conelayers.layer import Layer
+from conelayers.parameters import ParameterSpec
+from conelayers.parametric import AffineMap, ParametricProgram
+from conelayers.program import Pattern, Structure
+from conelayers.torch.conversion import to_array
+from conelayers.torch.formulas import Formulas
+from conelayers.torch.functions import Call
+from conelayers.torch.layer import solve_parameters
+
+__all__ = ["ConeProgramSolution", "solve_cone_program"]
+
+_MOST_KEPT = 32
+
+
+@final
+class ConeProgramSolution(NamedTuple):
+    """x (n,), y ∈ K* (m,), s ∈ K (m,), with B in front in a batch."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    s: torch.Tensor
+
+
+def solve_cone_program(
+    P: torch.Tensor | None,
+    q: torch.Tensor,
+    A: torch.Tensor,
+    b: torch.Tensor,
+    cones: Cones | Mapping[str, Any],
+    *,
+    P_pattern: Any = None,
+    A_pattern: Any = None,
+    solver: str | None = None,
+    solver_args: Mapping[str, Any] | None = None,
+) -> ConeProgramSolution:
+    """minimize ½ xᵀPx + qᵀx subject to Ax + s = b, s ∈ K, differentiable in P, q, A and b.
+
+    P: (n, n), full symmetric positive semidefinite, or None for zero. q: (n,). A: (m, n). b: (m,). Each may have a leading B; the
+    others are shared by the batch. cones: a Cones or an SCS-style dict; its order and scaling are those of the rows.
+    P_pattern, A_pattern: a scipy sparse matrix, or (rows, columns); then P and A are the values (nnz,) or (B, nnz) of its entries, in
+    the order of (rows, columns), or of the matrix's COO form. P's pattern holds both triangles. solver, solver_args: as for ConeLayer.
+
+    The gradient of P is symmetric. Everything that ConeLayer offers holds here too: torch.func, forward mode, second derivatives.
+    Raises ValueError for bad data, naming the argument, SolveError naming the instances that have no solution.
+    """
+    cones = as_cones(cones)
+    for name, value in (("P", P), ("q", q), ("A", A), ("b", b)):
+        if value is None and name == "P":
+            continue
+        if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:
+            got = f"dtype {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise TypeError(f"{name}: got {got}, expected a torch.Tensor of floating-point numbers")
+        if value.dim() == 0:
+            raise ValueError(f"{name}: got a scalar, expected an array")
+    n, m = q.shape[-1], cones.dimension
+    if n == 0:
+        raise ValueError("q: got an empty vector, expected at least one variable")
+    P_entries = None if P is None else _entries("P_pattern", P_pattern, (n, n))
+    A_entries = _entries("A_pattern", A_pattern, (m, n))
+    layer, formulas = _known(n, cones, P_entries, A_entries, P is not None, solver, solver_args)
+    params = (q, A, b) if P is None else (P, q, A, b)
+    call = Call(layer, lambda: formulas, {"solver_args": None, "warm_start": None}, points=True)
+    _check_convex(P, P_entries, n)
+    return ConeProgramSolution(*solve_parameters(call, params))
+
+
+_Entries = tuple[np.ndarray, np.ndarray]
+
+
+def _entries(name: str, pattern: Any, shape: tuple[int, int]) -> _Entries | None:
+    """The rows and columns of the entries; None for a dense matrix."""
+    if pattern is None:
+        return None
+    if sp.issparse(pattern):
+        coo = pattern.tocoo()
+        if coo.shape != shape:
+            raise ValueError(f"{name}: got shape {coo.shape}, expected {shape}")
+        pattern = coo.row, coo.col
+    try:
+        rows, cols = (np.asarray(h, dtype=np.int64) for h in pattern)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: got {type(pattern).__name__}, expected a sparse matrix or (rows, columns)"
+        ) from error
+    if rows.shape != cols.shape or rows.ndim != 1:
+        raise ValueError(
+            f"{name}: got index arrays of shapes {rows.shape} and {cols.shape}, expected two of one length"
+        )
+    if rows.size and not (rows.min() >= 0 and rows.max() < shape[0] and cols.min() >= 0 and cols.max() < shape[1]):
+        raise ValueError(f"{name}: got indices outside a matrix of shape {shape}")
+    if np.unique(rows * shape[1] + cols).size != rows.size:
+        raise ValueError(f"{name}: got an entry twice, expected each once; sum duplicates first")
+    return rows, cols
+
+
+_LAYERS: OrderedDict[Any, tuple[Layer, Formulas]] = OrderedDict()
+_LOCK = threading.Lock()
+
+
+def _known(
+    n: int,
+    cones: Cones,
+    P: _Entries | None,
+    A: _Entries | None,
+    quadratic: bool,
+    solver: str | None,
+    solver_args: Mapping[str, Any] | None,
+) -> tuple[Layer, Formulas]:
+    """The layer of this structure, made once: its symbolic work is that of all calls."""
+    sides = tuple(None if e is None else (e[0].tobytes(), e[1].tobytes()) for e in (P, A))
+    key = n, cones, sides, quadratic, solver, repr(sorted((solver_args or {}).items()))
+    with _LOCK:
+        if key not in _LAYERS:
+            compiled = _program(n, cones, P, A, quadratic)
+            _LAYERS[key] = Layer.of_program(compiled, solver=solver, solver_args=solver_args), Formulas(compiled)
+        _LAYERS.move_to_end(key)
+        while len(_LAYERS) > _MOST_KEPT:
+            _LAYERS.popitem(last=False)
+        return _LAYERS[key]
+
+
+def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadratic: bool) -> ParametricProgram:
+    """The data themselves as parameters."""
+    m = cones.dimension
+    specs: list[ParameterSpec] = []
+    shapes: list[tuple[str, tuple[int, ...]]] = [("q", (n,)), ("A", (m, n) if A is None else A[0].shape), ("b", (m,))]
+    if quadratic:
+        shapes.insert(0, ("P", (n, n) if P is None else P[0].shape))
+    for name, shape in shapes:
+        attributes = frozenset({"symmetric"} if name == "P" and P is None else ())
+        specs.append(ParameterSpec(name, shape, sum(s.size for s in specs), attributes))
+    columns = {spec.name: spec.columns for spec in specs}
+    size = sum(spec.size for spec in specs)
+    A_pattern, A_map = _matrix_map(A, (m, n), columns["A"], size, symmetric=False)
+    if quadratic:
+        P_pattern, P_map = _matrix_map(P, (n, n), columns["P"], size, symmetric=True)
+    else:
+        P_pattern, P_map = _matrix_map((np.zeros(0, int), np.zeros(0, int)), (n, n), slice(0, 0), size, symmetric=True)
+
+    def vector(name: str, length: int) -> AffineMap:
+        picked = np.arange(columns[name].start, columns[name].stop)
+        linear = sp.csr_array((np.ones(length), (np.arange(length), picked)), shape=(length, size))
+        return AffineMap(np.zeros(length), np.arange(length), linear)
+
+    return ParametricProgram(
+        structure=Structure(P_pattern, A_pattern, cones),
+        parameters=tuple(specs),
+        P=P_map,
+        q=vector("q", n),
+        A=A_map,
+        b=vector("b", m),
+        constant=AffineMap(np.zeros(1), np.zeros(0, dtype=np.int64), sp.csr_array((0, size))),
+        outputs=(),
+        maximize=False,
+        gp=False,
+        logarithmic=np.zeros(size, dtype=bool),
+    )
+
+
+def _matrix_map(
+    entries: _Entries | None, shape: tuple[int, int], columns: slice, size: int, *, symmetric: bool
+) -> tuple[Pattern, AffineMap]:
+    """The pattern of a matrix, and the map from θ to its values; ½(M + Mᵀ) for a symmetric one."""
+    if entries is None:
+        # Parameters are flattened column by column, as patterns are stored.
+        cols, rows = (h.ravel() for h in np.meshgrid(np.arange(shape[1]), np.arange(shape[0]), indexing="ij"))
+    else:
+        rows, cols = entries
+    source, weight = np.arange(columns.start, columns.stop), np.ones(rows.size)
+    if symmetric:
+        rows, cols = np.concatenate([rows, cols]), np.concatenate([cols, rows])
+        source, weight = np.concatenate([source, source]), np.full(rows.size, 0.5)
+    keys, target = np.unique(cols * shape[0] + rows, return_inverse=True)
+    linear = sp.csr_array((weight, (target, source)), shape=(keys.size, size))
+    linear.sum_duplicates()
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(keys // max(shape[0], 1), minlength=shape[1]))])
+    pattern = Pattern(shape, (keys % max(shape[0], 1)).astype(np.int64), indptr.astype(np.int64))
+    return pattern, AffineMap(np.zeros(keys.size), np.arange(keys.size), linear)
+
+
+def _check_convex(P: torch.Tensor | None, entries: _Entries | None, n: int) -> None:
+    """ValueError where P has a clearly negative eigenvalue."""
+    if P is None or torch._C._are_functorch_transforms_active() or entries is not None:
+        return  # under transformations values cannot be read; large sparse ones are judged by the solver
+    if P.shape[-2:] != (n, n):
+        return  # reported with the other shapes
+    matrix = to_array(P).reshape(-1, n, n)
+    shift = 1e-9 * np.abs(matrix).max(initial=0.0) + 1e-300
+    try:
+        np.linalg.cholesky(matrix + shift * np.eye(n))
+    except np.linalg.LinAlgError:
+        smallest = np.linalg.eigvalsh(0.5 * (matrix + np.swapaxes(matrix, 1, 2)))[:, 0]
+        broken = np.flatnonzero(smallest < -10 * shift)
+        if broken.size:
+            raise ValueError(
+                f"P: got an eigenvalue {smallest[broken].min():g} at batch index {broken[:10].tolist()}, expected a positive "
+                "semidefinite matrix; the problem is not convex"
+            ) from None
