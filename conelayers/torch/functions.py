@@ -7,6 +7,7 @@ With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are four of them, each
     derivative  (v, h) ↦ D(v)h           along d: D²Π(v)[dv, h] + D dh
     second      (v, a, c) ↦ D²Π(v)[a, c]   linear in a and c; a third derivative is refused where the cones are curved
 
+All of it is NumPy below: where a compiled graph breaks around a call, torch.compile must not follow into it.
 D is piecewise constant on orthants: there derivatives of every order exist almost everywhere, and are computed.
 """
 
@@ -121,6 +122,7 @@ def optimal_value(call: Call, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def _tangent_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
     """A ``jvp`` whose own operations carry the tangents of outer levels, which torch would switch off: forward over forward."""
 
+    @torch.compiler.disable
     @functools.wraps(rule)
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         with forward_ad._set_fwd_grad_enabled(True):
@@ -132,6 +134,7 @@ def _tangent_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 class _Solve(Function):
     @staticmethod
+    @torch.compiler.disable
     def forward(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         size = sum(spec.size for spec in call.formulas.parameters)
         solution = call.solve(to_array(phi)[:, :size])
@@ -145,6 +148,7 @@ class _Solve(Function):
         ctx.save_for_forward(inputs[1], *output)
 
     @staticmethod
+    @torch.compiler.disable
     def backward(ctx: Any, gx: Tensor | None, gy: Tensor | None, gs: Tensor | None) -> tuple[None, Tensor | None]:
         if gx is None and gy is None and gs is None:
             return None, None
@@ -177,6 +181,7 @@ class _Solve(Function):
 
 class _Linear(Function):
     @staticmethod
+    @torch.compiler.disable
     def forward(call: Call, phi: Tensor, v: Tensor, r1: Tensor, r2: Tensor, transposed: bool) -> _Pair:
         size = sum(spec.size for spec in call.formulas.parameters)
         linearization = call.linearization(to_array(phi)[:, :size], to_array(v))
@@ -198,6 +203,7 @@ class _Linear(Function):
         ctx.save_for_forward(inputs[1], inputs[2], *output)
 
     @staticmethod
+    @torch.compiler.disable
     def backward(ctx: Any, w1: Tensor | None, w2: Tensor | None) -> tuple[Any, ...]:
         phi, v, t1, t2 = ctx.saved_tensors
         f = ctx.call.formulas
@@ -316,6 +322,7 @@ class _Value(Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @torch.compiler.disable
     def forward(call: Call, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
         f = call.formulas
         half = 0.5 * f.P_entries.times(f.P_values(phi), x) + f.q_value(phi)
@@ -328,6 +335,7 @@ class _Value(Function):
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
+    @torch.compiler.disable
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, None, None]:
         _, x, y = ctx.saved_tensors
         f = ctx.call.formulas
@@ -351,6 +359,7 @@ class _Value(Function):
 
 class _Derivative(Function):
     @staticmethod
+    @torch.compiler.disable
     def forward(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
         return from_array(formulas.cones.project_dual(to_array(v))[1].apply(to_array(h)))
 
@@ -361,6 +370,7 @@ class _Derivative(Function):
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
+    @torch.compiler.disable
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         v, h = ctx.saved_tensors
         needs_v, needs_h = ctx.needs_input_grad[1:]
@@ -385,6 +395,7 @@ class _Derivative(Function):
 
 class _Second(Function):
     @staticmethod
+    @torch.compiler.disable
     def forward(formulas: Formulas, v: Tensor, a: Tensor, c: Tensor) -> Tensor:
         return from_array(formulas.cones.second_derivative(to_array(v), to_array(a), to_array(c)))
 
@@ -395,6 +406,7 @@ class _Second(Function):
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
+    @torch.compiler.disable
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         v, a, c = ctx.saved_tensors
         needs_v, needs_a, needs_c = ctx.needs_input_grad[1:]

@@ -23,6 +23,7 @@ class _PlainSolve(torch.autograd.Function):
     """θ ↦ variables outside of all transformations: the engine's own gradient, and the general one where it is differentiated."""
 
     @staticmethod
+    @torch.compiler.disable
     def forward(ctx: Any, call: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         solution = call.layer.solve(*[to_array(t) for t in tensors], **call.options)
         call.solution = ctx.solution = solution
@@ -35,6 +36,7 @@ class _PlainSolve(torch.autograd.Function):
         return tuple(from_array(v.copy(), dtype, device) for v in values)
 
     @staticmethod
+    @torch.compiler.disable
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         tensors = ctx.saved_tensors
         if torch.is_grad_enabled() or _transformed():
