@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from pathlib import Path
 
@@ -175,7 +176,9 @@ class _Solutions(Dataset):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_data_loader_workers(method: str) -> None:
     layer, values = _layer(), torch.arange(24, dtype=torch.float64).reshape(6, 4) - 10
-    loader = DataLoader(_Solutions(layer, values), batch_size=3, num_workers=2, multiprocessing_context=method)
+    loader = DataLoader(
+        _Solutions(layer, values), batch_size=3, num_workers=2, multiprocessing_context=method, timeout=60
+    )
     torch.testing.assert_close(torch.cat(list(loader)), values[:, :3].clamp(min=0))
 
 
@@ -189,12 +192,19 @@ def _train(rank: int, folder: str) -> None:
     parallel(inputs[rank::2]).sum().backward()
     if rank == 0:
         torch.save([p.grad for p in model.parameters()], f"{folder}/gradients.pt")
+    # gloo's threads may wait for a process that is gone: all leave together, and nothing of theirs outlives the group.
+    torch.distributed.barrier()
+    del parallel, model
     torch.distributed.destroy_process_group()
+    os._exit(0)
 
 
 def test_distributed_data_parallel(tmp_path: Path) -> None:
     """Two processes on one machine: the averaged gradient is that of the whole batch."""
-    torch.multiprocessing.spawn(_train, args=(str(tmp_path),), nprocs=2)
+    processes = torch.multiprocessing.spawn(_train, args=(str(tmp_path),), nprocs=2, join=False)
+    for process in processes.processes:
+        process.join(60)
+        assert process.exitcode == 0
     torch.manual_seed(0)
     model = Model()
     (model(_inputs(8)).sum() / 2).backward()

@@ -303,3 +303,11 @@ def test_functional_call_and_per_sample_gradients() -> None:
     total = grad(loss)(parameters, inputs)
     for name in parameters:
         _close(samples[name].sum(0), total[name])
+
+
+def test_batched_gradients_of_the_old_kind_are_refused() -> None:
+    family = _qp()
+    values = [v.requires_grad_() for v in family.draw()]
+    out = family.function(*values)
+    with pytest.raises(NotImplementedError, match="is_grads_batched"):
+        torch.autograd.grad(out, values, torch.eye(3, dtype=DOUBLE), is_grads_batched=True)

@@ -12,6 +12,11 @@ __all__ = ["from_array", "output_type", "to_array"]
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:
     """float64 on the CPU, whatever it was: any strides, stride 0 included; bfloat16 has no NumPy counterpart."""
+    if torch._C._functorch.is_legacy_batchedtensor(tensor):
+        raise NotImplementedError(
+            "is_grads_batched=True (and vectorize=True of torch.autograd.functional) hides its batch from the solver: use "
+            "torch.func.vmap, jacrev or jacfwd"
+        )
     return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
 
 
