@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from conelayers.derivative import Linearization
+from conelayers.derivative import Linearization, NullTest
 from conelayers.errors import Status
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
@@ -64,6 +64,30 @@ class LayerSolution:
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """x (B, n), y (B, m) and s (B, m) of the batch."""
         return self._solution.x, self._solution.y, self._solution.s
+
+    def outputs_move(self) -> NullTest:
+        """Whether the variables of instance i change along null vectors (dx, dy) of J."""
+        x, y, _ = self.points
+        outputs = self._compiled.outputs
+
+        def moves(i: int, dx: np.ndarray, dy: np.ndarray) -> bool:
+            size = max(_largest(dx), _largest(dy))
+            values = (o.value(x[[i]], y[[i]]) for o in outputs)
+            return any(_largest(o.tangent(v, dx, dy)) > _SEEN * size for o, v in zip(outputs, values, strict=True))
+
+        return moves
+
+    def gradients_move(self, chosen: ParametricProgram | None = None) -> NullTest:
+        """Whether the gradients of the parameters (``chosen`` ones) of instance i change along null vectors (λ, μ) of Jᵀ."""
+        x, y, _ = self.points
+        theta, compiled = self._batch.theta, chosen or self._compiled
+
+        def moves(i: int, lam: np.ndarray, mu: np.ndarray) -> bool:
+            t, u, w = (np.repeat(h[[i]], len(lam), axis=0) for h in (theta, x, y))
+            size = max(_largest(lam), _largest(mu)) * max(1.0, _largest(u), _largest(w))
+            return _largest(compiled.adjoint(t, u, w, lam, mu)) > _SEEN * size
+
+        return moves
 
     @property
     def linearization(self) -> Linearization:
@@ -121,11 +145,7 @@ class LayerSolution:
         r1 = -(dprogram.Px(x) + dprogram.ATy(y) + dprogram.q)
         r2 = dprogram.Ax(x) - dprogram.b
 
-        def outputs_move(i: int, dx: np.ndarray, dy: np.ndarray) -> bool:
-            size = max(_largest(dx), _largest(dy))
-            return any(_largest(o.tangent(v[[i]], dx, dy)) > _SEEN * size for o, v in zip(outputs, values, strict=True))
-
-        dx, dy, _ = self._linearization.tangent(r1, r2, outputs_move)
+        dx, dy, _ = self._linearization.tangent(r1, r2, self.outputs_move())
         return [o.tangent(v, dx, dy) for o, v in zip(outputs, values, strict=True)]
 
     def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
@@ -181,13 +201,7 @@ class LayerSolution:
         """The gradient with respect to θ, (B, p)."""
         theta = self._batch.theta
         x, y, _ = self.points
-
-        def gradients_move(i: int, lam: np.ndarray, mu: np.ndarray) -> bool:
-            t, u, w = (np.repeat(h[[i]], len(lam), axis=0) for h in (theta, x, y))
-            size = max(_largest(lam), _largest(mu)) * max(1.0, _largest(u), _largest(w))
-            return _largest(chosen.adjoint(t, u, w, lam, mu)) > _SEEN * size
-
-        lam, mu = self._linearization.adjoint(gx, gy, gs, gradients_move)
+        lam, mu = self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen))
         return chosen.adjoint(theta, x, y, lam, mu)
 
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:

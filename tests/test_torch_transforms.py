@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import cvxpy as cp
+import numpy as np
 import pytest
 import torch
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from zoo import ZOO
 
 from conelayers import Cones, SolveError
 from conelayers.torch import ConeLayer, solve_cone_program
@@ -311,3 +313,18 @@ def test_batched_gradients_of_the_old_kind_are_refused() -> None:
     out = family.function(*values)
     with pytest.raises(NotImplementedError, match="is_grads_batched"):
         torch.autograd.grad(out, values, torch.eye(3, dtype=DOUBLE), is_grads_batched=True)
+
+
+@pytest.mark.parametrize("name", ["lp_inequality", "lp_transport", "qp_unconstrained"])
+def test_transformations_warn_no_more_than_the_plain_call(name: str) -> None:
+    """Redundant constraints that no parameter and no output feels, and programs without rows."""
+    case = ZOO[name]()
+    layer = ConeLayer(case.problem, parameters=case.parameters, variables=case.variables)
+    values = [torch.tensor(np.asarray(v), dtype=DOUBLE) for v in case.draw(np.random.default_rng(0))]
+    loss = lambda *t: sum((o**2).sum() for o in layer(*t))  # noqa: E731
+    everything = tuple(range(len(values)))
+    leaves = [v.clone().requires_grad_() for v in values]
+    expected = torch.autograd.grad(loss(*leaves), leaves)
+    _close(grad(loss, everything)(*values), expected)
+    _close([g[1] for g in vmap(grad(loss, everything))(*[torch.stack([v, v]) for v in values])], list(expected))
+    jvp(loss, tuple(values), tuple(torch.ones_like(v) for v in values))

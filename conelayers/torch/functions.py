@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.autograd import Function, forward_ad
 
-from conelayers.derivative import Linearization
+from conelayers.derivative import Linearization, NullTest
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.torch.conversion import from_array, to_array
@@ -66,6 +66,12 @@ class Call:
         call = Call(self.layer, self._make, self.options, points=self.points)
         call.solution = solution
         return call
+
+    def concerns(self) -> tuple[NullTest, NullTest]:
+        """Which null vectors the gradients and the outputs feel; all of them where x, y and s themselves are asked for."""
+        if self.solution is None or self.points:
+            return (lambda *_: True), (lambda *_: True)
+        return self.solution.gradients_move(), self.solution.outputs_move()
 
     def linearization(self, theta: np.ndarray, v: np.ndarray) -> Linearization:
         """The one that the solve left, if it was for these arguments; else made anew."""
@@ -175,8 +181,8 @@ class _Solve(Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, phi: Tensor) -> tuple[Any, Any]:
         size = info.batch_size
         phi = _front(phi, in_dims[1], size)
-        folded = solve(call, phi.reshape(-1, phi.shape[-1]))
-        return tuple(h.reshape(size, -1, h.shape[-1]) for h in folded), (0, 0, 0)
+        folded = solve(call, phi.flatten(0, 1))
+        return tuple(h.reshape(size, phi.shape[1], h.shape[-1]) for h in folded), (0, 0, 0)
 
 
 class _Linear(Function):
@@ -185,14 +191,15 @@ class _Linear(Function):
     def forward(call: Call, phi: Tensor, v: Tensor, r1: Tensor, r2: Tensor, transposed: bool) -> _Pair:
         size = sum(spec.size for spec in call.formulas.parameters)
         linearization = call.linearization(to_array(phi)[:, :size], to_array(v))
+        gradients_move, outputs_move = call.concerns()
         a1, a2 = to_array(r1), to_array(r2)
         t1, t2 = np.empty_like(a1), np.empty_like(a2)
         for k in range(a1.shape[0]):
             if transposed:
                 # Any r₂ is D gy + (D − I) gs with gy = r₂, gs = −r₂.
-                t1[k], t2[k] = linearization.adjoint(a1[k], a2[k], -a2[k])
+                t1[k], t2[k] = linearization.adjoint(a1[k], a2[k], -a2[k], gradients_move)
             else:
-                t1[k], dy, ds = linearization.tangent(a1[k], a2[k])
+                t1[k], dy, ds = linearization.tangent(a1[k], a2[k], outputs_move)
                 t2[k] = dy - ds
         return from_array(t1), from_array(t2)
 
@@ -272,7 +279,7 @@ class _Linear(Function):
         phi, v = (_front(h, dim, size).flatten(0, 1) for h, dim in ((phi, in_dims[1]), (v, in_dims[2])))
         r1, r2 = r1.transpose(0, 1).flatten(1, 2), r2.transpose(0, 1).flatten(1, 2)
         folded = linear(call, phi, v, r1, r2, transposed)
-        return tuple(t.reshape(t.shape[0], size, -1, t.shape[-1]) for t in folded), (1, 1)
+        return tuple(t.reshape(t.shape[0], size, t.shape[1] // size, t.shape[-1]) for t in folded), (1, 1)
 
 
 def _moved(
