@@ -120,10 +120,15 @@ class Layer:
     def _epigraph(self, solver: str) -> ParametricProgram:
         """The program with a linear objective, for a backend named at the call that takes no quadratic one."""
         if self._linear is None:
+            if self._source is None and not self._compilation:
+                raise ValueError(
+                    f"solver: {solver} takes no quadratic objective, and P is given; use Clarabel or SCS, or write the objective as a "
+                    "second-order cone"
+                )
             if self._source is None:
                 raise ValueError(
-                    f"solver_args: {solver} needs the problem compiled with a linear objective, which a layer that was pickled, "
-                    f"or made from a program in conic form, cannot do; construct the layer with solver={solver!r}"
+                    f"solver_args: solve_method {solver} needs the problem compiled with a linear objective, which a layer "
+                    f"that was pickled cannot do; construct the layer with solver={solver!r}"
                 )
             self._linear = canonicalize(*self._source, quadratic=False, **self._compilation)
         return self._linear

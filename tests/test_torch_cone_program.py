@@ -104,6 +104,8 @@ def test_bad_input_is_named() -> None:
     ):
         with pytest.raises(error, match=phrase):
             solve_cone_program(*arguments, CONES)
+    with pytest.raises(ValueError, match="ECOS takes no quadratic objective"):
+        solve_cone_program(P, q, A, b, CONES, solver="ECOS")
     values = A.reshape(-1)
     for pattern, phrase in (
         (sp.eye_array(4), "A_pattern: got shape"),
