@@ -130,7 +130,7 @@ def test_grad_vjp_jvp_jacobians(family: Family) -> None:
     values = family.draw()
     everything = tuple(range(len(values)))
     expected = _plain_jacobian(family, values)
-    assert max(float(j.abs().max()) for j in expected) > 1e-3 or family.function is None
+    assert max(float(j.abs().max()) for j in expected) > 1e-3
     _close(jacrev(family.function, everything)(*values), expected)
     _close(jacfwd(family.function, everything)(*values), expected)
     tangents = [torch.randn_like(v) for v in values]
