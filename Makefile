@@ -48,7 +48,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.torch
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --editable '.[torch,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[torch,jax,dev]'
 	touch $@ $(VENV)/.demo
 
 clean:

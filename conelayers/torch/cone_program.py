@@ -12,14 +12,15 @@ import scipy.sparse as sp
 import torch
 
 from conelayers.cones import Cones, as_cones
+from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, ParametricProgram
 from conelayers.program import Pattern, Structure
 from conelayers.torch.conversion import to_array
-from conelayers.torch.formulas import Formulas
 from conelayers.torch.functions import Call
 from conelayers.torch.layer import solve_parameters
+from conelayers.torch.operations import formulas_of
 
 __all__ = ["ConeProgramSolution", "solve_cone_program"]
 
@@ -126,7 +127,7 @@ def _known(
     with _LOCK:
         if key not in _LAYERS:
             compiled = _program(n, cones, P, A, quadratic)
-            _LAYERS[key] = Layer.of_program(compiled, solver=solver, solver_args=solver_args), Formulas(compiled)
+            _LAYERS[key] = Layer.of_program(compiled, solver=solver, solver_args=solver_args), formulas_of(compiled)
         _LAYERS.move_to_end(key)
         while len(_LAYERS) > _MOST_KEPT:
             _LAYERS.popitem(last=False)

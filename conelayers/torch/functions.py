@@ -23,10 +23,10 @@ import torch
 from torch.autograd import Function, forward_ad
 
 from conelayers.derivative import Linearization, NullTest
+from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.torch.conversion import from_array, to_array
-from conelayers.torch.formulas import Formulas
 
 __all__ = ["Call", "optimal_value", "solve"]
 
@@ -142,8 +142,7 @@ class _Solve(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        size = sum(spec.size for spec in call.formulas.parameters)
-        solution = call.solve(to_array(phi)[:, :size])
+        solution = call.solve(to_array(phi)[:, : call.formulas.size])
         return tuple(from_array(h.copy()) for h in solution.points)  # type: ignore[return-value]
 
     @staticmethod
@@ -189,8 +188,7 @@ class _Linear(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(call: Call, phi: Tensor, v: Tensor, r1: Tensor, r2: Tensor, transposed: bool) -> _Pair:
-        size = sum(spec.size for spec in call.formulas.parameters)
-        linearization = call.linearization(to_array(phi)[:, :size], to_array(v))
+        linearization = call.linearization(to_array(phi)[:, : call.formulas.size], to_array(v))
         gradients_move, outputs_move = call.concerns()
         a1, a2 = to_array(r1), to_array(r2)
         t1, t2 = np.empty_like(a1), np.empty_like(a2)

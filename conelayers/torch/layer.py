@@ -8,13 +8,14 @@ from typing import Any, final
 import cvxpy as cp
 import torch
 
+from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import batch_sizes
 from conelayers.torch.compiled import register, solve_in_graph
 from conelayers.torch.conversion import from_array, output_type, to_array
-from conelayers.torch.formulas import Formulas, flatten
 from conelayers.torch.functions import Call, optimal_value, solve
+from conelayers.torch.operations import flatten, formulas_of
 
 __all__ = ["ConeLayer", "CvxpyLayer", "solve_parameters"]
 
@@ -232,7 +233,7 @@ class ConeLayer(torch.nn.Module):
         for formulas in self._known:
             if formulas.compiled is compiled:
                 return formulas
-        self._known.append(Formulas(compiled))
+        self._known.append(formulas_of(compiled))
         return self._known[-1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,0 +1,236 @@
+"""The layer as a function of arrays of JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, final
+
+import cvxpy as cp
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from conelayers.errors import Status
+from conelayers.jax.host import STATUSES, HostProgram
+from conelayers.jax.operations import formulas_of
+from conelayers.jax.primitives import optimal_value, solve
+from conelayers.layer import Layer
+from conelayers.parameters import batch_sizes, flatten
+
+__all__ = ["ConeLayer", "CvxpyLayer", "SolveInfo"]
+
+Array = jax.Array
+
+
+class SolveInfo(NamedTuple):
+    """How each instance ended: ``status`` () or (B,) int32, see ``ConeLayer.statuses``, and the worst residual, likewise."""
+
+    status: Array
+    residual: Array
+
+
+@jax.tree_util.register_static
+@final
+class ConeLayer:
+    """A parametric convex problem as a differentiable layer: parameters in, solution out, gradients through.
+
+    problem: a DPP-compliant cvxpy.Problem. parameters: all of its parameters, in the order of the call's arrays.
+    variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned arrays.
+    solver: "CLARABEL", "SCS", "ECOS" or None. gp: a geometric program. solver_args: defaults for every call, see
+    conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
+    canon_backend: cvxpy's canonicalization backend. on_failure: "raise", or "nan" for NaN in the values and gradients of
+    instances without a solution (``solve`` returns their statuses).
+
+    Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the gradients.
+    The solver computes in float64 on the host; the outputs have the inputs' common dtype.
+
+    All transformations of JAX work on it, in any composition; third derivatives where all constraints are linear. It is hashable,
+    compared by identity, and a pytree without leaves.
+
+    Raises CanonicalizationError or ValueError for a problem, parameters, variables or options that do not fit.
+    """
+
+    def __init__(
+        self,
+        problem: cp.Problem,
+        parameters: Sequence[cp.Parameter],
+        variables: Sequence[cp.Variable],
+        solver: str | None = None,
+        gp: bool = False,
+        verbose: bool = False,
+        canon_backend: str | None = None,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool = False,
+        on_failure: str = "raise",
+    ) -> None:
+        self._on_failure = _policy(on_failure)
+        self.engine = Layer(
+            problem,
+            parameters,
+            variables,
+            solver=solver,
+            gp=gp,
+            solver_args=solver_args,
+            verbose=verbose,
+            canon_backend=canon_backend,
+            warm_start=warm_start,
+        )
+        self._programs: dict[Any, HostProgram] = {}  # one for each set of options that was asked for
+
+    def __call__(
+        self,
+        *params: Any,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool | None = None,
+        on_failure: str | None = None,
+        **named: Any,
+    ) -> tuple[Array, ...]:
+        """The solution for these parameter values, a tuple with one array for each of ``variables``.
+
+        The values come by position, or all of them by the parameters' names, as keywords or as one dictionary. Raises ValueError
+        for bad values, TypeError for anything that is not a real array or number, SolveError naming the instances that have no
+        solution; in a compiled function JAX wraps errors of values in its own, with the same message.
+        """
+        return self.solve(*params, solver_args=solver_args, warm_start=warm_start, on_failure=on_failure, **named)[0]
+
+    def solve(
+        self,
+        *params: Any,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool | None = None,
+        on_failure: str | None = None,
+        **named: Any,
+    ) -> tuple[tuple[Array, ...], SolveInfo]:
+        """Like the call, and with it a SolveInfo."""
+        values = self._checked(params, named)
+        policy = self._on_failure if on_failure is None else _policy(on_failure)
+        dtype = _output_type(values)
+        if policy == "raise" and not any(isinstance(v, jax.core.Tracer) for v in values):
+            solution = self.engine.solve(*map(_canonical, values), solver_args=solver_args, warm_start=warm_start)
+            said = solution.status
+            positions = [STATUSES.index(one) for one in said] if isinstance(said, tuple) else STATUSES.index(said)
+            info = SolveInfo(jnp.asarray(positions, jnp.int32), jnp.asarray(solution.residuals.worst, dtype))
+            return tuple(jnp.asarray(v, dtype) for v in solution.variables), info
+        program = self._program(solver_args, warm_start, policy)
+        phi, batch = _phi(program, values)
+        x, y, _, status, residual = solve(program, phi)
+        outputs = (*program.formulas.variables(x, y), residual)
+        *variables, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
+        return tuple(variables), SolveInfo(status[0] if batch is None else status, residual)
+
+    def value(
+        self,
+        *params: Any,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool | None = None,
+        on_failure: str | None = None,
+        **named: Any,
+    ) -> Array:
+        """The optimal value of the problem, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
+
+        dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique. Takes and
+        raises what the call does.
+        """
+        values = self._checked(params, named)
+        program = self._program(
+            solver_args, warm_start, self._on_failure if on_failure is None else _policy(on_failure)
+        )
+        phi, batch = _phi(program, values)
+        x, y, *_ = solve(program, phi)
+        value = program.formulas.user_value(optimal_value(program, phi, x, y))
+        return (value[0] if batch is None else value).astype(_output_type(values))
+
+    def jacobian(
+        self, *params: Any, solver_args: Mapping[str, Any] | None = None, **named: Any
+    ) -> tuple[tuple[Array, ...], ...]:
+        """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
+
+        All from one factorization, for concrete arrays; ``jax.jacrev`` and ``jax.jacfwd`` are for transformed and compiled functions.
+        """
+        values = self._checked(params, named)
+        if any(isinstance(v, jax.core.Tracer) for v in values):
+            raise TypeError(
+                "jacobian: got traced arrays, expected concrete ones; use jax.jacrev or jax.jacfwd of the layer"
+            )
+        blocks = self.engine.solve(*map(_canonical, values), solver_args=solver_args).jacobian()
+        dtype = _output_type(values)
+        return tuple(tuple(jnp.asarray(b, dtype) for b in row) for row in blocks)
+
+    @staticmethod
+    def statuses(info: SolveInfo) -> Status | tuple[Status, ...]:
+        """The Status of the instance, or of each instance in a batched call, from a SolveInfo of concrete arrays."""
+        positions = np.asarray(info.status)
+        return tuple(STATUSES[i] for i in positions) if positions.ndim else STATUSES[int(positions)]
+
+    def _program(self, solver_args: Mapping[str, Any] | None, warm_start: bool | None, policy: str) -> HostProgram:
+        key = repr(sorted((solver_args or {}).items())), warm_start, policy
+        known = self._programs.get(key)
+        if known is None:
+            formulas = formulas_of(self.engine.compiled_for(solver_args))
+            options = {"solver_args": dict(solver_args or {}), "warm_start": warm_start}
+            known = self._programs.setdefault(key, HostProgram(self.engine, formulas, options, nan=policy == "nan"))
+        return known
+
+    def _checked(self, params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        names = [spec.name for spec in self.engine.parameters]
+        if len(params) == 1 and isinstance(params[0], Mapping) and not named:
+            params, named = [], params[0]
+        if named:
+            if params or sorted(named) != sorted(names):
+                raise ValueError(
+                    f"parameters: got {len(params)} by position and {', '.join(map(str, named))} by name, expected all by position "
+                    f"or all by name: {', '.join(names)}"
+                )
+            params = tuple(named[name] for name in names)
+        for i, p in enumerate(params):
+            name = f"parameter {i} ({names[i]})" if i < len(names) else f"parameter {i}"
+            if isinstance(p, bool) or not isinstance(p, jax.Array | np.ndarray | np.generic | int | float):
+                raise TypeError(
+                    f"{name}: got {type(p).__name__}, expected an array of JAX or NumPy, or a number; convert it with jnp.asarray"
+                )
+            dtype = jax.dtypes.result_type(p)
+            if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+                raise TypeError(f"{name}: got dtype {dtype}, expected a real one; convert it with .astype(float)")
+        return tuple(params)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_programs": {}}
+
+    def __repr__(self) -> str:
+        return f"ConeLayer({', '.join(f'{spec.name}{list(spec.shape)}' for spec in self.engine.parameters)})"
+
+
+def _policy(on_failure: str) -> str:
+    if on_failure not in ("raise", "nan"):
+        raise ValueError(f"on_failure: got {on_failure!r}, expected 'raise' or 'nan'")
+    return on_failure
+
+
+def _output_type(values: Sequence[Any]) -> Any:
+    """The common dtype of the inputs by JAX's promotion, the default floating-point one for integers."""
+    dtype = jnp.result_type(*values) if values else jnp.dtype("float64")
+    return jax.dtypes.canonicalize_dtype(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float64)
+
+
+def _canonical(value: Any) -> np.ndarray:
+    """A concrete value as JAX would hold it, in float64."""
+    dtype = jax.dtypes.canonicalize_dtype(jax.dtypes.result_type(value))
+    return np.asarray(np.asarray(value, dtype), np.float64)
+
+
+def _phi(program: HostProgram, values: Sequence[Any]) -> tuple[Array, int | None]:
+    """φ (B, ·) of a call's values in JAX's widest floating-point type, and B; None for an unbatched call."""
+    specs = program.formulas.parameters
+    sizes = batch_sizes(specs, [np.shape(v) for v in values])
+    batch = next((size for size in sizes if size is not None), None)
+    dtype = jax.dtypes.canonicalize_dtype(jnp.float64)
+    columns = []
+    for value, size, spec in zip(values, sizes, specs, strict=True):
+        wide = jnp.asarray(value).astype(dtype)
+        flat = flatten(wide[None] if size is None else wide)  # type: ignore[arg-type]
+        columns.append(jnp.broadcast_to(flat, (1 if batch is None else batch, spec.size)))
+    theta = jnp.concatenate(columns, axis=1) if columns else jnp.zeros((1, 0), dtype)
+    return program.formulas.phi(theta), batch
+
+
+CvxpyLayer = ConeLayer  # the name that people coming from cvxpylayers import

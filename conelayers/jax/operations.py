@@ -1,0 +1,47 @@
+"""JAX's operations, as the formulas of a program ask for them."""
+
+from __future__ import annotations
+
+from typing import final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from conelayers.formulas import Formulas
+from conelayers.parameters import unflatten
+from conelayers.parametric import ParametricProgram
+
+__all__ = ["formulas_of"]
+
+Array = jax.Array
+
+
+@final
+class _Operations:
+    def constant(self, array: np.ndarray) -> np.ndarray:
+        # NumPy's arrays belong to no trace; JAX takes them as they are.
+        return array.astype(np.int32) if array.dtype == np.int64 else array
+
+    def take(self, h: Array, index: np.ndarray) -> Array:
+        return h[:, index]
+
+    def scatter(self, values: Array, target: np.ndarray, size: int) -> Array:
+        return jnp.zeros((values.shape[0], size), values.dtype).at[:, target].add(values)
+
+    def log_where(self, mask: np.ndarray, h: Array) -> Array:
+        return jnp.log(jnp.where(mask, h, 1.0))
+
+    def exp(self, h: Array) -> Array:
+        return jnp.exp(h)
+
+    def join(self, a: Array, b: Array) -> Array:
+        return jnp.concatenate([a, b], axis=1)
+
+    def unflatten(self, flat: Array, shape: tuple[int, ...]) -> Array:
+        return unflatten(flat, shape)  # type: ignore[arg-type,return-value]
+
+
+def formulas_of(compiled: ParametricProgram) -> Formulas:
+    """The program's formulas over arrays of JAX."""
+    return Formulas(compiled, _Operations())

@@ -1,0 +1,336 @@
+"""The solution map and the linear systems of its derivatives as primitives of JAX, which all of its transformations compose.
+
+With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are four of them, each derivative written in terms of the others:
+
+    solve       φ ↦ (x, y, s)           along dφ: J [dx; dv] = −F_φ dφ,  dy = D dv,  ds = dy − dv
+    linear      (φ, v, r) ↦ J⁻¹r or J⁻ᵀr    linear in r; along dφ, dv: J dt = −dJ t, where dJ holds D²Π(v)[dv, ·]
+    derivative  (v, h) ↦ D(v)h           linear in h; along dv: D²Π(v)[dv, h]
+    second      (v, a, c) ↦ D²Π(v)[a, c]   linear in a and in c; a third derivative is refused where the cones are curved
+
+Each has a tangent rule, a transpose in what it is linear in, and a batching rule that folds the axis into the batch. Compiled, each
+is a callback; on concrete arrays it calls the host at once, so that errors are the engine's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
+
+from conelayers.formulas import Formulas
+from conelayers.jax.host import HostProgram
+
+__all__ = ["optimal_value", "solve"]
+
+Array = jax.Array
+_Pair = tuple[Array, Array]
+
+_THIRD = (
+    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; first and second "
+    "ones are, and all of them for linear and quadratic programs"
+)
+
+
+def solve(program: HostProgram, phi: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """x (B, n), y (B, m), s (B, m), status (B,), residual (B,) at φ (B, ·)."""
+    return tuple(_solve_p.bind(phi, program=program))
+
+
+def linear(program: HostProgram, phi: Array, v: Array, r1: Array, r2: Array, transposed: bool) -> _Pair:
+    """J⁻¹ or J⁻ᵀ times the right-hand sides r₁ (K, B, n), r₂ (K, B, m)."""
+    phi, v, r1, r2 = _alike(phi, v, r1, r2)
+    return tuple(_linear_p.bind(phi, v, r1, r2, program=program, transposed=transposed))
+
+
+def derivative(program: HostProgram, v: Array, h: Array) -> Array:
+    """D(v)h for v, h (..., m)."""
+    f = program.formulas
+    if not f.cones.curved:
+        return jnp.where((v > 0) | f.free, h, jnp.zeros_like(h))
+    return _derivative_p.bind(*_alike(v, h), program=program)[0]
+
+
+def second(program: HostProgram, v: Array, a: Array, c: Array) -> Array:
+    """D²Π(v)[a, c] for v, a, c (..., m)."""
+    return _second_p.bind(*_alike(v, a, c), program=program)[0] if program.formulas.cones.curved else jnp.zeros_like(v)
+
+
+def _primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Sequence[tuple[Any, Any]]]) -> Primitive:
+    """A primitive that calls ``host`` with NumPy arrays; ``shapes`` are those of its results, with None for the inputs' dtype."""
+    primitive = Primitive(f"conelayers_{name}")
+    primitive.multiple_results = True
+
+    def impl(*args: Any, **params: Any) -> list[Array]:
+        return [jnp.asarray(h) for h in host(*map(np.asarray, args), **params)]
+
+    def abstract(*avals: Any, **params: Any) -> list[Any]:
+        return [
+            _aval(avals[0], shape, avals[0].dtype if dtype is None else dtype)
+            for shape, dtype in shapes(*avals, **params)
+        ]
+
+    def compiled(*args: Array, **params: Any) -> Sequence[Array]:
+        results = [
+            jax.ShapeDtypeStruct(shape, args[0].dtype if dtype is None else dtype)
+            for shape, dtype in shapes(*args, **params)
+        ]
+
+        def call(*arrays: Any) -> tuple[np.ndarray, ...]:
+            given = [np.asarray(a) for a in arrays]
+            if any(g.dtype != a.dtype for g, a in zip(given, args, strict=True)):
+                raise TypeError(
+                    f"ConeLayer: compiled for {args[0].dtype}, but JAX handed over {given[0].dtype}: its context manager enable_x64 does "
+                    'not reach the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
+                )
+            return tuple(host(*given, **params))
+
+        return jax.pure_callback(call, results, *args)
+
+    primitive.def_impl(impl)
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(compiled, multiple_results=True))
+    return primitive
+
+
+def _aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The abstract value of a result that varies over the axes of a shard_map that ``like`` varies over."""
+    if getattr(like, "mat", None) is None or like.sharding.mesh.empty:
+        return ShapedArray(shape, dtype)
+    sharding = like.sharding.update(spec=PartitionSpec(*(None,) * len(shape)))
+    return like.update(shape=shape, dtype=np.dtype(dtype), weak_type=False, sharding=sharding)
+
+
+def _alike(*arrays: Array) -> Sequence[Array]:
+    """The arrays, each varying over all of the axes of a shard_map that one of them varies over."""
+    axes: list[frozenset[str]] = [getattr(getattr(jax.typeof(a), "mat", None), "varying", frozenset()) for a in arrays]
+    union = frozenset().union(*axes)
+    if not union:
+        return arrays
+    return [
+        jax.lax.pcast(a, tuple(sorted(union - own)), to="varying") if union - own else a
+        for a, own in zip(arrays, axes, strict=True)
+    ]
+
+
+def _front(value: Array, dim: int | None, size: int) -> Array:
+    """With the mapped axis in front, also where there is none."""
+    return jnp.broadcast_to(value, (size, *value.shape)) if dim is None else jnp.moveaxis(value, dim, 0)
+
+
+def _size(args: Sequence[Array], dims: Sequence[int | None]) -> int:
+    return next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+
+
+def _known(tangent: Any) -> Any:
+    """The tangent, or None for a symbolic zero."""
+    return None if type(tangent) is ad.Zero else tangent
+
+
+def _dense(tangent: Any, like: Array) -> Array:
+    return jnp.zeros_like(like) if type(tangent) is ad.Zero else tangent
+
+
+def _zero(primal: Array) -> ad.Zero:
+    return ad.Zero(jax.typeof(primal).to_tangent_aval())
+
+
+# solve
+
+
+def _solve_shapes(phi: Any, *, program: HostProgram) -> list[tuple[Any, Any]]:
+    m, n = program.formulas.A_entries.shape
+    batch = phi.shape[0]
+    return [((batch, n), None), ((batch, m), None), ((batch, m), None), ((batch,), np.int32), ((batch,), None)]
+
+
+def _solve_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: HostProgram) -> tuple[Any, Any]:
+    (phi,), (dphi,) = primals, tangents
+    out = solve(program, phi)
+    x, y, s, status, residual = out
+    if type(dphi) is ad.Zero:
+        return out, [_zero(h) for h in out]
+    f = program.formulas
+    r1 = -(f.dP(dphi, x) + f.dAT(dphi, y) + f.q.matrix.times(dphi))
+    r2 = f.dA(dphi, x) - f.b.matrix.times(dphi)
+    v = y - s
+    dx, dv = (t[0] for t in linear(program, phi, v, r1[None], r2[None], False))
+    dy = derivative(program, v, dv)
+    return out, [dx, dy, dy - dv, *(_zero(h) for h in (status, residual))]
+
+
+def _solve_batch(args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram) -> tuple[Any, Any]:
+    size = _size(args, dims)
+    phi = _front(args[0], dims[0], size)
+    folded = solve(program, phi.reshape(-1, phi.shape[-1]))
+    return [h.reshape(size, phi.shape[1], *h.shape[1:]) for h in folded], [0] * len(folded)
+
+
+_solve_p = _primitive("solve", lambda phi, program: program.solve(phi), _solve_shapes)
+ad.primitive_jvps[_solve_p] = _solve_jvp
+batching.primitive_batchers[_solve_p] = _solve_batch
+
+
+# linear
+
+
+def _linear_jvp(
+    primals: Sequence[Array], tangents: Sequence[Any], *, program: HostProgram, transposed: bool
+) -> tuple[Any, Any]:
+    phi, v, r1, r2 = primals
+    t1, t2 = linear(program, phi, v, r1, r2, transposed)
+    dphi, dv = map(_known, tangents[:2])
+    e1, e2 = _dense(tangents[2], t1), _dense(tangents[3], t2)
+    if dphi is not None or dv is not None:
+        moved = jax.vmap(partial(_moved, program, phi, v, dphi, dv, transposed))(t1, t2)
+        e1, e2 = e1 - moved[0], e2 - moved[1]
+    return [t1, t2], list(linear(program, phi, v, e1, e2, transposed))
+
+
+def _moved(
+    program: HostProgram, phi: Array, v: Array, dphi: Any, dv: Any, transposed: bool, t1: Array, t2: Array
+) -> _Pair:
+    """dJ t, or dJᵀ t, along dφ and dv: J = [P, AᵀD; −A, I − D]."""
+    f: Formulas = program.formulas
+    first, last = jnp.zeros_like(t1), jnp.zeros_like(t2)
+    A = f.A_values(phi)
+    if transposed:
+        if dphi is not None:
+            first += f.dP(dphi, t1) - f.dAT(dphi, t2)
+            last += derivative(program, v, f.dA(dphi, t1))
+        if dv is not None:
+            last += second(program, v, dv, f.A_entries.times(A, t1) - t2)
+        return first, last
+    if dphi is not None:
+        first += f.dP(dphi, t1) + f.dAT(dphi, derivative(program, v, t2))
+        last -= f.dA(dphi, t1)
+    if dv is not None:
+        turned = second(program, v, dv, t2)
+        first += f.A_entries.transposed_times(A, turned)
+        last -= turned
+    return first, last
+
+
+def _linear_transpose(
+    cts: Sequence[Any], phi: Any, v: Any, r1: Any, r2: Any, *, program: HostProgram, transposed: bool
+) -> list[Any]:
+    if all(type(ct) is ad.Zero for ct in cts):
+        return [None] * 4
+    c1, c2 = map(ad.instantiate_zeros, cts)
+    g = linear(program, phi, v, c1, c2, not transposed)
+    return [None, None, *(t if ad.is_undefined_primal(r) else None for t, r in zip(g, (r1, r2), strict=True))]
+
+
+def _linear_batch(
+    args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram, transposed: bool
+) -> tuple[Any, Any]:
+    size = _size(args, dims)
+    phi, v, *rs = args
+    r1, r2 = (_front(r, dim, size) for r, dim in zip(rs, dims[2:], strict=True))
+    if dims[0] is None and dims[1] is None:  # more right-hand sides for the same systems
+        r1, r2 = (r.reshape(-1, *r.shape[2:]) for r in (r1, r2))
+        return [t.reshape(size, -1, *t.shape[1:]) for t in linear(program, phi, v, r1, r2, transposed)], [0, 0]
+    phi, v = (_front(h, dim, size) for h, dim in ((phi, dims[0]), (v, dims[1])))
+    count, batch = r1.shape[1:3]
+    phi, v = (h.reshape(size * batch, h.shape[-1]) for h in (phi, v))
+    r1, r2 = (jnp.swapaxes(r, 0, 1).reshape(count, size * batch, r.shape[-1]) for r in (r1, r2))
+    folded = linear(program, phi, v, r1, r2, transposed)
+    return [t.reshape(count, size, batch, t.shape[-1]) for t in folded], [1, 1]
+
+
+_linear_p = _primitive(
+    "linear",
+    lambda *arrays, program, transposed: program.linear(*arrays, transposed),
+    lambda phi, v, r1, r2, **_: [(r1.shape, None), (r2.shape, None)],
+)
+ad.primitive_jvps[_linear_p] = _linear_jvp
+ad.primitive_transposes[_linear_p] = _linear_transpose
+batching.primitive_batchers[_linear_p] = _linear_batch
+
+
+# derivative and second
+
+
+def _pointwise_batch(
+    function: Callable[..., Array], args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram
+) -> tuple[Any, Any]:
+    size = _size(args, dims)
+    return [function(program, *(_front(a, dim, size) for a, dim in zip(args, dims, strict=True)))], [0]
+
+
+def _derivative_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: HostProgram) -> tuple[Any, Any]:
+    (v, h), (dv, dh) = primals, map(_known, tangents)
+    moved = jnp.zeros_like(h)
+    if dv is not None:
+        moved += second(program, v, dv, h)
+    if dh is not None:
+        moved += derivative(program, v, dh)
+    return [derivative(program, v, h)], [moved]
+
+
+def _derivative_transpose(cts: Sequence[Any], v: Any, h: Any, *, program: HostProgram) -> list[Any]:
+    return [None, None if type(cts[0]) is ad.Zero else derivative(program, v, cts[0])]
+
+
+_derivative_p = _primitive(
+    "derivative", lambda v, h, program: [program.derivative(v, h)], lambda v, h, **_: [(v.shape, None)]
+)
+ad.primitive_jvps[_derivative_p] = _derivative_jvp
+ad.primitive_transposes[_derivative_p] = _derivative_transpose
+batching.primitive_batchers[_derivative_p] = partial(_pointwise_batch, derivative)
+
+
+def _second_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: HostProgram) -> tuple[Any, Any]:
+    (v, a, c), (dv, da, dc) = primals, map(_known, tangents)
+    if dv is not None:
+        raise NotImplementedError(_THIRD)
+    moved = jnp.zeros_like(v)
+    if da is not None:
+        moved += second(program, v, da, c)
+    if dc is not None:
+        moved += second(program, v, a, dc)
+    return [second(program, v, a, c)], [moved]
+
+
+def _second_transpose(cts: Sequence[Any], v: Any, a: Any, c: Any, *, program: HostProgram) -> list[Any]:
+    if type(cts[0]) is ad.Zero:
+        return [None] * 3
+    # ⟨g, D²Π(v)[a, c]⟩ is symmetric in its three arguments.
+    if ad.is_undefined_primal(a):
+        return [None, second(program, v, cts[0], c), None]
+    return [None, None, second(program, v, a, cts[0])]
+
+
+_second_p = _primitive(
+    "second", lambda v, a, c, program: [program.second(v, a, c)], lambda v, a, c, **_: [(v.shape, None)]
+)
+ad.primitive_jvps[_second_p] = _second_jvp
+ad.primitive_transposes[_second_p] = _second_transpose
+batching.primitive_batchers[_second_p] = partial(_pointwise_batch, second)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def optimal_value(program: HostProgram, phi: Array, x: Array, y: Array) -> Array:
+    """½ xᵀPx + qᵀx + c, (B,), with the gradient of the Lagrangian: by the envelope theorem x and y stand still."""
+    f = program.formulas
+    half = 0.5 * f.P_entries.times(f.P_values(phi), x) + f.q_value(phi)
+    return (half * x).sum(1) + f.constant_value(phi)
+
+
+@optimal_value.defjvp
+def _(program: HostProgram, primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    """dV = ½ xᵀdP x + dqᵀx + yᵀ(dA x − db) + dc."""
+    f = program.formulas
+    phi, x, y = primals
+    dphi = tangents[0]
+    slope = 0.5 * f.dP(dphi, x) + f.q.matrix.times(dphi)
+    rows = f.dA(dphi, x) - f.b.matrix.times(dphi)
+    tangent = (slope * x).sum(1) + (rows * y).sum(1) + f.constant.matrix.times(dphi)[:, 0]
+    return optimal_value(program, phi, x, y), tangent

@@ -1,0 +1,54 @@
+"""torch's operations, as the formulas of a program ask for them."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+import torch
+
+from conelayers.formulas import Formulas
+from conelayers.parametric import ParametricProgram
+
+__all__ = ["flatten", "formulas_of"]
+
+Tensor = torch.Tensor
+
+
+def flatten(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(B, *shape) to (B, size), column by column."""
+    if len(shape) > 1:
+        value = value.permute(0, *range(len(shape), 0, -1))
+    return value.reshape(value.shape[0], -1) if shape else value.reshape(-1, 1)
+
+
+@final
+class _Operations:
+    def constant(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array)
+
+    def take(self, h: Tensor, index: Tensor) -> Tensor:
+        return h.index_select(1, index)
+
+    def scatter(self, values: Tensor, target: Tensor, size: int) -> Tensor:
+        return torch.zeros((), dtype=values.dtype).expand(values.shape[0], size).index_add(1, target, values)
+
+    def log_where(self, mask: Tensor, h: Tensor) -> Tensor:
+        return torch.where(mask, h, torch.ones_like(h)).log()
+
+    def exp(self, h: Tensor) -> Tensor:
+        return h.exp()
+
+    def join(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([a, b], dim=1)
+
+    def unflatten(self, flat: Tensor, shape: tuple[int, ...]) -> Tensor:
+        value = flat.reshape(flat.shape[0], *reversed(shape))
+        return value.permute(0, *range(len(shape), 0, -1)) if len(shape) > 1 else value
+
+
+def formulas_of(compiled: ParametricProgram) -> Formulas:
+    """The program's formulas over tensors."""
+    # Tensors made under a transformation are its own, and dead when it ends.
+    with torch._C._DisableFuncTorch():
+        return Formulas(compiled, _Operations())
