@@ -19,7 +19,8 @@ from conelayers.layer_solution import LayerSolution
 __all__ = ["STATUSES", "HostProgram"]
 
 STATUSES = tuple(Status)  # a status array holds positions in it
-_MOST_KEPT = 16
+_MOST_KEPT = 256  # enough for the steps of a scan
+_MOST_NUMBERS = 2**24  # that the factors of the solutions kept may hold, roughly
 _SAME = 1e-5  # relative distance up to which a float32 v is that of the solution kept
 
 
@@ -118,7 +119,8 @@ class HostProgram:
         kept = _Kept(good, solution, x, y, s, status, residual)
         with self._lock:
             self._kept[_digest(theta)] = kept
-            while len(self._kept) > _MOST_KEPT:
+            numbers = max(1, len(theta) * (n + m) * min(n + m, 100))
+            while len(self._kept) > max(2, min(_MOST_KEPT, _MOST_NUMBERS // numbers)):
                 self._kept.popitem(last=False)
         return kept
 
