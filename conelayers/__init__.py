@@ -1,11 +1,11 @@
 """Differentiable convex optimization layers.
 
-    cvxpy problem ─ canonicalize ─ program ─ solvers ─ residual/newton ─ derivative ─ layer ─ torch
+    cvxpy problem ─ canonicalize ─ program ─ solvers ─ residual/newton ─ derivative ─ layer ─ torch, jax
                                       │                     │
                                     cones ─────────── kkt (factorizations)
 
 ``Layer`` is the engine over NumPy arrays, ``solve_and_differentiate`` takes a cone program in conic form, and
-``conelayers.torch.ConeLayer`` is the layer for PyTorch. ``import conelayers`` imports no framework.
+``conelayers.torch.ConeLayer`` and ``conelayers.jax.ConeLayer`` are the layers for PyTorch and JAX. ``import conelayers`` imports no framework.
 """
 
 from conelayers.cones import Cones

@@ -56,9 +56,7 @@ def _soc() -> Family:
 def _sdp() -> Family:
     X, C = cp.Variable((3, 3), symmetric=True), cp.Parameter((3, 3), symmetric=True)
     layer = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(X - C)), [X >> 0, cp.trace(X) <= 3]), [C], [X])
-    return Family(
-        lambda M: jnp.ravel(layer((M + M.T) / 2)[0]), layer, lambda rng: [2 * rng.standard_normal((3, 3))]
-    )
+    return Family(lambda M: jnp.ravel(layer((M + M.T) / 2)[0]), layer, lambda rng: [2 * rng.standard_normal((3, 3))])
 
 
 def _exp() -> Family:

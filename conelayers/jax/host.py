@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, final
 
+import jax
 import numpy as np
 
 from conelayers.derivative import Linearization, NullTest
@@ -48,6 +50,12 @@ class HostProgram:
         self.layer, self.formulas, self.options, self.nan = layer, formulas, dict(options), nan
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._lock = threading.Lock()
+        self._jitted: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def jitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of the formulas and of arrays, compiled: outside of jit its operations would be sent off one by one."""
+        known = self._jitted.get(function)
+        return known or self._jitted.setdefault(function, jax.jit(partial(function, self.formulas)))
 
     def solve(self, phi: np.ndarray) -> tuple[np.ndarray, ...]:
         """x (B, n), y (B, m), s (B, m), the position of the Status (B,) and the worst residual (B,)."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from conelayers.errors import Status
+from conelayers.formulas import Formulas
 from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.operations import formulas_of
 from conelayers.jax.primitives import optimal_value, solve
@@ -114,7 +115,7 @@ class ConeLayer:
         program = self._program(solver_args, warm_start, policy)
         phi, batch = _phi(program, values)
         x, y, _, status, residual = solve(program, phi)
-        outputs = (*program.formulas.variables(x, y), residual)
+        outputs = (*program.jitted(Formulas.variables)(x, y), residual)
         *variables, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
         return tuple(variables), SolveInfo(status[0] if batch is None else status, residual)
 
@@ -230,7 +231,7 @@ def _phi(program: HostProgram, values: Sequence[Any]) -> tuple[Array, int | None
         flat = flatten(wide[None] if size is None else wide)  # type: ignore[arg-type]
         columns.append(jnp.broadcast_to(flat, (1 if batch is None else batch, spec.size)))
     theta = jnp.concatenate(columns, axis=1) if columns else jnp.zeros((1, 0), dtype)
-    return program.formulas.phi(theta), batch
+    return program.jitted(Formulas.phi)(theta), batch
 
 
 CvxpyLayer = ConeLayer  # the name that people coming from cvxpylayers import

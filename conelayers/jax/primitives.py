@@ -157,13 +157,16 @@ def _solve_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: Ho
     x, y, s, status, residual = out
     if type(dphi) is ad.Zero:
         return out, [_zero(h) for h in out]
-    f = program.formulas
-    r1 = -(f.dP(dphi, x) + f.dAT(dphi, y) + f.q.matrix.times(dphi))
-    r2 = f.dA(dphi, x) - f.b.matrix.times(dphi)
+    r1, r2 = program.jitted(_right_hand_sides)(dphi, x, y)
     v = y - s
     dx, dv = (t[0] for t in linear(program, phi, v, r1[None], r2[None], False))
     dy = derivative(program, v, dv)
     return out, [dx, dy, dy - dv, *(_zero(h) for h in (status, residual))]
+
+
+def _right_hand_sides(f: Formulas, dphi: Array, x: Array, y: Array) -> _Pair:
+    """−F_φ dφ."""
+    return -(f.dP(dphi, x) + f.dAT(dphi, y) + f.q.matrix.times(dphi)), f.dA(dphi, x) - f.b.matrix.times(dphi)
 
 
 def _solve_batch(args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram) -> tuple[Any, Any]:
