@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conelayers import SolveError, Status
+from conelayers import SingularDerivativeWarning, SolveError, Status
 from conelayers.jax import ConeLayer, CvxpyLayer
 
 
@@ -279,3 +279,22 @@ def test_large_arrays_do_not_block_the_callback() -> None:
     c = jax.random.normal(jax.random.key(0), (400, 500))
     gradient = jax.jit(jax.grad(lambda c: jnp.sum(layer(c @ jnp.eye(500))[0])))(c)
     np.testing.assert_allclose(gradient, (c > 0).astype(float), atol=1e-6)
+
+
+def test_ahead_of_time_loops_and_disabled_jit() -> None:
+    layer = _layer()
+    c = jnp.asarray(C)
+    expected = layer(c, 1.5)[0]
+    np.testing.assert_array_equal(jax.jit(layer).lower(c, 1.5).compile()(c, 1.5)[0], expected)
+    np.testing.assert_array_equal(jax.lax.map(lambda u: layer(c, u)[0], jnp.array([1.5, 1.5]))[1], expected)
+    _, last = jax.lax.while_loop(lambda s: s[0] < 2, lambda s: (s[0] + 1, layer(c, 1.5)[0]), (0, c))
+    np.testing.assert_array_equal(last, expected)
+    with jax.disable_jit():
+        np.testing.assert_allclose(jax.grad(lambda u: layer(c, u)[0][0])(1.5), 0.5, atol=1e-6)
+
+
+def test_a_singular_derivative_warns_in_a_compiled_function() -> None:
+    x, c = cp.Variable(2), cp.Parameter(2)
+    layer = ConeLayer(cp.Problem(cp.Minimize(c @ x), [x >= 0, cp.sum(x) == 1]), [c], [x])
+    with pytest.warns(SingularDerivativeWarning):
+        jax.block_until_ready(jax.jit(jax.grad(lambda c: layer(c)[0][0]))(jnp.ones(2)))
