@@ -173,6 +173,8 @@ class _Solutions(Dataset):
         return self._layer(torch.eye(4, 3, dtype=torch.float64), self._values[i])[0]
 
 
+# JAX, where a test of its own has been collected, warns of its threads; they start after this (conftest.py).
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_data_loader_workers(method: str) -> None:
     layer, values = _layer(), torch.arange(24, dtype=torch.float64).reshape(6, 4) - 10
