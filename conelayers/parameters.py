@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
-__all__ = ["Batch", "ParameterSpec", "batch_sizes", "check_values", "combine_batch"]
+__all__ = ["Batch", "ParameterSpec", "batch_sizes", "check_values", "combine_batch", "in_order"]
 
 # How far a value may stray from its attribute, relative to its largest entry, and absolutely: rounding and difference quotients
 # pass, values that make the problem nonconvex do not.
@@ -81,6 +81,19 @@ def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray]) 
             value = np.asarray(value, dtype=np.float64)
             check_values(spec, value if is_batched else value[None], is_batched)
     return Batch(theta, any(batched), batched)
+
+
+def in_order(specs: Sequence[ParameterSpec], params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A call's values in the order of the parameters, given all by position or all by name; ValueError for anything else."""
+    if not named:
+        return tuple(params)
+    names = [spec.name for spec in specs]
+    if params or sorted(named) != sorted(names):
+        raise ValueError(
+            f"parameters: got {len(params)} by position and {', '.join(map(str, named))} by name, expected all by position or all "
+            f"by name: {', '.join(names)}"
+        )
+    return tuple(named[name] for name in names)
 
 
 def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]]) -> list[int | None]:

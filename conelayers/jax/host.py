@@ -127,6 +127,7 @@ class HostProgram:
         kept = _Kept(good, solution, x, y, s, status, residual)
         with self._lock:
             self._kept[_digest(theta)] = kept
+            self._kept.move_to_end(_digest(theta))
             numbers = max(1, len(theta) * (n + m) * min(n + m, 100))
             while len(self._kept) > max(2, min(_MOST_KEPT, _MOST_NUMBERS // numbers)):
                 self._kept.popitem(last=False)

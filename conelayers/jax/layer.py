@@ -16,7 +16,7 @@ from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.operations import formulas_of
 from conelayers.jax.primitives import optimal_value, solve
 from conelayers.layer import Layer
-from conelayers.parameters import batch_sizes, flatten
+from conelayers.parameters import batch_sizes, flatten, in_order
 
 __all__ = ["ConeLayer", "CvxpyLayer", "SolveInfo"]
 
@@ -176,14 +176,8 @@ class ConeLayer:
         names = [spec.name for spec in self.engine.parameters]
         if len(params) == 1 and isinstance(params[0], Mapping) and not named:
             params, named = [], params[0]
-        if named:
-            if params or sorted(named) != sorted(names):
-                raise ValueError(
-                    f"parameters: got {len(params)} by position and {', '.join(map(str, named))} by name, expected all by position "
-                    f"or all by name: {', '.join(names)}"
-                )
-            params = tuple(named[name] for name in names)
-        for i, p in enumerate(params):
+        values = in_order(self.engine.parameters, params, named)
+        for i, p in enumerate(values):
             name = f"parameter {i} ({names[i]})" if i < len(names) else f"parameter {i}"
             if isinstance(p, bool) or not isinstance(p, jax.Array | np.ndarray | np.generic | int | float):
                 raise TypeError(
@@ -192,7 +186,7 @@ class ConeLayer:
             dtype = jax.dtypes.result_type(p)
             if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
                 raise TypeError(f"{name}: got dtype {dtype}, expected a real one; convert it with .astype(float)")
-        return tuple(params)
+        return values
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_programs": {}}

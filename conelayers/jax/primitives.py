@@ -83,11 +83,13 @@ def _primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Sequen
             for shape, dtype in shapes(*args, **params)
         ]
 
+        dtypes = [a.dtype for a in args]  # the tracers themselves must not outlive the trace
+
         def call(*arrays: Any) -> tuple[np.ndarray, ...]:
             given = [np.asarray(a) for a in arrays]
-            if any(g.dtype != a.dtype for g, a in zip(given, args, strict=True)):
+            if [g.dtype for g in given] != dtypes:
                 raise TypeError(
-                    f"ConeLayer: compiled for {args[0].dtype}, but JAX handed over {given[0].dtype}: its context manager enable_x64 does "
+                    f"ConeLayer: compiled for {dtypes[0]}, but JAX handed over {given[0].dtype}: its context manager enable_x64 does "
                     'not reach the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
                 )
             return tuple(host(*given, **params))

@@ -11,7 +11,7 @@ import torch
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
-from conelayers.parameters import batch_sizes
+from conelayers.parameters import batch_sizes, in_order
 from conelayers.torch.compiled import register, solve_in_graph
 from conelayers.torch.conversion import from_array, output_type, to_array
 from conelayers.torch.functions import Call, optimal_value, solve
@@ -245,14 +245,7 @@ class ConeLayer(torch.nn.Module):
 
     def _checked(self, params: tuple[torch.Tensor, ...], named: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         specs = self.engine.parameters
-        if named:
-            names = [spec.name for spec in specs]
-            if params or sorted(named) != sorted(names):
-                raise ValueError(
-                    f"parameters: got {len(params)} by position and {', '.join(named)} by name, expected all by position or all by "
-                    f"name: {', '.join(names)}"
-                )
-            params = tuple(named[name] for name in names)
+        params = in_order(specs, params, named)
         for i, p in enumerate(params):
             name = f"parameter {i} ({specs[i].name})" if i < len(specs) else f"parameter {i}"
             if not isinstance(p, torch.Tensor):
