@@ -12,7 +12,7 @@ from high_precision import distance, exponential, power, vector
 from conelayers.cones import Cones
 from conelayers.cones.enumeration import exponential_elements, opposite, power_elements
 from conelayers.cones.exponential import project_exponential
-from conelayers.cones.power import project_power
+from conelayers.cones.power import power_extremes, project_power
 
 MAGNITUDES = sorted({s * m for m in (0.0, 1e-8, 1e-3, 1.0, 30.0, 1e4, 1e8) for s in (1, -1)})
 NUDGES = (0.0, 1e-12, -1e-12)
@@ -151,10 +151,10 @@ KINKS = {
         (0, 0, 0): ([0, 0, 0], [1, 1, 1]),
     },
     "power": {
-        (1, 0, 0): ([1, 0, 0], [1, 1, 1]),
-        (0, 1, 0): ([0, 1, 0], [1, 1, 1]),
-        (-1, 0, 0): ([0, 0, 0], [0, 1, 1]),
-        (0, -1, 0): ([0, 0, 0], [1, 0, 1]),
+        (1, 0, 0): ([1, 0, 1], [1, 1, 1]),
+        (0, 1, 0): ([0, 1, 1], [1, 1, 1]),
+        (-1, 0, 0): ([0, 0, 0], [0, 1, 0]),
+        (0, -1, 0): ([0, 0, 0], [1, 0, 0]),
         (0, 0, 0): ([0, 0, 0], [1, 1, 1]),
     },
 }
@@ -235,3 +235,50 @@ def test_extremes_on_the_smooth_boundaries(kind: str, v, polar: bool) -> None:
     nearest = [min(np.abs(D - low).max(), np.abs(D - high).max()) for D in shifted]
     assert max(nearest) < 1e-5
     assert {int(np.abs(D - low).max() < np.abs(D - high).max()) for D in shifted} == {0, 1}
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.4, 0.5, 0.6, 0.9])
+def test_extremes_at_the_edges_of_the_power_cone(alpha: float) -> None:
+    """Every derivative on the way to (1, 0, 0) ends between the extremes, and comes near the smallest: power.py's derivation."""
+    rng = np.random.default_rng(0)
+    lowest = -60 if alpha < 0.5 else -16  # the smallest is approached slowly
+    y, delta = 10 ** rng.uniform(lowest, -3, 50_000), 10 ** rng.uniform(lowest, -3, 50_000)
+    r = y ** (1 - alpha)
+    outside = np.stack([1 - alpha * r * delta, y - (1 - alpha) * r * delta / y, r + delta], axis=-1)
+    near = np.abs(outside - [1, 0, 0]).max(axis=1) < (1e-4 if alpha < 0.5 else 1e-6)
+    points = np.concatenate([outside[near], [1, 0, 0] + 1e-6 * rng.standard_normal((2000, 3))])
+    _, element = project_power(points, np.full(len(points), alpha))
+    across = np.stack([element.apply(np.broadcast_to(e, points.shape)) for e in np.eye(3)], axis=-1)[:, 2, 2]
+    low, high, distance = power_extremes(np.array([[1.0, 0.0, 0.0]]), np.array([alpha]), np.zeros(1))
+    assert distance[0] == 0
+    np.testing.assert_array_equal(low.values[0], [1, 0, 0 if alpha < 0.5 else 1])
+    np.testing.assert_array_equal(high.values[0], [1, 1, 1])
+    assert across.min() < 0.05 if alpha < 0.5 else across.min() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["exp", "power"])
+def test_distance_to_the_nearest_kink(kind: str) -> None:
+    """Nothing nearer than the distance changes the derivative by a jump, and points pushed off a kink by h are about h away."""
+    rng = np.random.default_rng(1)
+    kinks = [np.array(v, dtype=float) for v in KINKS[kind]]
+    kinks += [
+        np.array(v, dtype=float) for v in ([(0, 1, 1), (1, 1, -1)] if kind == "exp" else [(1, 4, 2), (-1, -1, 2)])
+    ]
+    cones = Cones(exp_dual=1) if kind == "exp" else Cones(power=(-0.5,))
+    for v in kinks:
+        for h in (1e-3, 1e-6):
+            pushed = v + h * rng.uniform(-1, 1, (20, 3))
+            low, high, distance = cones.extremes(pushed, np.zeros_like(pushed))
+            assert np.all(distance <= 2 * h)
+            np.testing.assert_array_equal(low.values, high.values)
+            assert np.all(cones.extremes(pushed, np.full_like(pushed, 2 * h))[2] == distance)
+            low, high, _ = cones.extremes(pushed, np.full_like(pushed, 2 * h))
+            assert np.all(high.values.sum(axis=-1) > low.values.sum(axis=-1))
+    far = np.array([(0.3, -0.2, 0.7), (-3.0, 2.0, 9.0), (1.0, 2.0, -30.0)])
+    distance = cones.extremes(far, np.zeros_like(far))[2][:, 0]
+    D = lambda v: np.stack([cones.project_dual(v)[1].apply(np.broadcast_to(e, v.shape)) for e in np.eye(3)], axis=-1)  # noqa: E731
+    for _ in range(50):
+        step = rng.standard_normal(far.shape)
+        step *= 0.3 * distance[:, None] / np.linalg.norm(step, axis=1, keepdims=True)
+        changes = [np.abs(D(far + t * step) - D(far + (t + 1e-4) * step)).max() for t in np.linspace(0, 1, 20)]
+        assert max(changes) < 1e-2

@@ -11,7 +11,7 @@ import numpy as np
 from conelayers.cones.arrays import Array, namespace
 from conelayers.cones.selection import Selection
 
-__all__ = ["Cone", "Element", "IdentityBasisElement", "ReducedElement", "Triplets", "no_triplets"]
+__all__ = ["Cone", "Element", "Extremes", "IdentityBasisElement", "ReducedElement", "Triplets", "no_triplets"]
 
 
 class Triplets(NamedTuple):
@@ -98,12 +98,29 @@ class IdentityBasisElement(Element):
         return ReducedElement(basis, 1 - values[keep], no_triplets(keep.size))
 
 
+class Extremes(NamedTuple):
+    """The smallest and the largest Clarke element of Π_{K*} at the kink near v, and how near that is.
+
+    ``low`` ⪯ D ⪯ ``high`` for every element D there, and both are elements; where no kink is within the tolerance they are the
+    derivative at v. ``distance`` (..., blocks): that of v from the nearest kink, infinite where there is none. Inside of a
+    curved cone and its polar it is a first-order estimate, which is sharp near the boundary.
+    """
+
+    low: Element
+    high: Element
+    distance: Array
+
+
 class Cone(ABC):
     """A closed convex cone K ⊆ R^d. Everything is batched: v is (..., blocks, d), one block a cone."""
 
     @abstractmethod
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
         """Π_{K*}(v) and an element of its Clarke Jacobian at v, which at a kink is the one that ``selection`` asks for."""
+
+    @abstractmethod
+    def extremes(self, v: Array, tolerance: Array) -> Extremes:
+        """The extreme elements at the kink within ``tolerance`` (..., blocks) of v (..., blocks, d), if there is one."""
 
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         """y = Π_{K*}(v), s = Π_K(−v) = y − v, and the element. A cone that can compute both parts directly does: where

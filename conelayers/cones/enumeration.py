@@ -47,9 +47,10 @@ def power_elements(v: np.ndarray, alpha: float) -> ExplicitBasisElement:
         corners = _diagonals([(0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 1, 1)])
         return _joined(corners, _sampled(lambda points: project_power(points, np.full(len(points), alpha))[1]))
     first = float(x != 0)
-    if x > 0 or y > 0:  # an edge of K: diag(1, 0, θ) or diag(0, 1, θ), and I
-        return _diagonals([(1, 1, 1), *((first, 1 - first, theta) for theta in (0, 0.5, 1))])
-    return _diagonals([(0, 0, 0), *((1 - first, first, theta) for theta in (0, 0.5, 1))])
+    wide = 1 - alpha > alpha if x != 0 else alpha > 1 - alpha
+    if x > 0 or y > 0:  # an edge of K: diag(1, 0, θ) or diag(0, 1, θ), and I; power.py says which θ are limits
+        return _diagonals([(1, 1, 1), *((first, 1 - first, theta) for theta in ((0, 0.5, 1) if wide else (1,)))])
+    return _diagonals([(0, 0, 0), *((1 - first, first, theta) for theta in ((0, 0.5, 1) if wide else (0,)))])
 
 
 def opposite(elements: ExplicitBasisElement) -> ExplicitBasisElement:

@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from typing import final
 
 from conelayers.cones.arrays import Array, namespace
-from conelayers.cones.cone import Element
+from conelayers.cones.cone import Element, Extremes
 
-__all__ = ["ExplicitBasisElement", "boundary_basis", "boundary_second_derivative", "moreau", "turning"]
+__all__ = [
+    "ExplicitBasisElement",
+    "boundary_basis",
+    "boundary_second_derivative",
+    "length",
+    "moreau",
+    "moreau_extremes",
+    "turning",
+]
 
 
 @final
@@ -47,6 +55,22 @@ def moreau(
 ) -> tuple[Array, Array, ExplicitBasisElement]:
     """Π_{K*}(v) = −Π_{K°}(−v), Π_K(−v) and D_{K*}(v) = I − D_K(−v), from the parts of −v and D_K there."""
     return -polar_part, projection, ExplicitBasisElement(1 - element.values, element.basis)
+
+
+def moreau_extremes(extremes: Extremes) -> Extremes:
+    """Those of Π_{K*} at v from those of Π_K at −v: D_{K*}(v) = I − D_K(−v) turns their order around."""
+    low, high, distance = extremes
+    assert isinstance(low, ExplicitBasisElement)
+    assert isinstance(high, ExplicitBasisElement)
+    return Extremes(
+        ExplicitBasisElement(1 - high.values, high.basis), ExplicitBasisElement(1 - low.values, low.basis), distance
+    )
+
+
+def length(*coordinates: Array) -> Array:
+    """√(Σ h²) of coordinates that are arrays of one shape."""
+    xp = namespace(*coordinates)
+    return xp.sqrt(sum(h * h for h in coordinates))
 
 
 def boundary_second_derivative(

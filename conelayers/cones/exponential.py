@@ -19,18 +19,20 @@ from typing import final
 import numpy as np
 
 from conelayers.cones.arrays import Array, device, namespace
-from conelayers.cones.cone import Cone, Element
+from conelayers.cones.cone import Cone, Element, Extremes
 from conelayers.cones.explicit import (
     ExplicitBasisElement,
     boundary_basis,
     boundary_second_derivative,
+    length,
     moreau,
+    moreau_extremes,
     turning,
 )
 from conelayers.cones.roots import increasing_root
 from conelayers.cones.selection import Selection, between
 
-__all__ = ["Exponential", "ExponentialDual", "decompose_exponential", "project_exponential"]
+__all__ = ["Exponential", "ExponentialDual", "decompose_exponential", "exponential_extremes", "project_exponential"]
 
 _FAR = 1e150  # its square is finite
 _ROUNDING = 1e-13
@@ -87,37 +89,78 @@ def decompose_exponential(
     )
     identity = xp.eye(3, dtype=v.dtype, device=device(v))
     basis = xp.where(curved[..., None, None], boundary_basis(along, normal), identity)
-    low = high = values
-    if selection is not Selection.DEFAULT:
-        low, high, basis = _kinks(unit, values, basis)
     polar_part = xp.where(curved[..., None], d, unit - projection)
-    return projection * scale, polar_part * scale, ExplicitBasisElement(between(low, high, selection), basis)
+    element = ExplicitBasisElement(values, basis)
+    if selection is not Selection.DEFAULT:
+        low, high, basis, _ = _kinks(unit, projection, polar_part, element, zero)
+        element = ExplicitBasisElement(between(low, high, selection), basis)
+    return projection * scale, polar_part * scale, element
 
 
-def _kinks(unit: Array, values: Array, basis: Array) -> tuple[Array, Array, Array]:
-    """The smallest and largest eigenvalues, and their basis, at the kinks.
+def exponential_extremes(v: Array, tolerance: Array) -> Extremes:
+    """The extreme elements of ∂Π_K at the kink within ``tolerance`` (..., blocks) of v (..., blocks, 3), K the exponential cone."""
+    projection, polar_part, element = decompose_exponential(v)
+    low, high, basis, distance = _kinks(v, projection, polar_part, element, tolerance)
+    return Extremes(ExplicitBasisElement(low, basis), ExplicitBasisElement(high, basis), distance)
+
+
+def _kinks(
+    v: Array, p: Array, d: Array, element: ExplicitBasisElement, tolerance: Array
+) -> tuple[Array, Array, Array, Array]:
+    """The smallest and largest eigenvalues, and their basis, at the kink nearest to v = p + d, and its distance.
 
     On the smooth boundary {I − n̂n̂ᵀ, I}, on the polar's {0, m̂m̂ᵀ}; on {x ≤ 0, y ≤ 0}, which holds the origin and the edges,
     each of x, y and z by itself is 0 or 1 where it vanishes.
     """
-    xp = namespace(unit)
-    x, y, z = (unit[..., i] for i in range(3))
+    xp = namespace(v)
+    x, y, z = (v[..., i] for i in range(3))
     zero, one = xp.zeros_like(x), xp.ones_like(x)
     stacked = lambda a, b, c: xp.stack([a, b, c], axis=-1)  # noqa: E731
     flag = lambda mask: xp.where(mask, one, zero)  # noqa: E731
-    with np.errstate(over="ignore", under="ignore"):
-        safe_x, safe_y = xp.where(x > 0, x, one), xp.where(y > 0, y, one)
-        boundary = (y > 0) & (y * xp.exp(x / safe_y) == z)
-        polar = (x > 0) & (x * xp.exp(y / safe_x) == -np.e * z)
-    corner = ((x <= 0) & (y <= 0))[..., None]
-    low = xp.where(corner, stacked(flag(x < 0), zero, flag(z > 0)), values)
-    high = xp.where(corner, stacked(one, flag(y == 0), flag(z >= 0)), values)
+    above = lambda h: xp.where(h > 0, h, zero)  # noqa: E731
+    inside, polar_inside = xp.all(d == 0, axis=-1), xp.all(p == 0, axis=-1)
+    to_boundary = xp.where(inside, _depth(x, y, z), length(d[..., 0], d[..., 1], d[..., 2]))
+    # K° = {x > 0, x e^{y/x} ≤ −e z} and its face {0} × {y ≤ 0} × {z ≤ 0}: K with x and y exchanged, and −e z for z.
+    to_polar = xp.where(polar_inside, _depth(y, x, -np.e * z, np.e), length(p[..., 0], p[..., 1], p[..., 2]))
+    edges = [length(above(x), y), length(x, above(y)), length(above(x), above(y), z)]
+    distance = xp.minimum(to_boundary, to_polar)
+    for edge in edges:
+        distance = xp.minimum(distance, edge)
+
+    snap = lambda h: xp.where(xp.abs(h) <= tolerance, zero, h)  # noqa: E731
+    a, b, c = snap(x), snap(y), snap(z)
+    corner = (a <= 0) & (b <= 0)
+    boundary = ~corner & (to_boundary <= tolerance) & (y > 0)
+    polar = ~corner & ~boundary & (to_polar <= tolerance) & (x > 0)
+    low = xp.where(corner[..., None], stacked(flag(a < 0), zero, flag(c > 0)), element.values)
+    high = xp.where(corner[..., None], stacked(one, flag(b == 0), flag(c >= 0)), element.values)
     low = xp.where(boundary[..., None], stacked(one, one, zero), low)
+    high = xp.where(boundary[..., None], xp.ones_like(v), high)
+    low = xp.where(polar[..., None], xp.zeros_like(v), low)
     high = xp.where(polar[..., None], stacked(one, zero, zero), high)
-    r = xp.where(boundary, x / safe_y, xp.where(polar, 1 - y / safe_x, zero))
+    r = xp.where(boundary, x / xp.where(boundary, y, one), xp.where(polar, 1 - y / xp.where(polar, x, one), zero))
     along, normal = _frame(r)
-    basis = xp.where((boundary | polar)[..., None, None], boundary_basis(along, normal), basis)
-    return low, high, basis
+    basis = xp.where((boundary | polar)[..., None, None], boundary_basis(along, normal), element.basis)
+    identity = xp.eye(3, dtype=v.dtype, device=device(v))
+    return low, high, xp.where(corner[..., None, None], identity, basis), distance
+
+
+def _depth(x: Array, y: Array, z: Array, factor: float = 1.0) -> Array:
+    """For a point of K, about how far the boundary is: g/‖∇g‖ with g = y log(z/y) − x, or the face {x ≤ 0, y = 0}, or {z = 0}.
+
+    z is ``factor`` times a coordinate. Infinite outside of K.
+    """
+    xp = namespace(x)
+    one = xp.ones_like(x)
+    within = (y > 0) & (z > 0)
+    safe_y, safe_z = xp.where(within, y, one), xp.where(within, z, one)
+    logarithm = xp.log(safe_z) - xp.log(safe_y)
+    g = safe_y * logarithm - x
+    depth = xp.where(g > 0, g, 0 * one) / length(one, logarithm - 1, factor * safe_y / safe_z)
+    face = length(xp.where(x > 0, x, 0 * one), safe_y)
+    smooth = xp.minimum(xp.minimum(depth, face), safe_z / factor)
+    # Where y = 0 the point lies on the face itself.
+    return xp.where(within, smooth, xp.where((y == 0) & (x <= 0) & (z >= 0), 0 * one, xp.inf * one))
 
 
 # θ: the boundary's tangent vectors at p = y_p a are a and t = ∂a/∂r = (1, 0, eʳ); with t⊥ = t − (t·m̂)m̂, the implicit
@@ -242,6 +285,9 @@ class Exponential(Cone):
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         return moreau(*decompose_exponential(-v, selection.opposite))
 
+    def extremes(self, v: Array, tolerance: Array) -> Extremes:
+        return moreau_extremes(exponential_extremes(-v, tolerance))
+
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
         return second_derivative_exponential(-v, a, c)
 
@@ -261,6 +307,9 @@ class ExponentialDual(Cone):
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         projection, polar_part, element = decompose_exponential(v, selection)
         return projection, -polar_part, element
+
+    def extremes(self, v: Array, tolerance: Array) -> Extremes:
+        return exponential_extremes(v, tolerance)
 
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
         return second_derivative_exponential(v, a, c)

@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 
 from conelayers.cones.arrays import Array, device, namespace
-from conelayers.cones.cone import Cone, Element, IdentityBasisElement
+from conelayers.cones.cone import Cone, Element, Extremes, IdentityBasisElement
 from conelayers.cones.selection import Selection, between
 
 __all__ = ["Orthant"]
@@ -34,6 +34,15 @@ class Orthant(Cone):
         if selection is not Selection.DEFAULT:
             values = between(values, xp.astype((v >= 0) | free, v.dtype), selection)
         return xp.where(positive, v, xp.zeros_like(v)), IdentityBasisElement(values)
+
+    def extremes(self, v: Array, tolerance: Array) -> Extremes:
+        """0 and 1 where |v| is within the tolerance."""
+        xp = namespace(v)
+        free = self._free if xp is np else xp.asarray(self._free, device=device(v))
+        near = tolerance[..., None]
+        low, high = (IdentityBasisElement(xp.astype(h | free, v.dtype)) for h in (v > near, v >= -near))
+        distance = xp.where(free, xp.inf * xp.ones_like(v), xp.abs(v))
+        return Extremes(low, high, distance[..., 0])
 
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
         """0: Π is piecewise linear."""

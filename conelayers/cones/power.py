@@ -15,18 +15,20 @@ from typing import final
 import numpy as np
 
 from conelayers.cones.arrays import Array, device, namespace
-from conelayers.cones.cone import Cone, Element
+from conelayers.cones.cone import Cone, Element, Extremes
 from conelayers.cones.explicit import (
     ExplicitBasisElement,
     boundary_basis,
     boundary_second_derivative,
+    length,
     moreau,
+    moreau_extremes,
     turning,
 )
 from conelayers.cones.roots import increasing_root
 from conelayers.cones.selection import Selection, between
 
-__all__ = ["Power", "PowerDual", "decompose_power", "project_power"]
+__all__ = ["Power", "PowerDual", "decompose_power", "power_extremes", "project_power"]
 
 _FAR = 600.0
 
@@ -70,28 +72,29 @@ def decompose_power(
         px, py, r, delta = _curved(on(x, zero), on(y, zero), on(height, one), alpha)
         sign = xp.where(z < 0, -one, one)
         p = xp.stack([px, py, sign * r], axis=-1)
-        d = xp.stack([-alpha * r * delta / px, -beta * r * delta / py, sign * delta], axis=-1)
-        # θ = 1/(1 + ‖d‖κ), κ the curvature of x^α y^β = |z| across the ray; see the note below.
-        bend = (alpha * r * py) ** 2 + (beta * r * px) ** 2 + (px * py) ** 2
-        theta = bend / (bend + delta * r * alpha * beta * xp.sum(p * p, axis=-1))
-        basis = boundary_basis(p, d)
+        normal = xp.stack([-alpha * r / px, -beta * r / py, sign], axis=-1)
+        d = delta[..., None] * normal
+        # θ = 1/(1 + ‖d‖κ), κ the curvature of x^α y^β = |z| across the ray; see the note below. Divided by r, which may be tiny.
+        bend = (alpha * py) ** 2 + (beta * px) ** 2 + (px**beta * py**alpha) ** 2
+        theta = bend / (bend + delta / r * alpha * beta * xp.sum(p * p, axis=-1))
+        basis = boundary_basis(p, normal)
     here = lambda mask: mask[..., None]  # noqa: E731
     zeros, ones = xp.zeros_like(unit), xp.ones_like(unit)
     edges = xp.stack([xp.where(x > 0, x, zero), xp.where(y > 0, y, zero), zero], axis=-1)
     edge_values = xp.stack([xp.where(x > 0, one, zero), xp.where(y > 0, one, zero), _flat_slope(x, y, alpha)], axis=-1)
     projection = xp.where(here(inside), unit, xp.where(here(polar), zeros, xp.where(here(flat), edges, p)))
-    low = xp.where(
+    values = xp.where(
         here(inside),
         ones,
         xp.where(here(polar), zeros, xp.where(here(flat), edge_values, xp.stack([one, theta, zero], axis=-1))),
     )
-    high = low
     identity = xp.eye(3, dtype=v.dtype, device=device(v))
-    basis = xp.where(curved[..., None, None], basis, identity)
-    if selection is not Selection.DEFAULT:
-        low, high, basis = _kinks(unit, alpha, low, basis, inside & (level == height), polar & (polar_level == height))
+    element = ExplicitBasisElement(values, xp.where(curved[..., None, None], basis, identity))
     polar_part = xp.where(here(curved), d, unit - projection)
-    return projection * scale, polar_part * scale, ExplicitBasisElement(between(low, high, selection), basis)
+    if selection is not Selection.DEFAULT:
+        low, high, basis, _ = _kinks(unit, alpha, projection, polar_part, element, zero)
+        element = ExplicitBasisElement(between(low, high, selection), basis)
+    return projection * scale, polar_part * scale, element
 
 
 # θ: the boundary F = |z| − x^α y^β = 0 has the normal N = (−αr/x', −βr/y', sign z) with d = δN, and t̂ = N × p/(‖N‖‖p‖), so
@@ -181,39 +184,98 @@ def _flat_slope(x: Array, y: Array, alpha: Array) -> Array:
     return xp.where(other > weight, xp.zeros_like(x), xp.where(other < weight, one, middle))
 
 
+def power_extremes(v: Array, alpha: Array, tolerance: Array) -> Extremes:
+    """The extreme elements of ∂Π_K at the kink within ``tolerance`` (..., blocks) of v (..., blocks, 3), α (blocks,)."""
+    xp = namespace(v)
+    exponent = xp.broadcast_to(xp.asarray(alpha, dtype=v.dtype, device=device(v)), v[..., 0].shape)
+    projection, polar_part, element = decompose_power(v, alpha)
+    low, high, basis, distance = _kinks(v, exponent, projection, polar_part, element, tolerance)
+    return Extremes(ExplicitBasisElement(low, basis), ExplicitBasisElement(high, basis), distance)
+
+
+# The kinks are both boundaries. On their smooth parts the limits are {I, I − n̂n̂ᵀ} and {0, m̂m̂ᵀ}, as for every smooth convex
+# body; at 0 everything lies between 0 and I, which are limits from the two interiors. That leaves the edges. At (x, 0, 0), x > 0,
+# every D has De₁ = e₁, so that D lies between diag(1, 0, 0) and I, and I is the limit from inside. Outside, with x' = 1, a boundary
+# point has r = y'^β, and its normal (−αr, −βr/y', ·) tends to −e₂, so that D → diag(1, 0, θ) with (note on θ above)
+#
+#     θ ≈ βr/(βr + αδ),  where v_y = y' − βrδ/y' → 0 asks for δ ≪ y'^α.
+#
+# For β > α, δ may be large against r = y'^β: every θ ∈ [0, 1] is a limit, and the smallest element is diag(1, 0, 0). For β ≤ α it
+# may not: θ → 1, and the smallest is diag(1, 0, 1). At the polar's edges Moreau's decomposition gives I less what K° has there,
+# and K° = −K* is a power cone with the same α: at (x, 0, 0), x < 0, between 0 and diag(0, 1, 1), for β ≤ α diag(0, 1, 0).
+
+
 def _kinks(
-    unit: Array, alpha: Array, values: Array, basis: Array, boundary: Array, polar_boundary: Array
-) -> tuple[Array, Array, Array]:
-    """The smallest and largest listed eigenvalues, and their basis, at the kinks: both boundaries, their edges, 0."""
-    xp = namespace(unit)
-    x, y, z = (unit[..., i] for i in range(3))
+    v: Array, alpha: Array, p: Array, d: Array, element: ExplicitBasisElement, tolerance: Array
+) -> tuple[Array, Array, Array, Array]:
+    """The smallest and largest eigenvalues, and their basis, at the kink nearest to v = p + d, and its distance."""
+    xp = namespace(v)
+    x, y, z = (v[..., i] for i in range(3))
+    beta, height = 1 - alpha, xp.abs(z)
     zero, one = xp.zeros_like(x), xp.ones_like(x)
-    edge = z == 0  # a boundary point with z = 0 lies on an edge, or is 0
     stacked = lambda a, b, c: xp.stack([a, b, c], axis=-1)  # noqa: E731
-    flags = lambda mask: xp.where(mask, one, zero)  # noqa: E731
-    low, high = values, values
-    smooth, polar_smooth = boundary & ~edge, polar_boundary & ~edge
-    beta = 1 - alpha
-    safe = lambda h: xp.where(h == 0, one, h)  # noqa: E731
+    flag = lambda mask: xp.where(mask, one, zero)  # noqa: E731
+    inside, polar_inside = xp.all(d == 0, axis=-1), xp.all(p == 0, axis=-1)
+    to_boundary = xp.where(inside, _depth(x, y, height, alpha, one, one), length(d[..., 0], d[..., 1], d[..., 2]))
+    polar_depth = _depth(-x / alpha, -y / beta, height, alpha, alpha, beta)
+    to_polar = xp.where(polar_inside, polar_depth, length(p[..., 0], p[..., 1], p[..., 2]))
+    distance = xp.minimum(to_boundary, to_polar)
+
+    on, on_polar = to_boundary <= tolerance, to_polar <= tolerance
+    origin = length(x, y, z) <= tolerance
+    flat = height <= tolerance
+    along_x, along_y = xp.abs(y) <= tolerance, xp.abs(x) <= tolerance
+    # The edges (x, 0, 0) and (0, y, 0), of K for positive entries and of its polar for negative ones.
+    edge = flat & (along_x | along_y) & ~origin
+    positive = xp.where(along_x, x, y) > 0
+    rim, polar_rim = edge & positive, edge & ~positive
+    smooth, polar_smooth = on & ~edge & ~origin, on_polar & ~on & ~edge & ~origin
+    wide = flag(xp.where(along_x, beta > alpha, alpha > beta))  # whether all θ ∈ [0, 1] occur at the edge
+    first, second = flag(along_x), flag(along_y)
+
+    here = lambda mask: mask[..., None]  # noqa: E731
+    zeros, ones = xp.zeros_like(v), xp.ones_like(v)
+    low, high = element.values, element.values
+    low = xp.where(here(smooth), stacked(one, one, zero), low)
+    high = xp.where(here(smooth), ones, high)
+    low = xp.where(here(polar_smooth), zeros, low)
+    high = xp.where(here(polar_smooth), stacked(one, zero, zero), high)
+    low = xp.where(here(rim), stacked(first, second, 1 - wide), low)
+    high = xp.where(here(rim), ones, high)
+    low = xp.where(here(polar_rim), zeros, low)
+    high = xp.where(here(polar_rim), stacked(second, first, wide), high)
+    low, high = xp.where(here(origin), zeros, low), xp.where(here(origin), ones, high)
+
     # On K's boundary at (x, y, z) the normal is (−α|z|/x, −β|z|/y, sign z); a polar point is δ times such a normal at a
     # boundary point whose ray is (α/|x|, β/|y|, 1/z).
-    normal = stacked(-alpha * xp.abs(z) / safe(x), -beta * xp.abs(z) / safe(y), xp.where(z < 0, -one, one))
+    safe = lambda h: xp.where(h == 0, one, h)  # noqa: E731
+    normal = stacked(-alpha * height / safe(x), -beta * height / safe(y), xp.where(z < 0, -one, one))
     ray = stacked(-alpha / safe(x), -beta / safe(y), 1 / safe(z))
     one_axis, other_axis = stacked(one, zero, zero), stacked(zero, one, zero)  # keep the unused entries finite
 
     def frame(mask: Array, along: Array, across: Array) -> Array:
-        here = mask[..., None]
-        return boundary_basis(xp.where(here, along, one_axis), xp.where(here, across, other_axis))
+        return boundary_basis(xp.where(here(mask), along, one_axis), xp.where(here(mask), across, other_axis))
 
-    basis = xp.where(smooth[..., None, None], frame(smooth, unit, normal), basis)
-    basis = xp.where(polar_smooth[..., None, None], frame(polar_smooth, ray, unit), basis)
-    low = xp.where(smooth[..., None], stacked(one, one, zero), low)
-    high = xp.where(polar_smooth[..., None], stacked(one, zero, zero), high)
-    rim, polar_rim = (boundary & edge)[..., None], (polar_boundary & edge)[..., None]
-    low = xp.where(rim, stacked(flags(x > 0), flags(y > 0), zero), low)
-    # The polar's edges: (x < 0, 0, 0) has the elements 0 and diag(0, 1, θ), (0, y < 0, 0) has 0 and diag(1, 0, θ).
-    high = xp.where(polar_rim, stacked(flags(y < 0), flags(x < 0), one), high)
-    return low, high, basis
+    basis = xp.where(smooth[..., None, None], frame(smooth, v, normal), element.basis)
+    basis = xp.where(polar_smooth[..., None, None], frame(polar_smooth, ray, v), basis)
+    identity = xp.eye(3, dtype=v.dtype, device=device(v))
+    return low, high, xp.where((edge | origin)[..., None, None], identity, basis), distance
+
+
+def _depth(x: Array, y: Array, height: Array, alpha: Array, x_scale: Array, y_scale: Array) -> Array:
+    """For x, y ≥ 0 about how far x^α y^β = |z| is: the difference over the norm of its gradient, or x = 0, or y = 0.
+
+    x and y are coordinates over their scales.
+    """
+    xp = namespace(x)
+    one = xp.ones_like(x)
+    within = (x > 0) & (y > 0)
+    safe_x, safe_y = xp.where(within, x, one), xp.where(within, y, one)
+    level = safe_x**alpha * safe_y ** (1 - alpha)
+    slope = length(alpha * level / (safe_x * x_scale), (1 - alpha) * level / (safe_y * y_scale), one)
+    gap = level - height
+    depth = xp.where(gap > 0, gap, 0 * one) / slope
+    return xp.where(within, xp.minimum(depth, xp.minimum(safe_x * x_scale, safe_y * y_scale)), 0 * one)
 
 
 class _PowerBase(Cone):
@@ -234,6 +296,9 @@ class Power(_PowerBase):
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         return moreau(*decompose_power(-v, self.alpha, selection.opposite))
 
+    def extremes(self, v: Array, tolerance: Array) -> Extremes:
+        return moreau_extremes(power_extremes(-v, self.alpha, tolerance))
+
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
         return second_derivative_power(-v, self.alpha, a, c)
 
@@ -248,6 +313,9 @@ class PowerDual(_PowerBase):
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
         projection, polar_part, element = decompose_power(v, self.alpha, selection)
         return projection, -polar_part, element
+
+    def extremes(self, v: Array, tolerance: Array) -> Extremes:
+        return power_extremes(v, self.alpha, tolerance)
 
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
         return second_derivative_power(v, self.alpha, a, c)

@@ -175,6 +175,22 @@ class Cones:
         y, _, element = self.decompose(v, selection)
         return y, element
 
+    def extremes(self, v: Array, tolerance: Array) -> tuple[ProductElement, ProductElement, Array]:
+        """D_min and D_max at the kink near v (..., m), and the distance of each block's v from its nearest kink, on all its rows.
+
+        A block counts as being at a kink where that distance is within its ``tolerance`` (..., m), the largest of its rows.
+        Every Clarke element there lies between the two, which are elements themselves; without a kink they are one.
+        """
+        xp = namespace(v)
+        pairs = zip(self._groups, self.split(v), self.split(tolerance), strict=True)
+        parts = [g.cone.extremes(h, xp.max(t, axis=-1)) for g, h, t in pairs]
+        low, high = (ProductElement(self, tuple(p[k] for p in parts)) for k in (0, 1))
+        sizes = (g.dimension for g in self._groups)
+        spread = [
+            xp.broadcast_to(p.distance[..., None], (*p.distance.shape, d)) for p, d in zip(parts, sizes, strict=True)
+        ]
+        return low, high, self.join(spread)
+
     def decompose(
         self, v: Array, selection: Selection | str = Selection.DEFAULT
     ) -> tuple[Array, Array, ProductElement]:

@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 
 from conelayers.cones.arrays import Array, device, namespace
-from conelayers.cones.cone import Cone, Element
+from conelayers.cones.cone import Cone, Element, Extremes
 from conelayers.cones.selection import Selection, between
 
 __all__ = ["PositiveSemidefinite", "PositiveSemidefiniteElement", "matrix_to_svec", "svec_to_matrix"]
@@ -81,15 +81,33 @@ class PositiveSemidefinite(Cone):
         positive = xp.where(eigenvalues > 0, eigenvalues, zero)
         negative = xp.where(eigenvalues < 0, -eigenvalues, zero)
         projection = matrix_to_svec((q * positive[..., None, :]) @ _transpose(q))
-        # Ωᵢⱼ = max(λᵢ⁺, λⱼ⁺)/(max(λᵢ⁺, λⱼ⁺) + max(λᵢ⁻, λⱼ⁻)) covers all the cases but 0/0, which is set to 0.
+        low, high = self._omega(positive, negative)
+        return projection, PositiveSemidefiniteElement(between(low, high, selection), q)
+
+    def _omega(self, positive: Array, negative: Array) -> tuple[Array, Array]:
+        """Ω's lower triangle from λ⁺ and λ⁻ (..., n), with 0 and with 1 on the pairs of zero eigenvalues."""
+        xp = namespace(positive)
+        # Ωᵢⱼ = max(λᵢ⁺, λⱼ⁺)/(max(λᵢ⁺, λⱼ⁺) + max(λᵢ⁻, λⱼ⁻)) covers all the cases but 0/0.
         top = xp.maximum(positive[..., :, None], positive[..., None, :])
         bottom = xp.maximum(negative[..., :, None], negative[..., None, :])
         total = top + bottom
         omega = top / xp.where(total > 0, total, xp.ones_like(total))
-        omega = between(omega, xp.where(total > 0, omega, xp.ones_like(total)), selection)
-        to_vector = xp.asarray(_triangle(self.order)[0], device=device(v))
-        values = xp.take(xp.reshape(omega, (*omega.shape[:-2], self.order**2)), to_vector, axis=-1)
-        return projection, PositiveSemidefiniteElement(values, q)
+        to_vector = xp.asarray(_triangle(self.order)[0], device=device(positive))
+
+        def triangle(h: Array) -> Array:
+            return xp.take(xp.reshape(h, (*h.shape[:-2], self.order**2)), to_vector, axis=-1)
+
+        return triangle(omega), triangle(xp.where(total > 0, omega, xp.ones_like(total)))
+
+    def extremes(self, v: Array, tolerance: Array) -> Extremes:
+        """Eigenvalues within the tolerance of 0 count as zero, and the pairs of them as 0 or 1."""
+        xp = namespace(v)
+        eigenvalues, q = xp.linalg.eigh(svec_to_matrix(v, self.order))
+        near, zero = tolerance[..., None], xp.zeros_like(eigenvalues)
+        positive = xp.where(eigenvalues > near, eigenvalues, zero)
+        negative = xp.where(eigenvalues < -near, -eigenvalues, zero)
+        low, high = (PositiveSemidefiniteElement(h, q) for h in self._omega(positive, negative))
+        return Extremes(low, high, xp.min(xp.abs(eigenvalues), axis=-1))
 
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
         """Q (Σₖ f[λᵢ, λₖ, λⱼ](ãᵢₖ c̃ₖⱼ + c̃ᵢₖ ãₖⱼ)) Qᵀ with ã = QᵀaQ and the second divided differences of f = max(·, 0).

@@ -7,8 +7,8 @@ from typing import final
 
 import numpy as np
 
-from conelayers.cones.arrays import Array, namespace
-from conelayers.cones.cone import Cone, Element, ReducedElement, Triplets, no_triplets
+from conelayers.cones.arrays import Array, device, namespace
+from conelayers.cones.cone import Cone, Element, Extremes, ReducedElement, Triplets, no_triplets
 from conelayers.cones.selection import Selection, between
 
 __all__ = ["SecondOrder", "SecondOrderElement"]
@@ -120,19 +120,23 @@ class SecondOrder(Cone):
         middle = xp.where(inside, one, xp.where(polar, zero, (1 + t / safe) / 2))
         values = xp.concat([first, outer, xp.broadcast_to(middle, u[..., 1:].shape)], axis=-1)
         if selection is not Selection.DEFAULT:
-            # {H(w, 1), I} on K's boundary, {0, H(w, −1)} on the polar's, from 0 to I at the origin.
-            on_boundary, on_polar = norm == t, norm == -t
-            origin = on_boundary & on_polar
-            low = xp.where(
-                origin,
-                xp.zeros_like(values),
-                xp.concat([first, xp.where(on_boundary, zero, outer), values[..., 2:]], axis=-1),
-            )
-            high = xp.concat([xp.where(on_polar, one, first), values[..., 1:]], axis=-1)
-            values = between(low, high, selection)
+            values = between(*_extreme_values(values, norm == t, norm == -t), selection)
         boundary = (t + norm) / 2 * xp.concat([one, w], axis=-1)
         projection = xp.where(inside, v, xp.where(polar, xp.zeros_like(v), boundary))
         return projection, SecondOrderElement(values, w)
+
+    def extremes(self, v: Array, tolerance: Array) -> Extremes:
+        """The distance of v from the boundaries of K and of −K is |t ∓ ‖u‖|/√2."""
+        xp = namespace(v)
+        t = v[..., :1]
+        norm = xp.linalg.vector_norm(v[..., 1:], axis=-1, keepdims=True)
+        to_boundary, to_polar = xp.abs(t - norm) * _SQRT_HALF, xp.abs(t + norm) * _SQRT_HALF
+        near, element = tolerance[..., None], self.project_dual(v)[1]
+        low, high = _extreme_values(element.values, to_boundary <= near, to_polar <= near)
+        distance = xp.minimum(to_boundary, to_polar)[..., 0]
+        return Extremes(
+            SecondOrderElement(low, element.direction), SecondOrderElement(high, element.direction), distance
+        )
 
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
         """On the curved part, with τ = t/‖u‖, τ' = (a₀ − τ wᵀa₁)/‖u‖, w' = (a₁ − w wᵀa₁)/‖u‖ the derivatives of τ and w along a,
@@ -156,3 +160,15 @@ class SecondOrder(Cone):
         across = c1 - w * dot(w, c1)
         rest = w_change * (c0 - tau * dot(w, c1)) + tau_change * across - tau * along * w
         return xp.where(curved, 0.5 * xp.concat([along, rest], axis=-1), xp.zeros_like(v + a + c))
+
+
+def _extreme_values(values: Array, on_boundary: Array, on_polar: Array) -> tuple[Array, Array]:
+    """{H(w, 1), I} on K's boundary, {0, H(w, −1)} on the polar's, from 0 to I at the origin, ``values`` elsewhere."""
+    xp = namespace(values)
+    zeros, ones = xp.zeros_like(values), xp.ones_like(values)
+    place = xp.arange(values.shape[-1], device=device(values))
+    edge = xp.where(place == 1, zeros, ones)  # the eigenvalues of H(w, 1)
+    ray = xp.where(place == 0, ones, zeros)  # and of H(w, −1)
+    low = xp.where(on_polar, zeros, xp.where(on_boundary, edge, values))
+    high = xp.where(on_boundary, ones, xp.where(on_polar, ray, values))
+    return low, high
