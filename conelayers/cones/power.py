@@ -77,7 +77,7 @@ def decompose_power(
         # θ = 1/(1 + ‖d‖κ), κ the curvature of x^α y^β = |z| across the ray; see the note below. Divided by r, which may be tiny.
         bend = (alpha * py) ** 2 + (beta * px) ** 2 + (px**beta * py**alpha) ** 2
         theta = bend / (bend + delta / r * alpha * beta * xp.sum(p * p, axis=-1))
-        basis = boundary_basis(p, normal)
+        basis = boundary_basis(p, normal / xp.max(xp.abs(normal), axis=-1, keepdims=True))
     here = lambda mask: mask[..., None]  # noqa: E731
     zeros, ones = xp.zeros_like(unit), xp.ones_like(unit)
     edges = xp.stack([xp.where(x > 0, x, zero), xp.where(y > 0, y, zero), zero], axis=-1)
