@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 import scipy.sparse as sp
 
+from conelayers.names import Names
 from conelayers.parameters import ParameterSpec
 from conelayers.program import ConeProgram, Structure
 
@@ -142,6 +143,7 @@ class ParametricProgram:
     outputs: tuple[OutputSpec, ...]
     maximize: bool
     gp: bool
+    names: Names
     logarithmic: np.ndarray  # which entries of θ enter by their logarithms, (p,) bool; none but in a geometric program
     _restrictions: dict[tuple[bool, ...], ParametricProgram] = field(default_factory=dict)  # memoized ``restricted``
 

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from cvxpy.reductions.eval_params import EvalParams
 
 from conelayers.canonicalize.data import data_maps, parameter_map, parameter_specs
+from conelayers.canonicalize.naming import names_of
 from conelayers.canonicalize.recovery import output_spec
 from conelayers.canonicalize.refusals import check_arguments, check_discipline
 from conelayers.errors import CanonicalizationError
@@ -68,6 +69,10 @@ def canonicalize(
             "problem: it has an infinite or NaN constant or coefficient; remove the constraint that it makes void"
         )
     outputs = tuple(output_spec(v, problem, program, reductions) for v in variables)
+    objective = np.zeros(structure.n, dtype=bool)
+    objective[structure.P.cols] = True
+    objective[maps["q"].rows] = True
+    objective |= maps["q"].constant != 0
     return ParametricProgram(
         structure=structure,
         parameters=specs,
@@ -79,6 +84,7 @@ def canonicalize(
         outputs=outputs,
         maximize=isinstance(problem.objective, cp.Maximize),
         gp=gp,
+        names=names_of(problem, program, reductions, structure, objective),
         logarithmic=_logarithmic(lift, sum(spec.size for spec in specs)),
     )
 

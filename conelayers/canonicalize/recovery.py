@@ -14,13 +14,23 @@ from cvxpy.reductions.solution import Solution as CvxpySolution
 from conelayers.errors import CanonicalizationError
 from conelayers.parametric import OutputSpec
 
-__all__ = ["output_spec"]
+__all__ = ["output_spec", "read_dual", "recovered_duals", "variable_matrix"]
 
 
 def output_spec(
     variable: cp.Variable, problem: cp.Problem, program: Any, reductions: list[tuple[Any, Any]]
 ) -> OutputSpec:
     """The map to one requested variable (or dual variable), as a sparse matrix."""
+    primal = variable.id in {v.id for v in problem.variables()}
+    matrix = variable_matrix(variable, problem, program, reductions)
+    exponential = primal and any(variable.id in r.var_id_map for r, _ in reductions if isinstance(r, Dgp2Dcp))
+    return OutputSpec(variable.name(), tuple(variable.shape), primal, matrix, exponential)
+
+
+def variable_matrix(
+    variable: cp.Variable, problem: cp.Problem, program: Any, reductions: list[tuple[Any, Any]]
+) -> sp.csr_array:
+    """The matrix that reads a variable (its logarithm in a geometric program) off x, or a dual variable off y."""
     primal = variable.id in {v.id for v in problem.variables()}
     length = program.x.size if primal else program.constr_size
 
@@ -43,8 +53,7 @@ def output_spec(
         raise CanonicalizationError(
             f"variables: cvxpy's recovery of {variable.name()} is not understood; please report this problem"
         )
-    exponential = primal and any(variable.id in r.var_id_map for r, _ in reductions if isinstance(r, Dgp2Dcp))
-    return OutputSpec(variable.name(), tuple(variable.shape), primal, matrix, exponential)
+    return matrix
 
 
 def _dense(value: Any) -> Any:
@@ -69,7 +78,15 @@ def _dual(
     variable: cp.Variable, y: np.ndarray, problem: cp.Problem, program: Any, reductions: list[tuple[Any, Any]]
 ) -> Any:
     """cvxpy's own map from y to a constraint's dual variable: sign, order and shape are cvxpy's."""
-    duals, start = {}, 0
+    owner = next(c for c in problem.constraints if variable.id in {d.id for d in c.dual_variables})
+    index = [d.id for d in owner.dual_variables].index(variable.id)
+    return _read(owner, recovered_duals(y, program, reductions))[index]
+
+
+def recovered_duals(y: np.ndarray, program: Any, reductions: list[tuple[Any, Any]]) -> dict[int, Any]:
+    """What cvxpy makes of y, by the identifiers of the user's constraints."""
+    duals: dict[int, Any] = {}
+    start = 0
     for constraint in program.constraints:
         part = y[start : start + constraint.size]
         duals[constraint.id] = float(part[0]) if constraint.size == 1 else part
@@ -77,15 +94,22 @@ def _dual(
     solution = CvxpySolution(cp.OPTIMAL, 0.0, {program.x.id: np.zeros(program.x.size)}, duals, {})
     for reduction, inverse in reversed(reductions):
         solution = reduction.invert(solution, inverse)
-    owner = next(c for c in problem.constraints if variable.id in {d.id for d in c.dual_variables})
-    if owner.id not in solution.dual_vars:
-        return np.zeros(variable.shape)
+    return solution.dual_vars
+
+
+def _read(owner: Any, duals: dict[int, Any]) -> list[Any]:
+    """The values of a constraint's dual variables."""
     recorders = [_Recorder(d.shape) for d in owner.dual_variables]
-    stand_in = copy.copy(owner)
-    stand_in.dual_variables = recorders
-    stand_in.save_dual_value(solution.dual_vars[owner.id])
-    index = [d.id for d in owner.dual_variables].index(variable.id)
-    return recorders[index].value
+    if owner.id in duals:
+        stand_in = copy.copy(owner)
+        stand_in.dual_variables = recorders
+        stand_in.save_dual_value(duals[owner.id])
+    return [r.value for r in recorders]
+
+
+def read_dual(owner: Any, duals: dict[int, Any]) -> list[np.ndarray]:
+    """The same, flattened column by column."""
+    return [np.asarray(_dense(value), dtype=float).ravel(order="F") for value in _read(owner, duals)]
 
 
 class _Recorder:

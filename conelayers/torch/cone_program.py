@@ -14,6 +14,7 @@ import torch
 from conelayers.cones import Cones, as_cones
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
+from conelayers.names import Names
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, ParametricProgram
 from conelayers.program import Pattern, Structure
@@ -168,6 +169,7 @@ def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadr
         outputs=(),
         maximize=False,
         gp=False,
+        names=Names.of_rows(n, m),
         logarithmic=np.zeros(size, dtype=bool),
     )
 
