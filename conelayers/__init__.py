@@ -8,6 +8,7 @@
 ``conelayers.torch.ConeLayer`` and ``conelayers.jax.ConeLayer`` are the layers for PyTorch and JAX. ``import conelayers`` imports no framework.
 """
 
+from conelayers.certificate import Certificate, Certificates, Verdict
 from conelayers.cones import Cones
 from conelayers.conic import ConeSolution, solve_and_differentiate
 from conelayers.errors import (
@@ -24,6 +25,8 @@ from conelayers.program import Residuals
 
 __all__ = [
     "CanonicalizationError",
+    "Certificate",
+    "Certificates",
     "ConeSolution",
     "ConelayersWarning",
     "Cones",
@@ -34,5 +37,6 @@ __all__ = [
     "SingularDerivativeWarning",
     "SolveError",
     "Status",
+    "Verdict",
     "solve_and_differentiate",
 ]

@@ -10,9 +10,12 @@ import numpy as np
 import qdldl
 import scipy.sparse as sp
 
+from conelayers.certificate import Certificates
+from conelayers.certify import certify
 from conelayers.cones import Cones, as_cones
 from conelayers.derivative import Linearization
 from conelayers.errors import Status
+from conelayers.names import Names
 from conelayers.plan import Plan
 from conelayers.program import ConeProgram, Pattern, Residuals, Solution, Structure
 from conelayers.solve import raise_or_warn, solve_batch
@@ -32,7 +35,13 @@ class ConeSolution:
     status: Status
     residuals: Residuals
     _structure: Structure
+    _solution: Solution
     _linearization: Linearization
+
+    def certify(self) -> Certificates:
+        """Whether the derivative is justified: a sequence of one Certificate."""
+        names = Names.of_rows(self._structure.n, self._structure.m)
+        return certify(self._linearization, self._solution, names)
 
     def jvp(self, dP: Any, dq: Any, dA: Any, db: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(dx, dy, ds) along (dP, dq, dA, db); each may be None for zero, matrices sparse or dense; dP is symmetrised.
@@ -143,6 +152,7 @@ def _single(structure: Structure, solution: Solution, linearization: Linearizati
         status=solution.status[0],
         residuals=Residuals(r.primal[0], r.dual[0], r.gap[0], r.cone[0]),
         _structure=structure,
+        _solution=solution,
         _linearization=linearization,
     )
 

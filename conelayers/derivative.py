@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, final
 
@@ -26,7 +26,7 @@ from conelayers.program import ConeProgram, largest
 from conelayers.residual import Point, apply_jacobian, apply_jacobian_transpose
 from conelayers.scaling import Scaling
 
-__all__ = ["Linearization", "NullTest"]
+__all__ = ["Linearization", "NullTest", "Trouble", "warn_of"]
 
 _ACCEPTED = 1e-10  # relative residual of J above which the factor is not trusted
 _ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
@@ -43,6 +43,42 @@ NullTest = Callable[[int, np.ndarray, np.ndarray], bool]
 def _always(i: int, a: np.ndarray, b: np.ndarray) -> bool:
     """Whoever reads everything is concerned by every null vector."""
     return True
+
+
+@final
+class Trouble(NamedTuple):
+    """What is wrong with a linear system: its relative residual (B,), where K is singular (B,), the instances in which that
+    reaches what was asked for, those for which the system has no solution, and what it means.
+    """
+
+    error: np.ndarray
+    singular: np.ndarray
+    ambiguous: list[int]
+    inconsistent: list[int]
+    consequence: str
+
+    @property
+    def message(self) -> str:
+        """What happened, at which instances."""
+        reasons = []
+        if self.inconsistent:
+            reasons.append(
+                f"at batch index {self.inconsistent[:10]} its system has no solution for this direction "
+                f"(relative residual up to {float(np.max(self.error[self.inconsistent])):.1e})"
+            )
+        if self.ambiguous:
+            reasons.append(f"at batch index {self.ambiguous[:10]} {self.consequence}")
+        return (
+            "The Jacobian of the optimality conditions is singular, and no exact derivative exists: "
+            + "; ".join(reasons)
+            + ". The minimum-norm least-squares solution is returned. Usual causes: a solution that is not unique (add a small "
+            "quadratic term), redundant constraints (remove them), or more active constraints than the solution needs."
+        )
+
+
+def warn_of(linearization: Linearization, trouble: Trouble) -> None:
+    """What is done about trouble where nobody asked for anything else: a SingularDerivativeWarning."""
+    warnings.warn(trouble.message, SingularDerivativeWarning, stacklevel=6)
 
 
 class _Steps(NamedTuple):
@@ -69,6 +105,7 @@ class Linearization:
     scaling: Scaling
     jobs: int
     parts: tuple[tuple[np.ndarray, Factorization], ...] = ()
+    on_trouble: Callable[[Linearization, Trouble], None] = warn_of
 
     @property
     def program(self) -> ConeProgram:
@@ -86,6 +123,36 @@ class Linearization:
 
         return EliminatedFactorization.of(self.presolved, combine(self.parts, smaller.batch, factor))
 
+    def take(self, index: np.ndarray | list[int]) -> Linearization:
+        """That of a part of the batch, at ascending positions."""
+        index = np.asarray(index)
+        if index.size == self.program.batch:
+            return self
+        parts = []
+        for members, inner in self.parts:
+            kept = np.flatnonzero(np.isin(members, index))
+            if kept.size:
+                parts.append((np.searchsorted(index, members[kept]), inner.take(kept)))
+        return replace(
+            self,
+            presolved=self.presolved.take(index),
+            point=self.point.take(index),
+            scaling=self.scaling.take(index),
+            parts=tuple(parts),
+        )
+
+    def newton_step(self) -> np.ndarray:
+        """dv of Newton's step on F from here, (B, m) in the equilibrated units: to first order, how far off v is."""
+        steps = self._forward(-self.point.F1, -self.point.F2)
+        return self._solve(steps, lambda *_: False)[0][1]
+
+    def probe(self) -> np.ndarray:
+        """The relative residual with which J·z = J·w is solved for a fixed random w, (B,)."""
+        program, rng = self.program, np.random.default_rng(0)
+        w = rng.standard_normal(program.q.shape), rng.standard_normal(program.b.shape)
+        steps = self._forward(*apply_jacobian(program, self.point.element, *w))
+        return self._solve(steps, lambda *_: False)[1].error
+
     def tangent(
         self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = _always
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,6 +165,27 @@ class Linearization:
         program, element = self.program, self.point.element
         r1, r2 = self.scaling.scale_rows(r1, r2)
 
+        def moves(factorization: Factorization, i: int) -> bool:
+            null = factorization.null_vectors(i)
+            if null is None:
+                return True
+            dx, dy, _ = self.scaling.take([i]).unscale(*null, np.zeros_like(null[1]))
+            return matters(i, dx, dy)
+
+        (dx, dv), trouble = self._solve(
+            self._forward(r1, r2), moves, "the solution is not unique in what was asked for"
+        )
+        self._tell(trouble)
+        singular = trouble.singular
+        # Where J is regular, dy = D dv. In a least-squares solution that fails, and Bη keeps ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
+        ds = -program.Ax(dx) - r2
+        dy = np.where(singular[:, None], dv + ds, element.apply(dv))
+        return self.scaling.unscale(dx, dy, dy - dv)
+
+    def _forward(self, r1: np.ndarray, r2: np.ndarray) -> _Steps:
+        """J·[dx; dv] = [r₁; r₂] in the equilibrated units."""
+        program, element = self.program, self.point.element
+
         def solve(factorization: Factorization, e1: np.ndarray, e2: np.ndarray) -> _Pair:
             dx, dy = factorization.solve(e1, -e2)
             return dx, e2 + program.Ax(dx) + dy  # dv
@@ -106,19 +194,7 @@ class Linearization:
             a, c = apply_jacobian(program, element, dx, dv)
             return r1 - a, r2 - c
 
-        def moves(factorization: Factorization, i: int) -> bool:
-            null = factorization.null_vectors(i)
-            if null is None:
-                return True
-            dx, dy, _ = self.scaling.take([i]).unscale(*null, np.zeros_like(null[1]))
-            return matters(i, dx, dy)
-
-        steps = _Steps(lambda f: solve(f, r1, r2), solve, residual, (r1, r2))
-        (dx, dv), singular = self._solve(steps, moves, "the solution is not unique in what was asked for")
-        # Where J is regular, dy = D dv. In a least-squares solution that fails, and Bη keeps ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
-        ds = -program.Ax(dx) - r2
-        dy = np.where(singular[:, None], dv + ds, element.apply(dv))
-        return self.scaling.unscale(dx, dy, dy - dv)
+        return _Steps(lambda f: solve(f, r1, r2), solve, residual, (r1, r2))
 
     def adjoint(
         self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, matters: NullTest = _always
@@ -150,13 +226,14 @@ class Linearization:
             return null is None or matters(i, *self.scaling.take([i]).scale_rows(null[0], -null[1]))
 
         steps = _Steps(first, correct, residual, (gx, h))
-        (lam, mu), _ = self._solve(steps, moves, "some changes of the data leave no solution nearby")
+        (lam, mu), trouble = self._solve(steps, moves, "some changes of the data leave no solution nearby")
+        self._tell(trouble)
         return self.scaling.scale_rows(lam, mu)
 
     @np.errstate(over="ignore", invalid="ignore")  # factors that broke down are found by their residuals
-    def _solve(self, steps: _Steps, moves: _Moves, consequence: str) -> tuple[_Pair, np.ndarray]:
+    def _solve(self, steps: _Steps, moves: _Moves, consequence: str = "") -> tuple[_Pair, Trouble]:
         """Solve on K, refine on J; where a factor does not deliver, or the ambiguity of a singular K reaches what was asked for,
-        with the pseudo-inverse. The solution, and where K is singular.
+        with the pseudo-inverse. The solution, and what is wrong with it.
         """
         with one_blas_thread(self.program.structure.wants_one_blas_thread):
             factorization = self.factorization
@@ -179,30 +256,13 @@ class Linearization:
                 error = np.where(take, second_error, error)
                 found = factorization.singular & ~singular & (error <= _ACCEPTED)
                 ambiguous += [int(i) for i in np.flatnonzero(found) if moves(factorization, int(i))]
-            _report(error, factorization.singular, sorted(ambiguous), consequence)
-            return solution, factorization.singular
+            singular = factorization.singular
+            inconsistent = np.flatnonzero(error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED)).tolist()
+            return solution, Trouble(error, singular, sorted(ambiguous), inconsistent, consequence)
 
-
-def _report(error: np.ndarray, singular: np.ndarray, ambiguous: list[int], consequence: str) -> None:
-    """One warning for the instances whose derivative does not exist, or was not found to any accuracy."""
-    inconsistent = np.flatnonzero(error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED))
-    reasons = []
-    if inconsistent.size:
-        reasons.append(
-            f"at batch index {inconsistent[:10].tolist()} its system has no solution for this direction "
-            f"(relative residual up to {float(np.max(error[inconsistent])):.1e})"
-        )
-    if ambiguous:
-        reasons.append(f"at batch index {ambiguous[:10]} {consequence}")
-    if reasons:
-        warnings.warn(
-            "The Jacobian of the optimality conditions is singular, and no exact derivative exists: "
-            + "; ".join(reasons)
-            + ". The minimum-norm least-squares solution is returned. Usual causes: a solution that is not unique (add a small "
-            "quadratic term), redundant constraints (remove them), or more active constraints than the solution needs.",
-            SingularDerivativeWarning,
-            stacklevel=6,
-        )
+    def _tell(self, trouble: Trouble) -> None:
+        if trouble.ambiguous or trouble.inconsistent:
+            self.on_trouble(self, trouble)
 
 
 def _refine(factorization: Factorization, steps: _Steps) -> tuple[_Pair, np.ndarray]:

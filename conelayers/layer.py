@@ -10,6 +10,7 @@ import cvxpy as cp
 import numpy as np
 
 from conelayers.canonicalize import canonicalize
+from conelayers.certificate import Certificates
 from conelayers.derivative import Linearization
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import Batch, ParameterSpec, check_values, combine_batch, unflatten
@@ -18,7 +19,7 @@ from conelayers.plan import Plan
 from conelayers.presolve import presolve
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
-from conelayers.solve import WarmStart, raise_or_warn, solve_batch
+from conelayers.solve import WarmStart, solve_batch
 from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 
 __all__ = ["Layer"]
@@ -153,9 +154,21 @@ class Layer:
         (naming the parameter and the instance), SolveError naming the instances without a solution; warns
         InaccurateSolutionWarning where the residuals miss 1e−9.
         """
-        return self._solve(
-            combine_batch(self.parameters, [np.asarray(value) for value in theta]), solver_args, warm_start
-        )
+        solution = self._solve(self._batch(theta), solver_args, warm_start)
+        solution.raise_or_warn()
+        return solution
+
+    def certify(
+        self, *theta: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None
+    ) -> Certificates:
+        """Whether the derivative at these parameter values is justified: a Certificate for each instance (certify.py).
+
+        Takes what ``solve`` takes, and solves. An instance without a solution gets a certificate that says so.
+        """
+        return self._solve(self._batch(theta), solver_args, warm_start).certify()
+
+    def _batch(self, theta: Sequence[Any]) -> Batch:
+        return combine_batch(self.parameters, [np.asarray(value) for value in theta])
 
     def solve_flat(
         self, theta: np.ndarray, *, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None
@@ -163,7 +176,9 @@ class Layer:
         """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
         for spec in self.parameters:
             check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True)
-        return self._solve(Batch(theta, True, (True,) * len(self.parameters)), solver_args, warm_start)
+        solution = self._solve(Batch(theta, True, (True,) * len(self.parameters)), solver_args, warm_start)
+        solution.raise_or_warn()
+        return solution
 
     def compiled_for(self, solver_args: Mapping[str, Any] | None = None) -> ParametricProgram:
         """The parametric cone program that a call with these options solves."""
@@ -197,7 +212,6 @@ class Layer:
         solution, linearization = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
         if warm and solution.x.size:
             self._last.solution = solution
-        raise_or_warn(solution)
         values = [o.value(solution.x, solution.y) for o in compiled.outputs]
         shaped = [unflatten(v, o.shape) for v, o in zip(values, compiled.outputs, strict=True)]
         return LayerSolution(

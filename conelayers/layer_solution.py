@@ -8,11 +8,14 @@ from typing import Any, final
 
 import numpy as np
 
+from conelayers.certificate import Certificates
+from conelayers.certify import certify
 from conelayers.derivative import Linearization, NullTest
 from conelayers.errors import Status
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.program import Residuals, Solution
+from conelayers.solve import raise_or_warn
 
 __all__ = ["LayerSolution"]
 
@@ -114,6 +117,14 @@ class LayerSolution:
     def value(self) -> np.ndarray:
         """The optimal value of the user's problem, () or (B,)."""
         return self._unbatch(self._value)
+
+    def raise_or_warn(self) -> None:
+        """SolveError where an instance has no solution; InaccurateSolutionWarning where one misses the accuracy."""
+        raise_or_warn(self._solution)
+
+    def certify(self) -> Certificates:
+        """Whether the derivative here is justified: a Certificate for each instance. At most three factorizations an instance."""
+        return certify(self._linearization, self._solution, self._compiled.names)
 
     def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
         """The tangents of the variables along dθ, one array (or None for zero) of the parameter's value's shape each.

@@ -51,12 +51,25 @@ class Names:
             found.append(self.constraints[owner] + _entries(known, self.shapes[owner]))
         return tuple(found)
 
+    def visible(self, directions: np.ndarray) -> np.ndarray:
+        """A basis (k', n) of the part of span{dx} (k, n, orthonormal) along which variables of the user's change.
+
+        What cvxpy introduced may be free where a constraint is not active (the epigraph of a norm), and nothing depends on it.
+        """
+        moved = np.concatenate(
+            [(matrix @ directions.T) for _, _, matrix in self.variables] or [np.zeros((0, len(directions)))]
+        )
+        _, sizes, V = np.linalg.svd(moved, full_matrices=False)
+        return V[sizes > _SEEN] @ directions
+
     def columns(self, direction: np.ndarray) -> tuple[str, ...]:
         """The variables that change along dx = ``direction`` (n,), with their entries."""
         size = float(np.max(np.abs(direction), initial=0.0))
         found = []
         for name, shape, matrix in self.variables:
-            moved = np.flatnonzero(np.abs(matrix @ direction) > _SEEN * size) if size > 0 else np.zeros(0, dtype=np.int64)
+            moved = (
+                np.flatnonzero(np.abs(matrix @ direction) > _SEEN * size) if size > 0 else np.zeros(0, dtype=np.int64)
+            )
             if moved.size:
                 found.append(name + _entries(moved, shape, brackets=True))
         return tuple(found)

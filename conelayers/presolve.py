@@ -184,6 +184,15 @@ class Presolved:
     smaller: ConeProgram
     elimination: Elimination | None = None
 
+    def take(self, index: np.ndarray | list[int]) -> Presolved:
+        """Those of a part of the batch, at ascending positions."""
+        if len(index) == self.smaller.batch:
+            return self
+        smaller = self.smaller.take(index)
+        if self.elimination is None:
+            return Presolved(smaller, smaller)
+        return Presolved(self.whole.take(index), smaller, self.elimination.take(index))
+
     def expand(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(x, v) of the whole program from those of the smaller."""
         if self.elimination is None:

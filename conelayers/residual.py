@@ -30,6 +30,11 @@ class Point(NamedTuple):
     F1: np.ndarray
     F2: np.ndarray
 
+    def take(self, index: np.ndarray | list[int]) -> Point:
+        """The points of a part of the batch."""
+        x, v, y, s, F1, F2 = (h[index] for h in (self.x, self.v, self.y, self.s, self.F1, self.F2))
+        return Point(x, v, y, s, self.element.take(index), F1, F2)
+
     def norm(self, program: ConeProgram) -> np.ndarray:
         """max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)), (B,): scaled like the Residuals."""
         scale1 = 1 + np.maximum(largest(program.q), largest(program.Px(self.x)))

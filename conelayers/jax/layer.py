@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from conelayers.certificate import Certificates
 from conelayers.errors import Status
 from conelayers.formulas import Formulas
 from conelayers.jax.host import STATUSES, HostProgram
@@ -148,14 +149,25 @@ class ConeLayer:
 
         All from one factorization, for concrete arrays; ``jax.jacrev`` and ``jax.jacfwd`` are for transformed and compiled functions.
         """
-        values = self._checked(params, named)
-        if any(isinstance(v, jax.core.Tracer) for v in values):
-            raise TypeError(
-                "jacobian: got traced arrays, expected concrete ones; use jax.jacrev or jax.jacfwd of the layer"
-            )
+        values = self._concrete("jacobian", "use jax.jacrev or jax.jacfwd of the layer", params, named)
         blocks = self.engine.solve(*map(_canonical, values), solver_args=solver_args).jacobian()
         dtype = _output_type(values)
         return tuple(tuple(jnp.asarray(b, dtype) for b in row) for row in blocks)
+
+    def certify(
+        self,
+        *params: Any,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool | None = None,
+        **named: Any,
+    ) -> Certificates:
+        """Whether the gradient at these parameter values is justified: a Certificate for each instance (docs/trust.md).
+
+        Takes what the call takes, concrete arrays only, solves, and adds at most three factorizations an instance. An instance
+        without a solution gets a certificate that says so.
+        """
+        values = self._concrete("certify", "call it outside of the transformed function", params, named)
+        return self.engine.certify(*map(_canonical, values), solver_args=solver_args, warm_start=warm_start)
 
     @staticmethod
     def statuses(info: SolveInfo) -> Status | tuple[Status, ...]:
@@ -171,6 +183,12 @@ class ConeLayer:
             options = {"solver_args": dict(solver_args or {}), "warm_start": warm_start}
             known = self._programs.setdefault(key, HostProgram(self.engine, formulas, options, nan=policy == "nan"))
         return known
+
+    def _concrete(self, where: str, fix: str, params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        values = self._checked(params, named)
+        if any(isinstance(v, jax.core.Tracer) for v in values):
+            raise TypeError(f"{where}: got traced arrays, expected concrete ones; {fix}")
+        return values
 
     def _checked(self, params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
         names = [spec.name for spec in self.engine.parameters]

@@ -6,6 +6,7 @@ from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.elimination import EliminatedFactorization
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.krylov import KrylovFactorization
+from conelayers.kkt.rank import NullSpace, null_space
 from conelayers.kkt.sparse import SparseFactorization
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "EliminatedFactorization",
     "Factorization",
     "KrylovFactorization",
+    "NullSpace",
     "Part",
     "SparseFactorization",
     "combine",
     "factorize",
+    "null_space",
     "prefers_dense",
 ]

@@ -20,7 +20,7 @@ import numpy as np
 from conelayers.kkt.factorization import Factorization
 from conelayers.presolve import Elimination, Presolved
 
-__all__ = ["EliminatedFactorization"]
+__all__ = ["EliminatedFactorization", "extend_null_vectors"]
 
 
 @final
@@ -54,18 +54,21 @@ class EliminatedFactorization(Factorization):
         null = self._inner.null_vectors(instance)
         if null is None:
             return None
-        part = self._elimination.take([instance])
-        d, a, p = part.definitions, part.a, part.p
-        inner_x, inner_y = null
-        rest = -np.array([part.L.matvec(h[None])[0] for h in inner_x]).reshape(len(inner_x), a.size)
-        dx = np.zeros((len(inner_x), d.cols.size + d.kept_cols.size))
-        dy = np.zeros((len(inner_x), d.rows.size + d.kept_rows.size))
-        dx[:, d.kept_cols], dx[:, d.cols] = inner_x, rest / a
-        dy[:, d.kept_rows], dy[:, d.rows] = inner_y, -p / a**2 * rest
-        return dx, dy
+        return extend_null_vectors(self._elimination.take([instance]), *null)
 
     def take(self, index: np.ndarray | list[int]) -> EliminatedFactorization:
         return EliminatedFactorization(self._elimination.take(index), self._inner.take(index))
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> EliminatedFactorization:
         return EliminatedFactorization(self._elimination, self._inner.use_pseudo_inverse(instances))
+
+
+def extend_null_vectors(part: Elimination, inner_x: np.ndarray, inner_y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Null vectors of the whole K from those (k, ·) of the smaller, for an elimination of one instance."""
+    d, a, p = part.definitions, part.a, part.p
+    rest = -np.array([part.L.matvec(h[None])[0] for h in inner_x]).reshape(len(inner_x), a.size)
+    dx = np.zeros((len(inner_x), d.cols.size + d.kept_cols.size))
+    dy = np.zeros((len(inner_x), d.rows.size + d.kept_rows.size))
+    dx[:, d.kept_cols], dx[:, d.cols] = inner_x, rest / a
+    dy[:, d.kept_rows], dy[:, d.rows] = inner_y, -p / a**2 * rest
+    return dx, dy

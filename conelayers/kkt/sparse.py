@@ -20,7 +20,7 @@ from conelayers.kkt.pseudo_inverse import DeflatedPseudoInverse, DensePseudoInve
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram
 
-__all__ = ["SparseFactorization"]
+__all__ = ["QuasiDefinite", "SparseFactorization"]
 
 _REGULARIZATION = 1e-8
 _REFINED = 1e-14  # relative residual on K at which refinement stops
@@ -33,7 +33,7 @@ _NULL = 1e-12  # ‖EKE z‖ of a unit vector that counts as a null vector
 
 
 @final
-class _QuasiDefinite:
+class QuasiDefinite:
     """LDLᵀ of EKE + δ·diag(I, −I), which exists for every ordering since P + δI ≻ 0 ≻ −(N + δI); δ is refined away.
 
     QDLDL takes any nonzero pivot and does not report growth: the residual of every solve is computed here, and a factor that
@@ -65,28 +65,35 @@ class _QuasiDefinite:
         probe = self._probe
         return self._refine(probe / np.linalg.norm(probe))[1] <= _REFINED_ENOUGH
 
-    def pivoted(self) -> _QuasiDefinite:
+    def pivoted(self) -> QuasiDefinite:
         """An LU with pivoting, which needs no δ."""
-        return _QuasiDefinite(self.assembled, _superlu(self.assembled.matrix))
+        return QuasiDefinite(self.assembled, _superlu(self.assembled.matrix))
 
-    @_QUIET
     def null_space(self) -> np.ndarray | None:
         """An orthonormal basis of ker EKE by block inverse iteration; None if it is not found to be small."""
         order, width = self.assembled.order, 8
         while width <= min(_LARGEST_NULL_SPACE, order):
-            Z = np.random.default_rng(1).standard_normal((order, width))
-            for _ in range(4):
-                Z = np.column_stack([self._apply(z) for z in np.linalg.qr(Z)[0].T])
-                if not np.isfinite(Z).all():  # the factor broke down
-                    return None
-            Z = np.linalg.qr(Z)[0]
-            image = np.column_stack([self.assembled.multiply(z) for z in Z.T])
-            _, singular_values, V = np.linalg.svd(image, full_matrices=False)
-            null = singular_values <= _NULL
+            values, Z = self.smallest(width, 4)
+            if not np.isfinite(values).all():
+                return None
+            null = values <= _NULL
             if not null.all():  # the block is wider than the null space: nothing of it was missed
-                return Z @ V[null].T
+                return Z[:, null]
             width *= 2
         return None
+
+    @_QUIET
+    def smallest(self, width: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """‖EKE z‖ (width,) and z (order, width) after so many steps of block inverse iteration; infinite where the factor broke down."""
+        Z = np.random.default_rng(1).standard_normal((self.assembled.order, width))
+        for _ in range(steps):
+            Z = np.column_stack([self._apply(z) for z in np.linalg.qr(Z)[0].T])
+            if not np.isfinite(Z).all():
+                return np.full(width, np.inf), np.zeros_like(Z)
+        Z = np.linalg.qr(Z)[0]
+        image = np.column_stack([self.assembled.multiply(z) for z in Z.T])
+        _, values, V = np.linalg.svd(image, full_matrices=False)
+        return values, Z @ V.T
 
     @_QUIET
     def _refine(self, rhs: np.ndarray) -> tuple[np.ndarray, float]:
@@ -134,14 +141,14 @@ def _superlu(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
 class _Instance:
     """One instance's K and what solves with it; ``checked`` once it is known whether K is singular."""
 
-    system: _QuasiDefinite | DensePseudoInverse | DeflatedPseudoInverse | KrylovPseudoInverse
+    system: QuasiDefinite | DensePseudoInverse | DeflatedPseudoInverse | KrylovPseudoInverse
     assembled: Assembled
     checked: bool = False
     minimum_norm: bool = False
 
     def check(self) -> _Instance:
         """The same, with a factor that delivers; a suspect one is replaced by one that knows the null space."""
-        if self.checked or not isinstance(self.system, _QuasiDefinite):
+        if self.checked or not isinstance(self.system, QuasiDefinite):
             return self
         factor = self.system
         if factor.delivers:
@@ -165,7 +172,7 @@ class _Instance:
 
     @property
     def nullity(self) -> int:
-        inner = 0 if isinstance(self.system, _QuasiDefinite) else self.system.nullity
+        inner = 0 if isinstance(self.system, QuasiDefinite) else self.system.nullity
         return inner + (0 if self.assembled.pins is None else self.assembled.pins.empty.size)
 
     def null_vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -204,7 +211,7 @@ class SparseFactorization(Factorization):
 
         def factor(i: int) -> _Instance:
             assembled = assemble(program, element, i, 0.0 if delta is None else float(delta[i]))
-            return _Instance(_QuasiDefinite(assembled), assembled)
+            return _Instance(QuasiDefinite(assembled), assembled)
 
         return cls(run_parallel(factor, range(program.batch), jobs), jobs)
 

@@ -8,6 +8,7 @@ from typing import Any, final
 import cvxpy as cp
 import torch
 
+from conelayers.certificate import Certificates
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
@@ -227,6 +228,22 @@ class ConeLayer(torch.nn.Module):
         blocks = self.engine.solve(*[to_array(p) for p in params], solver_args=solver_args).jacobian()
         dtype, device = output_type(params)
         return tuple(tuple(from_array(b, dtype, device) for b in row) for row in blocks)
+
+    @torch.compiler.disable
+    def certify(
+        self,
+        *params: torch.Tensor,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool | None = None,
+        **named: torch.Tensor,
+    ) -> Certificates:
+        """Whether the gradient at these parameter values is justified: a Certificate for each instance (docs/trust.md).
+
+        Takes what the call takes, solves, and adds at most three factorizations an instance; nothing of it enters the graph. An
+        instance without a solution gets a certificate that says so.
+        """
+        params = self._checked(params, named)
+        return self.engine.certify(*[to_array(p) for p in params], solver_args=solver_args, warm_start=warm_start)
 
     def _formulas(self, solver_args: Mapping[str, Any] | None) -> Formulas:
         compiled = self.engine.compiled_for(solver_args)

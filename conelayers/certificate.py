@@ -1,0 +1,247 @@
+"""Whether a derivative is justified, and what stands in the way: the verdicts, and how they read.
+
+The nonsmooth implicit function theorem (Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit differentiation for machine learning
+and optimization", 2021) asks for *every* Clarke element J(D), D ∈ ∂_C Π(v), to be invertible; then each of them gives a
+conservative derivative. certify.py says how that is decided.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import final, overload
+
+import numpy as np
+
+from conelayers.errors import Status
+from conelayers.program import Residuals
+
+__all__ = ["Certificate", "Certificates", "Verdict"]
+
+_SHOWN = 5  # names in one sentence
+_ROWS = 20  # rows of a summary table
+
+
+@final
+class Verdict(Enum):
+    """What can be said of a derivative, from the best to the worst; ``meaning`` says it in a sentence.
+
+    CHECKED is for cones of which only listed elements can be tested. No cone of this package needs it: the extreme elements of all
+    of them are known, those of the power cones by the derivation in cones/power.py.
+    """
+
+    CLASSICAL = "classical"
+    CERTIFIED = "certified"
+    CHECKED = "checked"
+    UNCERTIFIED = "uncertified"
+    LEAST_SQUARES = "least_squares"
+
+    @property
+    def meaning(self) -> str:
+        """One sentence."""
+        return _MEANING[self]
+
+    @property
+    def justified(self) -> bool:
+        """Whether the theorem's hypothesis was found to hold: CLASSICAL or CERTIFIED."""
+        return self in (Verdict.CLASSICAL, Verdict.CERTIFIED)
+
+
+_MEANING = {
+    Verdict.CLASSICAL: "The solution map is differentiable here, and this is its derivative.",
+    Verdict.CERTIFIED: (
+        "The solution lies on a kink, and every element of the generalized Jacobian is invertible: the solution map is Lipschitz "
+        "here, and this is one of its conservative derivatives."
+    ),
+    Verdict.CHECKED: "The solution lies on a kink, and those elements of the generalized Jacobian that are listed are all invertible.",
+    Verdict.UNCERTIFIED: "The linear system could be solved, but the theorem's hypothesis was not found to hold here.",
+    Verdict.LEAST_SQUARES: "The Jacobian is singular: no exact derivative exists, and a least-squares solution stands in for it.",
+}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What is known of the derivative at one instance's solution.
+
+    verdict, status: of the derivative and of the solve. residuals: the KKT residuals, recomputed from the data.
+
+    margin: the distance of v = y − s from the nearest kink of the projection onto K*, in the data's units; margins (blocks,): of each
+    cone's block by itself (every row of an orthant is one; infinite for equalities). kinks (blocks,): which of them count as
+    being at one, the distance being no more than ``kink_tolerance`` (the largest of the blocks', in the equilibrated units): 100
+    times what Newton's next step would change there, ‖J⁻¹F‖ of the solution's own residual F, and 1e−13 of ‖v‖.
+
+    smallest_singular_value, condition: of J(D) for the element D that was chosen, in the equilibrated units. nullity: the
+    dimension of its null space. linear_residual: the relative residual with which J is solved for a random right-hand side.
+
+    second_order, nondegenerate: the two conditions of strong regularity, P dx = 0 and D_min A dx = 0 only for dx = 0, and Aᵀw = 0
+    with w ∈ ker(I − D_max) only for w = 0; None where they were not tested. Together they say that every element is invertible.
+    determined: whether dx is determined although J may be singular.
+
+    variables, constraints, kink_constraints: the user's own that move along null directions, whose gradients depend on each other,
+    and that lie on kinks.
+    """
+
+    verdict: Verdict
+    status: Status
+    residuals: Residuals
+    margin: float
+    margins: np.ndarray
+    kinks: np.ndarray
+    kink_tolerance: float
+    smallest_singular_value: float
+    condition: float
+    nullity: int
+    linear_residual: float
+    second_order: bool | None
+    nondegenerate: bool | None
+    determined: bool
+    variables: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    kink_constraints: tuple[str, ...] = ()
+
+    @property
+    def converged(self) -> bool:
+        """Whether the optimality conditions hold to the accuracy asked for."""
+        return self.status is Status.SOLVED
+
+    @property
+    def advice(self) -> str:
+        """What stands in the way and what to do about it; empty where nothing does."""
+        if not self.status.usable:
+            return self.status.advice
+        said = []
+        if not self.converged:
+            said.append(f"The point did not converge, and no derivative is certified at it. {self.status.advice}")
+        weak = f", once {_some(self.kink_constraints)} (weakly active) is let go" if self.kink_constraints else ""
+        if self.second_order is False:
+            if self.verdict is Verdict.LEAST_SQUARES:
+                weak = ""
+            along = f" along {_some(self.variables)}" if self.variables else ""
+            said.append(
+                f"The minimizer is not unique{along}{weak}: add a small quadratic term in what is to be determined, or constraints "
+                "that fix it."
+            )
+        if self.nondegenerate is False:
+            which = _some(self.constraints) if self.constraints else "the active constraints"
+            said.append(
+                f"The gradients of the active constraints are linearly dependent, those of {which}: their multipliers are not "
+                "unique; remove what is redundant, or perturb the right-hand sides."
+            )
+        if self.nondegenerate is False and self.determined and self.verdict is Verdict.LEAST_SQUARES:
+            said.append(
+                "Changes of x are still determined, the multipliers' are not, for changes of the data that keep the constraints "
+                "consistent."
+            )
+        if self.nullity and self.verdict is not Verdict.LEAST_SQUARES:
+            said.append(
+                "The null space belongs to variables that cvxpy introduced: nothing that you wrote depends on them."
+            )
+        if self.second_order is None and self.verdict is Verdict.UNCERTIFIED and self.converged:
+            said.append(
+                "The system is too large to be factored, so that the elements at the kinks could not be tested."
+            )
+        return " ".join(said)
+
+    def __str__(self) -> str:
+        meaning = self.verdict.meaning if self.status.usable else "There is no solution to differentiate."
+        lines = [f"{self.verdict.value}: {meaning}"]
+        if self.status.usable:
+            worst = abs(float(np.max(self.residuals.worst)))
+            lines.append(f"  solve      {self.status.value}, KKT residual {worst:.1e}")
+            where = f"; at kinks: {_some(self.kink_constraints)}" if self.kink_constraints else ""
+            lines.append(
+                f"  kinks      {int(self.kinks.sum())} of {self.kinks.size} blocks, margin {self.margin:.1e}{where}"
+            )
+            lines.append(
+                f"  Jacobian   smallest singular value {self.smallest_singular_value:.1e}, condition {self.condition:.1e}, "
+                f"null space of dimension {self.nullity}, linear residual {self.linear_residual:.1e}"
+            )
+            tested = {None: "not tested", True: "holds", False: "fails"}
+            lines.append(
+                f"  conditions second-order {tested[self.second_order]}, nondegeneracy {tested[self.nondegenerate]}"
+            )
+        if self.advice:
+            lines.append(f"  {self.advice}")
+        return "\n".join(lines)
+
+
+@final
+class Certificates(Sequence[Certificate]):
+    """The certificates of a call, one an instance; ``print`` shows the one, or a table."""
+
+    def __init__(self, members: Sequence[Certificate]) -> None:
+        self._members = tuple(members)
+
+    @overload
+    def __getitem__(self, index: int) -> Certificate: ...
+    @overload
+    def __getitem__(self, index: slice) -> Certificates: ...
+    def __getitem__(self, index: int | slice) -> Certificate | Certificates:
+        if isinstance(index, slice):
+            return Certificates(self._members[index])
+        return self._members[index]
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Certificates) and self._members == other._members
+
+    def __hash__(self) -> int:
+        return hash(self._members)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The verdict of each instance."""
+        return tuple(c.verdict for c in self)
+
+    @property
+    def justified(self) -> bool:
+        """Whether the theorem's hypothesis holds at all of them."""
+        return all(v.justified for v in self.verdicts)
+
+    def __repr__(self) -> str:
+        return f"Certificates({self._counts()})"
+
+    def _counts(self) -> str:
+        counts = Counter(self.verdicts)
+        return ", ".join(f"{counts[v]} {v.value}" for v in Verdict if counts[v])
+
+    def __str__(self) -> str:
+        if len(self) == 1:
+            return str(self[0])
+        lines = [f"{len(self)} instances: {self._counts()}"]
+        lines.append(
+            f"{'instance':>8}  {'verdict':<13} {'margin':>8} {'σ_min':>8} {'cond':>8} {'KKT':>8}  {'kinks':>5} {'null':>4}"
+        )
+        order = {v: k for k, v in enumerate(Verdict)}
+        worst_first = sorted(range(len(self)), key=lambda i: (-order[self[i].verdict], self[i].margin))
+        for i in sorted(worst_first[:_ROWS]):
+            c = self[i]
+            kkt = abs(float(np.max(c.residuals.worst)))
+            lines.append(
+                f"{i:>8}  {c.verdict.value:<13} {c.margin:>8.1e} {c.smallest_singular_value:>8.1e} {c.condition:>8.1e} "
+                f"{kkt:>8.1e}  {int(c.kinks.sum()):>5} {c.nullity:>4}"
+            )
+        if len(self) > _ROWS:
+            lines.append(f"{'…':>8}  the {_ROWS} worst are shown")
+        for text, members in _grouped([c.advice for c in self]).items():
+            shown = ", ".join(map(str, members[:10])) + (", …" if len(members) > 10 else "")
+            lines.append(f"instance{'s' if len(members) > 1 else ''} {shown}: {text}")
+        return "\n".join(lines)
+
+
+def _grouped(texts: Sequence[str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for i, text in enumerate(texts):
+        if text:
+            groups.setdefault(text, []).append(i)
+    return groups
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - _SHOWN
+    return "; ".join(names[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")

@@ -1,0 +1,92 @@
+"""How far the reduced KKT matrix K of one element is from being singular, and along what.
+
+The test is made on the equilibrated K, EKE, never on AAᵀ, which squares condition numbers: a symmetric eigendecomposition where
+that is cheap, else block inverse iteration with the factored EKE + δ·diag(I, −I), whose Ritz values bound the smallest |λ| from above.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+import numpy as np
+
+from conelayers.cones import ProductElement
+from conelayers.kkt.assembly import Assembled, assemble
+from conelayers.kkt.choice import prefers_krylov
+from conelayers.kkt.elimination import extend_null_vectors
+from conelayers.kkt.sparse import QuasiDefinite
+from conelayers.presolve import Presolved
+
+__all__ = ["RANK_CUTOFF", "NullSpace", "null_space"]
+
+# min|λ|/max|λ| of EKE up to which K counts as singular. K has an eigenvalue −σ²/p for a singular value σ of the active rows
+# where P is p, so that this calls rows with a condition number of 3e4 dependent only where P is of size 1.
+RANK_CUTOFF = 1e-9
+_DENSE_UP_TO = 600
+_STEPS = 4
+_LARGEST_BLOCK = 64
+
+
+@final
+class NullSpace(NamedTuple):
+    """min|λ|/max|λ| of EKE, and the directions (dx, dy) (k, n), (k, m) with |λ|/max|λ| ≤ ``RANK_CUTOFF``, in the equilibrated units."""
+
+    ratio: float
+    dx: np.ndarray
+    dy: np.ndarray
+
+    @property
+    def dimension(self) -> int:
+        """The number of directions."""
+        return len(self.dx)
+
+
+def null_space(presolved: Presolved, element: ProductElement, instance: int) -> NullSpace | None:
+    """That of K(D) of one instance, D an element of the whole program; None where K cannot be factored."""
+    program = presolved.smaller
+    if prefers_krylov(program.structure):
+        return None
+    assembled = assemble(program, presolved.element(element), instance)
+    found = _dense(assembled) if assembled.order <= _DENSE_UP_TO else _sparse(assembled)
+    if found is None:
+        return None
+    ratio, vectors = found
+    inner = np.linalg.qr(assembled.scales[:, None] * vectors)[0].T
+    dx, dy = assembled.null_vectors(inner)
+    if presolved.elimination is not None:
+        dx, dy = extend_null_vectors(presolved.elimination.take([instance]), dx, dy)
+    return NullSpace(0.0 if len(dx) > len(inner) else ratio, dx, dy)
+
+
+def _dense(assembled: Assembled) -> tuple[float, np.ndarray]:
+    values, vectors = np.linalg.eigh(assembled.matrix.toarray())
+    magnitude = np.abs(values)
+    size = magnitude.max(initial=0.0)
+    if size == 0:
+        return (1.0 if not values.size else 0.0), vectors
+    return float(magnitude.min() / size), vectors[:, magnitude <= RANK_CUTOFF * size]
+
+
+def _sparse(assembled: Assembled) -> tuple[float, np.ndarray] | None:
+    factor = QuasiDefinite(assembled)
+    size = _largest_eigenvalue(assembled)
+    width = 4
+    while True:
+        values, vectors = factor.smallest(width, _STEPS)
+        if not np.isfinite(values).all():
+            return None
+        null = values <= RANK_CUTOFF * size
+        if not null.all() or width >= min(_LARGEST_BLOCK, assembled.order):
+            return float(values.min() / size), vectors[:, null]
+        width = min(4 * width, _LARGEST_BLOCK, assembled.order)  # the null space may be wider than the block
+
+
+def _largest_eigenvalue(assembled: Assembled) -> float:
+    z = np.random.default_rng(0).standard_normal(assembled.order)
+    size = 1.0
+    for _ in range(10):
+        z = assembled.multiply(z / np.linalg.norm(z))
+        size = float(np.linalg.norm(z))
+        if size == 0:
+            return 1.0
+    return size
