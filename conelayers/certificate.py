@@ -71,7 +71,7 @@ class Certificate:
     margin: the distance of v = y − s from the nearest kink of the projection onto K*, in the data's units; margins (blocks,): of each
     cone's block by itself (every row of an orthant is one; infinite for equalities). kinks (blocks,): which of them count as
     being at one, the distance being no more than ``kink_tolerance`` (the largest of the blocks', in the equilibrated units): 100
-    times what Newton's next step would change there, ‖J⁻¹F‖ of the solution's own residual F, and 1e−13 of ‖v‖.
+    times what Newton's next step would change there, ‖J⁻¹F‖ of the solution's own residual F, and 1e−12 of ‖v‖.
 
     smallest_singular_value, condition: of J(D) for the element D that was chosen, in the equilibrated units. nullity: the
     dimension of its null space. linear_residual: the relative residual with which J is solved for a random right-hand side.

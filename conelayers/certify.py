@@ -11,7 +11,7 @@ condition, and primal nondegeneracy. Two factorizations check the theorem's hypo
 that of the chosen element there are at most three.
 
 A solution is known up to its residual only: v is snapped to a kink that is as near as 100 times what Newton's next step, J⁻¹F, would
-move that block, or 1e−13 of ‖v‖, in the equilibrated units (scaling.py). The least singular values are of J there too.
+move that block, or 1e−12 of ‖v‖, in the equilibrated units (scaling.py). The least singular values are of J there too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from conelayers.residual import apply_jacobian, apply_jacobian_transpose
 __all__ = ["certify", "kink_margins"]
 
 _STEPS = 100.0  # of Newton's next step
-_ROUNDING = 1e-13  # of ‖v‖
+_ROUNDING = 1e-12  # of ‖v‖
 _DENSE_UP_TO = 300  # orders of J up to which its singular values are computed, not iterated for
 _SEEN = 1e-8  # entries of orthonormal null vectors below this are rounding
 

@@ -1,0 +1,278 @@
+"""Certificates: the two rank tests against enumeration, kinks found at solved points, names, texts, batches and failures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import cvxpy as cp
+import jax
+import numpy as np
+import pytest
+import torch
+from enumerated import SINGULAR, planted_program
+
+import conelayers.jax
+import conelayers.torch
+from conelayers import Certificate, Cones, Layer, Status, Verdict, solve_and_differentiate
+from conelayers.certify import certify
+from conelayers.names import Names
+from conelayers.residual import evaluate
+
+BORDERLINE = 1e3  # ratios within this factor of the cutoff are counted, not compared
+
+
+def compare(seeds: range, *, nonsymmetric: bool) -> tuple[Counter, list[int], int, int]:
+    """Verdicts, the seeds where enumeration disagrees, the borderline cases and the problems with kinks."""
+    counts: Counter = Counter()
+    wrong, borderline, kinked = [], 0, 0
+    for seed in seeds:
+        planted = planted_program(seed, nonsymmetric=nonsymmetric)
+        linearization, solution = planted.linearized()
+        certificate = certify(linearization, solution, Names.of_rows(planted.q.size, planted.b.size))[0]
+        ratio = planted.smallest_ratio(np.random.default_rng(seed), 40)
+        assert int(certificate.kinks.sum()) == planted.kinks, seed
+        kinked += planted.kinks > 0
+        counts[certificate.verdict] += 1
+        if SINGULAR / BORDERLINE < ratio < SINGULAR * BORDERLINE:
+            borderline += 1
+        elif (ratio > SINGULAR) != certificate.verdict.justified:
+            wrong.append(seed)
+    return counts, wrong, borderline, kinked
+
+
+@pytest.mark.parametrize(
+    ("nonsymmetric", "count"),
+    [
+        (False, 1000),
+        (True, 400),
+        pytest.param(False, 10_000, marks=pytest.mark.slow),
+        pytest.param(True, 4000, marks=pytest.mark.slow),
+    ],
+)
+def test_rank_tests_agree_with_enumeration(nonsymmetric: bool, count: int, record_property) -> None:
+    """All Clarke elements are invertible exactly where J(D_min) and J(D_max) are; elements, products and hulls are enumerated."""
+    counts, wrong, borderline, kinked = compare(range(count), nonsymmetric=nonsymmetric)
+    record_property("verdicts", {v.value: k for v, k in counts.items()})
+    record_property("borderline", borderline)
+    assert wrong == []
+    assert borderline <= count // 1000
+    assert kinked > count // 2
+    for verdict in (Verdict.CLASSICAL, Verdict.CERTIFIED, Verdict.UNCERTIFIED, Verdict.LEAST_SQUARES):
+        assert counts[verdict] >= count // 25, counts
+
+
+@pytest.mark.parametrize("nonsymmetric", [False, True])
+def test_kinks_are_found_at_solved_points(nonsymmetric: bool) -> None:
+    """The solver is off by rounding: the same blocks lie on kinks, and the verdict is that of the exact point."""
+    compared: Counter = Counter()
+    for seed in range(200):
+        planted = planted_program(seed, nonsymmetric=nonsymmetric)
+        linearization, exact = planted.linearized()
+        expected = certify(linearization, exact, Names.of_rows(planted.q.size, planted.b.size))[0]
+        if expected.verdict.justified:  # else the solution is not unique
+            P = planted.P if planted.P.any() else None
+            found = solve_and_differentiate(P, planted.q, planted.A, planted.b, planted.cones).certify()[0]
+            assert found.verdict is expected.verdict, seed
+            np.testing.assert_array_equal(found.kinks, expected.kinks)
+            compared[found.verdict] += 1
+    assert min(compared[Verdict.CLASSICAL], compared[Verdict.CERTIFIED]) >= 10
+
+
+def test_figures_are_those_of_the_jacobian() -> None:
+    P, q = np.diag([2.0, 1.0]), np.array([-1.0, 1.0])
+    A, b = np.array([[-1.0, 0.0], [0.0, -1.0]]), np.zeros(2)
+    (certificate,) = solve_and_differentiate(P, q, A, b, Cones(nonneg=2)).certify()
+    # x = (½, 0), v = y − s = (−½, 1), D = diag(0, 1).
+    D = np.diag([0.0, 1.0])
+    J = np.block([[P, A.T @ D], [-A, np.eye(2) - D]])
+    values = np.linalg.svd(J, compute_uv=False)
+    assert certificate.verdict is Verdict.CLASSICAL
+    np.testing.assert_allclose(certificate.margins, [0.5, 1.0], rtol=1e-12)
+    assert certificate.margin == pytest.approx(0.5)
+    assert certificate.smallest_singular_value == pytest.approx(values[-1])
+    assert certificate.condition == pytest.approx(values[0] / values[-1])
+    assert certificate.nullity == 0
+    assert certificate.linear_residual < 1e-14
+    assert certificate.converged
+    assert certificate.determined
+    with pytest.raises(AttributeError):
+        certificate.verdict = Verdict.CERTIFIED
+
+
+def box_layer() -> Layer:
+    x, t = cp.Variable(3, name="x"), cp.Parameter(3, name="t")
+    return Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0, cp.sum(x) <= 1]), [t], [x])
+
+
+def test_the_margin_is_the_distance_to_where_the_active_set_changes() -> None:
+    layer = box_layer()
+    for gap in (1e-2, 1e-5, 1e-8):
+        (certificate,) = layer.certify(np.array([0.2, 0.3, gap]))
+        assert certificate.verdict is Verdict.CLASSICAL
+        assert certificate.margin == pytest.approx(gap, rel=1e-6)
+    (certificate,) = layer.certify(np.array([0.2, 0.3, 0.0]))
+    assert certificate.verdict is Verdict.CERTIFIED
+    assert certificate.kink_constraints == ("constraint 0 (0.0 <= x) at [2]",)
+    assert certificate.kink_tolerance < 1e-9
+
+
+def test_a_point_that_did_not_converge_is_not_certified() -> None:
+    planted = next(
+        p for p in map(planted_program, range(100)) if p.kinks == 0 and np.linalg.matrix_rank(p.P) == p.q.size
+    )
+    linearization, solution = planted.linearized()
+    names = Names.of_rows(planted.q.size, planted.b.size)
+    assert certify(linearization, solution, names)[0].verdict is Verdict.CLASSICAL
+    (certificate,) = certify(linearization, replace(solution, status=(Status.INACCURATE,)), names)
+    assert certificate.verdict is Verdict.UNCERTIFIED
+    assert "did not converge" in certificate.advice
+
+
+def test_a_solution_that_is_off_is_at_every_kink_that_it_may_be_at() -> None:
+    """With an error of a twentieth of the distance from a kink: the tolerance grows with the residual."""
+    solution = solve_and_differentiate(np.eye(1), np.array([-1.0]), -np.eye(1), np.zeros(1), Cones(nonneg=1))
+    assert solution.certify()[0].verdict is Verdict.CLASSICAL
+    exact = solution._linearization
+    point = evaluate(exact.program, exact.point.x, 0.95 * exact.point.v)
+    off = certify(replace(exact, point=point, parts=()), solution._solution, Names.of_rows(1, 1))[0]
+    assert off.kinks.all()
+    assert off.kink_tolerance == pytest.approx(5.0)
+
+
+def test_blame_is_laid_on_the_users_own_names() -> None:
+    x, c = cp.Variable(3, name="x"), cp.Parameter(3, name="c")
+    simplex = Layer(cp.Problem(cp.Minimize(c @ x), [x >= 0, cp.sum(x) == 1]), [c], [x])
+    (certificate,) = simplex.certify(np.array([1.0, 1.0, 2.0]))
+    assert certificate.verdict is Verdict.LEAST_SQUARES
+    assert certificate.variables == ("x at [0], [1]",)
+    assert certificate.constraints == ()
+    assert certificate.second_order is False
+    assert certificate.nondegenerate is True
+    assert not certificate.determined
+    assert "not unique along x at [0], [1]" in str(certificate)
+    assert "small quadratic term" in certificate.advice
+
+    budget = (cp.sum(x) <= 1).set_label("budget")
+    twice = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [budget, 2 * cp.sum(x) <= 2]), [c], [x])
+    (certificate,) = twice.certify(np.ones(3))
+    assert certificate.verdict in (Verdict.UNCERTIFIED, Verdict.LEAST_SQUARES)  # as the multiplier is shared, or not
+    assert certificate.constraints[0] == "constraint 0 (budget)"
+    assert certificate.constraints[1].startswith("constraint 1 (")
+    assert certificate.variables == ()
+    assert certificate.determined
+    assert "linearly dependent" in str(certificate)
+
+
+def test_variables_that_cvxpy_introduced_do_not_spoil_the_verdict() -> None:
+    x, t = cp.Variable(3, name="x"), cp.Parameter(3, name="t")
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [cp.norm(x) <= 1]), [t], [x])
+    (inactive,) = layer.certify(np.full(3, 0.1))
+    assert inactive.verdict is Verdict.CLASSICAL
+    assert inactive.nullity == 1
+    assert "cvxpy introduced" in inactive.advice
+    assert layer.certify(np.array([0.6, 0.8, 0.0]))[0].verdict is Verdict.CERTIFIED
+    assert layer.certify(np.array([1.6, 0.8, 0.0]))[0].verdict is Verdict.CLASSICAL
+
+
+def test_rows_of_rewritten_constraints_are_theirs() -> None:
+    x, Y, z, t = (
+        cp.Variable(3, name="x"),
+        cp.Variable((2, 2), PSD=True, name="Y"),
+        cp.Variable(nonneg=True, name="z"),
+        cp.Parameter(3),
+    )
+    constraints = [cp.norm(x) <= 1, cp.sum(x) == 1, Y >> np.eye(2), cp.log_sum_exp(x) <= 3, cp.geo_mean(x + 4) >= 1]
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t) + cp.norm1(x) + cp.trace(Y) + z), constraints)
+    names = Layer(problem, [t], [x])._compiled.names
+    owners = Counter(names.constraints[k].split(" (")[0] for k in names.row_constraint)
+    assert set(owners) == {
+        *(f"constraint {i}" for i in range(5)),
+        "the objective",
+        "the attributes of Y",
+        "the attributes of z",
+    }
+    assert owners["constraint 0"] == 5  # t ≤ 1, and the cone (t, x)
+    assert names.rows(names.row_constraint == 2) == (
+        "constraint 2 (Y + -[[1.00 0.00] [0.00 1.00]] >> 0) at [0, 0], [0, 1], [1, 1]",
+    )
+
+
+def test_a_batch_has_a_table_and_failures_have_certificates() -> None:
+    x, t = cp.Variable(2, name="x"), cp.Parameter(2, name="t")
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0, cp.sum(x) <= t[0]]), [t], [x])
+    values = np.array([[1.0, 0.2], [-1.0, 0.5], [1.0, 0.0], [3.0, 2.0]])
+    certificates = layer.certify(values)
+    assert len(certificates) == 4
+    assert [c.status.usable for c in certificates] == [True, False, True, True]
+    assert certificates[1].verdict is Verdict.UNCERTIFIED
+    assert certificates[1].status is Status.PRIMAL_INFEASIBLE
+    assert np.isnan(certificates[1].margin)
+    for i in (0, 2, 3):
+        (alone,) = layer.certify(values[i])
+        assert alone.verdict is certificates[i].verdict
+        assert alone.smallest_singular_value == pytest.approx(certificates[i].smallest_singular_value)
+    text = str(certificates)
+    assert text.startswith("4 instances: ")
+    assert "instance 1: " in text
+    assert len(certificates[1:]) == 3
+    assert "primal" not in repr(certificates)
+
+
+@pytest.mark.parametrize("order", [40, 700])
+def test_large_sparse_systems_give_the_same_verdicts(order: int) -> None:
+    """By inverse iteration where the eigendecomposition would be too large: regular, with a kink, and with a twin constraint."""
+    rng = np.random.default_rng(0)
+    x, t = cp.Variable(order, name="x"), cp.Parameter(order, name="t")
+    chain = [x[1:] - x[:-1] <= 0.5, x <= 1]
+    value = rng.standard_normal(order)
+    objective = cp.Minimize(cp.sum_squares(x - t) + cp.sum_squares(x[1:] - x[:-1]))
+    (regular,) = Layer(cp.Problem(objective, chain), [t], [x]).certify(value)
+    assert regular.verdict is Verdict.CLASSICAL
+    (twin,) = Layer(cp.Problem(objective, [*chain, 2 * x <= 2]), [t], [x]).certify(np.full(order, 3.0))
+    assert not twin.verdict.justified
+    assert twin.nondegenerate is False
+    assert {name.split(" (")[0] for name in twin.constraints} == {"constraint 1", "constraint 2"}
+    free = cp.Problem(cp.Minimize(cp.sum_squares(x[1:] - t[1:])), [x[0] <= 2, x[0] >= -2, x[1:] <= 1])
+    (loose,) = Layer(free, [t], [x]).certify(value)
+    assert loose.variables == ("x[0]",)
+
+
+def test_adapters_take_what_their_calls_take() -> None:
+    x, t = cp.Variable(3, name="x"), cp.Parameter(3, name="t")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0, cp.sum(x) <= 1])
+    value = np.array([[0.2, 0.3, 0.1], [0.2, 0.8, 0.0]])
+    expected = Layer(problem, [t], [x]).certify(value).verdicts
+    layer = conelayers.torch.ConeLayer(problem, [t], [x])
+    tensor = torch.tensor(value, requires_grad=True)
+    assert layer.certify(tensor).verdicts == expected
+    assert layer.certify(t=tensor).verdicts == expected
+    assert tensor.grad is None
+    twin = conelayers.jax.ConeLayer(problem, [t], [x])
+    with jax.enable_x64(True):
+        assert twin.certify(jax.numpy.asarray(value)).verdicts == expected
+    with pytest.raises(TypeError, match="certify: got traced arrays"):
+        jax.jit(lambda v: twin.certify(v)[0].margin)(value)
+    assert all(isinstance(c, Certificate) for c in layer.certify(tensor[0]))
+    with pytest.raises(ValueError, match="parameter 0"):
+        layer.certify(torch.zeros(4))
+
+
+def test_it_never_runs_unless_asked(monkeypatch) -> None:
+    import conelayers.certify as module
+
+    monkeypatch.setattr(module, "null_space", lambda *_: pytest.fail("a rank test was made"))
+    solution = box_layer().solve(np.array([0.2, 0.3, 0.0]))
+    solution.vjp(np.ones(3))
+    solution.jvp(np.ones(3))
+
+
+def test_at_most_three_factorizations(monkeypatch) -> None:
+    import conelayers.certify as module
+
+    made = []
+    original = module.null_space
+    monkeypatch.setattr(module, "null_space", lambda *args: made.append(1) or original(*args))
+    solution = box_layer().solve(np.array([0.2, 0.3, 0.0]))
+    solution.certify()
+    assert len(made) == 2  # D_min and D_max, beside the derivative's own
