@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from random_programs import random_program
 
-from conelayers import SingularDerivativeWarning
+from conelayers import Layer, SingularDerivativeWarning
 from conelayers.cones import Cones
 from conelayers.derivative import Linearization
 from conelayers.kkt import DenseFactorization, KrylovFactorization, SparseFactorization, factorize
@@ -251,3 +252,15 @@ def test_coupled_bounds_by_the_schur_complement() -> None:
     program, v = _bounded(1.0, coupling)
     v[0, 0] = v[0, 30] = 1.0  # both bounds of one variable
     assert DiagonalFactorization.of(program, program.structure.cones.project_dual(v)[1], 1) is None
+
+
+@pytest.mark.parametrize("size", [20, 600])
+def test_a_program_whose_variables_are_all_pinned(size: int) -> None:
+    """At the vertex of a box nothing is left of the sparse K once its pins are out."""
+    u, c = cp.Variable(size), cp.Parameter(size)
+    value = np.linspace(-2, 3, size)
+    layer = Layer(cp.Problem(cp.Maximize(c @ u), [u >= 0, u <= 0.5]), [c], [u])
+    solution = layer.solve(value)
+    np.testing.assert_allclose(solution.variables[0], 0.5 * (value > 0), atol=1e-12)
+    np.testing.assert_allclose(solution.vjp(np.ones(size))[0], 0, atol=1e-12)
+    assert solution.certify()[0].verdict.value == "classical"

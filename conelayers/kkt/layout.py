@@ -45,7 +45,8 @@ class Sums:
 
     def data(self, values: np.ndarray) -> np.ndarray:
         """The stored values."""
-        return np.bincount(self._targets, values, minlength=self.indices.size)
+        # bincount gives integers where there is nothing to count.
+        return np.bincount(self._targets, values, minlength=self.indices.size).astype(np.float64, copy=False)
 
     def matrix(self, values: np.ndarray) -> sp.csr_array:
         return sp.csr_array((self.data(values), self.indices, self.indptr), shape=self._shape)

@@ -48,6 +48,8 @@ class QuasiDefinite:
     @_QUIET
     def suspect(self) -> bool:
         """Whether K is nearly singular: inverse iteration with the regularized factor ends at a unit z of tiny ‖EKE z‖."""
+        if self.assembled.order == 0:
+            return False
         z = self._probe
         for _ in range(4):
             z = self._apply(z / np.linalg.norm(z))
@@ -63,7 +65,7 @@ class QuasiDefinite:
     def delivers(self) -> bool:
         """Whether refinement solves a random system, which it cannot where K is singular: δ never comes off a null vector."""
         probe = self._probe
-        return self._refine(probe / np.linalg.norm(probe))[1] <= _REFINED_ENOUGH
+        return not probe.size or self._refine(probe / np.linalg.norm(probe))[1] <= _REFINED_ENOUGH
 
     def pivoted(self) -> QuasiDefinite:
         """An LU with pivoting, which needs no δ."""
@@ -120,6 +122,8 @@ class QuasiDefinite:
 
 
 def _ldl(assembled: Assembled) -> Callable[[np.ndarray], np.ndarray]:
+    if assembled.order == 0:  # everything is pinned
+        return np.copy
     try:
         return qdldl.Solver(assembled.regularized(_REGULARIZATION), upper=True).solve
     except RuntimeError:  # a pivot of exactly zero: N is not quite what it should be where D comes from a poor point
