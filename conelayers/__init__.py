@@ -9,12 +9,13 @@
 """
 
 from conelayers.certificate import Certificate, Certificates, Verdict
-from conelayers.cones import Cones
+from conelayers.cones import Cones, Selection
 from conelayers.conic import ConeSolution, solve_and_differentiate
 from conelayers.errors import (
     CanonicalizationError,
     ConelayersWarning,
     InaccurateSolutionWarning,
+    SingularDerivativeError,
     SingularDerivativeWarning,
     SolveError,
     Status,
@@ -22,8 +23,11 @@ from conelayers.errors import (
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.program import Residuals
+from conelayers.singular import Singular
+from conelayers.smoothing import LPGD, ProximalSmoothing
 
 __all__ = [
+    "LPGD",
     "CanonicalizationError",
     "Certificate",
     "Certificates",
@@ -33,7 +37,11 @@ __all__ = [
     "InaccurateSolutionWarning",
     "Layer",
     "LayerSolution",
+    "ProximalSmoothing",
     "Residuals",
+    "Selection",
+    "Singular",
+    "SingularDerivativeError",
     "SingularDerivativeWarning",
     "SolveError",
     "Status",

@@ -12,12 +12,13 @@ import scipy.sparse as sp
 
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
-from conelayers.cones import Cones, as_cones
+from conelayers.cones import Cones, Selection, as_cones, as_selection
 from conelayers.derivative import Linearization
 from conelayers.errors import Status
 from conelayers.names import Names
 from conelayers.plan import Plan
 from conelayers.program import ConeProgram, Pattern, Residuals, Solution, Structure
+from conelayers.singular import Singular, Watch, as_singular
 from conelayers.solve import raise_or_warn, solve_batch
 from conelayers.solvers import choose_solver, parse_solver_args
 
@@ -85,16 +86,19 @@ def solve_and_differentiate(
     *,
     solver: str | None = None,
     solver_args: Mapping[str, Any] | None = None,
+    singular: Singular | str = Singular.WARN,
+    selection: Selection | str = Selection.DEFAULT,
 ) -> ConeSolution:
     """Solve minimize ½ xᵀPx + qᵀx subject to Ax + s = b, s ∈ K, and differentiate its solution map.
 
     P: (n, n), full symmetric positive semidefinite, sparse or dense, or None for zero. q: (n,). A: (m, n), sparse or
     dense. b: (m,). cones: a Cones or an SCS-style dict; its order and scaling are those of the rows. solver and
-    solver_args: as for Layer.
+    solver_args, singular, selection: as for Layer.
 
     Returns a ConeSolution. Raises ValueError for bad data (naming the argument), SolveError for a program without a
     solution. The derivative: Agrawal et al., "Differentiating through a cone program" (2019), solved directly.
     """
+    watch_policy, chosen_element = as_singular(singular), as_selection(selection)
     cones = as_cones(cones)
     q = _vector("q", q, None)
     n = q.size
@@ -131,6 +135,8 @@ def solve_and_differentiate(
         program, plan, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward
     )
     raise_or_warn(solution)
+    watch = Watch(watch_policy, Names.of_rows(structure.n, structure.m))
+    linearization = watch.over(linearization.select(chosen_element), solution)
     return _single(structure, solution, linearization)
 
 

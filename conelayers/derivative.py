@@ -18,6 +18,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
+from conelayers.cones import Selection
 from conelayers.errors import SingularDerivativeWarning
 from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize
 from conelayers.parallel import one_blas_thread
@@ -140,6 +141,19 @@ class Linearization:
             scaling=self.scaling.take(index),
             parts=tuple(parts),
         )
+
+    def select(self, selection: Selection) -> Linearization:
+        """With the Clarke element that ``selection`` asks for."""
+        if selection is Selection.DEFAULT:
+            return self
+        element = self.program.structure.cones.element(self.point.v, selection)
+        changed = np.any(element.values != self.point.element.values, axis=1)
+        parts = []
+        for members, inner in self.parts:
+            kept = np.flatnonzero(~changed[members])
+            if kept.size:
+                parts.append((members[kept], inner.take(kept)))
+        return replace(self, point=self.point._replace(element=element), parts=tuple(parts))
 
     def newton_step(self) -> np.ndarray:
         """dv of Newton's step on F from here, (B, m) in the equilibrated units: to first order, how far off v is."""

@@ -11,6 +11,7 @@ __all__ = [
     "CanonicalizationError",
     "ConelayersWarning",
     "InaccurateSolutionWarning",
+    "SingularDerivativeError",
     "SingularDerivativeWarning",
     "SolveError",
     "Status",
@@ -77,6 +78,17 @@ class InaccurateSolutionWarning(ConelayersWarning):
 
 class SingularDerivativeWarning(ConelayersWarning):
     """The derivative's linear system is singular: a minimum-norm least-squares solution was returned."""
+
+
+class SingularDerivativeError(ArithmeticError):
+    """The derivative's linear system is singular, and the layer was told to raise then; ``certificate`` says why, if it is known."""
+
+    def __init__(self, message: str, certificate: object = None) -> None:
+        super().__init__(message)
+        self.certificate = certificate
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return (type(self), (self.args[0], self.certificate))
 
 
 class CanonicalizationError(ValueError):

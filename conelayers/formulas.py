@@ -11,6 +11,7 @@ from typing import Any, Protocol, final
 import numpy as np
 import scipy.sparse as sp
 
+from conelayers.cones import ProductElement, Selection
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, OutputSpec, ParametricProgram
 from conelayers.program import Pattern
@@ -126,8 +127,8 @@ class _Entries:
 class Formulas:
     """φ ↦ P, q, A, b; (x, y) ↦ outputs; and products with them, for φ = θ, or (θ, log θ) of a geometric program."""
 
-    def __init__(self, compiled: ParametricProgram, ops: Operations) -> None:
-        self.compiled, self.ops = compiled, ops
+    def __init__(self, compiled: ParametricProgram, ops: Operations, selection: Selection = Selection.DEFAULT) -> None:
+        self.compiled, self.ops, self.selection = compiled, ops, selection
         self.cones = compiled.structure.cones
         self.P, self.q, self.A, self.b, self.constant = (
             _Affine.of(ops, getattr(compiled, name)) for name in ("P", "q", "A", "b", "constant")
@@ -136,6 +137,15 @@ class Formulas:
         self.outputs: list[tuple[OutputSpec, _Sparse]] = [(o, _matrix(ops, o.matrix)) for o in compiled.outputs]
         self._logarithmic = ops.constant(np.array(compiled.logarithmic, dtype=np.bool_))
         self.free = ops.constant(np.arange(self.cones.dimension) < self.cones.zero)
+
+    @property
+    def piecewise(self) -> bool:
+        """Whether D is diag(v > 0 or free), in the framework's own operations."""
+        return not self.cones.curved and self.selection is Selection.DEFAULT
+
+    def element(self, v: np.ndarray) -> ProductElement:
+        """The Clarke element D(v) that was selected, for v (..., m)."""
+        return self.cones.element(v, self.selection)
 
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:

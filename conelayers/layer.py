@@ -11,16 +11,20 @@ import numpy as np
 
 from conelayers.canonicalize import canonicalize
 from conelayers.certificate import Certificates
+from conelayers.cones import Selection, as_selection
 from conelayers.derivative import Linearization
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import Batch, ParameterSpec, check_values, combine_batch, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan
 from conelayers.presolve import presolve
+from conelayers.program import ConeProgram, Solution
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
-from conelayers.solve import WarmStart, solve_batch
-from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
+from conelayers.singular import Singular, Watch, as_singular
+from conelayers.smoothing import Base, Smoothing
+from conelayers.solve import Solved, WarmStart, solve_batch
+from conelayers.solvers import Settings, Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 
 __all__ = ["Layer"]
 
@@ -34,6 +38,11 @@ class Layer:
     solver: "CLARABEL", "SCS", "ECOS", or None: the cheapest way near the solution, and Clarabel where Newton's method does not finish
     from there (docs/method.md). gp: the problem is a geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
     warm_start: start every solve at this thread's previous solution.
+
+    singular: where the derivative's linear system is singular and what is asked for feels it, "warn" (once for each cause, with the
+    certificate), "raise" a SingularDerivativeError, or "least_squares" without a word. selection: the Clarke element at kinks,
+    "default" (each cone's own), "low", "high" or "mid". smoothing: None for the exact derivative, or what stands in for it,
+    ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)``; the solution itself stays the exact one.
 
     Raises CanonicalizationError (a ValueError) for a problem that is not DCP or DPP, or has integer or complex
     variables; ValueError for parameters or variables that are not the problem's, a solver that does not take it, and
@@ -55,7 +64,15 @@ class Layer:
         verbose: bool = False,
         canon_backend: str | None = None,
         warm_start: bool = False,
+        singular: Singular | str = Singular.WARN,
+        selection: Selection | str = Selection.DEFAULT,
+        smoothing: Smoothing | None = None,
     ) -> None:
+        self._singular, self.selection, self.smoothing = as_singular(singular), as_selection(selection), smoothing
+        if smoothing is not None and not isinstance(smoothing, Smoothing):
+            raise TypeError(
+                f"smoothing: got {type(smoothing).__name__}, expected None, LPGD(tau=…) or ProximalSmoothing(temperature=…)"
+            )
         arguments = self._choose(solver, {"verbose": verbose, **(solver_args or {})}, warm_start)
         # The names of other canonicalization backends mean nothing here.
         backend = canon_backend if canon_backend in ("CPP", "SCIPY", "COO") else None
@@ -81,6 +98,7 @@ class Layer:
     ) -> Layer:
         """A layer of a program that is in conic form already."""
         layer = object.__new__(cls)
+        layer._singular, layer.selection, layer.smoothing = Singular.WARN, Selection.DEFAULT, None
         arguments = layer._choose(solver, solver_args or {}, warm_start)
         layer._compilation, layer._source = {}, None
         layer._take(compiled, arguments)
@@ -97,6 +115,7 @@ class Layer:
         self._linear: ParametricProgram | None = None
         self._default_arguments, self._default = arguments, self._solver_for(arguments)
         self._last = threading.local()
+        self._watch = Watch(self._singular, compiled.names)
 
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
@@ -105,12 +124,13 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         # cvxpy's objects carry process-wide ids that can collide elsewhere: only the compiled program travels.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_source", "_last")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_source", "_last", "_watch")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._source = None
         self._last = threading.local()
+        self._watch = Watch(self._singular, self._compiled.names)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
         clone = object.__new__(Layer)
@@ -194,7 +214,8 @@ class Layer:
         y, s, _ = program.structure.cones.decompose(v)
         x, y, s = scaling.scale(np.zeros_like(program.q), y, s)
         point = evaluate(presolved.whole, x, y - s)
-        return Linearization(presolved, point, scaling, self._default_arguments.jobs_backward)
+        made = Linearization(presolved, point, scaling, self._default_arguments.jobs_backward)
+        return self._watch.over(made.select(self.selection), None)
 
     def _solve(self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None) -> LayerSolution:
         if solver_args:
@@ -210,6 +231,7 @@ class Layer:
         start = WarmStart.of(last, program.batch) if last is not None and fits else None
         plan = Plan(solver, arguments.for_solver(solver), (arguments.method or self._solver) is not None)
         solution, linearization = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
+        linearization = self._watch.over(linearization.select(self.selection), solution)
         if warm and solution.x.size:
             self._last.solution = solution
         values = [o.value(solution.x, solution.y) for o in compiled.outputs]
@@ -222,7 +244,34 @@ class Layer:
             _value=compiled.value(batch.theta, program, solution.x),
             _solution=solution,
             _linearization=linearization,
+            _smoothing=self.smoothing,
+            _base=self._base(program, plan, solution, compiled, arguments),
         )
+
+    def _base(
+        self,
+        program: ConeProgram,
+        plan: Plan,
+        solution: Solution,
+        compiled: ParametricProgram,
+        arguments: SolverArguments,
+    ) -> Base | None:
+        """What a smoothed derivative needs to solve perturbed problems."""
+        if self.smoothing is None:
+            return None
+
+        def resolve(perturbed: ConeProgram, start: WarmStart) -> Solved:
+            way = plan
+            if perturbed.structure.P.nnz and not plan.solver.quadratic:
+                way = Plan(choose_solver(None, perturbed.structure.cones, True, frozenset()), Settings(), False)
+            solved = solve_batch(perturbed, way, arguments.jobs_forward, start, arguments.jobs_backward)
+            linearization = self._watch.over(solved.linearization.select(self.selection), solved.solution)
+            return Solved(solved.solution, linearization)
+
+        users = np.zeros(program.structure.n, dtype=bool)
+        for _, _, matrix in compiled.names.variables:
+            users[matrix.indices] = True
+        return Base(program, solution, users, resolve)
 
     def jvp(
         self, theta: Sequence[Any], dtheta: Sequence[Any], *, solver_args: Mapping[str, Any] | None = None

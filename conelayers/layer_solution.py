@@ -15,6 +15,7 @@ from conelayers.errors import Status
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.program import Residuals, Solution
+from conelayers.smoothing import LPGD, Adjoint, Base, Smoothing
 from conelayers.solve import raise_or_warn
 
 __all__ = ["LayerSolution"]
@@ -42,6 +43,8 @@ class LayerSolution:
     _value: np.ndarray  # the optimal values of the batch, (B,)
     _solution: Solution
     _linearization: Linearization
+    _smoothing: Smoothing | None = None
+    _base: Base | None = None
 
     def _unbatch(self, values: Any) -> Any:
         if self._batch.batched:
@@ -143,21 +146,24 @@ class LayerSolution:
                 direction[:, spec.columns] = flatten(
                     self._shaped(f"jvp: tangent {i} ({spec.name})", d, spec.shape, batched)
                 )
-        x, y, _ = self.points
         outputs = self._compiled.outputs
-        flats = self._push(theta, direction, [o.value(x, y) for o in outputs])
+        flats = self._push(theta, direction)
         return tuple(self._unbatch(unflatten(flat, o.shape)) for flat, o in zip(flats, outputs, strict=True))
 
-    def _push(self, theta: np.ndarray, direction: np.ndarray, values: list[np.ndarray]) -> list[np.ndarray]:
+    def _push(self, theta: np.ndarray, direction: np.ndarray) -> list[np.ndarray]:
         """The tangents of the outputs' values along dθ (B, p)."""
-        x, y, _ = self.points
+        (x, y, _), linearization = self.points, self._linearization
+        if self._smoothing is not None:
+            assert self._base is not None
+            x, y, linearization = self._smoothing.linearized(self._base)
         outputs = self._compiled.outputs
         dprogram = self._compiled.tangent(theta, direction)
         r1 = -(dprogram.Px(x) + dprogram.ATy(y) + dprogram.q)
         r2 = dprogram.Ax(x) - dprogram.b
 
-        dx, dy, _ = self._linearization.tangent(r1, r2, self.outputs_move())
-        return [o.tangent(v, dx, dy) for o, v in zip(outputs, values, strict=True)]
+        dx, dy, _ = linearization.tangent(r1, r2, self.outputs_move())
+        own_x, own_y, _ = self.points
+        return [o.tangent(o.value(own_x, own_y), dx, dy) for o in outputs]
 
     def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
         """The gradients with respect to the parameters for cotangents of the variables (None for zero).
@@ -210,10 +216,17 @@ class LayerSolution:
 
     def _pull(self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, chosen: ParametricProgram) -> np.ndarray:
         """The gradient with respect to θ, (B, p)."""
-        theta = self._batch.theta
+        return chosen.adjoint(self._batch.theta, *self.adjoint(gx, gy, gs, chosen))
+
+    def adjoint(
+        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, chosen: ParametricProgram | None = None
+    ) -> Adjoint:
+        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·): the exact adjoint, or what stands in for it."""
+        if self._smoothing is not None:
+            assert self._base is not None
+            return self._smoothing.adjoint(self._base, gx, gy, gs)
         x, y, _ = self.points
-        lam, mu = self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen))
-        return chosen.adjoint(theta, x, y, lam, mu)
+        return Adjoint(x, y, *self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen)))
 
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
         """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
@@ -228,7 +241,7 @@ class LayerSolution:
         rows = [v.shape[1] for v in values]
         batch, count = x.shape[0], sum(spec.size for spec in specs)
         J = np.zeros((batch, sum(rows), count))
-        if sum(rows) <= count:
+        if sum(rows) <= count or isinstance(self._smoothing, LPGD):
             first = 0
             for o, value in zip(outputs, values, strict=True):
                 for k in range(value.shape[1]):
@@ -242,7 +255,7 @@ class LayerSolution:
             for k in range(count):
                 direction = np.zeros((batch, count))
                 direction[:, k] = 1.0
-                J[:, :, k] = np.concatenate(self._push(theta, direction, values), axis=1)
+                J[:, :, k] = np.concatenate(self._push(theta, direction), axis=1)
         starts = np.cumsum([0, *rows])
         return tuple(
             tuple(self._block(J[:, a : a + size, spec.columns], o.shape, spec.shape) for spec in specs)

@@ -8,7 +8,7 @@ from conelayers.cones.orthant import Orthant
 from conelayers.cones.power import Power, PowerDual
 from conelayers.cones.product import Cones, ProductElement, as_cones
 from conelayers.cones.psd import PositiveSemidefinite, matrix_to_svec, svec_to_matrix
-from conelayers.cones.selection import Selection
+from conelayers.cones.selection import Selection, as_selection
 from conelayers.cones.soc import SecondOrder
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "SecondOrder",
     "Selection",
     "as_cones",
+    "as_selection",
     "exponential_elements",
     "matrix_to_svec",
     "power_elements",

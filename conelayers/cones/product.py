@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple, final
 
@@ -15,10 +15,12 @@ from conelayers.cones.exponential import Exponential, ExponentialDual
 from conelayers.cones.orthant import Orthant
 from conelayers.cones.power import Power, PowerDual
 from conelayers.cones.psd import PositiveSemidefinite
-from conelayers.cones.selection import Selection, as_selection
+from conelayers.cones.selection import Selection, as_selection, between
 from conelayers.cones.soc import SecondOrder
 
 __all__ = ["Cones", "ProductElement", "as_cones"]
+
+_AT_KINK = 1e-9
 
 
 class _Group(NamedTuple):
@@ -174,6 +176,25 @@ class Cones:
         """
         y, _, element = self.decompose(v, selection)
         return y, element
+
+    def element(self, v: Array, selection: Selection | str) -> ProductElement:
+        """The Clarke element that ``selection`` asks for, where points within 1e−9 ‖v‖ of a kink count as being at it."""
+        chosen = as_selection(selection)
+        if chosen is Selection.DEFAULT:
+            return self.project_dual(v)[1]
+        xp = namespace(v)
+        tolerance = _AT_KINK * xp.max(xp.abs(v), axis=-1, keepdims=True) if self.dimension else xp.zeros_like(v)
+        low, high, _ = self.extremes(v, xp.broadcast_to(tolerance, v.shape))
+        pairs = zip(low.elements, high.elements, strict=True)
+        return ProductElement(
+            self,
+            tuple(
+                replace(a, values=between(a.values, b.values, chosen))
+                if chosen is Selection.MID
+                else (b if chosen is Selection.HIGH else a)
+                for a, b in pairs
+            ),
+        )
 
     def extremes(self, v: Array, tolerance: Array) -> tuple[ProductElement, ProductElement, Array]:
         """D_min and D_max at the kink near v (..., m), and the distance of each block's v from its nearest kink, on all its rows.

@@ -84,7 +84,21 @@ class HostProgram:
 
     def derivative(self, v: np.ndarray, h: np.ndarray) -> np.ndarray:
         """D(v)h for v, h (..., m)."""
-        return self._where_finite(lambda v, h: self.formulas.cones.project_dual(v)[1].apply(h), v, h)
+        return self._where_finite(lambda v, h: self.formulas.element(v).apply(h), v, h)
+
+    def adjoint(self, phi: np.ndarray, *cotangents: np.ndarray) -> tuple[np.ndarray, ...]:
+        """x̄, ȳ, λ, μ of smoothing.Adjoint for gx (B, n), gy (B, m), gs (B, m); NaN for instances without a solution."""
+        theta = self._theta(phi)
+        with self._lock:
+            kept = self._kept.get(_digest(theta))
+        kept = kept or self._solve(theta)
+        gx, gy = cotangents[:2]
+        parts = tuple(np.full_like(g, np.nan) for g in (gx, gy, gx, gy))
+        if kept.solution is not None:
+            found = kept.solution.adjoint(*(g[kept.good].astype(np.float64) for g in cotangents))
+            for part, value in zip(parts, found, strict=True):
+                part[kept.good] = value
+        return parts
 
     def second(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
         """D²Π(v)[a, c] for v, a, c (..., m)."""

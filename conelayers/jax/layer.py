@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from conelayers.certificate import Certificates
+from conelayers.cones import Selection
 from conelayers.errors import Status
 from conelayers.formulas import Formulas
 from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.operations import formulas_of
-from conelayers.jax.primitives import optimal_value, solve
+from conelayers.jax.primitives import optimal_value, solve, solve_smoothed
 from conelayers.layer import Layer
 from conelayers.parameters import batch_sizes, flatten, in_order
+from conelayers.singular import Singular
+from conelayers.smoothing import Smoothing
 
 __all__ = ["ConeLayer", "CvxpyLayer", "SolveInfo"]
 
@@ -41,7 +44,9 @@ class ConeLayer:
     solver: "CLARABEL", "SCS", "ECOS" or None. gp: a geometric program. solver_args: defaults for every call, see
     conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
     canon_backend: cvxpy's canonicalization backend. on_failure: "raise", or "nan" for NaN in the values and gradients of
-    instances without a solution (``solve`` returns their statuses).
+    instances without a solution (``solve`` returns their statuses). singular: "warn", "raise" or "least_squares", where the
+    derivative's linear system is singular. selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None
+    for the exact derivative, ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only).
 
     Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the gradients.
     The solver computes in float64 on the host; the outputs have the inputs' common dtype.
@@ -64,6 +69,9 @@ class ConeLayer:
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool = False,
         on_failure: str = "raise",
+        singular: Singular | str = Singular.WARN,
+        selection: Selection | str = Selection.DEFAULT,
+        smoothing: Smoothing | None = None,
     ) -> None:
         self._on_failure = _policy(on_failure)
         self.engine = Layer(
@@ -76,6 +84,9 @@ class ConeLayer:
             verbose=verbose,
             canon_backend=canon_backend,
             warm_start=warm_start,
+            singular=singular,
+            selection=selection,
+            smoothing=smoothing,
         )
         self._programs: dict[Any, HostProgram] = {}  # one for each set of options that was asked for
 
@@ -115,7 +126,7 @@ class ConeLayer:
             return tuple(jnp.asarray(v, dtype) for v in solution.variables), info
         program = self._program(solver_args, warm_start, policy)
         phi, batch = _phi(program, values)
-        x, y, _, status, residual = solve(program, phi)
+        x, y, _, status, residual = (solve if self.engine.smoothing is None else solve_smoothed)(program, phi)
         outputs = (*program.jitted(Formulas.variables)(x, y), residual)
         *variables, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
         return tuple(variables), SolveInfo(status[0] if batch is None else status, residual)
@@ -179,7 +190,7 @@ class ConeLayer:
         key = repr(sorted((solver_args or {}).items())), warm_start, policy
         known = self._programs.get(key)
         if known is None:
-            formulas = formulas_of(self.engine.compiled_for(solver_args))
+            formulas = formulas_of(self.engine.compiled_for(solver_args), self.engine.selection)
             options = {"solver_args": dict(solver_args or {}), "warm_start": warm_start}
             known = self._programs.setdefault(key, HostProgram(self.engine, formulas, options, nan=policy == "nan"))
         return known

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from conelayers.cones import Selection
 from conelayers.formulas import Formulas
 from conelayers.parameters import unflatten
 from conelayers.parametric import ParametricProgram
@@ -42,6 +43,6 @@ class _Operations:
         return unflatten(flat, shape)  # type: ignore[arg-type,return-value]
 
 
-def formulas_of(compiled: ParametricProgram) -> Formulas:
+def formulas_of(compiled: ParametricProgram, selection: Selection = Selection.DEFAULT) -> Formulas:
     """The program's formulas over arrays of JAX."""
-    return Formulas(compiled, _Operations())
+    return Formulas(compiled, _Operations(), selection)

@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec
 from conelayers.formulas import Formulas
 from conelayers.jax.host import HostProgram
 
-__all__ = ["optimal_value", "solve"]
+__all__ = ["optimal_value", "solve", "solve_smoothed"]
 
 Array = jax.Array
 _Pair = tuple[Array, Array]
@@ -53,7 +53,7 @@ def linear(program: HostProgram, phi: Array, v: Array, r1: Array, r2: Array, tra
 def derivative(program: HostProgram, v: Array, h: Array) -> Array:
     """D(v)h for v, h (..., m)."""
     f = program.formulas
-    if not f.cones.curved:
+    if f.piecewise:
         return jnp.where((v > 0) | f.free, h, jnp.zeros_like(h))
     return _derivative_p.bind(*_alike(v, h), program=program)[0]
 
@@ -319,6 +319,53 @@ _second_p = _primitive(
 ad.primitive_jvps[_second_p] = _second_jvp
 ad.primitive_transposes[_second_p] = _second_transpose
 batching.primitive_batchers[_second_p] = partial(_pointwise_batch, second)
+
+
+# smoothed derivatives
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def solve_smoothed(program: HostProgram, phi: Array) -> tuple[Array, ...]:
+    """``solve`` with a smoothed derivative in place of the exact one (conelayers/smoothing.py), in reverse mode only."""
+    return solve(program, phi)
+
+
+def _smoothed_forward(program: HostProgram, phi: Array) -> tuple[tuple[Array, ...], Array]:
+    return solve(program, phi), phi
+
+
+def _smoothed_backward(program: HostProgram, phi: Array, cotangents: tuple[Any, ...]) -> tuple[Array]:
+    gx, gy, gs = cotangents[:3]
+    return (program.jitted(_gradient)(*_adjoint_p.bind(*_alike(phi, gx, gy, gs), program=program)),)
+
+
+def _gradient(f: Formulas, x: Array, y: Array, lam: Array, mu: Array) -> Array:
+    """With respect to φ."""
+    gradient = f.A_gradient(mu, x) - f.A_gradient(y, lam) - f.P_gradient(lam, x)
+    return gradient - f.q.matrix.transposed_times(lam) - f.b.matrix.transposed_times(mu)
+
+
+solve_smoothed.defvjp(_smoothed_forward, _smoothed_backward)
+
+
+def _adjoint_jvp(*_: Any, **__: Any) -> Any:
+    raise NotImplementedError("a layer with smoothing= has no second derivatives")
+
+
+def _adjoint_batch(args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram) -> tuple[Any, Any]:
+    size = _size(args, dims)
+    folded = [_front(a, dim, size) for a, dim in zip(args, dims, strict=True)]
+    parts = _adjoint_p.bind(*(a.reshape(-1, a.shape[-1]) for a in folded), program=program)
+    return [h.reshape(size, -1, h.shape[-1]) for h in parts], [0] * len(parts)
+
+
+_adjoint_p = _primitive(
+    "adjoint",
+    lambda *arrays, program: program.adjoint(*arrays),
+    lambda phi, gx, gy, gs, **_: [(h.shape, None) for h in (gx, gy, gx, gy)],
+)
+ad.primitive_jvps[_adjoint_p] = _adjoint_jvp
+batching.primitive_batchers[_adjoint_p] = _adjoint_batch
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

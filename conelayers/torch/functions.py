@@ -100,7 +100,7 @@ def _zeros(value: Tensor | None, like: Tensor) -> Tensor:
 
 def derivative(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
     """D(v)h for v, h (..., m)."""
-    if not formulas.cones.curved:
+    if formulas.piecewise:
         return torch.where((v > 0) | formulas.free, h, torch.zeros_like(h))
     return _Derivative.apply(formulas, v, h)
 
@@ -366,7 +366,7 @@ class _Derivative(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
-        return from_array(formulas.cones.project_dual(to_array(v))[1].apply(to_array(h)))
+        return from_array(formulas.element(to_array(v)).apply(to_array(h)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -9,14 +9,18 @@ import cvxpy as cp
 import torch
 
 from conelayers.certificate import Certificates
+from conelayers.cones import Selection
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import batch_sizes, in_order
+from conelayers.singular import Singular
+from conelayers.smoothing import Smoothing
 from conelayers.torch.compiled import register, solve_in_graph
 from conelayers.torch.conversion import from_array, output_type, to_array
 from conelayers.torch.functions import Call, optimal_value, solve
 from conelayers.torch.operations import flatten, formulas_of
+from conelayers.torch.smoothed import solve_smoothed
 
 __all__ = ["ConeLayer", "CvxpyLayer", "solve_parameters"]
 
@@ -77,7 +81,7 @@ def _differentiable_gradient(
 def _solve_composably(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """θ ↦ variables from operations that every transformation differentiates and maps."""
     phi, batch = _phi(call, tensors)
-    x, y, s = solve(call, phi)
+    x, y, s = (solve if call.layer.smoothing is None else solve_smoothed)(call, phi)
     dtype, device = output_type(tensors)
     values = [x, y, s] if call.points else call.formulas.variables(x, y)
     return tuple((v[0] if batch is None else v).to(dtype=dtype, device=device) for v in values)
@@ -119,6 +123,10 @@ class ConeLayer(torch.nn.Module):
     conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
     canon_backend: cvxpy's canonicalization backend.
 
+    singular: "warn", "raise" or "least_squares", where the derivative's linear system is singular and what is asked for feels it.
+    selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None for the exact derivative,
+    ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only); the solution itself stays the exact one.
+
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.
 
@@ -139,6 +147,9 @@ class ConeLayer(torch.nn.Module):
         canon_backend: str | None = None,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool = False,
+        singular: Singular | str = Singular.WARN,
+        selection: Selection | str = Selection.DEFAULT,
+        smoothing: Smoothing | None = None,
     ) -> None:
         super().__init__()
         self.engine = Layer(
@@ -151,6 +162,9 @@ class ConeLayer(torch.nn.Module):
             verbose=verbose,
             canon_backend=canon_backend,
             warm_start=warm_start,
+            singular=singular,
+            selection=selection,
+            smoothing=smoothing,
         )
         self._known: list[Formulas] = []  # one for each program that options asked for
         self._number = register(self.engine)
@@ -250,7 +264,7 @@ class ConeLayer(torch.nn.Module):
         for formulas in self._known:
             if formulas.compiled is compiled:
                 return formulas
-        self._known.append(formulas_of(compiled))
+        self._known.append(formulas_of(compiled, self.engine.selection))
         return self._known[-1]
 
     def __getstate__(self) -> dict[str, Any]:

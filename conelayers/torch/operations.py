@@ -7,6 +7,7 @@ from typing import final
 import numpy as np
 import torch
 
+from conelayers.cones import Selection
 from conelayers.formulas import Formulas
 from conelayers.parametric import ParametricProgram
 
@@ -47,8 +48,8 @@ class _Operations:
         return value.permute(0, *range(len(shape), 0, -1)) if len(shape) > 1 else value
 
 
-def formulas_of(compiled: ParametricProgram) -> Formulas:
+def formulas_of(compiled: ParametricProgram, selection: Selection = Selection.DEFAULT) -> Formulas:
     """The program's formulas over tensors."""
     # Tensors made under a transformation are its own, and dead when it ends.
     with torch._C._DisableFuncTorch():
-        return Formulas(compiled, _Operations())
+        return Formulas(compiled, _Operations(), selection)

@@ -1,0 +1,212 @@
+"""Stand-ins for the exact derivative where that is zero or undefined almost everywhere, as at the vertices of a linear program.
+
+None of them is the derivative of the solution map. Each says what it is the derivative of, or a difference of, and has a
+temperature: at zero it is the exact derivative, where that exists.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from conelayers.derivative import Linearization
+from conelayers.errors import SolveError
+from conelayers.program import ConeProgram, Pattern, Solution, Structure
+from conelayers.solve import Solved, WarmStart
+
+__all__ = ["LPGD", "Adjoint", "Base", "ProximalSmoothing", "Smoothed", "Smoothing"]
+
+
+@final
+class Adjoint(NamedTuple):
+    """What the gradient is made of: dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ), at these x (B, n) and y (B, m)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    lam: np.ndarray
+    mu: np.ndarray
+
+
+@final
+class Smoothed(NamedTuple):
+    """A smoothed problem's solution x (B, n), y (B, m) and its solution map linearized there."""
+
+    x: np.ndarray
+    y: np.ndarray
+    linearization: Linearization
+
+
+@final
+@dataclass(frozen=True)
+class Base:
+    """The batch that was solved, and how another one is. ``users``: the columns of the user's own variables, (n,) bool."""
+
+    program: ConeProgram
+    solution: Solution
+    users: np.ndarray
+    resolve: Callable[[ConeProgram, WarmStart], Solved]
+    _known: dict[Any, Smoothed] = field(default_factory=dict)
+
+    def solve(self, program: ConeProgram, who: str) -> Solved:
+        """Solve a perturbed batch, from this one's solutions. Raises SolveError naming ``who`` perturbed it."""
+        solved = self.resolve(program, WarmStart.of(self.solution, program.batch))
+        statuses = solved.solution.status
+        lost = [i for i, s in enumerate(statuses) if not s.usable]
+        if lost:
+            raise SolveError(statuses, lost, f"the solver as {who} perturbs them", solved.solution.message)
+        return solved
+
+    def once(self, key: Any, make: Callable[[], Smoothed]) -> Smoothed:
+        """What ``make`` gives, remembered under the key."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+
+class Smoothing(ABC):
+    """A named replacement of the derivative; the solution itself is the exact one."""
+
+    @abstractmethod
+    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray) -> Adjoint:
+        """The replacement of the adjoint for cotangents gx (B, n), gy (B, m), gs (B, m)."""
+
+    @abstractmethod
+    def linearized(self, base: Base) -> Smoothed:
+        """The smoothed problem for forward mode. Raises NotImplementedError where there is none."""
+
+
+@final
+@dataclass(frozen=True)
+class LPGD(Smoothing):
+    """Lagrangian proximal gradient descent: the gradient by differences of solutions of perturbed problems.
+
+    With L(x, y; θ) the Lagrangian, (x*, y*) its saddle point and g the loss's gradient with respect to the solution,
+
+        z(τ) = the saddle point of L + τ⟨g, z⟩ + ½ρ‖x − x*‖²,
+        gradient = [∇_θ L(z(τ)) − ∇_θ L(z(−τ))]/2τ     (``side="both"``),
+
+    or [∇_θ L(z(τ)) − ∇_θ L(z*)]/τ (``"lower"``), [∇_θ L(z*) − ∇_θ L(z(−τ))]/τ (``"upper"``). It asks in which direction θ would have to
+    move for the solution to be one of lower loss, which at a vertex is not zero once τ‖g‖ is as large as the step of the costs to the
+    next one. τ > 0 has the units of objective over loss; as τ → 0 and with ρ = 0 it becomes the exact gradient where that exists. ρ ≥ 0
+    holds x near x* and keeps the perturbed problems bounded. Costs two solves (one for a single side), and no factorization.
+
+    Source: Paulus, Martius, Musil, "LPGD: A General Framework for Backpropagation through Embedded Optimization Layers" (2024); the
+    constants' conventions are those written here. There is no forward mode and no second derivative.
+    """
+
+    tau: float
+    rho: float = 0.0
+    side: str = "both"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tau", _number("LPGD: tau", self.tau, positive=True))
+        object.__setattr__(self, "rho", _number("LPGD: rho", self.rho, positive=False))
+        if self.side not in ("both", "lower", "upper"):
+            raise ValueError(f"LPGD: side: got {self.side!r}, expected 'both', 'lower' or 'upper'")
+
+    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray) -> Adjoint:
+        program, solution = base.program, base.solution
+        gx = gx - program.ATy(gs)  # s = b − A x
+        signs = {"both": (1, -1), "lower": (1,), "upper": (-1,)}[self.side]
+        anchored = program
+        if self.rho > 0:
+            anchored = add_to_diagonal(program, np.full(program.structure.n, self.rho))
+            anchored = replace(anchored, q=program.q - self.rho * solution.x)
+        moved = base.solve(
+            _repeated(
+                anchored,
+                np.concatenate([anchored.q + sign * self.tau * gx for sign in signs]),
+                np.concatenate([anchored.b - sign * self.tau * gy for sign in signs]),
+            ),
+            repr(self),
+        ).solution
+        parts = np.split(moved.x, len(signs)), np.split(moved.y, len(signs))
+        ends = list(zip(*parts, strict=True))
+        (x1, y1), (x0, y0) = {
+            "both": lambda: (ends[0], ends[1]),
+            "lower": lambda: (ends[0], (solution.x, solution.y)),
+            "upper": lambda: ((solution.x, solution.y), ends[0]),
+        }[self.side]()
+        width = self.tau * (2 if self.side == "both" else 1)
+        # y₁x₁ᵀ − y₀x₀ᵀ = (y₁ − y₀)x̄ᵀ + ȳ(x₁ − x₀)ᵀ at the midpoints: the form of an adjoint solution there.
+        return Adjoint((x0 + x1) / 2, (y0 + y1) / 2, -(x1 - x0) / width, (y1 - y0) / width - gs)
+
+    def linearized(self, base: Base) -> Smoothed:
+        raise NotImplementedError(
+            "LPGD replaces gradients: it has no forward mode and no second derivatives; use reverse mode, or ProximalSmoothing"
+        )
+
+
+@final
+@dataclass(frozen=True)
+class ProximalSmoothing(Smoothing):
+    """The exact derivative of another problem: the objective plus ½·temperature·‖x‖² over the user's variables.
+
+    That problem's solution, the proximal point of the objective at 0, is unique and moves continuously with the data, along the
+    faces of a polytope where the original one jumps between its vertices. Its derivative is zero where that solution is a vertex
+    too: the temperature, in units of objective over x², has to be large enough for it not to be. In a geometric program x stands for
+    the logarithms. Costs one solve and one factorization; forward mode works too.
+    """
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "temperature", _number("ProximalSmoothing: temperature", self.temperature, positive=True)
+        )
+
+    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray) -> Adjoint:
+        x, y, linearization = self.linearized(base)
+        return Adjoint(x, y, *linearization.adjoint(gx, gy, gs))
+
+    def linearized(self, base: Base) -> Smoothed:
+        def make() -> Smoothed:
+            program = add_to_diagonal(base.program, self.temperature * base.users)
+            solution, linearization = base.solve(program, repr(self))
+            return Smoothed(solution.x, solution.y, linearization)
+
+        return base.once(self, make)
+
+
+_DIAGONAL: WeakKeyDictionary[Structure, tuple[Structure, np.ndarray, np.ndarray]] = WeakKeyDictionary()
+
+
+def add_to_diagonal(program: ConeProgram, diagonal: np.ndarray) -> ConeProgram:
+    """The program with P + diag(diagonal), for diagonal (n,), whose pattern holds the whole diagonal."""
+    known = _DIAGONAL.get(program.structure)
+    if known is None:
+        P, n = program.structure.P, program.structure.n
+        own, on = P.cols * n + P.rows, np.arange(n) * (n + 1)
+        keys = np.union1d(own, on)
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(keys // n, minlength=n))]).astype(np.int64)
+        wider = replace(program.structure, P=Pattern((n, n), (keys % n).astype(np.int64), indptr))
+        known = _DIAGONAL[program.structure] = wider, np.searchsorted(keys, own), np.searchsorted(keys, on)
+    structure, places, on_diagonal = known
+    values = np.zeros((program.P.shape[0], structure.P.nnz))
+    values[:, places] = program.P
+    values[:, on_diagonal] += diagonal
+    return ConeProgram(structure, values, program.q, program.A, program.b)
+
+
+def _repeated(program: ConeProgram, q: np.ndarray, b: np.ndarray) -> ConeProgram:
+    """The program's P and A, as often as there are multiples of its batch in q and b."""
+    times = q.shape[0] // program.batch
+
+    def repeat(values: np.ndarray) -> np.ndarray:
+        return values if values.shape[0] == 1 and program.batch > 1 else np.tile(values, (times, 1))
+
+    return ConeProgram(program.structure, repeat(program.P), q, repeat(program.A), b)
+
+
+def _number(name: str, value: Any, *, positive: bool) -> float:
+    allowed = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not allowed or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name}: got {value!r}, expected a {'positive' if positive else 'nonnegative'} number")
+    return float(value)

@@ -1,0 +1,98 @@
+"""The solution map with a smoothed derivative in place of the exact one (conelayers/smoothing.py), for torch's transformations.
+
+Reverse mode only, once: what stands in for a gradient has no derivative of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from torch.autograd import Function
+
+from conelayers.torch.conversion import from_array, to_array
+from conelayers.torch.functions import Call
+
+__all__ = ["solve_smoothed"]
+
+Tensor = torch.Tensor
+
+_ONCE = "a layer with smoothing= has gradients only: no forward mode through torch, and no second derivatives"
+
+
+def solve_smoothed(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, n), y (B, m), s (B, m) at φ (B, ·)."""
+    return _SmoothedSolve.apply(call, phi)
+
+
+@final
+class _SmoothedSolve(Function):
+    @staticmethod
+    @torch.compiler.disable
+    def forward(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        solution = call.solve(to_array(phi)[:, : call.formulas.size])
+        return tuple(from_array(h.copy()) for h in solution.points)  # type: ignore[return-value]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.call = inputs[0]
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    @torch.compiler.disable
+    def backward(ctx: Any, gx: Tensor, gy: Tensor, gs: Tensor) -> tuple[None, Tensor]:
+        (phi,) = ctx.saved_tensors
+        f = ctx.call.formulas
+        x, y, lam, mu = _Adjoint.apply(ctx.call, phi, gx, gy, gs)
+        gradient = f.A_gradient(mu, x) - f.A_gradient(y, lam) - f.P_gradient(lam, x)
+        return None, gradient - f.q.matrix.transposed_times(lam) - f.b.matrix.transposed_times(mu)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(_ONCE)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, phi: Tensor) -> tuple[Any, Any]:
+        (phi,) = _folded(info.batch_size, in_dims[1:], phi)
+        return _unfolded(info.batch_size, solve_smoothed(call, phi))
+
+
+@final
+class _Adjoint(Function):
+    """(φ, gx, gy, gs) ↦ x̄, ȳ, λ, μ of smoothing.Adjoint."""
+
+    @staticmethod
+    @torch.compiler.disable
+    def forward(call: Call, phi: Tensor, gx: Tensor, gy: Tensor, gs: Tensor) -> tuple[Tensor, ...]:
+        solution = call.solve(to_array(phi)[:, : call.formulas.size])
+        return tuple(from_array(h) for h in solution.adjoint(to_array(gx), to_array(gy), to_array(gs)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        raise NotImplementedError(_ONCE)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(_ONCE)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *tensors: Tensor) -> tuple[Any, Any]:
+        folded = _folded(info.batch_size, in_dims[1:], *tensors)
+        return _unfolded(info.batch_size, _Adjoint.apply(call, *folded))
+
+
+def _folded(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor) -> list[Tensor]:
+    """(size·B, ·) from tensors (B, ·) that have the mapped axis, or not."""
+    fronted = [
+        t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+        for t, dim in zip(tensors, in_dims, strict=True)
+    ]
+    return [t.flatten(0, 1) for t in fronted]
+
+
+def _unfolded(size: int, tensors: tuple[Tensor, ...]) -> tuple[Any, Any]:
+    return tuple(t.unflatten(0, (size, t.shape[0] // size)) for t in tensors), (0,) * len(tensors)
