@@ -22,6 +22,7 @@ from conelayers.errors import (
 )
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
+from conelayers.monitor import Monitor, Step
 from conelayers.program import Residuals
 from conelayers.singular import Singular
 from conelayers.smoothing import LPGD, ProximalSmoothing
@@ -37,6 +38,7 @@ __all__ = [
     "InaccurateSolutionWarning",
     "Layer",
     "LayerSolution",
+    "Monitor",
     "ProximalSmoothing",
     "Residuals",
     "Selection",
@@ -45,6 +47,7 @@ __all__ = [
     "SingularDerivativeWarning",
     "SolveError",
     "Status",
+    "Step",
     "Verdict",
     "solve_and_differentiate",
 ]

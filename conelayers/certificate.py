@@ -115,7 +115,9 @@ class Certificate:
         said = []
         if not self.converged:
             said.append(f"The point did not converge, and no derivative is certified at it. {self.status.advice}")
-        weak = f", once {_some(self.kink_constraints)} (weakly active) no longer counts" if self.kink_constraints else ""
+        weak = (
+            f", once {_some(self.kink_constraints)} (weakly active) no longer counts" if self.kink_constraints else ""
+        )
         if self.second_order is False:
             if self.verdict is Verdict.LEAST_SQUARES:
                 weak = ""

@@ -134,13 +134,16 @@ class Linearization:
             kept = np.flatnonzero(np.isin(members, index))
             if kept.size:
                 parts.append((np.searchsorted(index, members[kept]), inner.take(kept)))
-        return replace(
+        taken = replace(
             self,
             presolved=self.presolved.take(index),
             point=self.point.take(index),
             scaling=self.scaling.take(index),
             parts=tuple(parts),
         )
+        if "factorization" in self.__dict__:
+            taken.__dict__["factorization"] = self.factorization.take(index)
+        return taken
 
     def select(self, selection: Selection) -> Linearization:
         """With the Clarke element that ``selection`` asks for."""
@@ -168,7 +171,7 @@ class Linearization:
         return self._solve(steps, lambda *_: False)[1].error
 
     def tangent(
-        self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = _always
+        self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = _always, *, silent: bool = False
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """dx (B, n), dy (B, m), ds (B, m) for the right-hand side r₁ (B, n), r₂ (B, m).
 
@@ -189,7 +192,8 @@ class Linearization:
         (dx, dv), trouble = self._solve(
             self._forward(r1, r2), moves, "the solution is not unique in what was asked for"
         )
-        self._tell(trouble)
+        if not silent:
+            self._tell(trouble)
         singular = trouble.singular
         # Where J is regular, dy = D dv. In a least-squares solution that fails, and Bη keeps ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
         ds = -program.Ax(dx) - r2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import cvxpy as cp
@@ -26,7 +26,9 @@ from conelayers.smoothing import Base, Smoothing
 from conelayers.solve import Solved, WarmStart, solve_batch
 from conelayers.solvers import Settings, Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 
-__all__ = ["Layer"]
+__all__ = ["Layer", "Observer"]
+
+Observer = Callable[[np.ndarray, LayerSolution], None]
 
 
 @final
@@ -114,8 +116,7 @@ class Layer:
         self._compiled = compiled
         self._linear: ParametricProgram | None = None
         self._default_arguments, self._default = arguments, self._solver_for(arguments)
-        self._last = threading.local()
-        self._watch = Watch(self._singular, compiled.names)
+        self._start_afresh()
 
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
@@ -124,13 +125,18 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         # cvxpy's objects carry process-wide ids that can collide elsewhere: only the compiled program travels.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_source", "_last", "_watch")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_source", "_last", "_watch", "_observers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._source = None
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        """What a layer remembers of its calls."""
         self._last = threading.local()
         self._watch = Watch(self._singular, self._compiled.names)
+        self._observers: list[Observer] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
         clone = object.__new__(Layer)
@@ -174,9 +180,22 @@ class Layer:
         (naming the parameter and the instance), SolveError naming the instances without a solution; warns
         InaccurateSolutionWarning where the residuals miss 1e−9.
         """
-        solution = self._solve(self._batch(theta), solver_args, warm_start)
+        return self._observed(self._batch(theta), solver_args, warm_start)
+
+    def _observed(self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None) -> LayerSolution:
+        solution = self._solve(batch, solver_args, warm_start)
         solution.raise_or_warn()
+        for observer in tuple(self._observers):
+            observer(batch.theta, solution)
         return solution
+
+    def observe(self, observer: Observer) -> None:
+        """Call ``observer(θ (B, p), solution)`` after every solve from now on; see monitor.py."""
+        self._observers.append(observer)
+
+    def forget(self, observer: Observer) -> None:
+        """Do so no longer."""
+        self._observers.remove(observer)
 
     def certify(
         self, *theta: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None
@@ -196,9 +215,7 @@ class Layer:
         """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
         for spec in self.parameters:
             check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True)
-        solution = self._solve(Batch(theta, True, (True,) * len(self.parameters)), solver_args, warm_start)
-        solution.raise_or_warn()
-        return solution
+        return self._observed(Batch(theta, True, (True,) * len(self.parameters)), solver_args, warm_start)
 
     def compiled_for(self, solver_args: Mapping[str, Any] | None = None) -> ParametricProgram:
         """The parametric cone program that a call with these options solves."""

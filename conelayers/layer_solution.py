@@ -10,6 +10,7 @@ import numpy as np
 
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
+from conelayers.cones import Cones
 from conelayers.derivative import Linearization, NullTest
 from conelayers.errors import Status
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
@@ -129,6 +130,22 @@ class LayerSolution:
         """Whether the derivative here is justified: a Certificate for each instance. At most three factorizations an instance."""
         return certify(self._linearization, self._solution, self._compiled.names)
 
+    @property
+    def cones(self) -> Cones:
+        """The cone program's cone K."""
+        return self._compiled.structure.cones
+
+    def flat_variables(self) -> np.ndarray:
+        """The requested variables of the batch side by side, (B, size)."""
+        x, y, _ = self.points
+        return np.concatenate([np.empty((len(x), 0)), *(o.value(x, y) for o in self._compiled.outputs)], axis=1)
+
+    def predict(self, direction: np.ndarray) -> np.ndarray:
+        """DΔ for Δ = ``direction`` (B, p), (B, size): the exact derivative's, or its least-squares stand-in, without a word."""
+        x, y, _ = self.points
+        moved = self._push_at(x, y, self._linearization, self._batch.theta, direction, silent=True)
+        return np.concatenate([np.empty((len(direction), 0)), *moved], axis=1)
+
     def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
         """The tangents of the variables along dθ, one array (or None for zero) of the parameter's value's shape each.
 
@@ -156,12 +173,24 @@ class LayerSolution:
         if self._smoothing is not None:
             assert self._base is not None
             x, y, linearization = self._smoothing.linearized(self._base)
+        return self._push_at(x, y, linearization, theta, direction)
+
+    def _push_at(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        linearization: Linearization,
+        theta: np.ndarray,
+        direction: np.ndarray,
+        *,
+        silent: bool = False,
+    ) -> list[np.ndarray]:
         outputs = self._compiled.outputs
         dprogram = self._compiled.tangent(theta, direction)
         r1 = -(dprogram.Px(x) + dprogram.ATy(y) + dprogram.q)
         r2 = dprogram.Ax(x) - dprogram.b
 
-        dx, dy, _ = linearization.tangent(r1, r2, self.outputs_move())
+        dx, dy, _ = linearization.tangent(r1, r2, self.outputs_move(), silent=silent)
         own_x, own_y, _ = self.points
         return [o.tangent(o.value(own_x, own_y), dx, dy) for o in outputs]
 

@@ -85,9 +85,10 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
         if solver is not None and find_solver(solver).name != method:
             raise ValueError(f"solver_args: solve_method {method} contradicts solver={solver}; keep one of the two")
     mode = args.pop("mode", None)
-    if mode == "lpgd":
+    if isinstance(mode, str) and mode.startswith("lpgd"):
         raise ValueError(
-            "solver_args: mode 'lpgd' is a smoothed derivative, which is not offered here; leave it out for the exact one"
+            f"solver_args: mode {mode!r} is a smoothed derivative, which is the layer's to have, not the solver's: leave it out and give "
+            "the layer smoothing=conelayers.LPGD(tau=…, rho=…)"
         )
     if mode is not None and mode not in _MODES:
         raise ValueError(f"solver_args: mode: got {mode!r}, expected one of {', '.join(_MODES)}")
