@@ -22,7 +22,7 @@ from conelayers.program import ConeProgram, Solution
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
 from conelayers.singular import Singular, Watch, as_singular
-from conelayers.smoothing import Base, Smoothing
+from conelayers.smoothing import LPGD, Base, Smoothing
 from conelayers.solve import Solved, WarmStart, solve_batch
 from conelayers.solvers import Settings, Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 
@@ -217,6 +217,16 @@ class Layer:
             check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True)
         return self._observed(Batch(theta, True, (True,) * len(self.parameters)), solver_args, warm_start)
 
+    def smoothing_for(self, solver_args: Mapping[str, Any] | None = None) -> Smoothing | None:
+        """What stands in for the exact derivative in a call with these options."""
+        arguments = self._default_arguments
+        if solver_args:
+            arguments = parse_solver_args({**self._solver_args, **solver_args}, self._solver)
+        return self._smoothing_of(arguments)
+
+    def _smoothing_of(self, arguments: SolverArguments) -> Smoothing | None:
+        return self.smoothing if arguments.lpgd is None else LPGD(*arguments.lpgd)
+
     def compiled_for(self, solver_args: Mapping[str, Any] | None = None) -> ParametricProgram:
         """The parametric cone program that a call with these options solves."""
         if not solver_args:
@@ -261,8 +271,8 @@ class Layer:
             _value=compiled.value(batch.theta, program, solution.x),
             _solution=solution,
             _linearization=linearization,
-            _smoothing=self.smoothing,
-            _base=self._base(program, plan, solution, compiled, arguments),
+            _smoothing=(smoothing := self._smoothing_of(arguments)),
+            _base=self._base(program, plan, solution, compiled, arguments) if smoothing is not None else None,
         )
 
     def _base(
@@ -272,10 +282,8 @@ class Layer:
         solution: Solution,
         compiled: ParametricProgram,
         arguments: SolverArguments,
-    ) -> Base | None:
+    ) -> Base:
         """What a smoothed derivative needs to solve perturbed problems."""
-        if self.smoothing is None:
-            return None
 
         def resolve(perturbed: ConeProgram, start: WarmStart) -> Solved:
             way = plan

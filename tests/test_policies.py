@@ -7,9 +7,11 @@ import pickle
 import warnings
 
 import cvxpy as cp
+import diffcp
 import jax
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import conelayers.jax
@@ -208,6 +210,37 @@ def test_lpgd_learns_where_the_exact_derivative_is_zero() -> None:
     batch = np.stack([value, value[[1, 0, 2]]])
     stacked = simplex(smoothing=LPGD(tau=2.0)).solve(batch).vjp(np.stack([g, g]))[0]
     np.testing.assert_allclose(stacked[0], gradient, atol=1e-9)
+
+
+@pytest.mark.parametrize(("mode", "side"), [("lpgd", "both"), ("lpgd_right", "lower"), ("lpgd_left", "upper")])
+@pytest.mark.parametrize("rho", [0.0, 0.1])
+def test_lpgd_agrees_with_diffcps(mode: str, side: str, rho: float) -> None:
+    """The same τ, ρ and side give the same gradients in both packages."""
+    rng = np.random.default_rng(0)
+    A = np.vstack([rng.standard_normal((2, 3)), -np.eye(3), np.eye(3)])
+    x, s = rng.random(3), np.array([0, 0.5, 0, 0, 0.2, 1, 2, 1.5])
+    c, b = -A.T @ np.array([0.7, 0, 0.4, 0.6, 0, 0, 0, 0]), A @ x + s
+    g = rng.standard_normal(3)
+    options = {"mode": mode, "derivative_kwargs": {"tau": 0.5, "rho": rho}}
+    theirs = diffcp.solve_and_derivative(
+        sp.csc_matrix(A), b, c, {"z": 1, "l": 7}, **options, solve_method="SCS", eps=1e-11
+    )[4](g, np.zeros(8), np.zeros(8))
+    X, q, M, r = cp.Variable(3), cp.Parameter(3), cp.Parameter((8, 3)), cp.Parameter(8)
+    problem = cp.Problem(cp.Minimize(q @ X), [M[:1] @ X == r[:1], M[1:] @ X <= r[1:]])
+    ours = [
+        Layer(problem, [q, M, r], [X], smoothing=LPGD(tau=0.5, rho=rho, side=side)).solve(c, A, b).vjp(g),
+        Layer(problem, [q, M, r], [X], solver_args=options).solve(c, A, b).vjp(g),
+        Layer(problem, [q, M, r], [X]).solve(c, A, b, solver_args=options).vjp(g),
+    ]
+    t = [torch.tensor(h, requires_grad=True) for h in (c, A, b)]
+    plain = conelayers.torch.ConeLayer(problem, [q, M, r], [X])
+    ours.append(torch.autograd.grad(plain(*t, solver_args=options)[0], t, torch.tensor(g)))
+    pull = torch.func.vjp(lambda *h: plain(*h, solver_args=options)[0], *(h.detach() for h in t))[1]
+    ours.append(pull(torch.tensor(g)))
+    for dq, dM, dr in ours:
+        np.testing.assert_allclose(dq, theirs[2], atol=1e-7)
+        np.testing.assert_allclose(dr, theirs[1], atol=1e-7)
+        np.testing.assert_allclose(np.where(A != 0, dM, 0), theirs[0].toarray(), atol=1e-7)
 
 
 def test_lpgd_names_itself_where_a_perturbed_problem_has_no_solution() -> None:

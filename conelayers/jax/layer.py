@@ -126,7 +126,9 @@ class ConeLayer:
             return tuple(jnp.asarray(v, dtype) for v in solution.variables), info
         program = self._program(solver_args, warm_start, policy)
         phi, batch = _phi(program, values)
-        x, y, _, status, residual = (solve if self.engine.smoothing is None else solve_smoothed)(program, phi)
+        x, y, _, status, residual = (solve if self.engine.smoothing_for(solver_args) is None else solve_smoothed)(
+            program, phi
+        )
         outputs = (*program.jitted(Formulas.variables)(x, y), residual)
         *variables, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
         return tuple(variables), SolveInfo(status[0] if batch is None else status, residual)

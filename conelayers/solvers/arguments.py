@@ -7,7 +7,7 @@
 | ``verbose`` | the backend prints its progress |
 | ``solve_method`` | the backend's name: "SCS", "ECOS" or "Clarabel" |
 | ``n_jobs_forward``, ``n_jobs_backward`` | threads for the solves and for the derivative; −1 or absent: all cores |
-| ``mode`` | "lsqr", "lsmr" and "dense" are accepted and change nothing: the derivative is always solved directly |
+| ``mode`` | "lsqr", "lsmr" and "dense" are accepted and change nothing: the derivative is always solved directly. "lpgd", "lpgd_left" and "lpgd_right" with ``derivative_kwargs={"tau": …, "rho": …}`` are the layer's ``smoothing=LPGD(…)`` |
 | ``acceleration_lookback`` | SCS's own option; without effect on the other backends |
 | a backend's own option | passed on; without solver= and solve_method it also chooses the backend |
 """
@@ -38,17 +38,19 @@ _COMMON = (
 )
 _TOLERATED = "acceleration_lookback"  # SCS's own; migrants set it whatever the backend
 _MODES = ("lsqr", "lsmr", "dense")
+_SIDES = {"lpgd": "both", "lpgd_right": "lower", "lpgd_left": "upper"}
 
 
 @final
 @dataclass(frozen=True)
 class SolverArguments:
-    """Parsed ``solver_args``: the backend's name if given, its settings, and the numbers of threads."""
+    """Parsed ``solver_args``: the backend's name if given, its settings, the numbers of threads, and τ, ρ and side of LPGD."""
 
     method: str | None
     settings: Settings
     jobs_forward: int
     jobs_backward: int
+    lpgd: tuple[Any, Any, str] | None = None
 
     @property
     def native_names(self) -> frozenset[str]:
@@ -85,13 +87,9 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
         if solver is not None and find_solver(solver).name != method:
             raise ValueError(f"solver_args: solve_method {method} contradicts solver={solver}; keep one of the two")
     mode = args.pop("mode", None)
-    if isinstance(mode, str) and mode.startswith("lpgd"):
-        raise ValueError(
-            f"solver_args: mode {mode!r} is a smoothed derivative, which is the layer's to have, not the solver's: leave it out and give "
-            "the layer smoothing=conelayers.LPGD(tau=…, rho=…)"
-        )
-    if mode is not None and mode not in _MODES:
-        raise ValueError(f"solver_args: mode: got {mode!r}, expected one of {', '.join(_MODES)}")
+    lpgd = _lpgd(mode, args.pop("derivative_kwargs", None))
+    if mode is not None and mode not in _MODES and mode not in _SIDES:
+        raise ValueError(f"solver_args: mode: got {mode!r}, expected one of {', '.join((*_MODES, *_SIDES))}")
     if "eps" in args and "tol" in args:
         raise ValueError("solver_args: eps and tol are two names for one option; keep one")
     name = "eps" if "eps" in args else "tol"
@@ -111,7 +109,23 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
         verbose=bool(verbose),
         native=tuple(sorted(args.items())),
     )
-    return SolverArguments(method, settings, *jobs)
+    return SolverArguments(method, settings, jobs[0], jobs[1], lpgd)
+
+
+def _lpgd(mode: Any, options: Any) -> tuple[Any, Any, str] | None:
+    """τ, ρ and the side of diffcp's modes of that name."""
+    if mode not in _SIDES:
+        if options:
+            raise ValueError(f"solver_args: derivative_kwargs: got {options!r}, expected them with mode='lpgd' only")
+        return None
+    given = dict(options or {})
+    unknown = sorted(given.keys() - {"tau", "rho"})
+    if "tau" not in given or unknown:
+        raise ValueError(
+            f"solver_args: derivative_kwargs: got {given!r}, expected tau and, if wanted, rho for mode {mode!r}; or give the layer "
+            "smoothing=conelayers.LPGD(tau=…, rho=…)"
+        )
+    return given["tau"], given.get("rho", 0.0), _SIDES[mode]
 
 
 def _jobs(name: str, value: Any) -> int:

@@ -26,6 +26,7 @@ from conelayers.derivative import Linearization, NullTest
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
+from conelayers.smoothing import Smoothing
 from conelayers.torch.conversion import from_array, to_array
 
 __all__ = ["Call", "optimal_value", "solve"]
@@ -53,6 +54,11 @@ class Call:
     def formulas(self) -> Formulas:
         """Those of the program that is solved; the plain way needs none."""
         return self._make()
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """What stands in for the exact derivative."""
+        return self.layer.smoothing_for(self.options.get("solver_args"))
 
     def solve(self, theta: np.ndarray) -> LayerSolution:
         """The solution at θ (B, p)."""

@@ -81,7 +81,7 @@ def _differentiable_gradient(
 def _solve_composably(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """θ ↦ variables from operations that every transformation differentiates and maps."""
     phi, batch = _phi(call, tensors)
-    x, y, s = (solve if call.layer.smoothing is None else solve_smoothed)(call, phi)
+    x, y, s = (solve if call.smoothing is None else solve_smoothed)(call, phi)
     dtype, device = output_type(tensors)
     values = [x, y, s] if call.points else call.formulas.variables(x, y)
     return tuple((v[0] if batch is None else v).to(dtype=dtype, device=device) for v in values)
