@@ -43,6 +43,7 @@ class QuasiDefinite:
     def __init__(self, assembled: Assembled, apply: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
         self.assembled = assembled
         self._apply = apply or _ldl(assembled)
+        self._delta = _REGULARIZATION if apply is None else 0.0
 
     @cached_property
     @_QUIET
@@ -89,13 +90,20 @@ class QuasiDefinite:
         """‖EKE z‖ (width,) and z (order, width) after so many steps of block inverse iteration; infinite where the factor broke down."""
         Z = np.random.default_rng(1).standard_normal((self.assembled.order, width))
         for _ in range(steps):
-            Z = np.column_stack([self._apply(z) for z in np.linalg.qr(Z)[0].T])
+            Z = np.column_stack([self._apply_refined(z) for z in np.linalg.qr(Z)[0].T])
             if not np.isfinite(Z).all():
                 return np.full(width, np.inf), np.zeros_like(Z)
         Z = np.linalg.qr(Z)[0]
         image = np.column_stack([self.assembled.multiply(z) for z in Z.T])
         _, values, V = np.linalg.svd(image, full_matrices=False)
         return values, Z @ V.T
+
+    def _apply_refined(self, z: np.ndarray) -> np.ndarray:
+        """(EKE + δ·diag(I, −I))⁻¹z: factored without pivoting it is solved to 1e−8 only where K is singular."""
+        solution = self._apply(z)
+        signs = np.where(np.arange(z.size) < self.assembled.factored_positive, 1.0, -1.0)
+        residual = z - self.assembled.multiply(solution) - self._delta * signs * solution
+        return solution + self._apply(residual)
 
     @_QUIET
     def _refine(self, rhs: np.ndarray) -> tuple[np.ndarray, float]:
