@@ -77,7 +77,7 @@ class PinLayout:
 class Layout:
     """Where the entries of K's upper triangle go: those that are factored (``inside``), and those around the pins."""
 
-    key: tuple[np.ndarray, np.ndarray, np.ndarray]
+    key: tuple[np.ndarray, ...]
     inside: np.ndarray
     rows: np.ndarray  # of the inside entries, in what is factored
     cols: np.ndarray
@@ -90,7 +90,8 @@ class Layout:
         cls, structure: Structure, data: np.ndarray, rows: np.ndarray, cols: np.ndarray, order: int, positive: int
     ) -> Layout:
         """That of K's upper triangle (rows ≤ cols) with its pins taken out, found or remembered."""
-        key = rows, cols, data != 0
+        # Two matrices may have the same entries and differ in their order: by rows that are zero.
+        key = rows, cols, data != 0, np.array([order, positive])
         known = _KNOWN.get(structure, [])
         for layout in known:
             if all(map(_same, layout.key, key)) and (layout.pins is None or layout.pins.fit(data)):
@@ -107,7 +108,7 @@ class Layout:
     @classmethod
     def whole(cls, rows: np.ndarray, cols: np.ndarray, order: int, positive: int) -> Layout:
         """With everything inside."""
-        return cls((rows, cols, np.empty(0)), np.arange(rows.size), rows, cols, order, positive, None)
+        return cls((rows, cols), np.arange(rows.size), rows, cols, order, positive, None)
 
     @cached_property
     def _upper(self) -> Sums:
@@ -155,9 +156,9 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _find(
-    key: tuple[np.ndarray, np.ndarray, np.ndarray], large: np.ndarray, order: int, positive: int, n: int
+    key: tuple[np.ndarray, ...], large: np.ndarray, order: int, positive: int, n: int
 ) -> Layout:
-    rows, cols, nonzero = key
+    rows, cols, nonzero, _ = key
     stored = np.flatnonzero(nonzero)
     rows, cols, large = rows[stored], cols[stored], large[stored]
     below = cols >= positive
