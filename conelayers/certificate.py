@@ -70,11 +70,11 @@ class Certificate:
 
     margin: the distance of v = y − s from the nearest kink of the projection onto K*, in the data's units; margins (blocks,): of each
     cone's block by itself (every row of an orthant is one; infinite for equalities). kinks (blocks,): which of them count as
-    being at one, the distance being no more than ``kink_tolerance`` (the largest of the blocks', in the equilibrated units): 100
-    times what Newton's next step would change there, ‖J⁻¹F‖ of the solution's own residual F, and 1e−12 of ‖v‖.
+    being at one, the distance being no more than ``tolerances`` (blocks,): 100 times what Newton's next step, ‖J⁻¹F‖ of the solution's own
+    residual F or of its rounding errors, would change there, and 1e−12 of ‖v‖.
 
     smallest_singular_value, condition: of J(D) for the element D that was chosen, in the equilibrated units. nullity: the
-    dimension of its null space. linear_residual: the relative residual with which J is solved for a random right-hand side.
+    dimension of its null space (of a large one, at least that). linear_residual: the relative residual with which J is solved for a random right-hand side.
 
     second_order, nondegenerate: the two conditions of strong regularity, P dx = 0 and D_min A dx = 0 only for dx = 0, and Aᵀw = 0
     with w ∈ ker(I − D_max) only for w = 0; None where they were not tested. Together they say that every element is invertible.
@@ -89,8 +89,8 @@ class Certificate:
     residuals: Residuals
     margin: float
     margins: np.ndarray
+    tolerances: np.ndarray
     kinks: np.ndarray
-    kink_tolerance: float
     smallest_singular_value: float
     condition: float
     nullity: int
@@ -123,8 +123,8 @@ class Certificate:
                 weak = ""
             along = f" along {_some(self.variables)}" if self.variables else ""
             said.append(
-                f"The minimizer is not unique{along}{weak}: add a small quadratic term in what is to be determined, or constraints "
-                "that fix it."
+                f"The minimizer is not unique{along}{weak}, or held there by terms of higher order only: add a small quadratic term "
+                "in what is to be determined, or constraints that fix it."
             )
         if self.nondegenerate is False:
             which = _some(self.constraints) if self.constraints else "the active constraints"
@@ -134,21 +134,26 @@ class Certificate:
             )
         if self.nondegenerate is False and self.determined and self.verdict is Verdict.LEAST_SQUARES:
             said.append(
-                "Changes of x are still determined, the multipliers' are not, for changes of the data that keep the constraints "
-                "consistent."
+                "The derivative of x is exact for changes of the data that keep these constraints consistent, as all do that do not "
+                "enter them; for others there is none."
             )
         if self.nullity and self.verdict is not Verdict.LEAST_SQUARES:
             said.append(
-                "The null space belongs to variables that cvxpy introduced: nothing that you wrote depends on them."
+                "The null space belongs to variables that cvxpy introduced, or to multipliers of constraints that no parameter "
+                "enters: nothing that is returned depends on it."
             )
         if self.second_order is None and self.verdict is Verdict.UNCERTIFIED and self.converged:
             said.append(
                 "The system is too large to be factored, so that the elements at the kinks could not be tested."
+                if self.kinks.any()
+                else "The linear system is too ill-conditioned to be solved to any accuracy: rescale the data."
             )
         return " ".join(said)
 
     def __str__(self) -> str:
         meaning = self.verdict.meaning if self.status.usable else "There is no solution to differentiate."
+        if self.verdict is Verdict.LEAST_SQUARES and self.determined:
+            meaning = "The Jacobian is singular in the multipliers only: they are not unique, but changes of x are determined."
         lines = [f"{self.verdict.value}: {meaning}"]
         if self.status.usable:
             worst = abs(float(np.max(self.residuals.worst)))
@@ -213,14 +218,16 @@ class Certificates(Sequence[Certificate]):
         return ", ".join(f"{counts[v]} {v.value}" for v in Verdict if counts[v])
 
     def __str__(self) -> str:
-        if len(self) == 1:
-            return str(self[0])
+        if len(self) <= 1:
+            return str(self[0]) if len(self) else "no instances"
         lines = [f"{len(self)} instances: {self._counts()}"]
         lines.append(
             f"{'instance':>8}  {'verdict':<13} {'margin':>8} {'σ_min':>8} {'cond':>8} {'KKT':>8}  {'kinks':>5} {'null':>4}"
         )
         order = {v: k for k, v in enumerate(Verdict)}
-        worst_first = sorted(range(len(self)), key=lambda i: (-order[self[i].verdict], self[i].margin))
+        worst_first = sorted(
+            range(len(self)), key=lambda i: (-order[self[i].verdict], np.nan_to_num(self[i].margin, nan=-1.0))
+        )
         for i in sorted(worst_first[:_ROWS]):
             c = self[i]
             kkt = abs(float(np.max(c.residuals.worst)))

@@ -10,13 +10,21 @@ ker(I − D_max) and Aᵀdv = 0, so that (0, dv) is a null vector of J(D_max). T
 condition, and primal nondegeneracy. Two factorizations check the theorem's hypothesis over an infinite set of elements; with
 that of the chosen element there are at most three.
 
-A solution is known up to its residual only: v is snapped to a kink that is as near as 100 times what Newton's next step, J⁻¹F, would
-move that block, or 1e−12 of ‖v‖, in the equilibrated units (scaling.py). The least singular values are of J there too.
+A solution is known up to its residual only: v is snapped to a kink that is as near as 100 times what Newton's next step, J⁻¹F, or an
+F of the size of its own rounding errors, would move that block, or 1e−12 of ‖v‖, in the equilibrated units (scaling.py). The rank of K(D_min) and
+K(D_max) is decided at 1e−13 of the largest eigenvalue; where cones curve, D is known only as well as v is, and at ten times that. Without kinks
+D_min = D_max = D, and the derivative's own factorization and the residual of a solve with it decide.
+
+Two kinds of null directions do no harm and are left out. Variables that cvxpy introduced may be free where a constraint is inactive: adding
+½‖Nᵀ(x − x*)‖² for a basis N of such directions changes nothing that the user sees, and makes J regular. And where linear constraints that no
+parameter enters depend on each other by rows that cvxpy added (‖x‖₁ with x ≥ 0), their multipliers are not unique, but they cannot come to
+contradict each other: x is determined as by an independent part of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple, final
 
 import numpy as np
@@ -29,14 +37,16 @@ from conelayers.errors import Status, usable_mask
 from conelayers.kkt import null_space
 from conelayers.names import Names
 from conelayers.program import Residuals, Solution, largest
-from conelayers.residual import apply_jacobian, apply_jacobian_transpose
+from conelayers.residual import apply_jacobian, apply_jacobian_transpose, evaluate
 
-__all__ = ["certify", "kink_margins"]
+__all__ = ["Kinks", "certify", "kink_margins", "snapped"]
 
 _STEPS = 100.0  # of Newton's next step
 _ROUNDING = 1e-12  # of ‖v‖
+_LEAST_CUTOFF, _LARGEST_CUTOFF = 1e-13, 1e-6
+_SOLVED = 1e-7  # residual of the linear solve up to which J counts as invertible
 _DENSE_UP_TO = 300  # orders of J up to which its singular values are computed, not iterated for
-_SEEN = 1e-8  # entries of orthonormal null vectors below this are rounding
+_SEEN = 1e-5  # parts of orthonormal null vectors below this are rounding
 
 
 def certify(linearization: Linearization, solution: Solution, names: Names) -> Certificates:
@@ -45,7 +55,7 @@ def certify(linearization: Linearization, solution: Solution, names: Names) -> C
     made = [_without_solution(solution, i, linearization.program.structure.cones) for i in range(len(solution.status))]
     if usable.size:
         kept = linearization.take(usable)
-        kinks = _Kinks.of(kept)
+        kinks = Kinks.of(kept)
         margins = kink_margins(kept.program.structure.cones, solution.y[usable] - solution.s[usable])
         residual = kept.probe()
         for k, i in enumerate(usable.tolist()):
@@ -58,97 +68,124 @@ def kink_margins(cones: Cones, v: np.ndarray) -> np.ndarray:
     return cones.extremes(v, np.zeros_like(v))[2][:, cones.block_starts]
 
 
+def snapped(solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
+    """With v exactly 0 in the blocks that lie on the kink there: which element is selected must not depend on rounding."""
+    kept = np.flatnonzero(usable_mask(solution.status))
+    cones, point = linearization.program.structure.cones, linearization.point
+    if not kept.size or not cones.dimension:
+        return solution, linearization
+    tolerances = np.zeros((len(solution.status), cones.block_starts.size))
+    tolerances[kept] = Kinks.of(linearization.take(kept)).tolerances
+    lengths = np.diff(np.append(cones.block_starts, cones.dimension))
+    sizes = np.maximum.reduceat(np.abs(point.v), cones.block_starts, axis=1)
+    held = np.isinf(cones.extremes(point.v, np.zeros_like(point.v))[2][:, cones.block_starts])  # equalities
+    zero = np.repeat((sizes <= tolerances) & ~held, lengths, axis=1)
+    if not zero.any():
+        return solution, linearization
+    moved = evaluate(linearization.program, point.x, np.where(zero, 0.0, point.v))
+    clean = replace(solution, y=np.where(zero, 0.0, solution.y), s=np.where(zero, 0.0, solution.s))
+    return clean, linearization.at(moved)
+
+
 @final
-class _Kinks(NamedTuple):
-    """D_min and D_max, the blocks that lie on kinks (blocks,), and the largest tolerance."""
+class Kinks(NamedTuple):
+    """D_min and D_max of a batch; the distances of v's blocks from kinks and the tolerances within which they count as at one, (B, blocks), in
+    the equilibrated units; and how well v is known, relative to ‖v‖, (B,).
+    """
 
     low: ProductElement
     high: ProductElement
-    blocks: np.ndarray
-    tolerance: np.ndarray
+    distances: np.ndarray
+    tolerances: np.ndarray
+    accuracy: np.ndarray
 
     @classmethod
-    def of(cls, linearization: Linearization) -> _Kinks:
+    def of(cls, linearization: Linearization) -> Kinks:
+        """At the point of a linearization."""
         v, cones = linearization.point.v, linearization.program.structure.cones
-        step = np.abs(linearization.newton_step())
-        tolerance = _STEPS * step + _ROUNDING * largest(v)[:, None]
+        step = np.maximum(np.abs(linearization.newton_step()), np.abs(linearization.rounding_step()))
+        size = largest(v)[:, None]
+        tolerance = _STEPS * step + _ROUNDING * size
         low, high, distance = cones.extremes(v, tolerance)
         starts = cones.block_starts
         limits = np.maximum.reduceat(tolerance, starts, axis=1) if starts.size else tolerance
-        return cls(low, high, distance[:, starts] <= limits, largest(tolerance))
+        known = largest(step) / np.where(size[:, 0] > 0, size[:, 0], 1.0)
+        return cls(low, high, distance[:, starts], limits, known)
 
-    def take(self, k: int) -> _Kinks:
-        return _Kinks(self.low.take([k]), self.high.take([k]), self.blocks[k], self.tolerance[k])
+    @property
+    def blocks(self) -> np.ndarray:
+        """Which blocks lie on kinks."""
+        return self.distances <= self.tolerances
+
+    def take(self, k: int) -> Kinks:
+        """Those of one instance."""
+        return Kinks(self.low.take([k]), self.high.take([k]), self.distances[k], self.tolerances[k], self.accuracy[k])
 
 
 def _certificate(
     linearization: Linearization,
-    kinks: _Kinks,
+    kinks: Kinks,
     solution: Solution,
     i: int,
     names: Names,
     margins: np.ndarray,
     residual: float,
 ) -> Certificate:
-    presolved, cones = linearization.presolved, linearization.program.structure.cones
+    structure = linearization.program.structure
     null = _chosen_null_space(linearization)
-    nullity = len(null[0]) if null is not None else 1
-    second_order = nondegenerate = None
-    moving, dependent = np.zeros(linearization.program.structure.n), np.zeros(cones.dimension)
     conditions = None if null is None else _Conditions.of(linearization, names, null[0], null[1])
     singular = conditions is None or not (conditions.second_order and conditions.nondegenerate)
-    if not singular:
-        elements = (kinks.low, kinks.high) if kinks.blocks.any() else (linearization.point.element,)
-        spaces = [null_space(presolved, element, 0) for element in elements]
-        first, last = spaces[0], spaces[-1]
-        conditions = None if first is None or last is None else _Conditions.of(linearization, names, first.dx, last.dy)
-    if conditions is not None:
-        second_order, nondegenerate = conditions.second_order, conditions.nondegenerate
-        moving, dependent = conditions.moving, conditions.dependent
-    verdict = _verdict(singular, bool(kinks.blocks.any()), second_order, nondegenerate, solution.status[i])
+    at_kinks = bool(kinks.blocks.any())
+    if not singular and at_kinks:
+        cutoff = _LEAST_CUTOFF
+        if structure.cones.curved:
+            cutoff = float(np.clip(10 * kinks.accuracy, _LEAST_CUTOFF, _LARGEST_CUTOFF))
+        low, high = (null_space(linearization.presolved, D, 0, cutoff) for D in (kinks.low, kinks.high))
+        conditions = None if low is None or high is None else _Conditions.of(linearization, names, low.dx, high.dy)
+    elif residual > _SOLVED:
+        conditions = None
+    known = conditions or _Conditions(None, None, np.zeros(structure.n), np.zeros(structure.m))
     smallest, condition = _singular_values(linearization)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where((kinks.distances > 0) & np.isfinite(kinks.distances), margins / kinks.distances, 1.0)
     return Certificate(
-        verdict=verdict,
+        verdict=_verdict(singular, at_kinks, known, solution.status[i]),
         status=solution.status[i],
         residuals=_residuals(solution, i),
         margin=float(np.min(margins, initial=np.inf)),
         margins=margins,
+        tolerances=kinks.tolerances * ratio,
         kinks=kinks.blocks,
-        kink_tolerance=float(kinks.tolerance),
         smallest_singular_value=smallest,
         condition=condition,
-        nullity=nullity,
+        nullity=1 if null is None else len(null[0]),
         linear_residual=residual,
-        second_order=second_order,
-        nondegenerate=nondegenerate,
-        determined=not singular or second_order is True,
-        variables=names.columns(moving),
-        constraints=names.rows(dependent),
-        kink_constraints=names.rows(_spread(kinks.blocks, cones)),
+        second_order=known.second_order,
+        nondegenerate=known.nondegenerate,
+        determined=not singular or known.second_order is True,
+        variables=names.columns(known.moving),
+        constraints=names.rows(known.dependent),
+        kink_constraints=names.rows(_spread(kinks.blocks, structure.cones)),
     )
 
 
-def _verdict(
-    singular: bool, kinks: bool, second_order: bool | None, nondegenerate: bool | None, status: Status
-) -> Verdict:
+def _verdict(singular: bool, kinks: bool, conditions: _Conditions, status: Status) -> Verdict:
     if singular:
         return Verdict.LEAST_SQUARES
-    if not (second_order and nondegenerate) or status is not Status.SOLVED:
+    if not (conditions.second_order and conditions.nondegenerate) or status is not Status.SOLVED:
         return Verdict.UNCERTIFIED
     return Verdict.CERTIFIED if kinks else Verdict.CLASSICAL
 
 
 @final
 class _Conditions(NamedTuple):
-    """Whether the two conditions hold, and the largest entries of the null directions (n,) and (m,) in the user's units where not.
+    """Whether the two conditions hold (None: not tested), and the largest entries of the null directions (n,) and (m,), in the user's units.
 
-    ker J is the direct sum of {dx : P dx = 0, D A dx = 0} and {w ∈ ker(I − D) : Aᵀw = 0}. Directions dx along which no variable of
-    the user's moves are left out: adding ½‖Nᵀ(x − x*)‖² for a basis N of them changes no solution that the user sees, and makes J
-    regular.
+    ker J is the direct sum of {dx : P dx = 0, D A dx = 0} and {w ∈ ker(I − D) : Aᵀw = 0}.
     """
 
-    second_order: bool
-    nondegenerate: bool
+    second_order: bool | None
+    nondegenerate: bool | None
     moving: np.ndarray
     dependent: np.ndarray
 
@@ -156,7 +193,7 @@ class _Conditions(NamedTuple):
     def of(cls, linearization: Linearization, names: Names, dx: np.ndarray, dy: np.ndarray) -> _Conditions:
         scaling = linearization.scaling
         moving = np.max(np.abs(names.visible(_basis(dx * scaling.d))), axis=0, initial=0.0)
-        dependent = np.max(np.abs(_basis(dy) * scaling.e), axis=0, initial=0.0)
+        dependent = np.max(np.abs(names.felt(_basis(dy)) * scaling.e), axis=0, initial=0.0)
         return cls(not moving.any(), not dependent.any(), moving, dependent)
 
 
@@ -197,8 +234,8 @@ def _without_solution(solution: Solution, i: int, cones: Cones) -> Certificate:
         residuals=_residuals(solution, i),
         margin=np.nan,
         margins=np.full(blocks, np.nan),
+        tolerances=np.full(blocks, np.nan),
         kinks=np.zeros(blocks, dtype=bool),
-        kink_tolerance=np.nan,
         smallest_singular_value=np.nan,
         condition=np.nan,
         nullity=0,

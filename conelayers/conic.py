@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -11,11 +12,11 @@ import qdldl
 import scipy.sparse as sp
 
 from conelayers.certificate import Certificates
-from conelayers.certify import certify
+from conelayers.certify import certify, snapped
 from conelayers.cones import Cones, Selection, as_cones, as_selection
 from conelayers.derivative import Linearization
 from conelayers.errors import Status
-from conelayers.names import Names
+from conelayers.names import Names, Naming
 from conelayers.plan import Plan
 from conelayers.program import ConeProgram, Pattern, Residuals, Solution, Structure
 from conelayers.singular import Singular, Watch, as_singular
@@ -135,7 +136,9 @@ def solve_and_differentiate(
         program, plan, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward
     )
     raise_or_warn(solution)
-    watch = Watch(watch_policy, Names.of_rows(structure.n, structure.m))
+    watch = Watch(watch_policy, Naming(partial(Names.of_rows, structure.n, structure.m)))
+    if chosen_element is not Selection.DEFAULT:
+        solution, linearization = snapped(solution, linearization)
     linearization = watch.over(linearization.select(chosen_element), solution)
     return _single(structure, solution, linearization)
 

@@ -34,6 +34,7 @@ _ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts a
 _REFINED = 4e-15
 _CONSISTENT = 1e-6  # residual up to which a singular system may be a consistent one whose factor is a little off
 _MAX_REFINEMENTS = 3
+_EPSILON = float(np.finfo(float).eps)
 
 _Pair = tuple[np.ndarray, np.ndarray]
 _Moves = Callable[[Factorization, int], bool]
@@ -150,18 +151,31 @@ class Linearization:
         if selection is Selection.DEFAULT:
             return self
         element = self.program.structure.cones.element(self.point.v, selection)
-        changed = np.any(element.values != self.point.element.values, axis=1)
+        return self.at(self.point._replace(element=element))
+
+    def at(self, point: Point) -> Linearization:
+        """At another point; factors are kept where D is the same."""
+        changed = np.any(point.element.values != self.point.element.values, axis=1)
         parts = []
         for members, inner in self.parts:
             kept = np.flatnonzero(~changed[members])
             if kept.size:
-                parts.append((members[kept], inner.take(kept)))
-        return replace(self, point=self.point._replace(element=element), parts=tuple(parts))
+                parts.append((members[kept], inner if kept.size == members.size else inner.take(kept)))
+        return replace(self, point=point, parts=tuple(parts))
 
     def newton_step(self) -> np.ndarray:
         """dv of Newton's step on F from here, (B, m) in the equilibrated units: to first order, how far off v is."""
         steps = self._forward(-self.point.F1, -self.point.F2)
         return self._solve(steps, lambda *_: False)[0][1]
+
+    def rounding_step(self) -> np.ndarray:
+        """dv for an F of the size of its rounding errors, with random signs, (B, m): how well v can be known at all."""
+        program, point, rng = self.program, self.point, np.random.default_rng(1)
+        first = np.maximum.reduce([largest(program.q), largest(program.Px(point.x)), largest(program.ATy(point.y))])
+        last = np.maximum.reduce([largest(program.b), largest(program.Ax(point.x)), largest(point.s)])
+        signs = (np.where(rng.random(h.shape) < 0.5, -_EPSILON, _EPSILON) for h in (program.q, program.b))
+        r1, r2 = (s * h[:, None] for s, h in zip(signs, (first, last), strict=True))
+        return self._solve(self._forward(r1, r2), lambda *_: False)[0][1]
 
     def probe(self) -> np.ndarray:
         """The relative residual with which J·z = J·w is solved for a fixed random w, (B,)."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from conelayers.canonicalize import canonicalize
 from conelayers.certificate import Certificates
+from conelayers.certify import snapped
 from conelayers.cones import Selection, as_selection
 from conelayers.derivative import Linearization
 from conelayers.layer_solution import LayerSolution
@@ -22,9 +23,9 @@ from conelayers.program import ConeProgram, Solution
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
 from conelayers.singular import Singular, Watch, as_singular
-from conelayers.smoothing import LPGD, Base, Smoothing
-from conelayers.solve import Solved, WarmStart, solve_batch
-from conelayers.solvers import Settings, Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
+from conelayers.smoothing import LPGD, Base, Resolver, Smoothing
+from conelayers.solve import WarmStart, solve_batch
+from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 
 __all__ = ["Layer", "Observer"]
 
@@ -135,7 +136,7 @@ class Layer:
     def _start_afresh(self) -> None:
         """What a layer remembers of its calls."""
         self._last = threading.local()
-        self._watch = Watch(self._singular, self._compiled.names)
+        self._watch = Watch(self._singular, self._compiled.naming)
         self._observers: list[Observer] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
@@ -182,10 +183,17 @@ class Layer:
         """
         return self._observed(self._batch(theta), solver_args, warm_start)
 
-    def _observed(self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None) -> LayerSolution:
+    def _observed(
+        self,
+        batch: Batch,
+        solver_args: Mapping[str, Any] | None,
+        warm_start: bool | None,
+        *,
+        watched: bool = True,
+    ) -> LayerSolution:
         solution = self._solve(batch, solver_args, warm_start)
         solution.raise_or_warn()
-        for observer in tuple(self._observers):
+        for observer in tuple(self._observers) if watched else ():
             observer(batch.theta, solution)
         return solution
 
@@ -210,12 +218,21 @@ class Layer:
         return combine_batch(self.parameters, [np.asarray(value) for value in theta])
 
     def solve_flat(
-        self, theta: np.ndarray, *, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None
+        self,
+        theta: np.ndarray,
+        *,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool | None = None,
+        watched: bool = True,
     ) -> LayerSolution:
-        """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
+        """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on.
+
+        Observers see the call unless ``watched`` is false.
+        """
         for spec in self.parameters:
             check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True)
-        return self._observed(Batch(theta, True, (True,) * len(self.parameters)), solver_args, warm_start)
+        batch = Batch(theta, True, (True,) * len(self.parameters))
+        return self._observed(batch, solver_args, warm_start, watched=watched)
 
     def smoothing_for(self, solver_args: Mapping[str, Any] | None = None) -> Smoothing | None:
         """What stands in for the exact derivative in a call with these options."""
@@ -258,6 +275,8 @@ class Layer:
         start = WarmStart.of(last, program.batch) if last is not None and fits else None
         plan = Plan(solver, arguments.for_solver(solver), (arguments.method or self._solver) is not None)
         solution, linearization = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
+        if self.selection is not Selection.DEFAULT:
+            solution, linearization = snapped(solution, linearization)
         linearization = self._watch.over(linearization.select(self.selection), solution)
         if warm and solution.x.size:
             self._last.solution = solution
@@ -285,18 +304,8 @@ class Layer:
     ) -> Base:
         """What a smoothed derivative needs to solve perturbed problems."""
 
-        def resolve(perturbed: ConeProgram, start: WarmStart) -> Solved:
-            way = plan
-            if perturbed.structure.P.nnz and not plan.solver.quadratic:
-                way = Plan(choose_solver(None, perturbed.structure.cones, True, frozenset()), Settings(), False)
-            solved = solve_batch(perturbed, way, arguments.jobs_forward, start, arguments.jobs_backward)
-            linearization = self._watch.over(solved.linearization.select(self.selection), solved.solution)
-            return Solved(solved.solution, linearization)
-
-        users = np.zeros(program.structure.n, dtype=bool)
-        for _, _, matrix in compiled.names.variables:
-            users[matrix.indices] = True
-        return Base(program, solution, users, resolve)
+        resolver = Resolver(plan, arguments.jobs_forward, arguments.jobs_backward, self._watch, self.selection)
+        return Base(program, solution, compiled.naming, resolver)
 
     def jvp(
         self, theta: Sequence[Any], dtheta: Sequence[Any], *, solver_args: Mapping[str, Any] | None = None

@@ -248,12 +248,21 @@ class LayerSolution:
         return chosen.adjoint(self._batch.theta, *self.adjoint(gx, gy, gs, chosen))
 
     def adjoint(
-        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, chosen: ParametricProgram | None = None
+        self,
+        gx: np.ndarray,
+        gy: np.ndarray,
+        gs: np.ndarray,
+        chosen: ParametricProgram | None = None,
+        *,
+        nan: bool = False,
     ) -> Adjoint:
-        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·): the exact adjoint, or what stands in for it."""
+        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·): the exact adjoint, or what stands in for it.
+
+        ``nan``: instances whose perturbed problems have no solution are NaN, and no error.
+        """
         if self._smoothing is not None:
             assert self._base is not None
-            return self._smoothing.adjoint(self._base, gx, gy, gs)
+            return self._smoothing.adjoint(self._base, gx, gy, gs, nan=nan)
         x, y, _ = self.points
         return Adjoint(x, y, *self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen)))
 

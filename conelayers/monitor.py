@@ -8,11 +8,12 @@ neither.
 
 from __future__ import annotations
 
+import numbers
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
@@ -30,7 +31,7 @@ _ROUNDING = 1e-7  # of 1 + ‖S‖: movements up to this are taken for none
 class Step:
     """One step of training. Norms are Euclidean, over the whole batch.
 
-    index: the number of the call. size: ‖Δ‖. seen: ‖S(θ + Δ) − S(θ)‖. predicted: ‖DΔ‖ with the derivative at θ. error:
+    index: the number of the call among those of its batch size and thread, repetitions not counted. size: ‖Δ‖. seen: ‖S(θ + Δ) − S(θ)‖. predicted: ‖DΔ‖ with the derivative at θ. error:
     ‖S(θ + Δ) − S(θ) − DΔ‖/max(seen, predicted), 0 where both are rounding. jumps: how many instances of the batch jumped. margin: the
     smallest distance from a kink at θ + Δ, over the batch and the blocks of the cone.
     """
@@ -45,14 +46,24 @@ class Step:
 
 
 @final
+class _Run(NamedTuple):
+    """The last call of its batch size in its thread."""
+
+    number: int
+    theta: np.ndarray
+    solution: LayerSolution
+
+
+@final
 class Monitor:
     """Compares every step of training with what the derivative predicts: ``with Monitor(layer) as monitor: train()``.
 
     layer: a Layer, or the ConeLayer of an adapter. every: look at every so many calls only. jump: an instance jumps where it moves so
     many times farther than the derivatives at either end of the step predict.
 
-    Calls are compared with the ones before them of the same batch size: a step's Δ is the change of all parameter values, so the
-    instances should be the same ones from step to step; calls that change nothing do not count. It costs a solve with a
+    Calls are compared with the ones before them of the same batch size in the same thread: a step's Δ is the change of all parameter
+    values, so the instances should be the same ones from step to step; calls that change nothing do not count, nor those of which some
+    instances have no solution. It costs a solve with a
     factorization that the gradient needs as well, and a projection. ``steps`` holds what was seen, ``plot()`` draws it.
     """
 
@@ -60,18 +71,14 @@ class Monitor:
         engine = getattr(layer, "engine", layer)
         if not isinstance(engine, Layer):
             raise TypeError(f"layer: got {type(layer).__name__}, expected a Layer or a ConeLayer")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every: got {every!r}, expected a positive integer")
-        if not jump > 1:
-            raise ValueError(f"jump: got {jump!r}, expected a number above 1")
-        self._engine, self._every, self._jump = engine, every, float(jump)
+        _check(every, jump)
+        self._engine, self._every, self._jump = engine, int(every), float(jump)
         self._steps: list[Step] = []
-        self._calls = 0
-        self._before: tuple[np.ndarray, LayerSolution] | None = None
+        self._runs: dict[tuple[int, int], _Run] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Monitor:
-        self._before = None
+        self._runs = {}
         self._engine.observe(self._see)
         return self
 
@@ -79,7 +86,7 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._engine.forget(self._see)
-        self._before = None
+        self._runs = {}
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -109,21 +116,20 @@ class Monitor:
 
     def _see(self, theta: np.ndarray, solution: LayerSolution) -> None:
         with self._lock:
-            self._calls += 1
-            before = self._before
-            if before is not None and np.array_equal(before[0], theta):
+            key = threading.get_ident(), len(theta)
+            before = self._runs.get(key)
+            if before is not None and np.array_equal(before.theta, theta):
                 return  # the same point again: a gradient's own call
-            comparable = before is not None and before[0].shape == theta.shape
-            if before is not None and comparable and self._calls % self._every == 0:
-                self._steps.append(self._compare(before, theta, solution))
-            # With every > 1 only the call right before one that is looked at has to be kept.
-            self._before = theta.copy(), solution
+            index = 1 if before is None else before.number + 1
+            if before is not None and index % self._every == 0:
+                self._steps.append(self._compare(before, index, theta, solution))
+            self._runs[key] = _Run(index, theta.copy(), solution)
 
-    def _compare(self, before: tuple[np.ndarray, LayerSolution], theta: np.ndarray, solution: LayerSolution) -> Step:
-        delta = theta - before[0]
-        old, new = before[1].flat_variables(), solution.flat_variables()
+    def _compare(self, before: _Run, index: int, theta: np.ndarray, solution: LayerSolution) -> Step:
+        delta = theta - before.theta
+        old, new = before.solution.flat_variables(), solution.flat_variables()
         seen = new - old
-        ahead = before[1].predict(delta)
+        ahead = before.solution.predict(delta)
         lengths, floor = _norms(seen), _ROUNDING * (1 + _norms(old))
         jumped = lengths > self._jump * _norms(ahead) + floor
         if jumped.any():  # a kink between the two lets the other end's derivative tell more
@@ -132,7 +138,7 @@ class Monitor:
         moved, predicted = float(np.linalg.norm(seen)), float(np.linalg.norm(ahead))
         size = max(moved, predicted)
         return Step(
-            index=self._calls,
+            index=index,
             size=float(np.linalg.norm(delta)),
             seen=moved,
             predicted=predicted,
@@ -175,6 +181,13 @@ class Monitor:
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
+
+
+def _check(every: Any, jump: Any) -> None:
+    if isinstance(every, bool) or not isinstance(every, numbers.Integral) or every < 1:
+        raise ValueError(f"every: got {every!r}, expected a positive integer")
+    if not isinstance(jump, numbers.Real) or not float(jump) > 1:
+        raise ValueError(f"jump: got {jump!r}, expected a number above 1")
 
 
 def _curve(axes: Any, x: Sequence[int], y: Sequence[float], **style: Any) -> None:

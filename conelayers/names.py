@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["Names"]
+__all__ = ["Names", "Naming"]
 
 _SEEN = 1e-6  # entries of a unit vector (maximum norm) below this are rounding
 _SHOWN = 4  # entries of one variable or constraint that are listed
@@ -21,7 +22,8 @@ class Names:
 
     ``row_constraint`` (m,) holds positions in ``constraints``, −1 for a row of a program given in conic form. ``row_entry`` (m,)
     is the entry of that constraint (column-major in its shape), −1 for rows that cvxpy added in rewriting it. Each variable has
-    its name, its shape and the matrix (entries × n) that reads it off x.
+    its name, its shape and the matrix (entries × n) that reads it off x. ``constant`` (m,) are the linear constraints that no
+    parameter enters and whose multipliers nobody asked for.
     """
 
     constraints: tuple[str, ...]
@@ -29,12 +31,14 @@ class Names:
     row_constraint: np.ndarray
     row_entry: np.ndarray
     variables: tuple[tuple[str, tuple[int, ...], sp.csr_array], ...]
+    constant: np.ndarray
 
     @classmethod
     def of_rows(cls, n: int, m: int) -> Names:
         """Those of a program in conic form: x[j] and rows by number."""
         unknown = np.full(m, -1)
-        return cls((), (), unknown, np.arange(m), (("x", (n,), sp.eye_array(n, format="csr")),))
+        variables = (("x", (n,), sp.eye_array(n, format="csr")),)
+        return cls((), (), unknown, np.arange(m), variables, np.zeros(m, dtype=bool))
 
     def rows(self, weights: np.ndarray) -> tuple[str, ...]:
         """The constraints in which rows have a weight (m,) that is not zero, with their entries."""
@@ -56,11 +60,19 @@ class Names:
 
         What cvxpy introduced may be free where a constraint is not active (the epigraph of a norm), and nothing depends on it.
         """
-        moved = np.concatenate(
-            [(matrix @ directions.T) for _, _, matrix in self.variables] or [np.zeros((0, len(directions)))]
-        )
-        _, sizes, V = np.linalg.svd(moved, full_matrices=False)
-        return V[sizes > _SEEN] @ directions
+        moved = [matrix @ directions.T for _, _, matrix in self.variables]
+        return _split(np.concatenate([*moved, np.zeros((0, len(directions)))]), directions)[0]
+
+    def felt(self, multipliers: np.ndarray) -> np.ndarray:
+        """A basis (k', m) of the part of span{w} (k, m, orthonormal) that somebody can feel or mend.
+
+        Where constant linear constraints depend on each other their multipliers are not unique, but no parameter can make them
+        contradict each other. That is left out where rows that cvxpy added take part (‖x‖₁ with x ≥ 0); constraints of the user's own
+        that are redundant are not.
+        """
+        moving, constant = _split(np.where(self.constant, 0.0, multipliers).T, multipliers)
+        _, own = _split(np.where(self.row_entry < 0, constant, 0.0).T, constant)
+        return np.concatenate([moving, own])
 
     def columns(self, direction: np.ndarray) -> tuple[str, ...]:
         """The variables that change along dx = ``direction`` (n,), with their entries."""
@@ -73,6 +85,43 @@ class Names:
             if moved.size:
                 found.append(name + _entries(moved, shape, brackets=True))
         return tuple(found)
+
+
+@final
+class Naming:
+    """Names that are found when somebody asks for them, and kept; before it travels to another process they are."""
+
+    def __init__(self, find: Callable[[], Names]) -> None:
+        self._find: Callable[[], Names] | None = find
+        self._names: Names | None = None
+
+    @classmethod
+    def known(cls, names: Names) -> Naming:
+        """Of names that are at hand."""
+        return cls(lambda: names)
+
+    @property
+    def names(self) -> Names:
+        """The names."""
+        if self._names is None:
+            assert self._find is not None
+            self._names = self._find()
+            self._find = None  # the problem need not be kept any longer
+        return self._names
+
+    def __reduce__(self) -> tuple[Any, tuple[Names]]:
+        return _travelled, (self.names,)
+
+
+def _travelled(names: Names) -> Naming:
+    return Naming.known(names)
+
+
+def _split(images: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The combinations of the rows of ``basis`` (k, ·) whose images, the columns of ``images``, do not vanish, and those whose do."""
+    squares, V = np.linalg.eigh(images.T @ images)
+    seen = squares > _SEEN**2
+    return V[:, seen].T @ basis, V[:, ~seen].T @ basis
 
 
 def _entries(entries: np.ndarray, shape: tuple[int, ...], *, brackets: bool = False) -> str:

@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.names import Names
+from conelayers.names import Names, Naming
 from conelayers.parameters import ParameterSpec
 from conelayers.program import ConeProgram, Structure
 
@@ -143,9 +143,14 @@ class ParametricProgram:
     outputs: tuple[OutputSpec, ...]
     maximize: bool
     gp: bool
-    names: Names
+    naming: Naming
     logarithmic: np.ndarray  # which entries of θ enter by their logarithms, (p,) bool; none but in a geometric program
     _restrictions: dict[tuple[bool, ...], ParametricProgram] = field(default_factory=dict)  # memoized ``restricted``
+
+    @property
+    def names(self) -> Names:
+        """The user's names of rows and columns."""
+        return self.naming.names
 
     def phi(self, theta: np.ndarray) -> np.ndarray:
         """θ, or (θ, log θ) for a geometric program."""

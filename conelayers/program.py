@@ -419,3 +419,17 @@ class Solution:
     judged: np.ndarray  # the worst residual in the user's and in the equilibrated units, (B,)
     solver: tuple[str, ...]
     message: tuple[str, ...]
+
+    def take(self, index: list[int]) -> Solution:
+        """A part of the batch."""
+        r = self.residuals
+        return Solution(
+            self.x[index],
+            self.y[index],
+            self.s[index],
+            tuple(self.status[i] for i in index),
+            Residuals(r.primal[index], r.dual[index], r.gap[index], r.cone[index]),
+            self.judged[index],
+            tuple(self.solver[i] for i in index),
+            tuple(self.message[i] for i in index),
+        )

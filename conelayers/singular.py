@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -13,10 +14,12 @@ from conelayers.certificate import Certificate
 from conelayers.certify import certify
 from conelayers.derivative import Linearization, Trouble
 from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning
-from conelayers.names import Names
-from conelayers.program import Residuals, Solution
+from conelayers.names import Naming
+from conelayers.program import Solution
 
 __all__ = ["Singular", "Watch", "as_singular"]
+
+_SEEN = 1e-6
 
 
 @final
@@ -43,52 +46,45 @@ class Watch:
     """The policy of a layer, and the causes that it has warned of already."""
 
     policy: Singular
-    names: Names
+    naming: Naming
     seen: set[Any] = field(default_factory=set)
 
     def over(self, linearization: Linearization, solution: Solution | None) -> Linearization:
         """The linearization with this policy; ``solution`` is what it was made at, if that is known."""
+        return replace(linearization, on_trouble=partial(self._tell, solution))
 
-        def on_trouble(own: Linearization, trouble: Trouble) -> None:
-            self._tell(own, trouble, solution)
-
-        return replace(linearization, on_trouble=on_trouble)
-
-    def _tell(self, linearization: Linearization, trouble: Trouble, solution: Solution | None) -> None:
+    def _tell(self, solution: Solution | None, linearization: Linearization, trouble: Trouble) -> None:
         if self.policy is Singular.LEAST_SQUARES:
             return
-        i = min(trouble.ambiguous + trouble.inconsistent)
-        cause = self._cause(linearization, trouble, i)
-        if self.policy is Singular.WARN and cause in self.seen:
-            return
-        self.seen.add(cause)
+        troubled = sorted(trouble.ambiguous + trouble.inconsistent)
+        i = troubled[0]
+        if self.policy is Singular.WARN:
+            new: dict[Any, int] = {}
+            for k in troubled:
+                cause = self._cause(linearization, trouble, k)
+                if cause not in self.seen:
+                    new.setdefault(cause, k)
+            if not new:
+                return
+            self.seen.update(new)
+            i = min(new.values())
         certificate = self._certificate(linearization.take([i]), solution, i)
         message = trouble.message if certificate is None else f"{trouble.message}\nAt batch index {i}: {certificate}"
         if self.policy is Singular.RAISE:
             raise SingularDerivativeError(message, certificate)
         warnings.warn(message, SingularDerivativeWarning, stacklevel=8)
 
-    def _cause(self, linearization: Linearization, trouble: Trouble, i: int) -> Any:
-        """What makes two warnings say the same: the kind of trouble, and whom it is about."""
-        kind = trouble.consequence, bool(trouble.ambiguous), bool(trouble.inconsistent)
+    @staticmethod
+    def _cause(linearization: Linearization, trouble: Trouble, i: int) -> Any:
+        """What makes two warnings say the same: the kind of trouble, and which variables and rows it is about."""
+        kind = trouble.consequence, i in trouble.ambiguous, i in trouble.inconsistent
         null = linearization.factorization.null_vectors(i)
         if null is None:
             return kind
-        dx, dy = (np.max(np.abs(h), axis=0, initial=0.0) for h in null)
-        return kind, self.names.columns(dx), self.names.rows(dy)
+        supports = (np.max(np.abs(h), axis=0, initial=0.0) > _SEEN for h in null)
+        return kind, *(np.packbits(s).tobytes() for s in supports)
 
     def _certificate(self, linearization: Linearization, solution: Solution | None, i: int) -> Certificate | None:
         if solution is None:
             return None
-        r = solution.residuals
-        alone = Solution(
-            solution.x[[i]],
-            solution.y[[i]],
-            solution.s[[i]],
-            (solution.status[i],),
-            Residuals(r.primal[[i]], r.dual[[i]], r.gap[[i]], r.cone[[i]]),
-            solution.judged[[i]],
-            (solution.solver[i],),
-            (solution.message[i],),
-        )
-        return certify(linearization, alone, self.names)[0]
+        return certify(linearization, solution.take([i]), self.naming.names)[0]

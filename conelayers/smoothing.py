@@ -16,12 +16,17 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from conelayers.cones import Selection
 from conelayers.derivative import Linearization
 from conelayers.errors import SolveError
+from conelayers.names import Naming
+from conelayers.plan import Plan
 from conelayers.program import ConeProgram, Pattern, Solution, Structure
-from conelayers.solve import Solved, WarmStart
+from conelayers.singular import Watch
+from conelayers.solve import Solved, WarmStart, solve_batch
+from conelayers.solvers import Settings, choose_solver
 
-__all__ = ["LPGD", "Adjoint", "Base", "ProximalSmoothing", "Smoothed", "Smoothing"]
+__all__ = ["LPGD", "Adjoint", "Base", "ProximalSmoothing", "Resolver", "Smoothed", "Smoothing"]
 
 
 @final
@@ -45,23 +50,58 @@ class Smoothed(NamedTuple):
 
 @final
 @dataclass(frozen=True)
+class Resolver:
+    """How perturbed problems are solved: as the original ones; by the default solver where theirs takes no quadratic objective."""
+
+    plan: Plan
+    jobs_forward: int
+    jobs_backward: int
+    watch: Watch
+    selection: Selection
+
+    def __call__(self, program: ConeProgram, start: WarmStart) -> Solved:
+        """The solutions, from ``start``, and the solution map linearized there."""
+        plan = self.plan
+        if program.structure.P.nnz and not plan.solver.quadratic:
+            plan = Plan(choose_solver(None, program.structure.cones, True, frozenset()), Settings(), False)
+        solution, linearization = solve_batch(program, plan, self.jobs_forward, start, self.jobs_backward)
+        return Solved(solution, self.watch.over(linearization.select(self.selection), solution))
+
+
+@final
+@dataclass(frozen=True)
 class Base:
-    """The batch that was solved, and how another one is. ``users``: the columns of the user's own variables, (n,) bool."""
+    """The batch that was solved, the user's names of its variables, and how another one is solved."""
 
     program: ConeProgram
     solution: Solution
-    users: np.ndarray
-    resolve: Callable[[ConeProgram, WarmStart], Solved]
+    naming: Naming
+    resolve: Resolver
     _known: dict[Any, Smoothed] = field(default_factory=dict)
 
-    def solve(self, program: ConeProgram, who: str) -> Solved:
-        """Solve a perturbed batch, from this one's solutions. Raises SolveError naming ``who`` perturbed it."""
+    def solve(self, program: ConeProgram, who: str, *, nan: bool = False) -> Solved:
+        """Solve a perturbed batch, which may be a multiple of this one, from this one's solutions.
+
+        Raises SolveError, for this batch's instances, naming ``who`` perturbed them; with ``nan`` those are NaN.
+        """
         solved = self.resolve(program, WarmStart.of(self.solution, program.batch))
-        statuses = solved.solution.status
-        lost = [i for i, s in enumerate(statuses) if not s.usable]
-        if lost:
-            raise SolveError(statuses, lost, f"the solver as {who} perturbs them", solved.solution.message)
+        batch = self.program.batch
+        worst = list(solved.solution.status[:batch])
+        said = list(solved.solution.message[:batch])
+        for i, status in enumerate(solved.solution.status):
+            if not status.usable:
+                worst[i % batch], said[i % batch] = status, solved.solution.message[i]
+        lost = [i for i, s in enumerate(worst) if not s.usable]
+        if lost and not nan:
+            raise SolveError(worst, lost, f"the solver as {who} perturbs them", said)
         return solved
+
+    def squares(self) -> np.ndarray:
+        """The weights w (n,) with Σ ‖variable‖² = Σ wⱼxⱼ² over the user's variables."""
+        weights = np.zeros(self.program.structure.n)
+        for _, _, matrix in self.naming.names.variables:
+            weights += np.asarray((matrix**2).sum(axis=0)).ravel()
+        return weights
 
     def once(self, key: Any, make: Callable[[], Smoothed]) -> Smoothed:
         """What ``make`` gives, remembered under the key."""
@@ -74,8 +114,11 @@ class Smoothing(ABC):
     """A named replacement of the derivative; the solution itself is the exact one."""
 
     @abstractmethod
-    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray) -> Adjoint:
-        """The replacement of the adjoint for cotangents gx (B, n), gy (B, m), gs (B, m)."""
+    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
+        """The replacement of the adjoint for cotangents gx (B, n), gy (B, m), gs (B, m).
+
+        Raises SolveError where a problem that it perturbs has no solution; with ``nan`` such instances are NaN.
+        """
 
     @abstractmethod
     def linearized(self, base: Base) -> Smoothed:
@@ -111,7 +154,7 @@ class LPGD(Smoothing):
         if self.side not in ("both", "lower", "upper"):
             raise ValueError(f"LPGD: side: got {self.side!r}, expected 'both', 'lower' or 'upper'")
 
-    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray) -> Adjoint:
+    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
         program, solution = base.program, base.solution
         gx = gx - program.ATy(gs)  # s = b − A x
         signs = {"both": (1, -1), "lower": (1,), "upper": (-1,)}[self.side]
@@ -126,6 +169,7 @@ class LPGD(Smoothing):
                 np.concatenate([anchored.b - sign * self.tau * gy for sign in signs]),
             ),
             repr(self),
+            nan=nan,
         ).solution
         parts = np.split(moved.x, len(signs)), np.split(moved.y, len(signs))
         ends = list(zip(*parts, strict=True))
@@ -147,12 +191,12 @@ class LPGD(Smoothing):
 @final
 @dataclass(frozen=True)
 class ProximalSmoothing(Smoothing):
-    """The exact derivative of another problem: the objective plus ½·temperature·‖x‖² over the user's variables.
+    """The exact derivative of another problem: the objective plus ½·temperature·‖x‖² over the user's variables (Frobenius for matrices).
 
     That problem's solution, the proximal point of the objective at 0, is unique and moves continuously with the data, along the
     faces of a polytope where the original one jumps between its vertices. Its derivative is zero where that solution is a vertex
     too: the temperature, in units of objective over x², has to be large enough for it not to be. In a geometric program x stands for
-    the logarithms. Costs one solve and one factorization; forward mode works too.
+    the logarithms. Costs one solve and one factorization. The engine has its forward mode; the adapters' is reverse only.
     """
 
     temperature: float
@@ -162,13 +206,14 @@ class ProximalSmoothing(Smoothing):
             self, "temperature", _number("ProximalSmoothing: temperature", self.temperature, positive=True)
         )
 
-    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray) -> Adjoint:
+    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
+        # Bounded below as the original is, the problem has a solution.
         x, y, linearization = self.linearized(base)
         return Adjoint(x, y, *linearization.adjoint(gx, gy, gs))
 
     def linearized(self, base: Base) -> Smoothed:
         def make() -> Smoothed:
-            program = add_to_diagonal(base.program, self.temperature * base.users)
+            program = add_to_diagonal(base.program, self.temperature * base.squares())
             solution, linearization = base.solve(program, repr(self))
             return Smoothed(solution.x, solution.y, linearization)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import cvxpy as cp
 import jax
@@ -71,6 +72,40 @@ def test_repeated_calls_and_other_batch_sizes_are_no_steps() -> None:
     monitor = run(layer_of(2.0), [1.0, 1.0, 1.1, 1.1])
     assert len(monitor.steps) == 1
     assert len(run(layer_of(2.0), [1.0, [1.0, 2.0], [1.1, 2.1]]).steps) == 1
+
+
+def test_validation_between_the_steps_is_another_run() -> None:
+    layer = layer_of(2.0)
+    with Monitor(layer) as monitor:
+        for t in np.linspace(0.5, 1.5, 6):
+            layer.solve(np.array(t))
+            layer.solve(np.array([2.0, 3.0, t]))
+    assert len(monitor.steps) == 10
+    assert monitor.jumps == 0
+    with Monitor(layer, every=2) as monitor:
+        for t in np.linspace(0.5, 1.5, 7):
+            layer.solve(np.array(t))
+            layer.solve(np.array(t))  # a repetition does not count
+    assert [s.index for s in monitor.steps] == [2, 4, 6]
+
+
+def test_threads_are_runs_of_their_own() -> None:
+    layer = layer_of(0.0)
+    barrier = threading.Barrier(2)
+
+    def work(sign: float) -> None:
+        for t in np.linspace(0.5, 1.5, 8):
+            barrier.wait()
+            layer.solve(np.array(sign * t))
+
+    with Monitor(layer) as monitor:
+        threads = [threading.Thread(target=work, args=(sign,)) for sign in (1.0, -1.0)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(monitor.steps) == 14
+    assert monitor.jumps == 0
 
 
 def test_every_so_many_calls() -> None:
@@ -145,6 +180,7 @@ def test_pictures(tmp_path, monkeypatch) -> None:
         (lambda: Monitor(torch.nn.Linear(1, 1)), TypeError, "layer: got Linear"),
         (lambda: Monitor(layer_of(0.0), every=0), ValueError, "every: got 0"),
         (lambda: Monitor(layer_of(0.0), jump=1.0), ValueError, "jump: got 1.0"),
+        (lambda: Monitor(layer_of(0.0), jump="a"), ValueError, "jump: got 'a'"),
     ],
 )
 def test_bad_arguments_are_named(make, error, phrase: str) -> None:

@@ -56,6 +56,17 @@ def test_warnings_come_once_for_each_cause_with_the_certificate() -> None:
         copy.deepcopy(layer).solve(TIE).vjp(g)
 
 
+def test_a_new_cause_is_told_wherever_in_the_batch_it_is() -> None:
+    z, w, r, s = cp.Variable(2, name="z"), cp.Variable(2, name="w"), cp.Parameter(2), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(r @ z + s @ w), [z >= 0, cp.sum(z) == 1, w >= 0, cp.sum(w) == 1])
+    layer, tie, clear = Layer(problem, [r, s], [z, w]), np.ones(2), np.array([1.0, 2.0])
+    with pytest.warns(SingularDerivativeWarning, match="along z at"):
+        layer.solve(tie, clear).vjp(np.array([1.0, 0]), np.array([1.0, 0]))
+    g = np.array([[1.0, 0], [1.0, 0]])
+    with pytest.warns(SingularDerivativeWarning, match="At batch index 1(.|\n)*along w at"):
+        layer.solve(np.stack([tie, clear]), np.stack([clear, tie])).vjp(g, g)
+
+
 @pytest.mark.parametrize("batched", [False, True])
 def test_raise_and_least_squares(batched: bool) -> None:
     value = np.stack([np.array([1.0, 2.0, 3.0]), TIE]) if batched else TIE
@@ -250,6 +261,16 @@ def test_lpgd_names_itself_where_a_perturbed_problem_has_no_solution() -> None:
     solution = Layer(problem, [c], [x], smoothing=LPGD(tau=5.0)).solve(value)
     with pytest.raises(SolveError, match=r"as LPGD\(tau=5.0, rho=0.0, side='both'\) perturbs them"):
         solution.vjp(g)
+    batch = np.stack([np.full(2, 100.0), value, np.full(2, 100.0)])
+    solution = Layer(problem, [c], [x], smoothing=LPGD(tau=5.0)).solve(batch)
+    with pytest.raises(SolveError) as caught:
+        solution.vjp(np.tile(g, (3, 1)))
+    assert caught.value.indices == (1,)
+    assert len(caught.value.statuses) == 3
+    twin = conelayers.jax.ConeLayer(problem, [c], [x], smoothing=LPGD(tau=5.0), on_failure="nan")
+    with jax.enable_x64(True):
+        gradients = np.asarray(jax.grad(lambda h: (twin(h)[0] @ g).sum())(jax.numpy.asarray(batch)))
+    assert np.isnan(gradients).all(axis=1).tolist() == [False, True, False]
     held = Layer(problem, [c], [x], smoothing=LPGD(tau=5.0, rho=1.0)).solve(value)
     assert np.isfinite(held.vjp(g)[0]).all()
 
@@ -265,6 +286,15 @@ def test_proximal_smoothing_is_the_derivative_of_the_regularized_problem() -> No
     np.testing.assert_allclose(solution.jvp(g)[0], reference.jvp(g)[0], atol=1e-10)
     np.testing.assert_allclose(solution.jacobian()[0][0], reference.jacobian()[0][0], atol=1e-10)
     assert np.abs(solution.vjp(g)[0]).max() > 0.1
+
+
+def test_proximal_smoothing_of_a_symmetric_variable_is_frobenius() -> None:
+    X, C = cp.Variable((2, 2), symmetric=True), cp.Parameter((2, 2), symmetric=True)
+    bounds = [cp.trace(X) == 1, X >> 0]
+    layer = Layer(cp.Problem(cp.Minimize(cp.trace(C @ X)), bounds), [C], [X], smoothing=ProximalSmoothing(1.0))
+    smooth = Layer(cp.Problem(cp.Minimize(cp.trace(C @ X) + 0.5 * cp.sum_squares(X)), bounds), [C], [X])
+    value, g = np.array([[1.0, 0.2], [0.2, 1.3]]), np.array([[0.5, 1.0], [1.0, 0.0]])
+    np.testing.assert_allclose(layer.solve(value).vjp(g)[0], smooth.solve(value).vjp(g)[0], atol=1e-8)
 
 
 @pytest.mark.parametrize("smoothing", [LPGD(tau=0.7), ProximalSmoothing(temperature=0.5)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import cvxpy as cp
@@ -20,6 +21,7 @@ from conelayers.canonicalize.naming import names_of
 from conelayers.canonicalize.recovery import output_spec
 from conelayers.canonicalize.refusals import check_arguments, check_discipline
 from conelayers.errors import CanonicalizationError
+from conelayers.names import Naming
 from conelayers.parametric import ParametricProgram
 
 __all__ = ["canonicalize"]
@@ -69,10 +71,6 @@ def canonicalize(
             "problem: it has an infinite or NaN constant or coefficient; remove the constraint that it makes void"
         )
     outputs = tuple(output_spec(v, problem, program, reductions) for v in variables)
-    objective = np.zeros(structure.n, dtype=bool)
-    objective[structure.P.cols] = True
-    objective[maps["q"].rows] = True
-    objective |= maps["q"].constant != 0
     return ParametricProgram(
         structure=structure,
         parameters=specs,
@@ -84,7 +82,7 @@ def canonicalize(
         outputs=outputs,
         maximize=isinstance(problem.objective, cp.Maximize),
         gp=gp,
-        names=names_of(problem, program, reductions, structure, objective),
+        naming=Naming(partial(names_of, fresh, program, reductions, structure, maps, outputs)),
         logarithmic=_logarithmic(lift, sum(spec.size for spec in specs)),
     )
 

@@ -14,8 +14,9 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from conelayers.canonicalize.recovery import read_dual, recovered_duals, variable_matrix
+from conelayers.canonicalize.recovery import read_dual, recovered_duals, variable_matrices
 from conelayers.names import Names
+from conelayers.parametric import AffineMap, OutputSpec
 from conelayers.program import Structure
 
 __all__ = ["names_of"]
@@ -28,12 +29,13 @@ def names_of(
     program: Any,
     reductions: list[tuple[Any, Any]],
     structure: Structure,
-    objective: np.ndarray,
+    maps: dict[str, AffineMap],
+    outputs: tuple[OutputSpec, ...],
 ) -> Names:
-    """The names; ``objective`` (n,) bool says which columns the objective holds."""
-    variables = tuple(
-        (v.name(), tuple(v.shape), variable_matrix(v, problem, program, reductions)) for v in problem.variables()
-    )
+    """The names, for the affine maps to the data and the variables that are returned."""
+    known = problem.variables()
+    matrices = variable_matrices(known, program, reductions)
+    variables = tuple((v.name(), tuple(v.shape), matrix) for v, matrix in zip(known, matrices, strict=True))
     labels = [_label(i, c) for i, c in enumerate(problem.constraints)]
     shapes = [tuple(c.shape) for c in problem.constraints]
     m = structure.m
@@ -56,15 +58,33 @@ def names_of(
         users = np.zeros(structure.n, dtype=bool)
         for _, _, matrix in variables:
             users[np.unique(matrix.indices)] = True
-        owner = _follow(structure, owner, ~users, objective, len(problem.constraints))
+        owner = _follow(structure, owner, ~users, _objective(structure, maps), len(problem.constraints))
         lost = np.flatnonzero(owner < 0)
         attributes: dict[str, int] = {}
-        for row in lost.tolist():
-            text = _attribute(structure, row, variables)
+        for row, text in zip(lost.tolist(), _attributes(structure, lost, variables), strict=True):
             owner[row] = attributes.setdefault(text, len(labels) + len(attributes))
         labels += attributes
         shapes += [()] * len(attributes)
-    return Names(tuple(labels), tuple(shapes), owner, entry, variables)
+    return Names(tuple(labels), tuple(shapes), owner, entry, variables, _constant(structure, maps, outputs))
+
+
+def _objective(structure: Structure, maps: dict[str, AffineMap]) -> np.ndarray:
+    """Which columns the objective holds, (n,) bool."""
+    held = maps["q"].constant != 0
+    held[structure.P.cols] = True
+    held[maps["q"].rows] = True
+    return held
+
+
+def _constant(structure: Structure, maps: dict[str, AffineMap], outputs: tuple[OutputSpec, ...]) -> np.ndarray:
+    """Which rows are linear constraints that no parameter enters and whose multipliers are not returned, (m,) bool."""
+    constant = structure.cones.orthant_rows.copy()
+    constant[structure.A.rows[maps["A"].rows]] = False
+    constant[maps["b"].rows] = False
+    for output in outputs:
+        if not output.primal:
+            constant[output.matrix.indices] = False
+    return constant
 
 
 def _label(index: int, constraint: Any) -> str:
@@ -96,8 +116,23 @@ def _follow(
     return np.where(owner >= 0, owner, owner_of[component[:m]])
 
 
-def _attribute(structure: Structure, row: int, variables: tuple[tuple[str, tuple[int, ...], sp.csr_array], ...]) -> str:
-    """A row of no constraint holds the attributes of the variables in it."""
-    columns = structure.A.cols[structure.A.rows == row]
-    inside = [name for name, _, matrix in variables if np.isin(columns, matrix.indices).any()]
-    return f"the attributes of {', '.join(inside)}" if inside else "a constraint of cvxpy's own"
+def _attributes(
+    structure: Structure, rows: np.ndarray, variables: tuple[tuple[str, tuple[int, ...], sp.csr_array], ...]
+) -> list[str]:
+    """Rows of no constraint hold the attributes of the variables in them."""
+    holder = np.full(structure.n, -1)
+    for k, (_, _, matrix) in enumerate(variables):
+        holder[matrix.indices] = k
+    found: dict[int, set[int]] = {row: set() for row in rows.tolist()}
+    inside = np.isin(structure.A.rows, rows)
+    for row, col in zip(structure.A.rows[inside].tolist(), structure.A.cols[inside].tolist(), strict=True):
+        if holder[col] >= 0:
+            found[row].add(int(holder[col]))
+    texts: dict[frozenset[int], str] = {frozenset(): "a constraint of cvxpy's own"}
+    result = []
+    for row in rows.tolist():
+        key = frozenset(found[row])
+        if key not in texts:
+            texts[key] = f"the attributes of {', '.join(variables[k][0] for k in sorted(key))}"
+        result.append(texts[key])
+    return result

@@ -14,7 +14,7 @@ from cvxpy.reductions.solution import Solution as CvxpySolution
 from conelayers.errors import CanonicalizationError
 from conelayers.parametric import OutputSpec
 
-__all__ = ["output_spec", "read_dual", "recovered_duals", "variable_matrix"]
+__all__ = ["output_spec", "read_dual", "recovered_duals", "variable_matrices", "variable_matrix"]
 
 
 def output_spec(
@@ -36,18 +36,13 @@ def variable_matrix(
 
     def recover(vector: np.ndarray) -> np.ndarray:
         value = (
-            _primal(variable, vector, program, reductions)
+            _primals([variable], vector, program, reductions)[0]
             if primal
             else _dual(variable, vector, problem, program, reductions)
         )
         return np.asarray(_dense(value), dtype=float).ravel(order="F")
 
-    # Every entry of the answer is a multiple of one entry of the vector (or zero); two probes read off which and how much.
-    scale = recover(np.ones(length))
-    labelled = recover(np.arange(1.0, length + 1))
-    used = np.flatnonzero(scale)
-    source = np.rint(labelled[used] / scale[used]).astype(np.int64) - 1
-    matrix = sp.csr_array(sp.coo_array((scale[used], (used, source)), shape=(scale.size, length)))
+    matrix = _matrix(recover(np.ones(length)), recover(np.arange(1.0, length + 1)), length)
     probe = np.random.default_rng(0).uniform(1.0, 2.0, length)
     if not np.allclose(recover(probe), matrix @ probe, rtol=1e-12, atol=0):
         raise CanonicalizationError(
@@ -56,22 +51,39 @@ def variable_matrix(
     return matrix
 
 
+def variable_matrices(
+    variables: list[cp.Variable], program: Any, reductions: list[tuple[Any, Any]]
+) -> list[sp.csr_array]:
+    """Those of all variables of the problem at once."""
+    length = program.x.size
+    probes = [_primals(variables, h, program, reductions) for h in (np.ones(length), np.arange(1.0, length + 1))]
+    flat = [[np.asarray(_dense(h), dtype=float).ravel(order="F") for h in probe] for probe in probes]
+    return [_matrix(scale, labelled, length) for scale, labelled in zip(*flat, strict=True)]
+
+
+def _matrix(scale: np.ndarray, labelled: np.ndarray, length: int) -> sp.csr_array:
+    """Every entry of the answer is a multiple of one entry of the vector (or zero); two probes tell which and how much."""
+    used = np.flatnonzero(scale)
+    source = np.rint(labelled[used] / scale[used]).astype(np.int64) - 1
+    return sp.csr_array(sp.coo_array((scale[used], (used, source)), shape=(scale.size, length)))
+
+
 def _dense(value: Any) -> Any:
     return value.toarray() if sp.issparse(value) else value
 
 
-def _primal(variable: cp.Variable, x: np.ndarray, program: Any, reductions: list[tuple[Any, Any]]) -> Any:
-    """cvxpy's own linear map from x to a variable: its tangents, without the projection onto attributes."""
+def _primals(variables: list[cp.Variable], x: np.ndarray, program: Any, reductions: list[tuple[Any, Any]]) -> list[Any]:
+    """cvxpy's own linear map from x to the variables: its tangents, without the projection onto attributes."""
     values = program.split_solution(x)
-    ident = variable.id
+    identities = {v.id: v.id for v in variables}
     for reduction, _ in reversed(reductions):
         if isinstance(reduction, Dgp2Dcp):
-            ident = reduction.var_id_map.get(ident, [ident])[0]
+            known = reduction.var_id_map
+            identities = {own: known.get(ident, [ident])[0] for own, ident in identities.items()}
         else:
             values = reduction.var_forward(values)
-    if ident not in values:  # a variable that no expression depends on: cvxpy reports zeros
-        return np.zeros(variable.shape)
-    return values[ident]
+    # A variable that no expression depends on: cvxpy reports zeros.
+    return [values[identities[v.id]] if identities[v.id] in values else np.zeros(v.shape) for v in variables]
 
 
 def _dual(

@@ -178,23 +178,16 @@ class Cones:
         return y, element
 
     def element(self, v: Array, selection: Selection | str) -> ProductElement:
-        """The Clarke element that ``selection`` asks for, where points within 1e−9 ‖v‖ of a kink count as being at it."""
+        """The Clarke element that ``selection`` asks for, where a block within 1e−9 of its own ‖v‖ of a kink counts as being at it."""
         chosen = as_selection(selection)
         if chosen is Selection.DEFAULT:
             return self.project_dual(v)[1]
         xp = namespace(v)
-        tolerance = _AT_KINK * xp.max(xp.abs(v), axis=-1, keepdims=True) if self.dimension else xp.zeros_like(v)
-        low, high, _ = self.extremes(v, xp.broadcast_to(tolerance, v.shape))
+        low, high, _ = self.extremes(v, _AT_KINK * xp.abs(v))
+        if chosen is not Selection.MID:
+            return low if chosen is Selection.LOW else high
         pairs = zip(low.elements, high.elements, strict=True)
-        return ProductElement(
-            self,
-            tuple(
-                replace(a, values=between(a.values, b.values, chosen))
-                if chosen is Selection.MID
-                else (b if chosen is Selection.HIGH else a)
-                for a, b in pairs
-            ),
-        )
+        return ProductElement(self, tuple(replace(a, values=between(a.values, b.values, chosen)) for a, b in pairs))
 
     def extremes(self, v: Array, tolerance: Array) -> tuple[ProductElement, ProductElement, Array]:
         """D_min and D_max at the kink near v (..., m), and the distance of each block's v from its nearest kink, on all its rows.

@@ -95,7 +95,8 @@ class HostProgram:
         gx, gy = cotangents[:2]
         parts = tuple(np.full_like(g, np.nan) for g in (gx, gy, gx, gy))
         if kept.solution is not None:
-            found = kept.solution.adjoint(*(g[kept.good].astype(np.float64) for g in cotangents))
+            gx, gy, gs = (g[kept.good].astype(np.float64) for g in cotangents)
+            found = kept.solution.adjoint(gx, gy, gs, nan=self.nan)
             for part, value in zip(parts, found, strict=True):
                 part[kept.good] = value
         return parts
@@ -121,14 +122,15 @@ class HostProgram:
         solution = None
         if good.any() or not good.size:
             try:
-                solution = self.layer.solve_flat(theta[good], **self.options)
+                solution = self.layer.solve_flat(theta[good], **self.options, watched=bool(good.all()))
             except SolveError as error:
                 if not self.nan:
                     raise
                 usable = np.array([s.usable for s in error.statuses])
                 status[good] = [STATUSES.index(s) for s in error.statuses]
                 good[good] = usable
-                solution = self.layer.solve_flat(theta[good], **self.options) if usable.any() else None
+                # A part of the batch only: not what a monitor compares with other calls.
+                solution = self.layer.solve_flat(theta[good], **self.options, watched=False) if usable.any() else None
         structure = self.formulas.compiled.structure
         n, m = structure.A.shape[1], structure.A.shape[0]
         x, y, s = (np.full((len(theta), size), np.nan) for size in (n, m, m))

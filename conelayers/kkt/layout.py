@@ -155,9 +155,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.size == b.size and bool((a == b).all())
 
 
-def _find(
-    key: tuple[np.ndarray, ...], large: np.ndarray, order: int, positive: int, n: int
-) -> Layout:
+def _find(key: tuple[np.ndarray, ...], large: np.ndarray, order: int, positive: int, n: int) -> Layout:
     rows, cols, nonzero, _ = key
     stored = np.flatnonzero(nonzero)
     rows, cols, large = rows[stored], cols[stored], large[stored]

@@ -16,23 +16,24 @@ from conelayers.cones import ProductElement
 from conelayers.kkt.assembly import Assembled, assemble
 from conelayers.kkt.choice import prefers_krylov
 from conelayers.kkt.elimination import extend_null_vectors
+from conelayers.kkt.factorization import SINGULAR_BELOW
 from conelayers.kkt.sparse import QuasiDefinite
 from conelayers.presolve import Presolved
 
-__all__ = ["RANK_CUTOFF", "NullSpace", "null_space"]
+__all__ = ["NullSpace", "null_space"]
 
-# min|λ|/max|λ| of EKE up to which K counts as singular. K has an eigenvalue −σ²/p for a singular value σ of the active rows
-# where P is p, so that this calls rows with a condition number of 3e4 dependent only where P is of size 1.
-RANK_CUTOFF = 1e-9
 _DENSE_UP_TO = 600
-_STEPS = 4
-_LARGEST_BLOCK = 64
-_CLEAR = (1e-11, 1e-6)  # ratios outside are believed at once
+_STEPS = 3
+_BLOCK, _LARGEST_BLOCK = 8, 32
+_CLEAR = (1e-15, 1e-6)  # ratios outside are believed at once
 
 
 @final
 class NullSpace(NamedTuple):
-    """min|λ|/max|λ| of EKE, and the directions (dx, dy) (k, n), (k, m) with |λ|/max|λ| ≤ ``RANK_CUTOFF``, in the equilibrated units."""
+    """min|λ|/max|λ| of EKE, and directions (dx, dy) (k, n), (k, m) with |λ|/max|λ| up to the cutoff, in the equilibrated units.
+
+    All of them, or of a large system at least 32.
+    """
 
     ratio: float
     dx: np.ndarray
@@ -44,13 +45,18 @@ class NullSpace(NamedTuple):
         return len(self.dx)
 
 
-def null_space(presolved: Presolved, element: ProductElement, instance: int) -> NullSpace | None:
-    """That of K(D) of one instance, D an element of the whole program; None where K cannot be factored."""
+def null_space(
+    presolved: Presolved, element: ProductElement, instance: int, cutoff: float = SINGULAR_BELOW
+) -> NullSpace | None:
+    """That of K(D) of one instance, D an element of the whole program; None where K cannot be factored.
+
+    ``cutoff`` is the ratio up to which K counts as singular.
+    """
     program = presolved.smaller
     if prefers_krylov(program.structure):
         return None
     assembled = assemble(program, presolved.element(element), instance)
-    found = _dense(assembled) if assembled.order <= _DENSE_UP_TO else _sparse(assembled)
+    found = _dense(assembled, cutoff) if assembled.order <= _DENSE_UP_TO else _sparse(assembled, cutoff)
     if found is None:
         return None
     ratio, vectors = found
@@ -61,19 +67,19 @@ def null_space(presolved: Presolved, element: ProductElement, instance: int) -> 
     return NullSpace(0.0 if len(dx) > len(inner) else ratio, dx, dy)
 
 
-def _dense(assembled: Assembled) -> tuple[float, np.ndarray]:
+def _dense(assembled: Assembled, cutoff: float) -> tuple[float, np.ndarray]:
     values, vectors = np.linalg.eigh(assembled.matrix.toarray())
     magnitude = np.abs(values)
     size = magnitude.max(initial=0.0)
     if size == 0:
         return (1.0 if not values.size else 0.0), vectors
-    return float(magnitude.min() / size), vectors[:, magnitude <= RANK_CUTOFF * size]
+    return float(magnitude.min() / size), vectors[:, magnitude <= cutoff * size]
 
 
-def _sparse(assembled: Assembled) -> tuple[float, np.ndarray] | None:
+def _sparse(assembled: Assembled, cutoff: float) -> tuple[float, np.ndarray] | None:
     factor = QuasiDefinite(assembled)
     size = _largest_eigenvalue(assembled)
-    width = 4
+    width = min(_BLOCK, assembled.order)
     while True:
         values, vectors = factor.smallest(width, _STEPS)
         if not np.isfinite(values).all():
@@ -81,7 +87,7 @@ def _sparse(assembled: Assembled) -> tuple[float, np.ndarray] | None:
         if _CLEAR[0] * size < values.min() < _CLEAR[1] * size:
             # Factored without pivoting, null vectors come out to 1e−8 or so only where pivots grow.
             values, vectors = _shifted(assembled, width, size)
-        null = values <= RANK_CUTOFF * size
+        null = values <= cutoff * size
         if not null.all() or width >= min(_LARGEST_BLOCK, assembled.order):
             return float(values.min() / size), vectors[:, null]
         width = min(4 * width, _LARGEST_BLOCK, assembled.order)  # the null space may be wider than the block

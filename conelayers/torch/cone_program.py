@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from conelayers.cones import Cones, as_cones
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
-from conelayers.names import Names
+from conelayers.names import Names, Naming
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, ParametricProgram
 from conelayers.program import Pattern, Structure
@@ -169,7 +170,7 @@ def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadr
         outputs=(),
         maximize=False,
         gp=False,
-        names=Names.of_rows(n, m),
+        naming=Naming(partial(Names.of_rows, n, m)),
         logarithmic=np.zeros(size, dtype=bool),
     )
 
