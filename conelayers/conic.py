@@ -12,7 +12,7 @@ import qdldl
 import scipy.sparse as sp
 
 from conelayers.certificate import Certificates
-from conelayers.certify import certify, snapped
+from conelayers.certify import certify
 from conelayers.cones import Cones, Selection, as_cones, as_selection
 from conelayers.derivative import Linearization
 from conelayers.errors import Status
@@ -99,7 +99,7 @@ def solve_and_differentiate(
     Returns a ConeSolution. Raises ValueError for bad data (naming the argument), SolveError for a program without a
     solution. The derivative: Agrawal et al., "Differentiating through a cone program" (2019), solved directly.
     """
-    watch_policy, chosen_element = as_singular(singular), as_selection(selection)
+    policies = as_singular(singular), as_selection(selection)
     cones = as_cones(cones)
     q = _vector("q", q, None)
     n = q.size
@@ -136,10 +136,8 @@ def solve_and_differentiate(
         program, plan, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward
     )
     raise_or_warn(solution)
-    watch = Watch(watch_policy, Naming(partial(Names.of_rows, structure.n, structure.m)))
-    if chosen_element is not Selection.DEFAULT:
-        solution, linearization = snapped(solution, linearization)
-    linearization = watch.over(linearization.select(chosen_element), solution)
+    watch = Watch(*policies, Naming(partial(Names.of_rows, structure.n, structure.m)))
+    solution, linearization = watch.over(solution, linearization)
     return _single(structure, solution, linearization)
 
 

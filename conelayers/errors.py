@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,8 +16,20 @@ __all__ = [
     "SingularDerivativeWarning",
     "SolveError",
     "Status",
+    "as_member",
     "usable_mask",
 ]
+
+_Choice = TypeVar("_Choice", bound=Enum)
+
+
+def as_member(kind: type[_Choice], name: str, value: object) -> _Choice:
+    """A member of an enumeration from itself or its string. Raises ValueError naming the argument and the strings."""
+    try:
+        return kind(value)
+    except ValueError:
+        members = ", ".join(repr(member.value) for member in kind)
+        raise ValueError(f"{name}: got {value!r}, expected one of {members}") from None
 
 
 class Status(Enum):

@@ -11,7 +11,6 @@ import numpy as np
 
 from conelayers.canonicalize import canonicalize
 from conelayers.certificate import Certificates
-from conelayers.certify import snapped
 from conelayers.cones import Selection, as_selection
 from conelayers.derivative import Linearization
 from conelayers.layer_solution import LayerSolution
@@ -71,7 +70,7 @@ class Layer:
         selection: Selection | str = Selection.DEFAULT,
         smoothing: Smoothing | None = None,
     ) -> None:
-        self._singular, self.selection, self.smoothing = as_singular(singular), as_selection(selection), smoothing
+        self._policies, self.smoothing = (as_singular(singular), as_selection(selection)), smoothing
         if smoothing is not None and not isinstance(smoothing, Smoothing):
             raise TypeError(
                 f"smoothing: got {type(smoothing).__name__}, expected None, LPGD(tau=…) or ProximalSmoothing(temperature=…)"
@@ -101,7 +100,7 @@ class Layer:
     ) -> Layer:
         """A layer of a program that is in conic form already."""
         layer = object.__new__(cls)
-        layer._singular, layer.selection, layer.smoothing = Singular.WARN, Selection.DEFAULT, None
+        layer._policies, layer.smoothing = (Singular.WARN, Selection.DEFAULT), None
         arguments = layer._choose(solver, solver_args or {}, warm_start)
         layer._compilation, layer._source = {}, None
         layer._take(compiled, arguments)
@@ -120,6 +119,11 @@ class Layer:
         self._start_afresh()
 
     @property
+    def selection(self) -> Selection:
+        """The Clarke element that is taken at kinks."""
+        return self._policies[1]
+
+    @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
         """Name and shape of each parameter, in the order in which values are passed."""
         return self._compiled.parameters
@@ -136,7 +140,7 @@ class Layer:
     def _start_afresh(self) -> None:
         """What a layer remembers of its calls."""
         self._last = threading.local()
-        self._watch = Watch(self._singular, self._compiled.naming)
+        self._watch = Watch(*self._policies, self._compiled.naming)
         self._observers: list[Observer] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
@@ -259,7 +263,7 @@ class Layer:
         x, y, s = scaling.scale(np.zeros_like(program.q), y, s)
         point = evaluate(presolved.whole, x, y - s)
         made = Linearization(presolved, point, scaling, self._default_arguments.jobs_backward)
-        return self._watch.over(made.select(self.selection), None)
+        return self._watch.over_point(made)
 
     def _solve(self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None) -> LayerSolution:
         if solver_args:
@@ -274,10 +278,8 @@ class Layer:
         fits = last is not None and last.x.shape[1:] == program.q.shape[1:] and last.y.shape[1:] == program.b.shape[1:]
         start = WarmStart.of(last, program.batch) if last is not None and fits else None
         plan = Plan(solver, arguments.for_solver(solver), (arguments.method or self._solver) is not None)
-        solution, linearization = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
-        if self.selection is not Selection.DEFAULT:
-            solution, linearization = snapped(solution, linearization)
-        linearization = self._watch.over(linearization.select(self.selection), solution)
+        solved = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
+        solution, linearization = self._watch.over(*solved)
         if warm and solution.x.size:
             self._last.solution = solution
         values = [o.value(solution.x, solution.y) for o in compiled.outputs]
@@ -304,7 +306,7 @@ class Layer:
     ) -> Base:
         """What a smoothed derivative needs to solve perturbed problems."""
 
-        resolver = Resolver(plan, arguments.jobs_forward, arguments.jobs_backward, self._watch, self.selection)
+        resolver = Resolver(plan, arguments.jobs_forward, arguments.jobs_backward, self._watch)
         return Base(program, solution, compiled.naming, resolver)
 
     def jvp(

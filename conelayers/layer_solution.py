@@ -16,7 +16,7 @@ from conelayers.errors import Status
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.program import Residuals, Solution
-from conelayers.smoothing import LPGD, Adjoint, Base, Smoothing
+from conelayers.smoothing import Adjoint, Base, Smoothing
 from conelayers.solve import raise_or_warn
 
 __all__ = ["LayerSolution"]
@@ -279,7 +279,8 @@ class LayerSolution:
         rows = [v.shape[1] for v in values]
         batch, count = x.shape[0], sum(spec.size for spec in specs)
         J = np.zeros((batch, sum(rows), count))
-        if sum(rows) <= count or isinstance(self._smoothing, LPGD):
+        forward = self._smoothing is None or self._smoothing.forward_mode
+        if sum(rows) <= count or not forward:
             first = 0
             for o, value in zip(outputs, values, strict=True):
                 for k in range(value.shape[1]):

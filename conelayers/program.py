@@ -7,7 +7,7 @@ subject to A x + s = b, s ∈ K     subject to P x + Aᵀy + q = 0, y ∈ K*
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
 
@@ -275,6 +275,16 @@ class Structure:
         return _THREADS_FROM < self.n + self.m <= _THREADS_UP_TO
 
     @cached_property
+    def with_diagonal(self) -> tuple[Structure, np.ndarray, np.ndarray]:
+        """The structure whose P holds the whole diagonal, where the entries of this P are in it, and where the diagonal is."""
+        P, n = self.P, self.n
+        own, diagonal = P.cols * n + P.rows, np.arange(n) * (n + 1)
+        entries = np.union1d(own, diagonal)
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(entries // n, minlength=n))])
+        wider = replace(self, P=Pattern((n, n), entries % n, indptr))
+        return wider, np.searchsorted(entries, own), np.searchsorted(entries, diagonal)
+
+    @cached_property
     def singletons(self) -> tuple[np.ndarray, np.ndarray]:
         """The rows of A with one stored entry, and its column."""
         order, starts = self.A.by_row
@@ -311,6 +321,14 @@ class ConeProgram:
         return ConeProgram(
             self.structure, part(self.P, index), self.q[index], part(self.A, index), self.b[index], operators
         )
+
+    def add_to_diagonal(self, diagonal: np.ndarray) -> ConeProgram:
+        """The program with P + diag(diagonal), for diagonal (n,)."""
+        structure, own, on_diagonal = self.structure.with_diagonal
+        values = np.zeros((self.P.shape[0], structure.P.nnz))
+        values[:, own] = self.P
+        values[:, on_diagonal] += diagonal
+        return ConeProgram(structure, values, self.q, self.A, self.b)
 
     @cached_property
     def P_operator(self) -> BatchOperator:

@@ -1,4 +1,4 @@
-"""What is done where the derivative's linear system is singular and what was asked for feels it."""
+"""A layer's policies for its derivative: which Clarke element is taken at kinks, and what is done where the linear system is singular."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any, final
 import numpy as np
 
 from conelayers.certificate import Certificate
-from conelayers.certify import certify
+from conelayers.certify import certify, snapped
+from conelayers.cones import Selection
 from conelayers.derivative import Linearization, Trouble
-from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning
+from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning, as_member
 from conelayers.names import Naming
 from conelayers.program import Solution
 
@@ -33,25 +34,28 @@ class Singular(Enum):
 
 def as_singular(value: Singular | str) -> Singular:
     """A Singular from itself or its string. Raises ValueError naming the strings."""
-    try:
-        return Singular(value)
-    except ValueError:
-        names = ", ".join(repr(s.value) for s in Singular)
-        raise ValueError(f"singular: got {value!r}, expected one of {names}") from None
+    return as_member(Singular, "singular", value)
 
 
 @final
 @dataclass(frozen=True)
 class Watch:
-    """The policy of a layer, and the causes that it has warned of already."""
+    """The policies of a layer, and the causes that it has warned of already."""
 
     policy: Singular
+    selection: Selection
     naming: Naming
     seen: set[Any] = field(default_factory=set)
 
-    def over(self, linearization: Linearization, solution: Solution | None) -> Linearization:
-        """The linearization with this policy; ``solution`` is what it was made at, if that is known."""
-        return replace(linearization, on_trouble=partial(self._tell, solution))
+    def over(self, solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
+        """A solution and its linearization under these policies."""
+        if self.selection is not Selection.DEFAULT:
+            solution, linearization = snapped(solution, linearization)
+        return solution, self.over_point(linearization, solution)
+
+    def over_point(self, linearization: Linearization, solution: Solution | None = None) -> Linearization:
+        """The linearization alone; ``solution`` is what it was made at, if that is known."""
+        return replace(linearization.select(self.selection), on_trouble=partial(self._tell, solution))
 
     def _tell(self, solution: Solution | None, linearization: Linearization, trouble: Trouble) -> None:
         if self.policy is Singular.LEAST_SQUARES:

@@ -11,17 +11,15 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, final
-from weakref import WeakKeyDictionary
+from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 
-from conelayers.cones import Selection
 from conelayers.derivative import Linearization
 from conelayers.errors import SolveError
 from conelayers.names import Naming
 from conelayers.plan import Plan
-from conelayers.program import ConeProgram, Pattern, Solution, Structure
+from conelayers.program import ConeProgram, Solution
 from conelayers.singular import Watch
 from conelayers.solve import Solved, WarmStart, solve_batch
 from conelayers.solvers import Settings, choose_solver
@@ -57,15 +55,13 @@ class Resolver:
     jobs_forward: int
     jobs_backward: int
     watch: Watch
-    selection: Selection
 
     def __call__(self, program: ConeProgram, start: WarmStart) -> Solved:
         """The solutions, from ``start``, and the solution map linearized there."""
         plan = self.plan
         if program.structure.P.nnz and not plan.solver.quadratic:
             plan = Plan(choose_solver(None, program.structure.cones, True, frozenset()), Settings(), False)
-        solution, linearization = solve_batch(program, plan, self.jobs_forward, start, self.jobs_backward)
-        return Solved(solution, self.watch.over(linearization.select(self.selection), solution))
+        return Solved(*self.watch.over(*solve_batch(program, plan, self.jobs_forward, start, self.jobs_backward)))
 
 
 @final
@@ -111,7 +107,12 @@ class Base:
 
 
 class Smoothing(ABC):
-    """A named replacement of the derivative; the solution itself is the exact one."""
+    """A named replacement of the derivative; the solution itself is the exact one.
+
+    ``forward_mode``: whether there is a smoothed problem that ``linearized`` gives.
+    """
+
+    forward_mode: ClassVar[bool]
 
     @abstractmethod
     def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
@@ -144,6 +145,8 @@ class LPGD(Smoothing):
     constants' conventions are those written here. There is no forward mode and no second derivative.
     """
 
+    forward_mode: ClassVar[bool] = False
+
     tau: float
     rho: float = 0.0
     side: str = "both"
@@ -160,7 +163,7 @@ class LPGD(Smoothing):
         signs = {"both": (1, -1), "lower": (1,), "upper": (-1,)}[self.side]
         anchored = program
         if self.rho > 0:
-            anchored = add_to_diagonal(program, np.full(program.structure.n, self.rho))
+            anchored = program.add_to_diagonal(np.full(program.structure.n, self.rho))
             anchored = replace(anchored, q=program.q - self.rho * solution.x)
         moved = base.solve(
             _repeated(
@@ -199,6 +202,8 @@ class ProximalSmoothing(Smoothing):
     the logarithms. Costs one solve and one factorization. The engine has its forward mode; the adapters' is reverse only.
     """
 
+    forward_mode: ClassVar[bool] = True
+
     temperature: float
 
     def __post_init__(self) -> None:
@@ -213,31 +218,11 @@ class ProximalSmoothing(Smoothing):
 
     def linearized(self, base: Base) -> Smoothed:
         def make() -> Smoothed:
-            program = add_to_diagonal(base.program, self.temperature * base.squares())
+            program = base.program.add_to_diagonal(self.temperature * base.squares())
             solution, linearization = base.solve(program, repr(self))
             return Smoothed(solution.x, solution.y, linearization)
 
         return base.once(self, make)
-
-
-_DIAGONAL: WeakKeyDictionary[Structure, tuple[Structure, np.ndarray, np.ndarray]] = WeakKeyDictionary()
-
-
-def add_to_diagonal(program: ConeProgram, diagonal: np.ndarray) -> ConeProgram:
-    """The program with P + diag(diagonal), for diagonal (n,), whose pattern holds the whole diagonal."""
-    known = _DIAGONAL.get(program.structure)
-    if known is None:
-        P, n = program.structure.P, program.structure.n
-        own, on = P.cols * n + P.rows, np.arange(n) * (n + 1)
-        keys = np.union1d(own, on)
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(keys // n, minlength=n))]).astype(np.int64)
-        wider = replace(program.structure, P=Pattern((n, n), (keys % n).astype(np.int64), indptr))
-        known = _DIAGONAL[program.structure] = wider, np.searchsorted(keys, own), np.searchsorted(keys, on)
-    structure, places, on_diagonal = known
-    values = np.zeros((program.P.shape[0], structure.P.nnz))
-    values[:, places] = program.P
-    values[:, on_diagonal] += diagonal
-    return ConeProgram(structure, values, program.q, program.A, program.b)
 
 
 def _repeated(program: ConeProgram, q: np.ndarray, b: np.ndarray) -> ConeProgram:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from conelayers.errors import as_member
+
 __all__ = ["Selection", "as_selection", "between"]
 
 
@@ -24,11 +26,7 @@ class Selection(Enum):
 
 def as_selection(value: Selection | str) -> Selection:
     """A Selection from itself or its string. Raises ValueError naming the strings."""
-    try:
-        return Selection(value)
-    except ValueError:
-        names = ", ".join(repr(s.value) for s in Selection)
-        raise ValueError(f"selection: got {value!r}, expected one of {names}") from None
+    return as_member(Selection, "selection", value)
 
 
 def between(low: Any, high: Any, selection: Selection) -> Any:
