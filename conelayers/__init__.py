@@ -23,9 +23,9 @@ from conelayers.errors import (
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.monitor import Monitor, Step
-from conelayers.program import Residuals
 from conelayers.singular import Singular
 from conelayers.smoothing import LPGD, ProximalSmoothing
+from conelayers.solution import Residuals
 
 __all__ = [
     "LPGD",

@@ -16,7 +16,7 @@ from typing import final, overload
 import numpy as np
 
 from conelayers.errors import Status
-from conelayers.program import Residuals
+from conelayers.solution import Residuals
 
 __all__ = ["Certificate", "Certificates", "Verdict"]
 
@@ -74,7 +74,8 @@ class Certificate:
     residual F or of its rounding errors, would change there, and 1e−12 of ‖v‖.
 
     smallest_singular_value, condition: of J(D) for the element D that was chosen, in the equilibrated units. nullity: the
-    dimension of its null space (of a large one, at least that). linear_residual: the relative residual with which J is solved for a random right-hand side.
+    dimension of its null space (of a large one, at least that). linear_residual: the relative residual with which J is solved for a
+    random right-hand side.
 
     second_order, nondegenerate: the two conditions of strong regularity, P dx = 0 and D_min A dx = 0 only for dx = 0, and Aᵀw = 0
     with w ∈ ker(I − D_max) only for w = 0; None where they were not tested. Together they say that every element is invertible.
@@ -115,12 +116,10 @@ class Certificate:
         said = []
         if not self.converged:
             said.append(f"The point did not converge, and no derivative is certified at it. {self.status.advice}")
-        weak = (
-            f", once {_some(self.kink_constraints)} (weakly active) no longer counts" if self.kink_constraints else ""
-        )
         if self.second_order is False:
-            if self.verdict is Verdict.LEAST_SQUARES:
-                weak = ""
+            weak = ""
+            if self.kink_constraints and self.verdict is not Verdict.LEAST_SQUARES:
+                weak = f", once {_some(self.kink_constraints)} (weakly active) no longer counts"
             along = f" along {_some(self.variables)}" if self.variables else ""
             said.append(
                 f"The minimizer is not unique{along}{weak}, or held there by terms of higher order only: add a small quadratic term "
@@ -193,12 +192,6 @@ class Certificates(Sequence[Certificate]):
 
     def __len__(self) -> int:
         return len(self._members)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Certificates) and self._members == other._members
-
-    def __hash__(self) -> int:
-        return hash(self._members)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

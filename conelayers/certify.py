@@ -36,8 +36,9 @@ from conelayers.derivative import Linearization
 from conelayers.errors import Status, usable_mask
 from conelayers.kkt import null_space
 from conelayers.names import Names
-from conelayers.program import Residuals, Solution, largest
+from conelayers.program import largest
 from conelayers.residual import apply_jacobian, apply_jacobian_transpose, evaluate
+from conelayers.solution import Solution
 
 __all__ = ["Kinks", "certify", "kink_margins", "snapped"]
 
@@ -70,16 +71,14 @@ def kink_margins(cones: Cones, v: np.ndarray) -> np.ndarray:
 
 def snapped(solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
     """With v exactly 0 in the blocks that lie on the kink there: which element is selected must not depend on rounding."""
-    kept = np.flatnonzero(usable_mask(solution.status))
+    usable = np.flatnonzero(usable_mask(solution.status))
     cones, point = linearization.program.structure.cones, linearization.point
-    if not kept.size or not cones.dimension:
+    if not usable.size or not cones.dimension:
         return solution, linearization
-    tolerances = np.zeros((len(solution.status), cones.block_starts.size))
-    tolerances[kept] = Kinks.of(linearization.take(kept)).tolerances
-    lengths = np.diff(np.append(cones.block_starts, cones.dimension))
-    sizes = np.maximum.reduceat(np.abs(point.v), cones.block_starts, axis=1)
-    held = np.isinf(cones.extremes(point.v, np.zeros_like(point.v))[2][:, cones.block_starts])  # equalities
-    zero = np.repeat((sizes <= tolerances) & ~held, lengths, axis=1)
+    kinks = Kinks.of(linearization.take(usable))
+    sizes = np.maximum.reduceat(np.abs(point.v[usable]), cones.block_starts, axis=1)
+    zero = np.zeros(point.v.shape, dtype=bool)
+    zero[usable] = np.repeat(kinks.blocks & (sizes <= kinks.tolerances), cones.block_sizes, axis=1)
     if not zero.any():
         return solution, linearization
     moved = evaluate(linearization.program, point.x, np.where(zero, 0.0, point.v))
@@ -141,7 +140,7 @@ def _certificate(
         if structure.cones.curved:
             cutoff = float(np.clip(10 * kinks.accuracy, _LEAST_CUTOFF, _LARGEST_CUTOFF))
         low, high = (null_space(linearization.presolved, D, 0, cutoff) for D in (kinks.low, kinks.high))
-        conditions = None if low is None or high is None else _Conditions.of(linearization, names, low.dx, high.dy)
+        conditions = None if low is None or high is None else _Conditions.of(linearization, names, low[0], high[1])
     elif residual > _SOLVED:
         conditions = None
     known = conditions or _Conditions(None, None, np.zeros(structure.n), np.zeros(structure.m))
@@ -151,7 +150,7 @@ def _certificate(
     return Certificate(
         verdict=_verdict(singular, at_kinks, known, solution.status[i]),
         status=solution.status[i],
-        residuals=_residuals(solution, i),
+        residuals=solution.residuals.take(i),
         margin=float(np.min(margins, initial=np.inf)),
         margins=margins,
         tolerances=kinks.tolerances * ratio,
@@ -165,7 +164,7 @@ def _certificate(
         determined=not singular or known.second_order is True,
         variables=names.columns(known.moving),
         constraints=names.rows(known.dependent),
-        kink_constraints=names.rows(_spread(kinks.blocks, structure.cones)),
+        kink_constraints=names.rows(np.repeat(kinks.blocks.astype(float), structure.cones.block_sizes)),
     )
 
 
@@ -209,21 +208,7 @@ def _chosen_null_space(linearization: Linearization) -> tuple[np.ndarray, np.nda
     if not factorization.singular[0]:
         return np.zeros((0, structure.n)), np.zeros((0, structure.m))
     known = factorization.null_vectors(0)
-    if known is not None:
-        return known
-    found = null_space(linearization.presolved, linearization.point.element, 0)
-    return None if found is None else (found.dx, found.dy)
-
-
-def _spread(blocks: np.ndarray, cones: Cones) -> np.ndarray:
-    """Flags of blocks on all of their rows."""
-    lengths = np.diff(np.append(cones.block_starts, cones.dimension))
-    return np.repeat(blocks.astype(float), lengths)
-
-
-def _residuals(solution: Solution, i: int) -> Residuals:
-    r = solution.residuals
-    return Residuals(r.primal[i], r.dual[i], r.gap[i], r.cone[i])
+    return null_space(linearization.presolved, linearization.point.element, 0) if known is None else known
 
 
 def _without_solution(solution: Solution, i: int, cones: Cones) -> Certificate:
@@ -231,7 +216,7 @@ def _without_solution(solution: Solution, i: int, cones: Cones) -> Certificate:
     return Certificate(
         verdict=Verdict.UNCERTIFIED,
         status=solution.status[i],
-        residuals=_residuals(solution, i),
+        residuals=solution.residuals.take(i),
         margin=np.nan,
         margins=np.full(blocks, np.nan),
         tolerances=np.full(blocks, np.nan),

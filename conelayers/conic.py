@@ -18,8 +18,9 @@ from conelayers.derivative import Linearization
 from conelayers.errors import Status
 from conelayers.names import Names, Naming
 from conelayers.plan import Plan
-from conelayers.program import ConeProgram, Pattern, Residuals, Solution, Structure
+from conelayers.program import ConeProgram, Pattern, Structure
 from conelayers.singular import Singular, Watch, as_singular
+from conelayers.solution import Residuals, Solution
 from conelayers.solve import raise_or_warn, solve_batch
 from conelayers.solvers import choose_solver, parse_solver_args
 
@@ -151,13 +152,12 @@ def _is_positive_semidefinite(P: sp.csc_array) -> bool:
 
 
 def _single(structure: Structure, solution: Solution, linearization: Linearization) -> ConeSolution:
-    r = solution.residuals
     return ConeSolution(
         x=solution.x[0],
         y=solution.y[0],
         s=solution.s[0],
         status=solution.status[0],
-        residuals=Residuals(r.primal[0], r.dual[0], r.gap[0], r.cone[0]),
+        residuals=solution.residuals.take(0),
         _structure=structure,
         _solution=solution,
         _linearization=linearization,

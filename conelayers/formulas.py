@@ -210,6 +210,11 @@ class Formulas:
         """The gradient of leftᵀ A right with respect to φ."""
         return self.A.matrix.transposed_times(self.A_entries.outer(left, right))
 
+    def gradient(self, x: Array, y: Array, lam: Array, mu: Array) -> Array:
+        """With respect to φ (B, ·), of what has the adjoint λ, μ: dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ, dP = −½(λxᵀ + xλᵀ)."""
+        gradient = self.A_gradient(mu, x) - self.A_gradient(y, lam) - self.P_gradient(lam, x)
+        return gradient - self.q.matrix.transposed_times(lam) - self.b.matrix.transposed_times(mu)
+
 
 def _matrix(ops: Operations, matrix: sp.csr_array) -> _Sparse:
     coo = matrix.tocoo()

@@ -18,11 +18,12 @@ from conelayers.parameters import Batch, ParameterSpec, check_values, combine_ba
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan
 from conelayers.presolve import presolve
-from conelayers.program import ConeProgram, Solution
+from conelayers.program import ConeProgram
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
 from conelayers.singular import Singular, Watch, as_singular
 from conelayers.smoothing import LPGD, Base, Resolver, Smoothing
+from conelayers.solution import Solution
 from conelayers.solve import WarmStart, solve_batch
 from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 

@@ -15,8 +15,8 @@ from conelayers.derivative import Linearization, NullTest
 from conelayers.errors import Status
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
-from conelayers.program import Residuals, Solution
 from conelayers.smoothing import Adjoint, Base, Smoothing
+from conelayers.solution import Residuals, Solution
 from conelayers.solve import raise_or_warn
 
 __all__ = ["LayerSolution"]
@@ -115,7 +115,7 @@ class LayerSolution:
     def residuals(self) -> Residuals:
         """The relative errors in the optimality conditions, recomputed from the data."""
         r = self._solution.residuals
-        return r if self._batch.batched else Residuals(r.primal[0], r.dual[0], r.gap[0], r.cone[0])
+        return r if self._batch.batched else r.take(0)
 
     @property
     def value(self) -> np.ndarray:

@@ -31,9 +31,10 @@ _ROUNDING = 1e-7  # of 1 + ‖S‖: movements up to this are taken for none
 class Step:
     """One step of training. Norms are Euclidean, over the whole batch.
 
-    index: the number of the call among those of its batch size and thread, repetitions not counted. size: ‖Δ‖. seen: ‖S(θ + Δ) − S(θ)‖. predicted: ‖DΔ‖ with the derivative at θ. error:
-    ‖S(θ + Δ) − S(θ) − DΔ‖/max(seen, predicted), 0 where both are rounding. jumps: how many instances of the batch jumped. margin: the
-    smallest distance from a kink at θ + Δ, over the batch and the blocks of the cone.
+    index: the number of the call among those of its batch size and thread, repetitions not counted. size: ‖Δ‖. seen:
+    ‖S(θ + Δ) − S(θ)‖. predicted: ‖DΔ‖ with the derivative at θ. error: ‖S(θ + Δ) − S(θ) − DΔ‖/max(seen, predicted), 0 where both are
+    rounding. jumps: how many instances of the batch jumped. margin: the smallest distance from a kink at θ + Δ, over the batch and the
+    blocks of the cone.
     """
 
     index: int
@@ -63,8 +64,8 @@ class Monitor:
 
     Calls are compared with the ones before them of the same batch size in the same thread: a step's Δ is the change of all parameter
     values, so the instances should be the same ones from step to step; calls that change nothing do not count, nor those of which some
-    instances have no solution. It costs a solve with a
-    factorization that the gradient needs as well, and a projection. ``steps`` holds what was seen, ``plot()`` draws it.
+    instances have no solution. It costs a solve with a factorization that the gradient needs as well, and a projection. ``steps``
+    holds what was seen, ``plot()`` draws it.
     """
 
     def __init__(self, layer: Any, *, every: int = 1, jump: float = 10.0) -> None:

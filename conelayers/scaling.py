@@ -112,8 +112,7 @@ def _norms(structure: Structure, P: np.ndarray, A: np.ndarray) -> tuple[np.ndarr
     if structure.P.nnz:
         cols = np.maximum(cols, structure.P.column_maxima(P))
     if blocks.size < cones.dimension:
-        sizes = np.diff(np.append(blocks, cones.dimension))
-        rows = np.repeat(Segments(blocks, cones.dimension).maxima(rows), sizes, axis=1)
+        rows = np.repeat(Segments(blocks, cones.dimension).maxima(rows), cones.block_sizes, axis=1)
     return cols, rows
 
 

@@ -16,7 +16,7 @@ from conelayers.cones import Selection
 from conelayers.derivative import Linearization, Trouble
 from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning, as_member
 from conelayers.names import Naming
-from conelayers.program import Solution
+from conelayers.solution import Solution
 
 __all__ = ["Singular", "Watch", "as_singular"]
 

@@ -19,8 +19,9 @@ from conelayers.derivative import Linearization
 from conelayers.errors import SolveError
 from conelayers.names import Naming
 from conelayers.plan import Plan
-from conelayers.program import ConeProgram, Solution
+from conelayers.program import ConeProgram
 from conelayers.singular import Watch
+from conelayers.solution import Solution
 from conelayers.solve import Solved, WarmStart, solve_batch
 from conelayers.solvers import Settings, choose_solver
 

@@ -16,11 +16,12 @@ from conelayers.newton import polish
 from conelayers.parallel import one_blas_thread
 from conelayers.plan import Plan
 from conelayers.presolve import Presolved, presolve
-from conelayers.program import ConeProgram, Residuals, Solution
+from conelayers.program import ConeProgram
 from conelayers.residual import Point, evaluate
 from conelayers.routes import Previous, Route
 from conelayers.scaling import Scaling, equilibrate_program
 from conelayers.small_quadratic import SmallQuadratic
+from conelayers.solution import Residuals, Solution
 
 __all__ = ["Solved", "WarmStart", "raise_or_warn", "solve_batch"]
 

@@ -133,7 +133,7 @@ def main(picture: str, steps: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", default="limit_cycle.png", help="where the picture goes")
+    parser.add_argument("--picture", default="limit_cycle.png", help="where the picture goes")
     parser.add_argument("--steps", type=int, default=10_000, help="iterations of each run")
     arguments = parser.parse_args()
-    main(arguments.out, arguments.steps)
+    main(arguments.picture, arguments.steps)

@@ -143,7 +143,7 @@ def main(picture: str, steps: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", default="lorenz.png", help="where the picture goes")
+    parser.add_argument("--picture", default="lorenz.png", help="where the picture goes")
     parser.add_argument("--steps", type=int, default=4500, help="steps of the chaotic run")
     arguments = parser.parse_args()
-    main(arguments.out, arguments.steps)
+    main(arguments.picture, arguments.steps)

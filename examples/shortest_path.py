@@ -113,7 +113,7 @@ def draw(picture: str, curves: dict[str, list[float]]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", default="shortest_path.png", help="where the picture goes")
+    parser.add_argument("--picture", default="shortest_path.png", help="where the picture goes")
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training paths")
     arguments = parser.parse_args()
-    main(arguments.out, arguments.epochs)
+    main(arguments.picture, arguments.epochs)

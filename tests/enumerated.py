@@ -13,9 +13,10 @@ from conelayers.cones.psd import matrix_to_svec, svec_to_matrix
 from conelayers.derivative import Linearization
 from conelayers.errors import Status
 from conelayers.presolve import presolve
-from conelayers.program import ConeProgram, Pattern, Residuals, Solution, Structure
+from conelayers.program import ConeProgram, Pattern, Structure
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
+from conelayers.solution import Residuals, Solution
 
 SINGULAR = 1e-9
 

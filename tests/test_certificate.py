@@ -18,6 +18,7 @@ import conelayers.jax
 import conelayers.torch
 from conelayers import LPGD, Certificate, Cones, Layer, Status, Verdict, solve_and_differentiate
 from conelayers.certify import certify
+from conelayers.kkt import factorize, null_space
 from conelayers.names import Names
 from conelayers.residual import evaluate
 
@@ -263,23 +264,22 @@ def test_adapters_take_what_their_calls_take() -> None:
 
 
 def test_it_never_runs_unless_asked(monkeypatch) -> None:
-    import conelayers.certify as module
-
-    monkeypatch.setattr(module, "null_space", lambda *_: pytest.fail("a rank test was made"))
+    for name in ("null_space", "Kinks"):
+        monkeypatch.setattr(f"conelayers.certify.{name}", lambda *_: pytest.fail("a certificate was made"))
     solution = box_layer().solve(np.array([0.2, 0.3, 0.0]))
     solution.vjp(np.ones(3))
     solution.jvp(np.ones(3))
 
 
-def test_at_most_three_factorizations(monkeypatch) -> None:
-    import conelayers.certify as module
-
-    made = []
-    original = module.null_space
-    monkeypatch.setattr(module, "null_space", lambda *args: made.append(1) or original(*args))
-    solution = box_layer().solve(np.array([0.2, 0.3, 0.0]))
-    solution.certify()
-    assert len(made) == 2  # D_min and D_max, beside the derivative's own
+@pytest.mark.parametrize(("value", "tests"), [([0.2, 0.3, 0.0], 2), ([0.2, 0.3, 0.1], 0)])
+def test_at_most_three_factorizations(value, tests: int, monkeypatch) -> None:
+    """The derivative's own, kept if it is at hand, and one each for D_min and D_max where there are kinks."""
+    ranks, factors = [], []
+    monkeypatch.setattr("conelayers.certify.null_space", lambda *a: ranks.append(1) or null_space(*a))
+    monkeypatch.setattr("conelayers.derivative.factorize", lambda *a: factors.append(1) or factorize(*a))
+    box_layer().certify(np.array(value))
+    assert len(ranks) == tests
+    assert len(factors) <= 1
 
 
 @pytest.mark.parametrize("nonsymmetric", [False, True])

@@ -186,21 +186,23 @@ def well_posed(smoothing=None, **options) -> tuple[Layer, list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("side", ["both", "lower", "upper"])
-@pytest.mark.parametrize("rho", [0.0, 1e-3])
-def test_lpgd_tends_to_the_exact_gradient(side: str, rho: float) -> None:
+def test_lpgd_tends_to_the_exact_gradient(side: str) -> None:
+    """From one side with an error of τ. From both it is exact while no constraint changes sides: a quadratic program's solution moves linearly.
+
+    What ρ does is compared with diffcp's below.
+    """
     exact, values = well_posed()
     cotangents = [np.array([1.0, -0.5, 0.3]), np.array([0.2, 1.0])]
     expected = exact.solve(*values).vjp(*cotangents)
     errors = []
     for tau in (1e-2, 1e-3):
-        layer, _ = well_posed(LPGD(tau=tau, rho=0.0, side=side))
+        layer, _ = well_posed(LPGD(tau=tau, side=side))
         gradients = layer.solve(*values).vjp(*cotangents)
         errors.append(max(np.abs(a - b).max() for a, b in zip(gradients, expected, strict=True)))
-    assert errors[1] < errors[0] / 5 or errors[1] < 1e-8
-    assert errors[1] < (1e-6 if side == "both" else 5e-2)
-    layer, _ = well_posed(LPGD(tau=1e-3, rho=rho, side=side))
-    held = layer.solve(*values).vjp(*cotangents)
-    assert max(np.abs(a - b).max() for a, b in zip(held, expected, strict=True)) < 5e-2
+    if side == "both":
+        assert max(errors) < 1e-8
+    else:
+        assert errors[0] / errors[1] == pytest.approx(10, rel=0.1)
 
 
 def test_lpgd_of_slacks() -> None:

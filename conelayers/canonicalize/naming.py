@@ -104,7 +104,7 @@ def _follow(
     size = m + n
     # The rows of one cone belong together, also those that hold constants only.
     starts = structure.cones.block_starts
-    firsts = np.repeat(starts, np.diff(np.append(starts, m)))
+    firsts = np.repeat(starts, structure.cones.block_sizes)
     ends = np.concatenate([A.rows[keep], np.arange(m)]), np.concatenate([m + A.cols[keep], firsts])
     graph = sp.coo_array((np.ones(ends[0].size), ends), shape=(size, size))
     count, component = connected_components(graph, directed=False)

@@ -14,23 +14,13 @@ from cvxpy.reductions.solution import Solution as CvxpySolution
 from conelayers.errors import CanonicalizationError
 from conelayers.parametric import OutputSpec
 
-__all__ = ["output_spec", "read_dual", "recovered_duals", "variable_matrices", "variable_matrix"]
+__all__ = ["output_spec", "read_dual", "recovered_duals", "variable_matrices"]
 
 
 def output_spec(
     variable: cp.Variable, problem: cp.Problem, program: Any, reductions: list[tuple[Any, Any]]
 ) -> OutputSpec:
     """The map to one requested variable (or dual variable), as a sparse matrix."""
-    primal = variable.id in {v.id for v in problem.variables()}
-    matrix = variable_matrix(variable, problem, program, reductions)
-    exponential = primal and any(variable.id in r.var_id_map for r, _ in reductions if isinstance(r, Dgp2Dcp))
-    return OutputSpec(variable.name(), tuple(variable.shape), primal, matrix, exponential)
-
-
-def variable_matrix(
-    variable: cp.Variable, problem: cp.Problem, program: Any, reductions: list[tuple[Any, Any]]
-) -> sp.csr_array:
-    """The matrix that reads a variable (its logarithm in a geometric program) off x, or a dual variable off y."""
     primal = variable.id in {v.id for v in problem.variables()}
     length = program.x.size if primal else program.constr_size
 
@@ -48,13 +38,14 @@ def variable_matrix(
         raise CanonicalizationError(
             f"variables: cvxpy's recovery of {variable.name()} is not understood; please report this problem"
         )
-    return matrix
+    exponential = primal and any(variable.id in r.var_id_map for r, _ in reductions if isinstance(r, Dgp2Dcp))
+    return OutputSpec(variable.name(), tuple(variable.shape), primal, matrix, exponential)
 
 
 def variable_matrices(
     variables: list[cp.Variable], program: Any, reductions: list[tuple[Any, Any]]
 ) -> list[sp.csr_array]:
-    """Those of all variables of the problem at once."""
+    """The matrices that read the problem's variables (their logarithms in a geometric program) off x, all at once."""
     length = program.x.size
     probes = [_primals(variables, h, program, reductions) for h in (np.ones(length), np.arange(1.0, length + 1))]
     flat = [[np.asarray(_dense(h), dtype=float).ravel(order="F") for h in probe] for probe in probes]

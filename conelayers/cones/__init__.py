@@ -6,8 +6,9 @@ from conelayers.cones.enumeration import exponential_elements, power_elements
 from conelayers.cones.exponential import Exponential, ExponentialDual
 from conelayers.cones.orthant import Orthant
 from conelayers.cones.power import Power, PowerDual
-from conelayers.cones.product import Cones, ProductElement, as_cones
+from conelayers.cones.product import Cones, ProductElement
 from conelayers.cones.psd import PositiveSemidefinite, matrix_to_svec, svec_to_matrix
+from conelayers.cones.scs import as_cones
 from conelayers.cones.selection import Selection, as_selection
 from conelayers.cones.soc import SecondOrder
 

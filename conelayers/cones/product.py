@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple, final
@@ -18,7 +18,7 @@ from conelayers.cones.psd import PositiveSemidefinite
 from conelayers.cones.selection import Selection, as_selection, between
 from conelayers.cones.soc import SecondOrder
 
-__all__ = ["Cones", "ProductElement", "as_cones"]
+__all__ = ["Cones", "ProductElement"]
 
 _AT_KINK = 1e-9
 
@@ -125,9 +125,14 @@ class Cones:
     @cached_property
     def block_starts(self) -> np.ndarray:
         """The first row of each block that scales as a whole; every row of an orthant is one by itself."""
+        return np.concatenate([[0], np.cumsum(self.block_sizes)])[:-1].astype(np.int64)
+
+    @cached_property
+    def block_sizes(self) -> np.ndarray:
+        """The number of rows of each of them: what is said of blocks is repeated so often to be said of rows."""
         sizes = [1] * (self.zero + self.nonneg) + list(self.soc) + [n * (n + 1) // 2 for n in self.psd]
         sizes += [3] * (self.exp + self.exp_dual + len(self.power))
-        return np.concatenate([[0], np.cumsum(sizes)])[:-1].astype(np.int64)
+        return np.array(sizes, dtype=np.int64)
 
     @property
     def psd_rows(self) -> list[np.ndarray]:
@@ -326,39 +331,3 @@ def _count(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"cones.{name}: got {value!r}, expected an integer ≥ {least}")
     return int(value)
-
-
-_DICT_KEYS = {
-    "z": "zero",
-    "f": "zero",
-    "l": "nonneg",
-    "q": "soc",
-    "s": "psd",
-    "ep": "exp",
-    "ed": "exp_dual",
-    "p": "power",
-}
-
-
-def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:
-    """A Cones from a Cones or from a dict with SCS's keys z (or f), l, q, s, ep, ed, p.
-
-    Raises ValueError naming an unknown key, TypeError for anything that is neither.
-    """
-    if isinstance(cones, Cones):
-        return cones
-    if not isinstance(cones, Mapping):
-        raise TypeError(f"cones: got {type(cones).__name__}, expected conelayers.Cones or a dict with SCS's keys")
-    settings: dict[str, Any] = {}
-    for key, value in cones.items():
-        if key not in _DICT_KEYS:
-            raise ValueError(f"cones: got the key {key!r}, expected one of {', '.join(_DICT_KEYS)}")
-        if value is None:
-            continue
-        field = _DICT_KEYS[key]
-        if field in settings:
-            raise ValueError(f"cones: the keys 'z' and 'f' both give {field}; keep one")
-        if field in ("soc", "psd", "power") and isinstance(value, (int, float, np.number)):
-            value = (value,)
-        settings[field] = tuple(value) if field in ("soc", "psd", "power") else value
-    return Cones(**settings)

@@ -16,7 +16,8 @@ from conelayers.errors import Status
 from conelayers.formulas import Formulas
 from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.operations import formulas_of
-from conelayers.jax.primitives import optimal_value, solve, solve_smoothed
+from conelayers.jax.primitives import optimal_value, solve
+from conelayers.jax.smoothed import solve_smoothed
 from conelayers.layer import Layer
 from conelayers.parameters import batch_sizes, flatten, in_order
 from conelayers.singular import Singular

@@ -20,15 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import ShapedArray
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
-from jax.sharding import PartitionSpec
+from jax.interpreters import ad, batching
 
 from conelayers.formulas import Formulas
 from conelayers.jax.host import HostProgram
+from conelayers.jax.host_primitive import alike, front, host_primitive, mapped_size
 
-__all__ = ["optimal_value", "solve", "solve_smoothed"]
+__all__ = ["optimal_value", "solve"]
 
 Array = jax.Array
 _Pair = tuple[Array, Array]
@@ -46,7 +44,7 @@ def solve(program: HostProgram, phi: Array) -> tuple[Array, Array, Array, Array,
 
 def linear(program: HostProgram, phi: Array, v: Array, r1: Array, r2: Array, transposed: bool) -> _Pair:
     """J⁻¹ or J⁻ᵀ times the right-hand sides r₁ (K, B, n), r₂ (K, B, m)."""
-    phi, v, r1, r2 = _alike(phi, v, r1, r2)
+    phi, v, r1, r2 = alike(phi, v, r1, r2)
     return tuple(_linear_p.bind(phi, v, r1, r2, program=program, transposed=transposed))
 
 
@@ -55,80 +53,12 @@ def derivative(program: HostProgram, v: Array, h: Array) -> Array:
     f = program.formulas
     if f.piecewise:
         return jnp.where((v > 0) | f.free, h, jnp.zeros_like(h))
-    return _derivative_p.bind(*_alike(v, h), program=program)[0]
+    return _derivative_p.bind(*alike(v, h), program=program)[0]
 
 
 def second(program: HostProgram, v: Array, a: Array, c: Array) -> Array:
     """D²Π(v)[a, c] for v, a, c (..., m)."""
-    return _second_p.bind(*_alike(v, a, c), program=program)[0] if program.formulas.cones.curved else jnp.zeros_like(v)
-
-
-def _primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Sequence[tuple[Any, Any]]]) -> Primitive:
-    """A primitive that calls ``host`` with NumPy arrays; ``shapes`` are those of its results, with None for the inputs' dtype."""
-    primitive = Primitive(f"conelayers_{name}")
-    primitive.multiple_results = True
-
-    def impl(*args: Any, **params: Any) -> list[Array]:
-        return [jnp.asarray(h) for h in host(*map(np.asarray, args), **params)]
-
-    def abstract(*avals: Any, **params: Any) -> list[Any]:
-        return [
-            _aval(avals[0], shape, avals[0].dtype if dtype is None else dtype)
-            for shape, dtype in shapes(*avals, **params)
-        ]
-
-    def compiled(*args: Array, **params: Any) -> Sequence[Array]:
-        results = [
-            jax.ShapeDtypeStruct(shape, args[0].dtype if dtype is None else dtype)
-            for shape, dtype in shapes(*args, **params)
-        ]
-
-        dtypes = [a.dtype for a in args]  # the tracers themselves must not outlive the trace
-
-        def call(*arrays: Any) -> tuple[np.ndarray, ...]:
-            given = [np.asarray(a) for a in arrays]
-            if [g.dtype for g in given] != dtypes:
-                raise TypeError(
-                    f"ConeLayer: compiled for {dtypes[0]}, but JAX handed over {given[0].dtype}: its context manager enable_x64 does "
-                    'not reach the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
-                )
-            return tuple(host(*given, **params))
-
-        return jax.pure_callback(call, results, *args)
-
-    primitive.def_impl(impl)
-    primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, mlir.lower_fun(compiled, multiple_results=True))
-    return primitive
-
-
-def _aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """The abstract value of a result that varies over the axes of a shard_map that ``like`` varies over."""
-    if getattr(like, "mat", None) is None or like.sharding.mesh.empty:
-        return ShapedArray(shape, dtype)
-    sharding = like.sharding.update(spec=PartitionSpec(*(None,) * len(shape)))
-    return like.update(shape=shape, dtype=np.dtype(dtype), weak_type=False, sharding=sharding)
-
-
-def _alike(*arrays: Array) -> Sequence[Array]:
-    """The arrays, each varying over all of the axes of a shard_map that one of them varies over."""
-    axes: list[frozenset[str]] = [getattr(getattr(jax.typeof(a), "mat", None), "varying", frozenset()) for a in arrays]
-    union = frozenset().union(*axes)
-    if not union:
-        return arrays
-    return [
-        jax.lax.pcast(a, tuple(sorted(union - own)), to="varying") if union - own else a
-        for a, own in zip(arrays, axes, strict=True)
-    ]
-
-
-def _front(value: Array, dim: int | None, size: int) -> Array:
-    """With the mapped axis in front, also where there is none."""
-    return jnp.broadcast_to(value, (size, *value.shape)) if dim is None else jnp.moveaxis(value, dim, 0)
-
-
-def _size(args: Sequence[Array], dims: Sequence[int | None]) -> int:
-    return next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+    return _second_p.bind(*alike(v, a, c), program=program)[0] if program.formulas.cones.curved else jnp.zeros_like(v)
 
 
 def _known(tangent: Any) -> Any:
@@ -172,13 +102,13 @@ def _right_hand_sides(f: Formulas, dphi: Array, x: Array, y: Array) -> _Pair:
 
 
 def _solve_batch(args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram) -> tuple[Any, Any]:
-    size = _size(args, dims)
-    phi = _front(args[0], dims[0], size)
+    size = mapped_size(args, dims)
+    phi = front(args[0], dims[0], size)
     folded = solve(program, phi.reshape(-1, phi.shape[-1]))
     return [h.reshape(size, phi.shape[1], *h.shape[1:]) for h in folded], [0] * len(folded)
 
 
-_solve_p = _primitive("solve", lambda phi, program: program.solve(phi), _solve_shapes)
+_solve_p = host_primitive("solve", lambda phi, program: program.solve(phi), _solve_shapes)
 ad.primitive_jvps[_solve_p] = _solve_jvp
 batching.primitive_batchers[_solve_p] = _solve_batch
 
@@ -236,13 +166,13 @@ def _linear_transpose(
 def _linear_batch(
     args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram, transposed: bool
 ) -> tuple[Any, Any]:
-    size = _size(args, dims)
+    size = mapped_size(args, dims)
     phi, v, *rs = args
-    r1, r2 = (_front(r, dim, size) for r, dim in zip(rs, dims[2:], strict=True))
+    r1, r2 = (front(r, dim, size) for r, dim in zip(rs, dims[2:], strict=True))
     if dims[0] is None and dims[1] is None:  # more right-hand sides for the same systems
         r1, r2 = (r.reshape(-1, *r.shape[2:]) for r in (r1, r2))
         return [t.reshape(size, -1, *t.shape[1:]) for t in linear(program, phi, v, r1, r2, transposed)], [0, 0]
-    phi, v = (_front(h, dim, size) for h, dim in ((phi, dims[0]), (v, dims[1])))
+    phi, v = (front(h, dim, size) for h, dim in ((phi, dims[0]), (v, dims[1])))
     count, batch = r1.shape[1:3]
     phi, v = (h.reshape(size * batch, h.shape[-1]) for h in (phi, v))
     r1, r2 = (jnp.swapaxes(r, 0, 1).reshape(count, size * batch, r.shape[-1]) for r in (r1, r2))
@@ -250,7 +180,7 @@ def _linear_batch(
     return [t.reshape(count, size, batch, t.shape[-1]) for t in folded], [1, 1]
 
 
-_linear_p = _primitive(
+_linear_p = host_primitive(
     "linear",
     lambda *arrays, program, transposed: program.linear(*arrays, transposed),
     lambda phi, v, r1, r2, **_: [(r1.shape, None), (r2.shape, None)],
@@ -266,8 +196,8 @@ batching.primitive_batchers[_linear_p] = _linear_batch
 def _pointwise_batch(
     function: Callable[..., Array], args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram
 ) -> tuple[Any, Any]:
-    size = _size(args, dims)
-    return [function(program, *(_front(a, dim, size) for a, dim in zip(args, dims, strict=True)))], [0]
+    size = mapped_size(args, dims)
+    return [function(program, *(front(a, dim, size) for a, dim in zip(args, dims, strict=True)))], [0]
 
 
 def _derivative_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: HostProgram) -> tuple[Any, Any]:
@@ -284,7 +214,7 @@ def _derivative_transpose(cts: Sequence[Any], v: Any, h: Any, *, program: HostPr
     return [None, None if type(cts[0]) is ad.Zero else derivative(program, v, cts[0])]
 
 
-_derivative_p = _primitive(
+_derivative_p = host_primitive(
     "derivative", lambda v, h, program: [program.derivative(v, h)], lambda v, h, **_: [(v.shape, None)]
 )
 ad.primitive_jvps[_derivative_p] = _derivative_jvp
@@ -313,59 +243,12 @@ def _second_transpose(cts: Sequence[Any], v: Any, a: Any, c: Any, *, program: Ho
     return [None, None, second(program, v, a, cts[0])]
 
 
-_second_p = _primitive(
+_second_p = host_primitive(
     "second", lambda v, a, c, program: [program.second(v, a, c)], lambda v, a, c, **_: [(v.shape, None)]
 )
 ad.primitive_jvps[_second_p] = _second_jvp
 ad.primitive_transposes[_second_p] = _second_transpose
 batching.primitive_batchers[_second_p] = partial(_pointwise_batch, second)
-
-
-# smoothed derivatives
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def solve_smoothed(program: HostProgram, phi: Array) -> tuple[Array, ...]:
-    """``solve`` with a smoothed derivative in place of the exact one (conelayers/smoothing.py), in reverse mode only."""
-    return solve(program, phi)
-
-
-def _smoothed_forward(program: HostProgram, phi: Array) -> tuple[tuple[Array, ...], Array]:
-    return solve(program, phi), phi
-
-
-def _smoothed_backward(program: HostProgram, phi: Array, cotangents: tuple[Any, ...]) -> tuple[Array]:
-    gx, gy, gs = cotangents[:3]
-    return (program.jitted(_gradient)(*_adjoint_p.bind(*_alike(phi, gx, gy, gs), program=program)),)
-
-
-def _gradient(f: Formulas, x: Array, y: Array, lam: Array, mu: Array) -> Array:
-    """With respect to φ."""
-    gradient = f.A_gradient(mu, x) - f.A_gradient(y, lam) - f.P_gradient(lam, x)
-    return gradient - f.q.matrix.transposed_times(lam) - f.b.matrix.transposed_times(mu)
-
-
-solve_smoothed.defvjp(_smoothed_forward, _smoothed_backward)
-
-
-def _adjoint_jvp(*_: Any, **__: Any) -> Any:
-    raise NotImplementedError("a layer with smoothing= has no second derivatives")
-
-
-def _adjoint_batch(args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram) -> tuple[Any, Any]:
-    size = _size(args, dims)
-    folded = [_front(a, dim, size) for a, dim in zip(args, dims, strict=True)]
-    parts = _adjoint_p.bind(*(a.reshape(-1, a.shape[-1]) for a in folded), program=program)
-    return [h.reshape(size, -1, h.shape[-1]) for h in parts], [0] * len(parts)
-
-
-_adjoint_p = _primitive(
-    "adjoint",
-    lambda *arrays, program: program.adjoint(*arrays),
-    lambda phi, gx, gy, gs, **_: [(h.shape, None) for h in (gx, gy, gx, gy)],
-)
-ad.primitive_jvps[_adjoint_p] = _adjoint_jvp
-batching.primitive_batchers[_adjoint_p] = _adjoint_batch
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

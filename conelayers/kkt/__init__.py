@@ -6,7 +6,7 @@ from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.elimination import EliminatedFactorization
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.krylov import KrylovFactorization
-from conelayers.kkt.rank import NullSpace, null_space
+from conelayers.kkt.rank import null_space
 from conelayers.kkt.sparse import SparseFactorization
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "EliminatedFactorization",
     "Factorization",
     "KrylovFactorization",
-    "NullSpace",
     "Part",
     "SparseFactorization",
     "combine",

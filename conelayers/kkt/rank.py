@@ -1,12 +1,10 @@
-"""How far the reduced KKT matrix K of one element is from being singular, and along what.
+"""The null space of the reduced KKT matrix K of any element, found for its own sake: nothing is solved with it.
 
 The test is made on the equilibrated K, EKE, never on AAᵀ, which squares condition numbers: a symmetric eigendecomposition where
 that is cheap, else block inverse iteration with the factored EKE + δ·diag(I, −I), whose Ritz values bound the smallest |λ| from above.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,7 +18,7 @@ from conelayers.kkt.factorization import SINGULAR_BELOW
 from conelayers.kkt.sparse import QuasiDefinite
 from conelayers.presolve import Presolved
 
-__all__ = ["NullSpace", "null_space"]
+__all__ = ["null_space"]
 
 _DENSE_UP_TO = 600
 _STEPS = 3
@@ -28,55 +26,34 @@ _BLOCK, _LARGEST_BLOCK = 8, 32
 _CLEAR = (1e-15, 1e-6)  # ratios outside are believed at once
 
 
-@final
-class NullSpace(NamedTuple):
-    """min|λ|/max|λ| of EKE, and directions (dx, dy) (k, n), (k, m) with |λ|/max|λ| up to the cutoff, in the equilibrated units.
-
-    All of them, or of a large system at least 32.
-    """
-
-    ratio: float
-    dx: np.ndarray
-    dy: np.ndarray
-
-    @property
-    def dimension(self) -> int:
-        """The number of directions."""
-        return len(self.dx)
-
-
 def null_space(
     presolved: Presolved, element: ProductElement, instance: int, cutoff: float = SINGULAR_BELOW
-) -> NullSpace | None:
-    """That of K(D) of one instance, D an element of the whole program; None where K cannot be factored.
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Directions (dx, dy) (k, n), (k, m) that span ker K(D) of one instance, D an element of the whole program, in the equilibrated units.
 
-    ``cutoff`` is the ratio up to which K counts as singular.
+    Those with |λ|/max|λ| up to ``cutoff``: all of them, or of a large system at least 32. None where K cannot be factored.
     """
     program = presolved.smaller
     if prefers_krylov(program.structure):
         return None
     assembled = assemble(program, presolved.element(element), instance)
-    found = _dense(assembled, cutoff) if assembled.order <= _DENSE_UP_TO else _sparse(assembled, cutoff)
-    if found is None:
+    vectors = _dense(assembled, cutoff) if assembled.order <= _DENSE_UP_TO else _sparse(assembled, cutoff)
+    if vectors is None:
         return None
-    ratio, vectors = found
     inner = np.linalg.qr(assembled.scales[:, None] * vectors)[0].T
-    dx, dy = assembled.null_vectors(inner)
-    if presolved.elimination is not None:
-        dx, dy = extend_null_vectors(presolved.elimination.take([instance]), dx, dy)
-    return NullSpace(0.0 if len(dx) > len(inner) else ratio, dx, dy)
+    null = assembled.null_vectors(inner)
+    if presolved.elimination is None:
+        return null
+    return extend_null_vectors(presolved.elimination.take([instance]), *null)
 
 
-def _dense(assembled: Assembled, cutoff: float) -> tuple[float, np.ndarray]:
+def _dense(assembled: Assembled, cutoff: float) -> np.ndarray:
     values, vectors = np.linalg.eigh(assembled.matrix.toarray())
     magnitude = np.abs(values)
-    size = magnitude.max(initial=0.0)
-    if size == 0:
-        return (1.0 if not values.size else 0.0), vectors
-    return float(magnitude.min() / size), vectors[:, magnitude <= cutoff * size]
+    return vectors[:, magnitude <= cutoff * magnitude.max(initial=0.0)]
 
 
-def _sparse(assembled: Assembled, cutoff: float) -> tuple[float, np.ndarray] | None:
+def _sparse(assembled: Assembled, cutoff: float) -> np.ndarray | None:
     factor = QuasiDefinite(assembled)
     size = _largest_eigenvalue(assembled)
     width = min(_BLOCK, assembled.order)
@@ -89,7 +66,7 @@ def _sparse(assembled: Assembled, cutoff: float) -> tuple[float, np.ndarray] | N
             values, vectors = _shifted(assembled, width, size)
         null = values <= cutoff * size
         if not null.all() or width >= min(_LARGEST_BLOCK, assembled.order):
-            return float(values.min() / size), vectors[:, null]
+            return vectors[:, null]
         width = min(4 * width, _LARGEST_BLOCK, assembled.order)  # the null space may be wider than the block
 
 

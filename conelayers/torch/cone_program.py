@@ -19,8 +19,8 @@ from conelayers.names import Names, Naming
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, ParametricProgram
 from conelayers.program import Pattern, Structure
+from conelayers.torch.call import Call
 from conelayers.torch.conversion import to_array
-from conelayers.torch.functions import Call
 from conelayers.torch.layer import solve_parameters
 from conelayers.torch.operations import formulas_of
 

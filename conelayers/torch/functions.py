@@ -15,82 +15,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import torch
 from torch.autograd import Function, forward_ad
 
-from conelayers.derivative import Linearization, NullTest
 from conelayers.formulas import Formulas
-from conelayers.layer import Layer
-from conelayers.layer_solution import LayerSolution
-from conelayers.smoothing import Smoothing
+from conelayers.torch.call import Call
 from conelayers.torch.conversion import from_array, to_array
 
-__all__ = ["Call", "optimal_value", "solve"]
+__all__ = ["front", "optimal_value", "solve"]
 
 Tensor = torch.Tensor
 _Pair = tuple[Tensor, Tensor]
 
 
-@final
-class Call:
-    """One call of a layer: what is solved and how, and what the solve left behind for the linear systems.
-
-    ``points``: x, y and s are asked for, not the variables.
-    """
-
-    def __init__(
-        self, layer: Layer, formulas: Callable[[], Formulas], options: dict[str, Any], *, points: bool = False
-    ) -> None:
-        self.layer, self.options, self.points, self._make = layer, options, points, formulas
-        self.solution: LayerSolution | None = None
-        self._theta: np.ndarray | None = None  # of the solution; None where that was given
-        self._remade: tuple[np.ndarray, np.ndarray, Linearization] | None = None
-
-    @cached_property
-    def formulas(self) -> Formulas:
-        """Those of the program that is solved; the plain way needs none."""
-        return self._make()
-
-    @property
-    def smoothing(self) -> Smoothing | None:
-        """What stands in for the exact derivative."""
-        return self.layer.smoothing_for(self.options.get("solver_args"))
-
-    def solve(self, theta: np.ndarray) -> LayerSolution:
-        """The solution at θ (B, p)."""
-        if self.solution is None or not (self._theta is None or np.array_equal(self._theta, theta)):
-            self.solution = self.layer.solve_flat(theta, **self.options)
-        self._theta = theta
-        return self.solution
-
-    def known(self, solution: LayerSolution) -> Call:
-        """A call whose solution is known."""
-        call = Call(self.layer, self._make, self.options, points=self.points)
-        call.solution = solution
-        return call
-
-    def concerns(self) -> tuple[NullTest, NullTest]:
-        """Which null vectors the gradients and the outputs feel; all of them where x, y and s themselves are asked for."""
-        if self.solution is None or self.points:
-            return (lambda *_: True), (lambda *_: True)
-        return self.solution.gradients_move(), self.solution.outputs_move()
-
-    def linearization(self, theta: np.ndarray, v: np.ndarray) -> Linearization:
-        """The one that the solve left, if it was for these arguments; else made anew."""
-        if self.solution is not None and self._theta is not None and np.array_equal(self._theta, theta):
-            _, y, s = self.solution.points
-            if np.array_equal(y - s, v):
-                return self.solution.linearization
-        if self._remade is None or not (np.array_equal(self._remade[0], theta) and np.array_equal(self._remade[1], v)):
-            self._remade = theta, v, self.layer.linearize(self.formulas.compiled, theta, v)
-        return self._remade[2]
-
-
-def _front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+def front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """With the mapped axis in front, also where there is none."""
     return tensor.unsqueeze(0).expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
@@ -148,8 +89,7 @@ class _Solve(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        solution = call.solve(to_array(phi)[:, : call.formulas.size])
-        return tuple(from_array(h.copy()) for h in solution.points)  # type: ignore[return-value]
+        return call.points_at(phi)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -168,8 +108,7 @@ class _Solve(Function):
         gx, gy, gs = _zeros(gx, x), _zeros(gy, y), _zeros(gs, s)
         h = derivative(f, v, gy + gs) - gs
         lam, mu = (t[0] for t in linear(ctx.call, phi, v, gx[None], h[None], True))
-        gradient = f.A_gradient(mu, x) - f.A_gradient(y, lam) - f.P_gradient(lam, x)
-        return None, gradient - f.q.matrix.transposed_times(lam) - f.b.matrix.transposed_times(mu)
+        return None, f.gradient(x, y, lam, mu)
 
     @staticmethod
     @_tangent_rule
@@ -185,7 +124,7 @@ class _Solve(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, phi: Tensor) -> tuple[Any, Any]:
         size = info.batch_size
-        phi = _front(phi, in_dims[1], size)
+        phi = front(phi, in_dims[1], size)
         folded = solve(call, phi.flatten(0, 1))
         return tuple(h.reshape(size, phi.shape[1], h.shape[-1]) for h in folded), (0, 0, 0)
 
@@ -275,12 +214,12 @@ class _Linear(Function):
         transposed: bool,
     ) -> tuple[Any, Any]:
         size = info.batch_size
-        r1, r2 = _front(r1, in_dims[3], size), _front(r2, in_dims[4], size)
+        r1, r2 = front(r1, in_dims[3], size), front(r2, in_dims[4], size)
         if in_dims[1] is None and in_dims[2] is None:  # more right-hand sides for the same systems
             count = r1.shape[1]
             folded = linear(call, phi, v, r1.flatten(0, 1), r2.flatten(0, 1), transposed)
             return tuple(t.reshape(size, count, *t.shape[1:]) for t in folded), (0, 0)
-        phi, v = (_front(h, dim, size).flatten(0, 1) for h, dim in ((phi, in_dims[1]), (v, in_dims[2])))
+        phi, v = (front(h, dim, size).flatten(0, 1) for h, dim in ((phi, in_dims[1]), (v, in_dims[2])))
         r1, r2 = r1.transpose(0, 1).flatten(1, 2), r2.transpose(0, 1).flatten(1, 2)
         folded = linear(call, phi, v, r1, r2, transposed)
         return tuple(t.reshape(t.shape[0], size, t.shape[1] // size, t.shape[-1]) for t in folded), (1, 1)
@@ -320,7 +259,7 @@ def _moved(
 
 def _mapped(info: Any, in_dims: tuple[Any, ...], function: Callable[..., Any], *tensors: Tensor) -> tuple[Any, Any]:
     """The vmap rule of a function of (..., m) arrays that takes any leading axes."""
-    fronted = [_front(t, dim, info.batch_size) for t, dim in zip(tensors, in_dims, strict=True)]
+    fronted = [front(t, dim, info.batch_size) for t, dim in zip(tensors, in_dims, strict=True)]
     return function(*fronted), 0
 
 

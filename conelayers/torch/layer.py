@@ -16,9 +16,10 @@ from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import batch_sizes, in_order
 from conelayers.singular import Singular
 from conelayers.smoothing import Smoothing
+from conelayers.torch.call import Call
 from conelayers.torch.compiled import register, solve_in_graph
 from conelayers.torch.conversion import from_array, output_type, to_array
-from conelayers.torch.functions import Call, optimal_value, solve
+from conelayers.torch.functions import optimal_value, solve
 from conelayers.torch.operations import flatten, formulas_of
 from conelayers.torch.smoothed import solve_smoothed
 

@@ -10,8 +10,9 @@ from typing import Any, final
 import torch
 from torch.autograd import Function
 
+from conelayers.torch.call import Call
 from conelayers.torch.conversion import from_array, to_array
-from conelayers.torch.functions import Call
+from conelayers.torch.functions import front
 
 __all__ = ["solve_smoothed"]
 
@@ -30,8 +31,7 @@ class _SmoothedSolve(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        solution = call.solve(to_array(phi)[:, : call.formulas.size])
-        return tuple(from_array(h.copy()) for h in solution.points)  # type: ignore[return-value]
+        return call.points_at(phi)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -42,10 +42,7 @@ class _SmoothedSolve(Function):
     @torch.compiler.disable
     def backward(ctx: Any, gx: Tensor, gy: Tensor, gs: Tensor) -> tuple[None, Tensor]:
         (phi,) = ctx.saved_tensors
-        f = ctx.call.formulas
-        x, y, lam, mu = _Adjoint.apply(ctx.call, phi, gx, gy, gs)
-        gradient = f.A_gradient(mu, x) - f.A_gradient(y, lam) - f.P_gradient(lam, x)
-        return None, gradient - f.q.matrix.transposed_times(lam) - f.b.matrix.transposed_times(mu)
+        return None, ctx.call.formulas.gradient(*_Adjoint.apply(ctx.call, phi, gx, gy, gs))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -64,7 +61,7 @@ class _Adjoint(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(call: Call, phi: Tensor, gx: Tensor, gy: Tensor, gs: Tensor) -> tuple[Tensor, ...]:
-        solution = call.solve(to_array(phi)[:, : call.formulas.size])
+        solution = call.solve_at(phi)
         return tuple(from_array(h) for h in solution.adjoint(to_array(gx), to_array(gy), to_array(gs)))
 
     @staticmethod
@@ -87,11 +84,7 @@ class _Adjoint(Function):
 
 def _folded(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor) -> list[Tensor]:
     """(size·B, ·) from tensors (B, ·) that have the mapped axis, or not."""
-    fronted = [
-        t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-        for t, dim in zip(tensors, in_dims, strict=True)
-    ]
-    return [t.flatten(0, 1) for t in fronted]
+    return [front(t, dim, size).flatten(0, 1) for t, dim in zip(tensors, in_dims, strict=True)]
 
 
 def _unfolded(size: int, tensors: tuple[Tensor, ...]) -> tuple[Any, Any]:

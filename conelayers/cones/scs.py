@@ -1,0 +1,47 @@
+"""Cones from the dictionaries by which SCS and its relatives name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from conelayers.cones.product import Cones
+
+__all__ = ["as_cones"]
+
+_DICT_KEYS = {
+    "z": "zero",
+    "f": "zero",
+    "l": "nonneg",
+    "q": "soc",
+    "s": "psd",
+    "ep": "exp",
+    "ed": "exp_dual",
+    "p": "power",
+}
+
+
+def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:
+    """A Cones from a Cones or from a dict with SCS's keys z (or f), l, q, s, ep, ed, p.
+
+    Raises ValueError naming an unknown key, TypeError for anything that is neither.
+    """
+    if isinstance(cones, Cones):
+        return cones
+    if not isinstance(cones, Mapping):
+        raise TypeError(f"cones: got {type(cones).__name__}, expected conelayers.Cones or a dict with SCS's keys")
+    settings: dict[str, Any] = {}
+    for key, value in cones.items():
+        if key not in _DICT_KEYS:
+            raise ValueError(f"cones: got the key {key!r}, expected one of {', '.join(_DICT_KEYS)}")
+        if value is None:
+            continue
+        field = _DICT_KEYS[key]
+        if field in settings:
+            raise ValueError(f"cones: the keys 'z' and 'f' both give {field}; keep one")
+        if field in ("soc", "psd", "power") and isinstance(value, (int, float, np.number)):
+            value = (value,)
+        settings[field] = tuple(value) if field in ("soc", "psd", "power") else value
+    return Cones(**settings)

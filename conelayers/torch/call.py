@@ -1,0 +1,83 @@
+"""One call of a layer: what is solved and how, and what the solve left behind for the linear systems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from conelayers.derivative import Linearization, NullTest
+from conelayers.formulas import Formulas
+from conelayers.layer import Layer
+from conelayers.layer_solution import LayerSolution
+from conelayers.smoothing import Smoothing
+from conelayers.torch.conversion import from_array, to_array
+
+__all__ = ["Call"]
+
+
+@final
+class Call:
+    """One call of a layer: what is solved and how, and what the solve left behind for the linear systems.
+
+    ``points``: x, y and s are asked for, not the variables.
+    """
+
+    def __init__(
+        self, layer: Layer, formulas: Callable[[], Formulas], options: dict[str, Any], *, points: bool = False
+    ) -> None:
+        self.layer, self.options, self.points, self._make = layer, options, points, formulas
+        self.solution: LayerSolution | None = None
+        self._theta: np.ndarray | None = None  # of the solution; None where that was given
+        self._remade: tuple[np.ndarray, np.ndarray, Linearization] | None = None
+
+    @cached_property
+    def formulas(self) -> Formulas:
+        """Those of the program that is solved; the plain way needs none."""
+        return self._make()
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """What stands in for the exact derivative."""
+        return self.layer.smoothing_for(self.options.get("solver_args"))
+
+    def solve(self, theta: np.ndarray) -> LayerSolution:
+        """The solution at θ (B, p)."""
+        if self.solution is None or not (self._theta is None or np.array_equal(self._theta, theta)):
+            self.solution = self.layer.solve_flat(theta, **self.options)
+        self._theta = theta
+        return self.solution
+
+    def solve_at(self, phi: torch.Tensor) -> LayerSolution:
+        """The solution at φ (B, ·), which begins with θ."""
+        return self.solve(to_array(phi)[:, : self.formulas.size])
+
+    def points_at(self, phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (B, n), y (B, m) and s (B, m) there."""
+        x, y, s = self.solve_at(phi).points
+        return from_array(x.copy()), from_array(y.copy()), from_array(s.copy())
+
+    def known(self, solution: LayerSolution) -> Call:
+        """A call whose solution is known."""
+        call = Call(self.layer, self._make, self.options, points=self.points)
+        call.solution = solution
+        return call
+
+    def concerns(self) -> tuple[NullTest, NullTest]:
+        """Which null vectors the gradients and the outputs feel; all of them where x, y and s themselves are asked for."""
+        if self.solution is None or self.points:
+            return (lambda *_: True), (lambda *_: True)
+        return self.solution.gradients_move(), self.solution.outputs_move()
+
+    def linearization(self, theta: np.ndarray, v: np.ndarray) -> Linearization:
+        """The one that the solve left, if it was for these arguments; else made anew."""
+        if self.solution is not None and self._theta is not None and np.array_equal(self._theta, theta):
+            _, y, s = self.solution.points
+            if np.array_equal(y - s, v):
+                return self.solution.linearization
+        if self._remade is None or not (np.array_equal(self._remade[0], theta) and np.array_equal(self._remade[1], v)):
+            self._remade = theta, v, self.layer.linearize(self.formulas.compiled, theta, v)
+        return self._remade[2]
