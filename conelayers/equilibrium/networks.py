@@ -1,0 +1,164 @@
+"""Equilibrium layers z = σ(W z + u(x)), σ = max(·, 0), I − W strongly monotone: solved by splitting, differentiated by the theorem.
+
+With D = diag of σ' at W z + u, an entry of 0, 1, or at a kink anything between, dz = (I − DW)⁻¹D du. All of these matrices are
+invertible: if (I − DW)h = 0 then hᵢ = 0 where Dᵢ = 0, and (Wh)ᵢ = hᵢ/Dᵢ elsewhere, so that hᵀWh = Σ hᵢ²/Dᵢ ≥ ‖h‖², while strong monotonicity
+gives hᵀWh ≤ (1 − m)‖h‖²: h = 0. So the hypothesis of the nonsmooth implicit function theorem (Bolte, Le, Pauwels, Silveti-Falls, 2021)
+holds everywhere, kinks included, and the network's gradient is a conservative one. Source of the networks: Winston, Kolter, "Monotone
+operator equilibrium networks" (2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from conelayers.certificate import Verdict
+from conelayers.equilibrium.operators import CircularConvolution, DenseOperator, MonotoneOperator
+from conelayers.equilibrium.splitting import PeacemanRachford, natural_residual
+from conelayers.implicit.errors import ConvergenceError, LinearSolveError
+from conelayers.implicit.settings import LinearSolver
+from conelayers.implicit.torch import fixed_point
+
+__all__ = ["EquilibriumCertificate", "EquilibriumLayer", "monotone_convolution", "monotone_linear"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class EquilibriumCertificate:
+    """What is known of z and of its derivative, for a batch of N.
+
+    verdict: CLASSICAL where no entry of W z + u is within ``error_bound``·(1 + ‖W‖) of the kink 0 in any instance, else CERTIFIED; UNCERTIFIED
+    if I − W was not found to be strongly monotone, or the iteration has not arrived. monotonicity: the smallest eigenvalue of the
+    symmetric part of I − W, computed (at least m by construction). lipschitz: ‖I − W‖₂. residual: ‖z − σ(W z + u)‖ of each instance (N,).
+    error_bound: of ‖z − z*‖ for each instance, (1 + ‖W‖/m)·residual: for z' = σ(W z + u), W(z − z') is what is missing in the inclusion
+    at z', whose solution moves by 1/m of that. margin: the least |W z + u|.
+    """
+
+    verdict: Verdict
+    monotonicity: float
+    lipschitz: float
+    residual: Tensor
+    error_bound: Tensor
+    margin: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.verdict.value}: {self.verdict.meaning}\n"
+            f"  I − W: smallest eigenvalue of the symmetric part {self.monotonicity:.3g}, norm {self.lipschitz:.3g}\n"
+            f"  residual {float(self.residual.max()):.1e}, ‖z − z*‖ at most {float(self.error_bound.max()):.1e}, nearest kink {self.margin:.1e}"
+        )
+
+
+@final
+class _Adjoint(torch.autograd.Function):
+    """Leaves z as it is, and takes its gradient g to (I − WᵀD)⁻¹g: what flows into one application of σ(W z + u) is then right."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, layer: EquilibriumLayer) -> Tensor:
+        ctx.layer = layer
+        ctx.save_for_backward(z > 0)  # σ' at W z + u, of which z is the positive part
+        return z.view_as(z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (active,) = ctx.saved_tensors
+        layer: EquilibriumLayer = ctx.layer
+        solved = layer.solver.solve_adjoint(layer.operator, active.to(g.dtype), g)
+        tolerance = 10 * layer.solver.tolerance(g.dtype)
+        if not bool((solved.residual <= tolerance).all()):
+            raise LinearSolveError("EquilibriumLayer", "PeacemanRachford", float(solved.residual.max()), tolerance)
+        return solved.z, None
+
+
+@final
+class EquilibriumLayer(nn.Module):
+    """x ↦ the z ≥ 0 with z = σ(W z + inject(x)), for x (N, …), z (N, *operator.shape).
+
+    operator: W. inject: a module from x to u (N, *operator.shape). solver: the iteration, forward and for the gradient's linear system.
+    linear: another way to solve that (conelayers.implicit.settings), with which forward mode and torch.func's transformations work too.
+    Only z is kept for the gradient: its memory does not depend on how many iterations the solver took. Raises ConvergenceError, naming
+    the instances, where the iteration does not arrive, LinearSolveError where that of the gradient does not.
+    """
+
+    def __init__(
+        self,
+        operator: MonotoneOperator,
+        inject: nn.Module,
+        solver: PeacemanRachford | None = None,
+        linear: LinearSolver | None = None,
+    ) -> None:
+        super().__init__()
+        self.operator, self.inject = operator, inject
+        self.solver, self.linear = solver or PeacemanRachford(), linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.inject(x)
+        if u.shape[1:] != self.operator.shape:
+            raise ValueError(
+                f"inject: got an output of shape {tuple(u.shape[1:])} for each instance, expected {self.operator.shape}, that of z"
+            )
+        tolerance = 10 * self.solver.tolerance(u.dtype)
+        if self.linear is not None:
+            return fixed_point(
+                lambda z, v: torch.relu(self.operator(z) + v),
+                torch.zeros_like(u),
+                u,
+                solve=lambda _, z0, theta: self.solver.solve(self.operator, theta[0].detach(), z0).z,
+                linear=self.linear,
+                batched=True,
+                tol=tolerance,
+            )
+        z, residual, _ = self.solver.solve(self.operator, u.detach())
+        lost = torch.nonzero(~(residual <= tolerance)).flatten().tolist()
+        if lost:
+            raise ConvergenceError("EquilibriumLayer", "PeacemanRachford", lost, residual[lost].tolist(), tolerance)
+        return _Adjoint.apply(torch.relu(self.operator(z) + u), self)
+
+    @torch.no_grad()
+    def certify(self, x: Tensor) -> EquilibriumCertificate:
+        """What is known of the equilibrium at x, and of its derivative."""
+        u = self.inject(x)
+        solved = self.solver.solve(self.operator, u)
+        z = solved.z
+        smallest, size = self.operator.constants()
+        residual = natural_residual(self.operator.prepared(), u, z) * (1 + z.flatten(1).norm(dim=1))
+        bound = (1 + (1 + size) / max(smallest, torch.finfo(torch.float64).tiny)) * residual
+        before = (self.operator(z) + u).flatten(1).abs()
+        margin = before.amin(1) if before.shape[1] else torch.full_like(bound, torch.inf)
+        arrived = bool((solved.residual <= self.solver.tolerance(u.dtype)).all())
+        verdict = Verdict.UNCERTIFIED
+        if smallest > 0 and arrived:
+            verdict = Verdict.CLASSICAL if bool((margin > (2 + size) * bound).all()) else Verdict.CERTIFIED
+        return EquilibriumCertificate(
+            verdict, smallest, size, residual, bound, float(margin.min()) if margin.numel() else float("inf")
+        )
+
+
+def monotone_linear(
+    in_features: int,
+    hidden: int,
+    m: float = 0.5,
+    solver: PeacemanRachford | None = None,
+    linear: LinearSolver | None = None,
+) -> EquilibriumLayer:
+    """Fully connected: W of order ``hidden``, u = U x + b."""
+    return EquilibriumLayer(DenseOperator(hidden, m), nn.Linear(in_features, hidden), solver, linear)
+
+
+def monotone_convolution(
+    in_channels: int,
+    channels: int,
+    size: tuple[int, int],
+    kernel: int = 3,
+    m: float = 0.5,
+    solver: PeacemanRachford | None = None,
+    linear: LinearSolver | None = None,
+) -> EquilibriumLayer:
+    """Convolutional on images (channels, *size), W with periodic boundaries, u a convolution of the input with zeros around it."""
+    inject = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2)
+    return EquilibriumLayer(CircularConvolution(channels, size, kernel, m), inject, solver, linear)

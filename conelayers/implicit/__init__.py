@@ -1,0 +1,31 @@
+"""Derivatives of roots and fixed points: F(z, θ) = 0 and z = f(z, θ), with F, f in PyTorch or JAX, nonsmooth ones included.
+
+    conelayers.implicit.torch   root, fixed_point, certify_root, certify_fixed_point, and Clarke-correct primitives, for PyTorch
+    conelayers.implicit.jax     the same for JAX
+    conelayers.implicit         the strategies, errors and certificates of both; neither framework is imported
+
+Source: Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit differentiation for machine learning and optimization" (2021).
+"""
+
+from conelayers.implicit.certificate import RootCertificate
+from conelayers.implicit.certify import Separable
+from conelayers.implicit.errors import ConvergenceError, LinearSolveError
+from conelayers.implicit.separable import Invertibility, PiecewiseLinear, SeparableTest, check_separable
+from conelayers.implicit.settings import GMRES, Anderson, BiCGStab, Dense, Newton, Picard
+
+__all__ = [
+    "GMRES",
+    "Anderson",
+    "BiCGStab",
+    "ConvergenceError",
+    "Dense",
+    "Invertibility",
+    "LinearSolveError",
+    "Newton",
+    "Picard",
+    "PiecewiseLinear",
+    "RootCertificate",
+    "Separable",
+    "SeparableTest",
+    "check_separable",
+]

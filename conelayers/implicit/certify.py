@@ -1,0 +1,158 @@
+"""The test behind a root's certificate, over arrays: is B invertible for the element used, and for every other one?
+
+- ``smooth``: B is all there is.
+- Separable kinks: the box of diagonals D, by separable.py. A solution is known up to its residual only, so a coordinate counts as
+  being at a kink that is as near as 100 times what Newton's next step, W B⁻¹F, would move it, or 1e−12 of ‖v‖.
+- Neither: elements at points nearby are tested, and their determinants' signs compared: the Clarke Jacobian is convex, so two signs
+  prove that some element is singular. One sign proves nothing; the verdict is CHECKED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from conelayers.certificate import Verdict
+from conelayers.implicit.certificate import RootCertificate
+from conelayers.implicit.separable import Invertibility, PiecewiseLinear, SeparableTest, check_separable
+
+__all__ = ["Kinks", "Separable", "certificate_of"]
+
+_STEPS = 100.0  # of Newton's next step
+_ROUNDING = 1e-12  # of ‖v‖
+_RANK = 1e-9  # σ_min/σ_max
+
+
+@final
+@dataclass(frozen=True)
+class Separable:
+    """z = σ(pre(z, *theta)), coordinate by coordinate; ``pre`` returns the shape of z and is smooth at the solution. ReLU by default.
+
+    In certify_root: F = z − σ(pre) or its negative.
+    """
+
+    pre: Callable[..., Any]
+    activation: PiecewiseLinear = PiecewiseLinear.relu()  # noqa: RUF009
+
+    def __post_init__(self) -> None:
+        if not callable(self.pre) or not isinstance(self.activation, PiecewiseLinear):
+            raise TypeError(
+                f"Separable: got pre={self.pre!r}, activation={self.activation!r}, expected a callable (z, *theta) -> tensor and a "
+                "PiecewiseLinear, such as PiecewiseLinear.relu()"
+            )
+
+
+@final
+class Kinks(NamedTuple):
+    """v = pre(z, θ) (n,), W = ∂v/∂z (n, n), σ."""
+
+    v: np.ndarray
+    W: np.ndarray
+    activation: PiecewiseLinear
+
+
+def certificate_of(
+    name: str,
+    F: np.ndarray,
+    z: np.ndarray,
+    B: np.ndarray,
+    tolerance: float,
+    *,
+    kinks: Kinks | None,
+    smooth: bool,
+    nearby: np.ndarray,
+) -> RootCertificate:
+    """Of one instance, F and z (n,), B (n, n), ``nearby`` (k, n, n) elements at points nearby. Raises ValueError where kinks do not describe B."""
+    residual = float(np.max(np.abs(F), initial=0.0) / (1 + np.max(np.abs(z), initial=0.0)))
+    values = np.linalg.svd(B, compute_uv=False) if np.isfinite(B).all() else np.full(len(z), np.nan)
+    smallest, largest = (float(values[-1]), float(values[0])) if values.size else (1.0, 1.0)
+    regular = smallest > _RANK * largest
+    step = np.linalg.solve(B, F) if regular else np.zeros_like(F)
+    at_kink, margin, limit, everywhere = None, np.inf, 0.0, None
+    if smooth:
+        tested = SeparableTest(Invertibility.EVERY, "the derivative itself", 1, None, None)
+    elif kinks is not None:
+        allowed = _STEPS * np.abs(kinks.W @ step) + _ROUNDING * np.max(np.abs(kinks.v), initial=0.0)
+        low, high, distance = kinks.activation.slopes_at(kinks.v, allowed)
+        near = allowed if residual <= tolerance else 0 * allowed  # away from a solution everything may be near a kink
+        _described(name, B, kinks.W, *kinks.activation.slopes_at(kinks.v, near)[:2])
+        tested = check_separable(kinks.W, low, high)
+        at_kink, margin, limit = (
+            low < high,
+            float(np.min(distance, initial=np.inf)),
+            float(np.max(allowed, initial=0.0)),
+        )
+        slopes = kinks.activation.slopes
+        everywhere = _everywhere(check_separable(kinks.W, min(slopes), max(slopes)))
+    else:
+        tested = _sampled(B, nearby)
+    return RootCertificate(
+        verdict=_verdict(regular, residual <= tolerance, tested, smooth, at_kink),
+        residual=residual,
+        tolerance=tolerance,
+        smallest_singular_value=smallest,
+        condition=largest / smallest if smallest > 0 else np.inf,
+        linear_residual=_linear_residual(B) if regular else np.inf,
+        kinks=at_kink,
+        margin=margin,
+        kink_tolerance=limit,
+        method=tested.method,
+        elements=tested.elements,
+        least_minor=tested.least_minor,
+        monotonicity=tested.monotonicity,
+        everywhere=everywhere,
+    )
+
+
+def _verdict(
+    regular: bool, converged: bool, tested: SeparableTest, smooth: bool, at_kink: np.ndarray | None
+) -> Verdict:
+    if not regular:
+        return Verdict.LEAST_SQUARES
+    if not converged or tested.invertibility is Invertibility.SOME_SINGULAR:
+        return Verdict.UNCERTIFIED
+    if tested.invertibility is Invertibility.SAMPLED:
+        return Verdict.CHECKED
+    return Verdict.CLASSICAL if smooth or not (at_kink is not None and at_kink.any()) else Verdict.CERTIFIED
+
+
+def _everywhere(tested: SeparableTest) -> bool | None:
+    return {Invertibility.EVERY: True, Invertibility.SOME_SINGULAR: False}.get(tested.invertibility)
+
+
+def _described(name: str, B: np.ndarray, W: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """±B = I − D W for slopes D between low and high, else the description is of another function."""
+    identity = np.eye(len(W))
+    size = 1e-6 * (1 + np.abs(W).max(initial=0.0))
+    lengths = np.sum(W * W, axis=1)
+    errors = []
+    for sign in (1.0, -1.0):
+        slopes = np.sum((identity - sign * B) * W, axis=1) / np.where(lengths > 0, lengths, 1.0)
+        D = np.clip(slopes, low, high)
+        errors.append(np.abs(identity - sign * B - D[:, None] * W).max(axis=1, initial=0.0))
+    error = min(errors, key=lambda e: float(e.max(initial=0.0)))
+    if (error > size).any():
+        i = int(np.argmax(error))
+        raise ValueError(
+            f"{name}: separable: the derivative of the function differs by {error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), "
+            "expected z = σ(pre(z, *theta)) coordinate by coordinate; check pre and activation"
+        )
+
+
+def _sampled(B: np.ndarray, nearby: np.ndarray) -> SeparableTest:
+    elements = np.concatenate([B[None], nearby])
+    signs, _ = np.linalg.slogdet(elements)
+    values = np.linalg.svd(elements, compute_uv=False)
+    regular = not values.size or bool((values[:, -1] > _RANK * values[:, 0]).all())
+    found = Invertibility.SAMPLED if regular and (signs == signs[0]).all() else Invertibility.SOME_SINGULAR
+    return SeparableTest(found, "elements at points nearby", len(elements), None, None)
+
+
+def _linear_residual(B: np.ndarray) -> float:
+    if not len(B):
+        return 0.0
+    r = np.random.default_rng(0).standard_normal(len(B))
+    return float(np.linalg.norm(B @ np.linalg.solve(B, r) - r) / np.linalg.norm(r))

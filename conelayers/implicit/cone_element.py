@@ -1,0 +1,59 @@
+"""A product cone's projection and derivative with the selection at kinks, over NumPy arrays: what the adapters' rules call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from conelayers.cones import Cones, ProductElement, Selection, as_cones, as_selection
+
+__all__ = ["ConeElement"]
+
+
+@final
+@dataclass(frozen=True)
+class ConeElement:
+    """Π_{K*} with the element that ``selection`` asks for; the rules of derivatives know it as they know a program's formulas."""
+
+    cones: Cones
+    selection: Selection
+    piecewise: bool = False  # its derivative is asked for at each point
+
+    @classmethod
+    def of(cls, cones: Cones | Mapping[str, Any], selection: Selection | str, dual: bool) -> ConeElement:
+        """For Π_{K*}, or by Moreau for Π_K(v) = v + Π_{K*}(−v), where D_K = I − D_{K*} turns the selection around."""
+        chosen = as_selection(selection)
+        return cls(as_cones(cones), chosen if dual else chosen.opposite)
+
+    @property
+    def formulas(self) -> ConeElement:
+        """Itself: for JAX's rules it is the program too."""
+        return self
+
+    def project(self, v: np.ndarray) -> np.ndarray:
+        """Π_{K*}(v) for v (..., m)."""
+        return self._where_finite(lambda h: self.cones.project_dual(h)[0], v)
+
+    def element(self, v: np.ndarray) -> ProductElement:
+        """D ∈ ∂Π_{K*}(v)."""
+        return self.cones.element(v, self.selection)
+
+    def derivative(self, v: np.ndarray, h: np.ndarray) -> np.ndarray:
+        """D(v)h for v, h (..., m)."""
+        return self._where_finite(lambda v, h: self.element(v).apply(h), v, h)
+
+    def second(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """D²Π_{K*}(v)[a, c] for v, a, c (..., m)."""
+        return self._where_finite(self.cones.second_derivative, v, a, c)
+
+    def _where_finite(self, function: Any, v: np.ndarray, *others: np.ndarray) -> np.ndarray:
+        """In double precision, NaN for points that are not finite, in v's dtype."""
+        flat = [h.reshape(-1, h.shape[-1]).astype(np.float64) for h in (v, *others)]
+        finite = np.isfinite(flat[0]).all(axis=1)
+        out = np.full_like(flat[0], np.nan)
+        if finite.any():
+            out[finite] = function(*(h[finite] for h in flat))
+        return out.reshape(v.shape).astype(v.dtype)

@@ -1,0 +1,105 @@
+"""Roots and fixed points of functions written in JAX, differentiable in every mode: ``root`` and ``fixed_point``.
+
+    F(z, θ) = 0,  dz = −B⁻¹A dθ,  A = ∂F/∂θ, B = ∂F/∂z
+
+where A and B are what automatic differentiation gives: the Jacobian, or at kinks a conservative one, if F is composed of functions
+whose derivatives are (ReLU, max, and ``jax_primitives``). Source: Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit
+differentiation for machine learning and optimization" (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from conelayers.implicit.jax_certify import certify_fixed_point, certify_root
+from conelayers.implicit.jax_equation import pose, solve_equation
+from conelayers.implicit.jax_primitives import (
+    project_box,
+    project_cone,
+    project_l1_ball,
+    project_l2_ball,
+    project_simplex,
+    soft_threshold,
+)
+from conelayers.implicit.settings import ForwardSolver, LinearSolver, check_options
+
+__all__ = [
+    "certify_fixed_point",
+    "certify_root",
+    "fixed_point",
+    "project_box",
+    "project_cone",
+    "project_l1_ball",
+    "project_l2_ball",
+    "project_simplex",
+    "root",
+    "soft_threshold",
+]
+
+Array = jax.Array
+
+
+def root(
+    F: Callable[..., Array],
+    z0: Any,
+    *theta: Any,
+    solve: ForwardSolver | Callable[..., Array] | None = None,
+    linear: LinearSolver | None = None,
+    batched: bool = False,
+    tol: float | None = None,
+    on_failure: str = "raise",
+) -> Array:
+    """z with F(z, *theta) = 0, a differentiable function of theta: dz = −B⁻¹A dθ.
+
+    F(z, *theta) returns the shape of z and can be traced and differentiated in forward mode. z0: where to start; no gradient. theta:
+    pytrees; leaves that are arrays or floats are differentiated, others are passed on as they are. Tracers that F closes over get
+    derivatives too. batched: the leading axis of z counts instances, each a system of its own (row i of F depends on row i of
+    z only); theta has no axis that is treated so, F sees all of it. Under ``vmap`` no such option is needed.
+
+    solve: ``Newton()`` by default, or a callable (F, z0, theta) -> z of yours that can be traced, theta a tuple. linear: ``Dense()``
+    up to 256 unknowns, ``GMRES()`` beyond, or ``BiCGStab()``. tol: the relative residual ‖F‖∞/(1 + ‖z‖∞) at which z is accepted, the
+    solver's own (1e−8 for a callable) by default. on_failure: "raise", or "nan" for the instances that failed, in z and in derivatives.
+
+    Raises ConvergenceError where the residual, recomputed, misses ``tol``; LinearSolveError where a derivative's system was not
+    solved (under ``jit``, and for derivatives, their text in JAX's error for callbacks); TypeError or ValueError for arguments that
+    do not fit. Without ``jit`` around it every call is compiled anew.
+    """
+    return _solved("root", F, z0, theta, False, solve, linear, batched, tol, on_failure)
+
+
+def fixed_point(
+    f: Callable[..., Array],
+    z0: Any,
+    *theta: Any,
+    solve: ForwardSolver | Callable[..., Array] | None = None,
+    linear: LinearSolver | None = None,
+    batched: bool = False,
+    tol: float | None = None,
+    on_failure: str = "raise",
+) -> Array:
+    """z with z = f(z, *theta), a differentiable function of theta: dz = (I − ∂f/∂z)⁻¹ ∂f/∂θ dθ.
+
+    The arguments and errors are those of ``root``, with F = f − z. solve: ``Anderson()`` by default, ``Picard()``, ``Newton()``, or
+    a callable (f, z0, theta) -> z.
+    """
+    return _solved("fixed_point", f, z0, theta, True, solve, linear, batched, tol, on_failure)
+
+
+def _solved(
+    name: str,
+    function: Callable[..., Array],
+    z0: Any,
+    theta: tuple[Any, ...],
+    fixed: bool,
+    solve: Any,
+    linear: Any,
+    batched: bool,
+    tol: Any,
+    on_failure: Any,
+) -> Array:
+    check_options(name, solve, linear, tol, on_failure, fixed=fixed)
+    equation, start, leaves = pose(name, function, z0, theta, fixed, batched, solve, linear, tol, on_failure)
+    return solve_equation(equation, start, leaves)

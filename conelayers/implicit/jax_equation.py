@@ -1,0 +1,228 @@
+"""An equation F(z, θ) = 0 of arrays of JAX, its solution, and its linear systems, which JAX differentiates and batches.
+
+The root has a tangent rule, B dz = −A dθ at a z that carries the outer transformations; its linear system is a
+``jax.lax.custom_linear_solve``, whose derivatives, transposes and batches are known to JAX: all modes and orders follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from conelayers.implicit.errors import ConvergenceError, LinearSolveError
+from conelayers.implicit.jax_forward import Point, fixed_point_of, newton_root, relative_residual
+from conelayers.implicit.jax_linear import matrix_of, solve_linear
+from conelayers.implicit.settings import Anderson, ForwardSolver, LinearSolver, Newton, effective, linear_solver_for
+
+__all__ = ["Equation", "pose", "solve_equation"]
+
+Array = jax.Array
+_Leaves = Sequence[Array]
+_OF_CALLABLES = 1e-8  # the tolerance that a user's own solver is held to
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """F(z, θ) = 0, or z = f(z, θ) where ``fixed``, for θ by its leaves; the leading axis of z counts instances where ``batched``."""
+
+    name: str
+    function: Callable[..., Array]
+    fixed: bool
+    batched: bool
+    solve: ForwardSolver | Callable[..., Array] | None
+    linear: LinearSolver | None
+    tol: float | None
+    on_failure: str
+    unflatten: Callable[[_Leaves], tuple[Any, ...]]
+    flatten: Callable[[Any], list[Array]]
+
+    def residual(self, z: Array, *leaves: Array) -> Array:
+        """F, or f − z."""
+        value = self.function(z, *leaves)
+        return value - z if self.fixed else value
+
+    def sizes(self, z: Array) -> tuple[int, int]:
+        """The number of instances, and of unknowns of each."""
+        count = z.shape[0] if self.batched else 1
+        return count, int(np.prod(z.shape[int(self.batched) :], dtype=int))
+
+    def solution(self, z0: Array, leaves: _Leaves) -> Array:
+        """z; where the residual recomputed at it misses the tolerance, ConvergenceError or NaN."""
+        shape, (count, n) = z0.shape, self.sizes(z0)
+        flat = lambda Z: self.function(Z.reshape(shape), *leaves).reshape(count, n)  # noqa: E731
+        residual = (lambda Z: flat(Z) - Z) if self.fixed else flat
+        solver = self.solve if self.solve is not None else Anderson() if self.fixed else Newton()
+        given = self.tol if self.tol is not None else _OF_CALLABLES if callable(solver) else solver.tol
+        tolerance = effective(given, float(jnp.finfo(z0.dtype).eps))
+        Z = z0.reshape(count, n)
+        if callable(solver):
+            rebuilt = lambda z, *theta: self.function(z, *self.flatten(theta), *leaves[len(self.flatten(theta)) :])  # noqa: E731
+            z = jnp.asarray(solver(rebuilt, z0, self.unflatten(leaves)))
+            if z.shape != shape:
+                raise ValueError(
+                    f"{self.name}: solve: it returned shape {z.shape}, expected an array of z0's shape {shape}"
+                )
+            Z = z.astype(z0.dtype).reshape(count, n)
+            point = Point(Z, relative_residual(residual(Z), Z))
+        elif isinstance(solver, Newton):
+            settings = linear_solver_for(solver.linear, n, count)
+
+            def step(Z: Array, value: Array) -> Array:
+                times = lambda h: jax.jvp(residual, (Z,), (h,))[1]  # noqa: E731
+                t = solve_linear(times, value, settings).t
+                bad = ~jnp.isfinite(t).all(1)
+                return jax.lax.cond(bad.any(), partial(_least_squares, times, value), lambda t, _: t, t, bad)
+
+            point = newton_root(residual, step, Z, solver, tolerance)
+        else:
+            point = fixed_point_of(flat, Z, solver, tolerance)
+        label = "solve" if callable(solver) else type(solver).__name__
+
+        def refuse(reached: np.ndarray) -> None:
+            failed = np.flatnonzero(~(reached.ravel() <= tolerance))
+            if failed.size:
+                raise ConvergenceError(
+                    self.name, label, failed.tolist(), reached.ravel()[failed].tolist(), tolerance, reached.size > 1
+                )
+
+        good = self._accepted(point.residual, tolerance, refuse)
+        return jnp.where(good[:, None], point.z, jnp.nan).reshape(shape)
+
+    def linear_solution(self, z: Array, r: Array, leaves: _Leaves) -> Array:
+        """B⁻¹r for r of z's shape, B = ∂F/∂z; LinearSolveError or NaN where the residual misses the tolerance."""
+        shape, (count, n) = z.shape, self.sizes(z)
+        settings = linear_solver_for(self.linear, n, count)
+
+        def solve(times: Callable[[Array], Array], b: Array) -> Array:
+            flat = lambda h: times(h.reshape(shape)).reshape(count, n)  # noqa: E731
+            known = b.reshape(count, n)
+            finite = jnp.isfinite(known).all(1)
+            answer = solve_linear(flat, jnp.where(finite[:, None], known, 0.0), settings)
+
+            def refuse(reached: np.ndarray) -> None:
+                worst = float(np.max(np.where(np.isnan(reached), np.inf, reached), initial=0.0))
+                if worst > answer.tolerance:
+                    raise LinearSolveError(self.name, type(settings).__name__, worst, answer.tolerance)
+
+            # A point that is NaN has no derivative, and its failure was reported.
+            there = jnp.isfinite(jax.lax.stop_gradient(z)).reshape(count, n).all(1)
+            good = self._accepted(jnp.where(there, answer.residual, 0.0), answer.tolerance, refuse)
+            return jnp.where((good & finite & there)[:, None], answer.t, jnp.nan).reshape(shape)
+
+        times = lambda h: jax.jvp(lambda q: self.residual(q, *leaves), (z,), (h,))[1]  # noqa: E731
+        return jax.lax.custom_linear_solve(times, r, solve, solve)
+
+    def _accepted(self, residual: Array, tolerance: float, refuse: Callable[[np.ndarray], None]) -> Array:
+        """Which instances' residuals (N,) are within the tolerance; where some are not and that is to be raised, by ``refuse`` on the host."""
+        good = residual <= tolerance
+        if self.on_failure == "nan":
+            return good
+        if not isinstance(residual, jax.core.Tracer):
+            refuse(np.asarray(residual))
+            return good
+
+        def checked(reached: Any, good: Any) -> np.ndarray:
+            refuse(np.asarray(reached))
+            return np.asarray(good)
+
+        result = jax.ShapeDtypeStruct(good.shape, good.dtype)
+        return jax.pure_callback(checked, result, residual, good, vmap_method="broadcast_all")
+
+
+def _least_squares(times: Callable[[Array], Array], value: Array, t: Array, bad: Array) -> Array:
+    """Steps (BᵀB + μI)⁻¹Bᵀ value for the instances that are ``bad``."""
+    B = matrix_of(times, value)
+    gram = jnp.swapaxes(B, 1, 2) @ B
+    mu = 1e-8 * jnp.maximum(jnp.max(jnp.diagonal(gram, axis1=1, axis2=2), axis=1), jnp.finfo(t.dtype).tiny)
+    damped = gram + mu[:, None, None] * jnp.eye(t.shape[1], dtype=t.dtype)
+    step = jnp.linalg.solve(damped, jnp.swapaxes(B, 1, 2) @ value[..., None])[..., 0]
+    return jnp.where(bad[:, None], jnp.nan_to_num(step, posinf=0.0, neginf=0.0), t)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def solve_equation(equation: Equation, z0: Array, leaves: tuple[Array, ...]) -> Array:
+    """z, a differentiable function of the leaves."""
+    return equation.solution(z0, leaves)
+
+
+@solve_equation.defjvp
+def _(equation: Equation, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    (z0, leaves), (_, dleaves) = primals, tangents
+    z = solve_equation(equation, z0, leaves)
+    moved = jax.jvp(lambda *h: equation.residual(z, *h), leaves, dleaves)[1] if leaves else jnp.zeros_like(z)
+    return z, equation.linear_solution(z, -moved, leaves)
+
+
+def pose(
+    name: str,
+    function: Callable[..., Array],
+    z0: Any,
+    theta: tuple[Any, ...],
+    fixed: bool,
+    batched: bool,
+    solve: Any = None,
+    linear: Any = None,
+    tol: float | None = None,
+    on_failure: str = "raise",
+    letter: str = "",
+) -> tuple[Equation, Array, tuple[Array, ...]]:
+    """The equation as a function of arrays alone, z0 in the function's dtype, and the arrays: theta's, and the tracers closed over."""
+    letter = letter or ("f" if fixed else "F")
+    if not callable(function):
+        raise TypeError(
+            f"{name}: {letter}: got {type(function).__name__}, expected a callable (z, *theta) -> array of z's shape"
+        )
+    if not isinstance(z0, (jax.Array, np.ndarray)) or not jnp.issubdtype(z0.dtype, jnp.floating):
+        got = f"an array of {z0.dtype}" if isinstance(z0, (jax.Array, np.ndarray)) else type(z0).__name__
+        raise TypeError(f"{name}: z0: got {got}, expected a floating-point array; write jnp.asarray(z0, float)")
+    z0 = jax.lax.stop_gradient(jnp.asarray(z0))
+    if batched and z0.ndim == 0:
+        raise ValueError(f"{name}: batched: got True and z0 without axes, expected a leading axis of instances in z0")
+    every, tree = jax.tree.flatten(theta)
+    places = [i for i, leaf in enumerate(every) if isinstance(leaf, (jax.Array, np.ndarray, np.generic, float))]
+    arrays = [jnp.asarray(every[i]) for i in places]
+    constants = [None if i in set(places) else leaf for i, leaf in enumerate(every)]
+
+    def unflatten(values: Sequence[Array]) -> tuple[Any, ...]:
+        filled = list(constants)
+        for i, value in zip(places, values, strict=False):
+            filled[i] = value
+        return jax.tree.unflatten(tree, filled)
+
+    def flatten(given: Any) -> list[Array]:
+        leaves = jax.tree.leaves(tuple(given))
+        return [jnp.asarray(leaves[i]) for i in places]
+
+    of_arrays = lambda z, *values: function(z, *unflatten(values))  # noqa: E731
+    returned = jax.eval_shape(of_arrays, z0, *arrays)
+    if not isinstance(returned, jax.ShapeDtypeStruct) or returned.shape != z0.shape:
+        got = (
+            f"an array of shape {returned.shape}"
+            if isinstance(returned, jax.ShapeDtypeStruct)
+            else type(returned).__name__
+        )
+        raise ValueError(
+            f"{name}: {letter}: it returned {got}, expected an array of z0's shape {z0.shape}; write as many equations as unknowns"
+        )
+    z0 = z0.astype(jnp.promote_types(z0.dtype, returned.dtype))
+    converted, closed_over = jax.closure_convert(of_arrays, z0, *arrays)
+    equation = Equation(
+        name=name,
+        function=converted,
+        fixed=fixed,
+        batched=batched,
+        solve=solve,
+        linear=linear,
+        tol=tol,
+        on_failure=on_failure,
+        unflatten=unflatten,
+        flatten=flatten,
+    )
+    return equation, z0, (*arrays, *closed_over)

@@ -1,0 +1,106 @@
+"""Roots and fixed points of functions written in PyTorch, differentiable in every mode: ``root`` and ``fixed_point``.
+
+    F(z, θ) = 0,  dz = −B⁻¹A dθ,  A = ∂F/∂θ, B = ∂F/∂z
+
+where A and B are what automatic differentiation gives: the Jacobian, or at kinks a conservative one, if F is composed of functions
+whose derivatives are (ReLU, max, and ``torch_primitives``). Source: Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit
+differentiation for machine learning and optimization" (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from conelayers.implicit.settings import ForwardSolver, LinearSolver, check_options
+from conelayers.implicit.torch_certify import certify_fixed_point, certify_root
+from conelayers.implicit.torch_equation import pose
+from conelayers.implicit.torch_functions import solve_equation
+from conelayers.implicit.torch_primitives import (
+    project_box,
+    project_cone,
+    project_l1_ball,
+    project_l2_ball,
+    project_simplex,
+    soft_threshold,
+)
+
+__all__ = [
+    "certify_fixed_point",
+    "certify_root",
+    "fixed_point",
+    "project_box",
+    "project_cone",
+    "project_l1_ball",
+    "project_l2_ball",
+    "project_simplex",
+    "root",
+    "soft_threshold",
+]
+
+Tensor = torch.Tensor
+
+
+def root(
+    F: Callable[..., Tensor],
+    z0: Tensor,
+    *theta: Any,
+    solve: ForwardSolver | Callable[..., Tensor] | None = None,
+    linear: LinearSolver | None = None,
+    batched: bool = False,
+    tol: float | None = None,
+    on_failure: str = "raise",
+) -> Tensor:
+    """z with F(z, *theta) = 0, a differentiable function of theta: dz = −B⁻¹A dθ.
+
+    F(z, *theta) returns the shape of z; it must be deterministic, and is called again for derivatives. z0: where to start; no gradient.
+    theta: tensors, or lists, tuples and dicts of them; other leaves are passed on as they are. Tensors and ``nn.Module`` parameters
+    that F closes over get gradients too. batched: the leading axis of z counts instances, each a system of its own (row i of F
+    depends on row i of z only); theta has no axis that is treated so, F sees all of it.
+
+    solve: ``Newton()`` by default, or a callable (F, z0, theta) -> z of yours, theta a tuple. Under vmap it is called once, with the
+    mapped axes in front of z0, and F takes them so. linear: ``Dense()`` up to 256 unknowns, ``GMRES()`` beyond, or ``BiCGStab()``.
+    tol: the relative residual ‖F‖∞/(1 + ‖z‖∞) at which z is accepted, the solver's own (1e−8 for a callable) by default.
+    on_failure: "raise", or "nan" for the instances that failed, in z and in derivatives.
+
+    Raises ConvergenceError where the residual, recomputed, misses ``tol``; LinearSolveError where a derivative's system was not
+    solved; TypeError or ValueError for arguments that do not fit.
+    """
+    return _solved("root", F, z0, theta, False, solve, linear, batched, tol, on_failure)
+
+
+def fixed_point(
+    f: Callable[..., Tensor],
+    z0: Tensor,
+    *theta: Any,
+    solve: ForwardSolver | Callable[..., Tensor] | None = None,
+    linear: LinearSolver | None = None,
+    batched: bool = False,
+    tol: float | None = None,
+    on_failure: str = "raise",
+) -> Tensor:
+    """z with z = f(z, *theta), a differentiable function of theta: dz = (I − ∂f/∂z)⁻¹ ∂f/∂θ dθ.
+
+    The arguments and errors are those of ``root``, with F = f − z. solve: ``Anderson()`` by default, ``Picard()``, ``Newton()``, or
+    a callable (f, z0, theta) -> z.
+    """
+    return _solved("fixed_point", f, z0, theta, True, solve, linear, batched, tol, on_failure)
+
+
+def _solved(
+    name: str,
+    function: Callable[..., Tensor],
+    z0: Tensor,
+    theta: tuple[Any, ...],
+    fixed: bool,
+    solve: Any,
+    linear: Any,
+    batched: bool,
+    tol: Any,
+    on_failure: Any,
+) -> Tensor:
+    check_options(name, solve, linear, tol, on_failure, fixed=fixed)
+    equation, z0, leaves = pose(name, function, z0, theta, fixed, batched, solve, linear, tol, on_failure)
+    return solve_equation(equation, z0, leaves)

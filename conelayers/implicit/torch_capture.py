@@ -1,0 +1,185 @@
+"""A function of tensors that closes over others, made a function of those too: ``nn.Module`` parameters and captured tensors.
+
+Derivatives call the function again, at times when a module's parameters may be others (``torch.func.functional_call`` sets them for one
+call only), and transformations of torch follow inputs, not closures. So the function is called once under a mode that sees every
+operation's arguments; what needs a derivative among them and is no input becomes one. When the function is called again, parameters
+are set in their modules by ``functional_call``, other tensors are exchanged in the arguments of the operations.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FunctionType, MethodType
+from typing import Any, final
+
+import torch
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = ["Captured", "capture"]
+
+Tensor = torch.Tensor
+_DEPTH = 4
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """What a function of (z, *theta) closes over: ``tensors``, and what it returned when they were looked for."""
+
+    function: Callable[..., Any]
+    tensors: tuple[Tensor, ...]
+    output: Any
+    _modules: _Modules
+    _names: Mapping[int, str]  # position among the tensors: name in the modules
+
+    def call(self, values: Sequence[Tensor], *args: Any) -> Any:
+        """The function at args with the captured tensors replaced by ``values``."""
+        if not self.tensors:
+            return self.function(*args)
+        named = {name: values[i] for i, name in self._names.items()}
+        loose = {id(t): v for i, (t, v) in enumerate(zip(self.tensors, values, strict=True)) if i not in self._names}
+        function = self.function
+        if named:
+            function = functools.partial(torch.func.functional_call, self._modules, named, strict=False)
+            args = (args,)
+        if not loose:
+            return function(*args)
+        with _Exchange(loose) as exchange:
+            value = function(*args)
+        if exchange.unused:
+            raise RuntimeError(
+                "the function no longer uses a tensor that it closed over when the equation was solved (a parameter swapped by "
+                "functional_call, or a closure that was rebound): pass it in theta"
+            )
+        return value
+
+
+def capture(name: str, function: Callable[..., Any], z: Tensor, theta: Sequence[Any]) -> Captured:
+    """Finds what ``function`` closes over by calling it at copies of z and theta.
+
+    Raises ValueError where the result depends on a parameter that no operation of torch was seen to take.
+    """
+    # Copies: a tensor that is both an input and closed over is two things.
+    detach = lambda h: h.detach() if isinstance(h, Tensor) else h  # noqa: E731
+    inputs = tree_map(detach, (z, *theta))
+    with torch.enable_grad(), _Record(tree_leaves(inputs)) as record:
+        output = function(*inputs)
+    found = tuple(record.captured.values())
+    if not torch._C._are_functorch_transforms_active() and isinstance(output, Tensor):
+        _refuse_unseen(name, output, record)
+    modules = _Modules(function)
+    places: dict[int, str] = {}
+    for place, h in itertools.chain(modules.named_parameters(), modules.named_buffers()):
+        places.setdefault(id(h), place)
+    names = {i: places[id(t)] for i, t in enumerate(found) if id(t) in places}
+    return Captured(function, found, detach(output), modules, names)
+
+
+@final
+class _Modules(torch.nn.Module):
+    """The modules that a function reaches, under one roof: calling it calls the function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self._call = (function,)  # in a tuple: were it a module, it would be registered twice
+        self.reached = torch.nn.ModuleList(_reached(function, _DEPTH, set()))
+
+    def forward(self, *args: Any) -> Any:
+        return self._call[0](*args)
+
+
+def _reached(thing: Any, depth: int, seen: set[int]) -> list[torch.nn.Module]:
+    if id(thing) in seen or depth < 0:
+        return []
+    seen.add(id(thing))
+    parts: list[Any]
+    if isinstance(thing, torch.nn.Module):
+        return [thing]
+    if isinstance(thing, functools.partial):
+        parts = [thing.func, *thing.args, *thing.keywords.values()]
+    elif isinstance(thing, MethodType):
+        parts = [thing.__self__, thing.__func__]
+    elif isinstance(thing, FunctionType):
+        variables = inspect.getclosurevars(thing)
+        parts = [*variables.nonlocals.values(), *variables.globals.values(), *(thing.__defaults__ or ())]
+        parts += (thing.__kwdefaults__ or {}).values()
+    elif isinstance(thing, (list, tuple)):
+        parts = list(thing)
+    elif isinstance(thing, dict):
+        parts = list(thing.values())
+    elif callable(thing) and hasattr(thing, "__dict__") and not inspect.isclass(thing):
+        parts = list(vars(thing).values())
+    else:
+        return []
+    return [module for part in parts for module in _reached(part, depth - 1, seen)]
+
+
+def _tensors(args: Any) -> list[Tensor]:
+    return [h for h in tree_leaves(args) if isinstance(h, Tensor)]
+
+
+def _follows(t: Tensor) -> bool:
+    """Whether a derivative or a transformation follows t."""
+    if t.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(t):
+        return True
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None
+
+
+@final
+class _Record(TorchFunctionMode):
+    def __init__(self, inputs: Sequence[Any]) -> None:
+        super().__init__()
+        self.known = {id(h): h for h in inputs if isinstance(h, Tensor)}  # holds them, so that no id is given twice
+        self.captured: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for t in _tensors((args, kwargs or {})):
+            if id(t) not in self.known:
+                self.known[id(t)] = t
+                if _follows(t):
+                    self.captured[id(t)] = t
+        result = func(*args, **(kwargs or {}))
+        for t in _tensors(result):
+            self.known.setdefault(id(t), t)
+        return result
+
+
+@final
+class _Exchange(TorchFunctionMode):
+    def __init__(self, exchanged: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self._exchanged, self.unused = exchanged, set(exchanged)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def swap(h: Any) -> Any:
+            if isinstance(h, Tensor) and id(h) in self._exchanged:
+                self.unused.discard(id(h))
+                return self._exchanged[id(h)]
+            return h
+
+        args, kwargs = tree_map(swap, (tuple(args), kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _refuse_unseen(name: str, output: Tensor, record: _Record) -> None:
+    """The graph of ``output`` must end in what was recorded: an autograd Function applied to a parameter directly hides it."""
+    ends = {t.grad_fn for t in record.captured.values() if t.grad_fn is not None}
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen or node in ends:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in record.known:
+            raise ValueError(
+                f"{name}: the function depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient and that only an "
+                "autograd Function was seen to take: pass it in theta"
+            )
+        waiting += [following for following, _ in node.next_functions]

@@ -1,0 +1,130 @@
+"""Certificates of roots and fixed points of functions written in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from conelayers.implicit.certificate import RootCertificate
+from conelayers.implicit.certify import Kinks, Separable, certificate_of
+from conelayers.implicit.settings import effective
+from conelayers.implicit.torch_equation import Equation, Products, pose
+from conelayers.implicit.torch_linear import matrix_of
+
+__all__ = ["certify_fixed_point", "certify_root"]
+
+Tensor = torch.Tensor
+_NEARBY = 1e-6  # of 1 + ‖·‖∞
+
+
+def certify_root(
+    F: Callable[..., Tensor],
+    z: Tensor,
+    *theta: Any,
+    separable: Separable | None = None,
+    smooth: bool = False,
+    batched: bool = False,
+    tol: float = 1e-8,
+    samples: int = 8,
+) -> RootCertificate | tuple[RootCertificate, ...]:
+    """Whether dz = −B⁻¹A dθ is justified at a root z of F(z, *theta) = 0; a tuple of certificates, one an instance, if ``batched``.
+
+    The theorem asks for every element of the generalized Jacobian B to be invertible. separable: ``Separable(pre, activation)``
+    where F = z − σ(pre(z, *theta)) with kinks coordinate by coordinate: all elements are tested (separable.py). smooth: F is
+    differentiable near z, so that B is the only one. With neither, elements at ``samples`` points nearby are: the verdict is
+    CHECKED at best. tol: the relative residual up to which z counts as a root. B is made as a matrix, (n, n) for each instance.
+
+    Raises TypeError or ValueError for arguments that do not fit, a ``separable`` that describes another function among them.
+    """
+    return _certified("certify_root", F, z, theta, False, separable, smooth, batched, tol, samples)
+
+
+def certify_fixed_point(
+    f: Callable[..., Tensor],
+    z: Tensor,
+    *theta: Any,
+    separable: Separable | None = None,
+    smooth: bool = False,
+    batched: bool = False,
+    tol: float = 1e-8,
+    samples: int = 8,
+) -> RootCertificate | tuple[RootCertificate, ...]:
+    """``certify_root`` for z = f(z, *theta), with B = ∂f/∂z − I; ``separable`` where f = σ(pre(z, *theta))."""
+    return _certified("certify_fixed_point", f, z, theta, True, separable, smooth, batched, tol, samples)
+
+
+def _certified(
+    name: str,
+    function: Callable[..., Tensor],
+    z: Tensor,
+    theta: tuple[Any, ...],
+    fixed: bool,
+    separable: Separable | None,
+    smooth: bool,
+    batched: bool,
+    tol: float,
+    samples: int,
+) -> RootCertificate | tuple[RootCertificate, ...]:
+    if separable is not None and not isinstance(separable, Separable):
+        raise TypeError(
+            f"{name}: separable: got {type(separable).__name__}, expected Separable(pre, activation) or None"
+        )
+    with torch.no_grad():
+        equation, z, leaves = pose(name, function, z, theta, fixed, batched)
+        leaves = [h.detach() for h in leaves]
+        count, n = equation.sizes(z)
+        F = _array(equation.residual(z, *leaves)).reshape(count, n)
+        B = _matrices(equation, z, leaves)
+        generator = np.random.default_rng(0)
+        unknown = separable is None and not smooth
+        nearby = [
+            _matrices(equation, _moved(z, generator), [_moved(h, generator) for h in leaves])
+            for _ in range(samples if unknown else 0)
+        ]
+        kinks = None if separable is None else _kinks(name, separable, z, theta, batched)
+    points = _array(z).reshape(count, n)
+    tolerance = effective(tol, torch.finfo(z.dtype).eps)
+    made = tuple(
+        certificate_of(
+            name,
+            F[i],
+            points[i],
+            B[i],
+            tolerance,
+            kinks=None if kinks is None else kinks[i],
+            smooth=smooth,
+            nearby=np.stack([h[i] for h in nearby]) if nearby else np.zeros((0, n, n)),
+        )
+        for i in range(count)
+    )
+    return made if batched else made[0]
+
+
+def _kinks(name: str, separable: Separable, z: Tensor, theta: tuple[Any, ...], batched: bool) -> list[Kinks]:
+    equation, z, leaves = pose(name, separable.pre, z, theta, False, batched, letter="separable.pre")
+    leaves = [h.detach() for h in leaves]
+    count, n = equation.sizes(z)
+    v = _array(equation.residual(z, *leaves)).reshape(count, n)
+    W = _matrices(equation, z, leaves)
+    return [Kinks(v[i], W[i], separable.activation) for i in range(count)]
+
+
+def _matrices(equation: Equation, z: Tensor, leaves: list[Tensor]) -> np.ndarray:
+    """∂F/∂z, (N, n, n)."""
+    products = Products(equation, z, leaves)
+    return _array(matrix_of(products.transposed_times, z.reshape(equation.sizes(z))))
+
+
+def _moved(h: Tensor, generator: np.random.Generator) -> Tensor:
+    """A point nearby."""
+    if not h.is_floating_point():
+        return h
+    size = _NEARBY * (1 + (h.abs().max() if h.numel() else 0.0))
+    return h + size * torch.from_numpy(generator.standard_normal(h.shape)).to(h)
+
+
+def _array(h: Tensor) -> np.ndarray:
+    return h.detach().to(device="cpu", dtype=torch.float64).numpy()

@@ -1,0 +1,220 @@
+"""An equation F(z, θ) = 0 of tensors alone: its solution and its linear systems, for plain tensors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from conelayers.implicit.errors import ConvergenceError, LinearSolveError
+from conelayers.implicit.settings import Anderson, ForwardSolver, LinearSolver, Newton, effective, linear_solver_for
+from conelayers.implicit.torch_capture import capture
+from conelayers.implicit.torch_forward import Point, fixed_point_of, newton_root, relative_residual
+from conelayers.implicit.torch_linear import matrix_of, solve_linear
+from conelayers.implicit.torch_products import each, push
+
+__all__ = ["Equation", "Products", "pose"]
+
+Tensor = torch.Tensor
+_Leaves = Sequence[Tensor]
+_OF_CALLABLES = 1e-8  # the tolerance that a user's own solver is held to
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """F(z, θ) = 0, or z = f(z, θ) where ``fixed``, for θ by its leaves; the first ``axes`` of z count instances.
+
+    ``direct``: the function as the user wrote it, where that may be called with plain tensors.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    fixed: bool
+    axes: int
+    solve: ForwardSolver | Callable[..., Tensor] | None
+    linear: LinearSolver | None
+    tol: float | None
+    on_failure: str
+    unflatten: Callable[[_Leaves], tuple[Any, ...]]
+    flatten: Callable[[Any], list[Tensor]]
+    direct: Callable[..., Tensor] | None
+
+    def residual(self, z: Tensor, *leaves: Tensor) -> Tensor:
+        """F, or f − z."""
+        value = self.function(z, *leaves)
+        return value - z if self.fixed else value
+
+    def mapped(self, dims: Sequence[int | None]) -> Equation:
+        """With one more axis of instances in front of z, and along ``dims`` of the leaves."""
+        function = torch.func.vmap(self.function, in_dims=(0, *dims))
+        return replace(self, function=function, axes=self.axes + 1, direct=None)
+
+    def sizes(self, z: Tensor) -> tuple[int, int]:
+        """The number of instances, and of unknowns of each."""
+        count = z.shape[: self.axes].numel()
+        return count, z.shape[self.axes :].numel()
+
+    def solution(self, z0: Tensor, leaves: _Leaves) -> Tensor:
+        """z, for plain tensors. Raises ConvergenceError, or puts NaN, where the residual recomputed at z misses the tolerance."""
+        function = self.direct or self.function
+        shape, (count, n) = z0.shape, self.sizes(z0)
+        flat = lambda Z: function(Z.reshape(shape), *leaves).reshape(count, n)  # noqa: E731
+        residual = (lambda Z: flat(Z) - Z) if self.fixed else flat
+        solver = self.solve if self.solve is not None else Anderson() if self.fixed else Newton()
+        given = self.tol if self.tol is not None else _OF_CALLABLES if callable(solver) else solver.tol
+        tolerance = effective(given, torch.finfo(z0.dtype).eps)
+        if callable(solver):
+            rebuilt = lambda z, *theta: function(z, *self.flatten(theta), *leaves[len(self.flatten(theta)) :])  # noqa: E731
+            z = solver(rebuilt, z0, self.unflatten(leaves))
+            if not isinstance(z, Tensor) or z.shape != shape:
+                got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+                raise ValueError(
+                    f"{self.name}: solve: it returned {got}, expected a tensor of z0's shape {tuple(shape)}"
+                )
+            Z = z.detach().to(z0.dtype).reshape(count, n)
+            point = Point(Z, relative_residual(residual(Z), Z))
+        elif isinstance(solver, Newton):
+            settings = linear_solver_for(solver.linear, n, count)
+
+            def step(Z: Tensor, value: Tensor) -> Tensor:
+                products = Products(self, Z.reshape(shape), leaves)
+                t = solve_linear(products.times, products.transposed_times, value[None], settings, transposed=False).t[
+                    0
+                ]
+                bad = ~torch.isfinite(t).all(1)
+                return products.least_squares(value, t, bad) if bool(bad.any()) else t
+
+            point = newton_root(residual, step, z0.reshape(count, n), solver, tolerance)
+        else:
+            point = fixed_point_of(flat, z0.reshape(count, n), solver, tolerance)
+        failed = ~(point.residual <= tolerance)
+        if not bool(failed.any()):
+            return point.z.reshape(shape)
+        if self.on_failure == "raise":
+            label = type(solver).__name__ if not callable(solver) else "solve"
+            indices = torch.nonzero(failed)[:, 0].tolist()
+            raise ConvergenceError(self.name, label, indices, point.residual[failed].tolist(), tolerance, count > 1)
+        return torch.where(failed[:, None], torch.full_like(point.z, torch.nan), point.z).reshape(shape)
+
+    def linear_solution(self, z: Tensor, r: Tensor, leaves: _Leaves, transposed: bool) -> Tensor:
+        """B⁻¹r or B⁻ᵀr for r (K, *z.shape), for plain tensors."""
+        count, n = self.sizes(z)
+        if not r.numel():
+            return r.clone()
+        settings = linear_solver_for(self.linear, n, count)
+        products = Products(self, z, leaves)
+        flat = r.reshape(-1, count, n)
+        finite = torch.isfinite(flat).all(-1)
+        known = torch.where(finite[..., None], flat, torch.zeros_like(flat))
+        answer = solve_linear(products.times, products.transposed_times, known, settings, transposed=transposed)
+        good = answer.residual <= answer.tolerance
+        if self.on_failure == "raise":
+            points = torch.isfinite(z.reshape(count, n)).all(-1)
+            failed = finite & ~good & points
+            if bool(failed.any()):
+                worst = torch.nan_to_num(answer.residual[failed], nan=torch.inf).max()
+                raise LinearSolveError(self.name, type(settings).__name__, float(worst), answer.tolerance)
+        return torch.where((good & finite)[..., None], answer.t, torch.full_like(flat, torch.nan)).reshape(r.shape)
+
+
+@final
+class Products:
+    """Products with B and Bᵀ at a point, of plain vectors (K, N, n)."""
+
+    def __init__(self, equation: Equation, z: Tensor, leaves: _Leaves) -> None:
+        self._shape, self._z = z.shape, z
+        self._of_z = lambda h: equation.residual(h, *leaves)
+
+    @functools.cached_property
+    def _pull(self) -> Callable[[Tensor], tuple[Tensor]]:
+        return torch.func.vjp(self._of_z, self._z)[1]
+
+    def times(self, h: Tensor) -> Tensor:
+        return each(lambda t: push(self._of_z, (self._z,), (t,)), h.reshape(-1, *self._shape)).reshape(h.shape)
+
+    def transposed_times(self, h: Tensor) -> Tensor:
+        return each(lambda t: self._pull(t)[0], h.reshape(-1, *self._shape)).reshape(h.shape)
+
+    def least_squares(self, value: Tensor, t: Tensor, bad: Tensor) -> Tensor:
+        """B⁺-like steps (BᵀB + μI)⁻¹Bᵀ value for the instances that are ``bad``."""
+        from_rows = matrix_of(self.transposed_times, value)
+        gram = from_rows.mT @ from_rows
+        scale = 1e-8 * torch.diagonal(gram, dim1=1, dim2=2).amax(1).clamp_min(torch.finfo(t.dtype).tiny)
+        damped = gram + scale[:, None, None] * torch.eye(t.shape[1], dtype=t.dtype, device=t.device)
+        step = torch.linalg.solve_ex(damped, from_rows.mT @ value[..., None])[0][..., 0]
+        return torch.where(bad[:, None], torch.nan_to_num(step, posinf=0.0, neginf=0.0), t)
+
+
+def pose(
+    name: str,
+    function: Callable[..., Tensor],
+    z0: Tensor,
+    theta: tuple[Any, ...],
+    fixed: bool,
+    batched: bool,
+    solve: Any = None,
+    linear: Any = None,
+    tol: float | None = None,
+    on_failure: str = "raise",
+    letter: str = "",
+) -> tuple[Equation, Tensor, list[Tensor]]:
+    """The equation as a function of tensors alone, z0 in the function's dtype, and the tensors: theta's, and those closed over."""
+    letter = letter or ("f" if fixed else "F")
+    if not callable(function):
+        raise TypeError(
+            f"{name}: {letter}: got {type(function).__name__}, expected a callable (z, *theta) -> tensor of z's shape"
+        )
+    if not isinstance(z0, Tensor) or not z0.is_floating_point():
+        got = f"a tensor of {z0.dtype}" if isinstance(z0, Tensor) else type(z0).__name__
+        raise TypeError(
+            f"{name}: z0: got {got}, expected a floating-point tensor; write z0.to(torch.get_default_dtype())"
+        )
+    if batched and z0.ndim == 0:
+        raise ValueError(f"{name}: batched: got True and z0 without axes, expected a leading axis of instances in z0")
+    found = capture(name, function, z0, theta)
+    output = found.output
+    if not isinstance(output, Tensor) or output.shape != z0.shape:
+        got = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"{name}: {letter}: it returned {got}, expected a tensor of z0's shape {tuple(z0.shape)}; write as many equations as unknowns"
+        )
+    leaves, spec = tree_flatten(theta)
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    tensors = [leaves[i] for i in places]
+    constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+    def unflatten(values: Sequence[Tensor]) -> tuple[Any, ...]:
+        every = list(constants)
+        for i, value in zip(places, values, strict=False):
+            every[i] = value
+        return tree_unflatten(every, spec)
+
+    def flatten(given: Any) -> list[Tensor]:
+        return [leaf for leaf in tree_flatten(tuple(given))[0] if isinstance(leaf, Tensor)]
+
+    def of_tensors(z: Tensor, *values: Tensor) -> Tensor:
+        return found.call(values[len(places) :], z, *unflatten(values))
+
+    def direct(z: Tensor, *values: Tensor) -> Tensor:
+        return function(z, *unflatten(values))
+
+    plain = not torch._C._are_functorch_transforms_active()
+    equation = Equation(
+        name=name,
+        function=of_tensors,
+        fixed=fixed,
+        axes=int(batched),
+        solve=solve,
+        linear=linear,
+        tol=tol,
+        on_failure=on_failure,
+        unflatten=unflatten,
+        flatten=flatten,
+        direct=direct if plain else None,
+    )
+    return equation, z0.detach().to(torch.promote_types(z0.dtype, output.dtype)), [*tensors, *found.tensors]

@@ -1,0 +1,122 @@
+"""The optimality conditions of f + penalty at a solution, on its support and on the extended support."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import numpy as np
+
+from conelayers.lasso.fit import Fit
+from conelayers.lasso.linearization import Basis, Forcing, Linearization
+from conelayers.lasso.penalties import Penalty
+from conelayers.lasso.polish import newton_step
+from conelayers.lasso.verdicts import Conditions, Side, Spectrum
+
+__all__ = ["SupportConditions"]
+
+_STEPS = 100.0  # of Newton's next step
+_ROUNDING = 1e-12  # of the data's scale
+_RANK = 3e-7  # of X_E's singular values with normalized columns: their squares are the system's, and 1e-13 is singular
+_SEEN = 1e-6  # entries of unit null vectors below this are rounding
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SupportConditions(Conditions):
+    """Stationarity on the support, ∇f(z) + ∇penalty(z, θ) = 0, at z (d,) with gradient ∇f(z) (d,).
+
+    forcing: its derivative in θ, (d, m), as a function of the signs or unit vectors that the kinks' features would enter with.
+    """
+
+    fit: Fit
+    penalty: Penalty
+    z: np.ndarray
+    gradient: np.ndarray
+    forcing: Callable[[np.ndarray, np.ndarray], Forcing]
+
+    @property
+    def start(self) -> np.ndarray:
+        return self.z
+
+    @property
+    def support(self) -> np.ndarray:
+        return np.flatnonzero(self.z[: self.fit.features])
+
+    @cached_property
+    def _curvatures(self) -> np.ndarray:
+        return self.fit.curvatures(self.z)
+
+    @cached_property
+    def _distances(self) -> np.ndarray:
+        return self.penalty.kink_distances(self.z, self.gradient, self._curvatures)
+
+    @cached_property
+    def _tolerances(self) -> np.ndarray:
+        columns = np.flatnonzero(self.penalty.support(self.z))
+        r = self.gradient + self.penalty.gradient(self.z)
+        e = newton_step(self.fit, self.penalty, self.z, r, columns)
+        step = np.abs(self._curvatures * e) + np.abs(self.fit.hessian_vector(self.z, e))
+        return _STEPS * step + _ROUNDING * self.fit.scale
+
+    @cached_property
+    def _at_kinks(self) -> np.ndarray:
+        return self._distances <= self._tolerances
+
+    @property
+    def kinks(self) -> np.ndarray:
+        return np.flatnonzero(self._at_kinks)
+
+    @property
+    def margin(self) -> float:
+        return float(self._distances.min(initial=np.inf))
+
+    @property
+    def kink_tolerance(self) -> float:
+        return float(self._tolerances.max(initial=0.0))
+
+    def _basis(self, side: Side) -> Basis:
+        none = np.zeros(self.z.size, dtype=bool)
+        drop = none if side is Side.OWN else self._at_kinks
+        return self.penalty.basis(self.z, self.gradient, drop, self._at_kinks if side is Side.HIGH else none)
+
+    def linearized(self, side: Side) -> Linearization:
+        U = self._basis(side)
+        M = U.congruence(self._hessian(U.rows))
+        return Linearization(M, self.forcing(self.z, self.gradient), U)
+
+    def _hessian(self, columns: np.ndarray) -> np.ndarray:
+        return self.fit.hessian(self.z, columns) + self.penalty.curvature(self.z, columns)
+
+    def spectrum(self, side: Side) -> Spectrum:
+        # M = FᵀF with F = [√W X̃U; curvature^½ U]: the rank is decided on F, whose singular values are not squared yet.
+        U = self._basis(side)
+        k = U.shape[1]
+        if not k:
+            return Spectrum(1.0, 1.0, _RANK, ())
+        touched, V = U.rows, U.dense()
+        n = len(self.fit.y)
+        weights = self.fit.weights(self.z) if not self.fit.quadratic else np.full(n, 1 / n)
+        F = np.sqrt(weights)[:, None] * (self.fit.X[:, touched] @ V)
+        if n > 2 * k:
+            F = np.linalg.qr(F, mode="r")
+        extra = V.T @ (self._hessian(touched) - self.fit.hessian(self.z, touched)) @ V
+        if extra.any():
+            values, vectors = np.linalg.eigh(extra)
+            F = np.vstack([F, np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T])
+        norms = np.sqrt(np.einsum("ij,ij->j", F, F))
+        _, values, right = np.linalg.svd(F / np.where(norms > 0, norms, 1.0), full_matrices=k > F.shape[0])
+        values = np.append(values, np.zeros(k - values.size))
+        null = right[values <= _RANK * values[0]]
+        seen = np.abs(U.lift((null / np.where(norms > 0, norms, 1.0)).T)).max(axis=1, initial=0.0)
+        seen = seen[: self.fit.features]
+        blamed = np.flatnonzero(seen > _SEEN * seen.max(initial=1e-300)) if null.size else np.zeros(0, int)
+        return Spectrum(float(values[-1]), float(values[0]), _RANK, tuple(blamed.tolist()))
+
+    def split(self, z: np.ndarray) -> tuple[np.ndarray, float]:
+        return self.fit.split(z)
+
+    def pull_back(self, coef_bar: np.ndarray, intercept_bar: float) -> np.ndarray:
+        return self.fit.pull_back(coef_bar, intercept_bar)

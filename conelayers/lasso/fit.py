@@ -1,0 +1,149 @@
+"""A loss on given data, f(z) = loss(y, X̃z): what the models minimize without their penalty.
+
+The features are centred and, with an intercept, a column of ones is put behind them: z = (w, c + x̄ᵀw). That is an exact change of
+variables which makes the intercept orthogonal to the features for squares, and nearly so for other losses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import final
+
+import numpy as np
+
+from conelayers.lasso.losses import Loss, Squares
+
+__all__ = ["Fit", "checked_data"]
+
+_GRAM_UP_TO = 3000  # features up to which X̃ᵀX̃ is kept
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """f(z) = loss(y, X̃z), z (d,).
+
+    X (n, d): centred, with a column of ones at the end if there is an intercept. y (n,). center (p,): the means of the features that
+    were taken off, zeros without an intercept.
+    """
+
+    loss: Loss
+    X: np.ndarray
+    y: np.ndarray
+    center: np.ndarray
+    intercept: bool
+    gram: np.ndarray | None = field(repr=False)
+
+    @classmethod
+    def of(cls, loss: Loss, X: np.ndarray, y: np.ndarray, fit_intercept: bool) -> Fit:
+        """From data as the user gives them, X (n, p), y (n,)."""
+        X, y = checked_data(X, y)
+        center = X.mean(axis=0) if fit_intercept else np.zeros(X.shape[1])
+        if fit_intercept:
+            X = np.column_stack([X - center, np.ones(len(y))])
+        n, d = X.shape
+        gram = X.T @ X / n if isinstance(loss, Squares) and d <= min(n, _GRAM_UP_TO) else None
+        return cls(loss, X, loss.target(y), center, fit_intercept, gram)
+
+    @property
+    def features(self) -> int:
+        """p."""
+        return self.X.shape[1] - int(self.intercept)
+
+    @cached_property
+    def moment(self) -> np.ndarray:
+        """−∇f(0), (d,)."""
+        return -self.X.T @ self.loss.slope(self.y, np.zeros(len(self.y)))
+
+    @cached_property
+    def scale(self) -> float:
+        """The largest slope of a feature at z = 0 once the intercept is fitted: about the least λ at which w = 0."""
+        slopes = np.abs(self.moment[: self.features])
+        return float(slopes.max()) if slopes.any() else 1.0
+
+    @cached_property
+    def level(self) -> float:
+        """f(0), the size of f by which its rounding errors are measured."""
+        return self.loss.value(self.y, np.zeros(len(self.y))) or 1.0
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether f is."""
+        return isinstance(self.loss, Squares)
+
+    def gradient(self, z: np.ndarray) -> np.ndarray:
+        """∇f(z), by the Gram matrix where it is kept."""
+        if self.gram is not None:
+            return self.gram @ z - self.moment
+        return self.exact_gradient(z)
+
+    def exact_gradient(self, z: np.ndarray) -> np.ndarray:
+        """∇f(z) from the residuals of the data, the more accurate way."""
+        return self.X.T @ self.loss.slope(self.y, self.X @ z)
+
+    def weights(self, z: np.ndarray) -> np.ndarray:
+        """The diagonal W (n,) of ∇²f = X̃ᵀWX̃."""
+        return self.loss.curvature(self.y, self.X @ z)
+
+    def hessian(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """∇²f(z) on those coordinates, (k, k)."""
+        if self.gram is not None:
+            return self.gram[np.ix_(columns, columns)]
+        X = self.X[:, columns]
+        return X.T @ (self.weights(z)[:, None] * X)
+
+    def hessian_vector(self, z: np.ndarray, e: np.ndarray) -> np.ndarray:
+        """∇²f(z)e, (d,)."""
+        if self.gram is not None:
+            return self.gram @ e
+        return self.X.T @ (self.weights(z) * (self.X @ e))
+
+    def curvatures(self, z: np.ndarray) -> np.ndarray:
+        """The diagonal of ∇²f(z), (d,); at least a rounding error above zero."""
+        if self.gram is not None:
+            diagonal = np.diag(self.gram)
+        elif self.quadratic:
+            diagonal = self._column_squares / len(self.y)
+        else:
+            diagonal = np.einsum("ij,i,ij->j", self.X, self.weights(z), self.X)
+        return np.maximum(diagonal, 1e-300)
+
+    def change(self, z: np.ndarray, gradient: np.ndarray, e: np.ndarray) -> float:
+        """f(z + e) − f(z), without cancellation where f is quadratic."""
+        if self.quadratic:
+            curved = e @ (self.gram @ e) if self.gram is not None else np.sum((self.X @ e) ** 2) / len(self.y)
+            return float(gradient @ e + curved / 2)
+        return self.loss.value(self.y, self.X @ (z + e)) - self.loss.value(self.y, self.X @ z)
+
+    def coordinates(self, coef: np.ndarray, intercept: float) -> np.ndarray:
+        """z of (w, c)."""
+        return np.append(coef, intercept + self.center @ coef) if self.intercept else np.array(coef)
+
+    def split(self, z: np.ndarray) -> tuple[np.ndarray, float]:
+        """(w, c) of z; also of a change of z, the map being linear."""
+        coef = z[: self.features]
+        return coef.copy(), float(z[-1] - self.center @ coef) if self.intercept else 0.0
+
+    def pull_back(self, coef_bar: np.ndarray, intercept_bar: float) -> np.ndarray:
+        """The cotangent of z for one of (w, c)."""
+        if not self.intercept:
+            return np.array(coef_bar)
+        return np.append(coef_bar - self.center * intercept_bar, intercept_bar)
+
+    @cached_property
+    def _column_squares(self) -> np.ndarray:
+        return np.einsum("ij,ij->j", self.X, self.X)
+
+
+def checked_data(X: object, y: object) -> tuple[np.ndarray, np.ndarray]:
+    """X (n, p) and y (n,) as finite float64 arrays; raises ValueError otherwise."""
+    X_, y_ = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if X_.ndim != 2 or not X_.size:
+        raise ValueError(f"X: got shape {X_.shape}, expected (n, p) with n, p ≥ 1; reshape a single feature to (n, 1)")
+    if y_.shape != X_.shape[:1]:
+        raise ValueError(f"y: got shape {y_.shape}, expected ({X_.shape[0]},), one number for each row of X")
+    for name, array in (("X", X_), ("y", y_)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: got NaN or infinite entries, expected finite numbers; impute or remove them")
+    return X_, y_

@@ -1,0 +1,153 @@
+"""The optimality conditions of a solution, linearized in the hyperparameters: one factorization for every derivative.
+
+On the support they are smooth equations F(u, θ) = 0, u the coordinates that move, so that M du + B dθ = 0 with M = ∂F/∂u
+symmetric and B = ∂F/∂θ, and z moves by U du. For the Lasso with λ = e^θ, S its support and s its signs, this is the closed form
+
+    dw_S/dθ = −n λ (X_SᵀX_S)⁻¹ s,    dw = 0 off S.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import numpy as np
+import scipy.linalg as sla
+
+from conelayers.errors import SingularDerivativeWarning
+
+__all__ = ["Basis", "Forcing", "Linearization"]
+
+_SINGULAR = 1e-13  # the reciprocal condition number below which a least-squares solution stands in
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """The directions in which z moves, U (d, k): row rows[t] holds values[t] in column columns[t], and nothing else.
+
+    Every coordinate belongs to one direction at most, unit vectors or a group's unit vector, so that no sparse matrix is needed.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    shape: tuple[int, int]
+
+    @classmethod
+    def units(cls, rows: np.ndarray, d: int, k: int | None = None) -> Basis:
+        """Unit vectors of those coordinates; k: of more directions, which are none of z."""
+        return cls(rows, np.arange(rows.size), np.ones(rows.size), (d, rows.size if k is None else k))
+
+    def lift(self, u: np.ndarray) -> np.ndarray:
+        """Uu, (d, …) of (k, …)."""
+        z = np.zeros((self.shape[0], *u.shape[1:]))
+        z[self.rows] = _times(self.values, u[self.columns])
+        return z
+
+    def restrict(self, z: np.ndarray) -> np.ndarray:
+        """Uᵀz, (k, …) of (d, …)."""
+        u = np.zeros((self.shape[1], *z.shape[1:]))
+        np.add.at(u, self.columns, _times(self.values, z[self.rows]))
+        return u
+
+    def congruence(self, M: np.ndarray) -> np.ndarray:
+        """UᵀMU (k, k) of M on the rows' coordinates."""
+        if self.rows.size == self.shape[1] and (self.values == 1).all():
+            return M
+        V = self.dense()
+        return V.T @ M @ V
+
+    def dense(self) -> np.ndarray:
+        """U's nonzero rows, in the order of ``rows``, (t, k)."""
+        V = np.zeros((self.rows.size, self.shape[1]))
+        V[np.arange(self.rows.size), self.columns] = self.values
+        return V
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Forcing:
+    """∂F/∂θ on z's coordinates: coordinate i has values[i, r] in the column of hyperparameter columns[i, r]; values, columns (d, r)."""
+
+    values: np.ndarray
+    columns: np.ndarray
+    hyperparameters: int
+
+    def push(self, direction: np.ndarray) -> np.ndarray:
+        """(∂F/∂θ)dθ, (d, …) of (m, …)."""
+        moved = np.zeros((len(self.values), *direction.shape[1:]))
+        for v, c in zip(self.values.T, self.columns.T, strict=True):
+            moved += _times(v, direction[c])
+        return moved
+
+    def pull(self, z: np.ndarray) -> np.ndarray:
+        """(∂F/∂θ)ᵀz, (m, …) of (d, …)."""
+        theta = np.zeros((self.hyperparameters, *z.shape[1:]))
+        for v, c in zip(self.values.T, self.columns.T, strict=True):
+            np.add.at(theta, c, _times(v, z))
+        return theta
+
+
+def _times(values: np.ndarray, array: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, *[1] * (array.ndim - 1)) * array
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Linearization:
+    """M du + B dθ = 0, dz = U du: matrix M (k, k); B = Uᵀ∂F/∂θ by the forcing; basis U (d, k)."""
+
+    matrix: np.ndarray
+    forcing: Forcing
+    basis: Basis
+
+    @cached_property
+    def _scaling(self) -> np.ndarray:
+        size = np.sqrt(np.abs(self.matrix).max(axis=1, initial=0.0))
+        return 1 / np.where(size > 0, size, 1.0)
+
+    @cached_property
+    def _factor(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """LU of the scaled matrix, None where it is singular to rounding."""
+        d = self._scaling
+        M = d[:, None] * self.matrix * d
+        norm = np.abs(M).sum(axis=0).max(initial=0.0)
+        getrf, gecon = sla.get_lapack_funcs(("getrf", "gecon"), (M,))
+        lu, pivots, info = getrf(M)
+        if info > 0 or gecon(lu, norm)[0] < _SINGULAR:
+            return None
+        return lu, pivots
+
+    @property
+    def singular(self) -> bool:
+        """Whether M is, to rounding."""
+        return self.matrix.size > 0 and self._factor is None
+
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        """M⁻¹b, b (k, …), with one refinement; the minimum-norm least-squares solution, with a warning, where M is singular."""
+        if not self.matrix.size:
+            return np.zeros_like(b)
+        d = self._scaling.reshape(-1, *[1] * (b.ndim - 1))
+        if self._factor is None:
+            warnings.warn(
+                "The optimality conditions are singular on the support: the features in it are linearly dependent, and the "
+                "derivative is a least-squares solution; certify() names them.",
+                SingularDerivativeWarning,
+                stacklevel=3,
+            )
+            return d * (
+                np.linalg.pinv(d.ravel()[:, None] * self.matrix * d.ravel(), rcond=1e-12, hermitian=True) @ (d * b)
+            )
+        x = d * sla.lu_solve(self._factor, d * b, check_finite=False)
+        return x + d * sla.lu_solve(self._factor, d * (b - self.matrix @ x), check_finite=False)
+
+    def forward(self, direction: np.ndarray) -> np.ndarray:
+        """dz (d, …) for dθ (m, …)."""
+        return -self.basis.lift(self.solve(self.basis.restrict(self.forcing.push(direction))))
+
+    def adjoint(self, z_bar: np.ndarray) -> np.ndarray:
+        """The cotangent of θ, (m, …), for one of z, (d, …): one solve for any number of hyperparameters."""
+        return -self.forcing.pull(self.basis.lift(self.solve(self.basis.restrict(z_bar))))

@@ -1,0 +1,197 @@
+"""The penalties by their nonsmooth geometry: where they are smooth, what moves there, and how far the nearest kink is.
+
+A penalty sees z with its gradient g = ∇f(z). It is smooth on the *support*; off it, z = 0 is optimal as long as |g| ≤ λ, and the
+kinks are where |g| = λ with z = 0. With v = h z − g, h the curvature of f, they are at |v| = λ on both sides, and ||v| − λ| is how far
+away they are, in the units of λ.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import numpy as np
+
+from conelayers.lasso.linearization import Basis
+
+__all__ = ["Grouped", "Penalty", "Separable"]
+
+
+class Penalty(ABC):
+    """A convex penalty on z (d,); unpenalized coordinates belong to every support."""
+
+    @abstractmethod
+    def support(self, z: np.ndarray) -> np.ndarray:
+        """Where it is smooth, (d,) bool."""
+
+    @abstractmethod
+    def gradient(self, z: np.ndarray) -> np.ndarray:
+        """Its gradient on the support, zero off it, (d,)."""
+
+    @abstractmethod
+    def curvature(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Its Hessian on coordinates of the support, (k, k)."""
+
+    @abstractmethod
+    def change(self, z: np.ndarray, e: np.ndarray) -> float:
+        """Its value at z + e less that at z."""
+
+    @abstractmethod
+    def project(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+        """``new`` with zeros where, on the way from ``old``, it went through a kink."""
+
+    @abstractmethod
+    def entering(self, z: np.ndarray, g: np.ndarray, h: np.ndarray, tolerance: float) -> np.ndarray:
+        """A direction of descent off the support, (d,), zero where the optimality conditions hold to the tolerance."""
+
+    @abstractmethod
+    def violation(self, z: np.ndarray, g: np.ndarray) -> float:
+        """The largest violation of the optimality conditions, over all coordinates, in the units of λ."""
+
+    @abstractmethod
+    def kink_distances(self, z: np.ndarray, g: np.ndarray, h: np.ndarray) -> np.ndarray:
+        """How far the nearest kink is for each coordinate, (d,), infinite for unpenalized ones."""
+
+    @abstractmethod
+    def basis(self, z: np.ndarray, g: np.ndarray, drop: np.ndarray, add: np.ndarray) -> Basis:
+        """The directions in which z moves, (d, k): those of the support less ``drop``, and those that the kinks ``add`` allow."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Separable(Penalty):
+    """Σⱼ λⱼ|zⱼ| + ½ Σⱼ μⱼ zⱼ²; l1, ridge (d,), λⱼ = 0 where unpenalized."""
+
+    l1: np.ndarray
+    ridge: np.ndarray
+
+    def support(self, z: np.ndarray) -> np.ndarray:
+        return (z != 0) | (self.l1 == 0)
+
+    def gradient(self, z: np.ndarray) -> np.ndarray:
+        return self.l1 * np.sign(z) + self.ridge * z
+
+    def curvature(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return np.diag(self.ridge[columns])
+
+    def change(self, z: np.ndarray, e: np.ndarray) -> float:
+        return float(self.l1 @ (np.abs(z + e) - np.abs(z)) + (self.ridge * e) @ (z + e / 2))
+
+    def project(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+        return np.where((self.l1 > 0) & (new * old < 0), 0.0, new)
+
+    def entering(self, z: np.ndarray, g: np.ndarray, h: np.ndarray, tolerance: float) -> np.ndarray:
+        support = self.support(z)
+        excess = np.where(support, 0.0, np.abs(g) - self.l1)
+        return np.where(_largest(excess, tolerance, int(support.sum())), -np.sign(g) * excess / (h + self.ridge), 0.0)
+
+    def violation(self, z: np.ndarray, g: np.ndarray) -> float:
+        inside = np.abs(g + self.gradient(z))
+        return float(np.max(np.where(self.support(z), inside, np.maximum(np.abs(g) - self.l1, 0.0)), initial=0.0))
+
+    def kink_distances(self, z: np.ndarray, g: np.ndarray, h: np.ndarray) -> np.ndarray:
+        # v = (h + μ)z − (g + μz): on the support |v| − λ is (h + μ)|z|, off it v is −g.
+        active = (h + self.ridge) * np.abs(z)
+        return np.where(self.l1 == 0, np.inf, np.where(z != 0, active, np.abs(self.l1 - np.abs(g))))
+
+    def basis(self, z: np.ndarray, g: np.ndarray, drop: np.ndarray, add: np.ndarray) -> Basis:
+        return Basis.units(np.flatnonzero((self.support(z) & ~drop) | add), z.size)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Grouped(Penalty):
+    """Σ_g λ_g ‖z_g‖₂; groups (d,): the number of each coordinate's group, −1 where unpenalized. levels (G,): the λ_g."""
+
+    groups: np.ndarray
+    levels: np.ndarray
+
+    @cached_property
+    def _free(self) -> np.ndarray:
+        return self.groups < 0
+
+    def norms(self, z: np.ndarray) -> np.ndarray:
+        """‖z_g‖, (G,)."""
+        squares = np.where(self._free, 0.0, z * z)
+        return np.sqrt(np.bincount(np.maximum(self.groups, 0), weights=squares, minlength=self.levels.size))
+
+    def _spread(self, values: np.ndarray) -> np.ndarray:
+        return values[self.groups]  # free coordinates read the last group's: the callers mask them
+
+    def support(self, z: np.ndarray) -> np.ndarray:
+        return self._free | self._spread(self.norms(z) > 0)
+
+    def units(self, z: np.ndarray) -> np.ndarray:
+        """z_g/‖z_g‖, zeros for zero groups and free coordinates, (d,)."""
+        norm = self._spread(self.norms(z))
+        return np.where(self._free | (norm == 0), 0.0, z / np.where(norm > 0, norm, 1.0))
+
+    def gradient(self, z: np.ndarray) -> np.ndarray:
+        return np.where(self._free, 0.0, self._spread(self.levels)) * self.units(z)
+
+    def curvature(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        # λ_g(I − uuᵀ)/‖z_g‖ in each group
+        groups, u, norms = self.groups[columns], self.units(z)[columns], self.norms(z)
+        free = groups < 0
+        factor = np.where(free, 0.0, (self.levels / np.where(norms > 0, norms, np.inf))[groups])
+        same = (groups[:, None] == groups) & ~free
+        return np.diag(factor) - np.where(same, factor[:, None] * np.outer(u, u), 0.0)
+
+    def change(self, z: np.ndarray, e: np.ndarray) -> float:
+        return float(self.levels @ (self.norms(z + e) - self.norms(z)))
+
+    def project(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+        ahead = np.bincount(
+            np.maximum(self.groups, 0), weights=np.where(self._free, 0.0, new * old), minlength=self.levels.size
+        )
+        through = (ahead <= 0) & (self.norms(old) > 0)
+        return np.where(~self._free & self._spread(through), 0.0, new)
+
+    def entering(self, z: np.ndarray, g: np.ndarray, h: np.ndarray, tolerance: float) -> np.ndarray:
+        slopes, active = self.norms(g), self.norms(z) > 0
+        excess = np.where(active, 0.0, slopes - self.levels)
+        bound = np.bincount(
+            np.maximum(self.groups, 0), weights=np.where(self._free, 0.0, h), minlength=self.levels.size
+        )
+        length = np.where(_largest(excess, tolerance, int(active.sum())), excess / bound, 0.0)
+        return np.where(self._free, 0.0, -self._spread(length) * self.units(g))
+
+    def violation(self, z: np.ndarray, g: np.ndarray) -> float:
+        inside = np.where(self.support(z), np.abs(g + self.gradient(z)), 0.0)
+        outside = np.where(self.norms(z) > 0, 0.0, self.norms(g) - self.levels)
+        return float(max(np.max(inside, initial=0.0), np.max(outside, initial=0.0)))
+
+    def kink_distances(self, z: np.ndarray, g: np.ndarray, h: np.ndarray) -> np.ndarray:
+        norms = self.norms(z)
+        bound = np.bincount(
+            np.maximum(self.groups, 0), weights=np.where(self._free, 0.0, h), minlength=self.levels.size
+        )
+        distance = np.where(norms > 0, bound * norms, np.abs(self.levels - self.norms(g)))
+        return np.where(self._free, np.inf, self._spread(distance))
+
+    def basis(self, z: np.ndarray, g: np.ndarray, drop: np.ndarray, add: np.ndarray) -> Basis:
+        # The element of the Clarke Jacobian of the group's soft threshold at ‖v‖ = λ that moves is uuᵀ, u = −g/‖g‖: one direction.
+        support = self.support(z)
+        whole = np.flatnonzero(support & ~drop)
+        kinked = np.flatnonzero(add & (~support | drop) & ~self._free)
+        if not kinked.size:
+            return Basis.units(whole, z.size)
+        u = np.where(support, self.units(z), self.units(-g))[kinked]
+        found, line = np.unique(self.groups[kinked], return_inverse=True)
+        return Basis(
+            np.append(whole, kinked),
+            np.append(np.arange(whole.size), whole.size + line),
+            np.append(np.ones(whole.size), u),
+            (z.size, whole.size + found.size),
+        )
+
+
+def _largest(excess: np.ndarray, tolerance: float, active: int) -> np.ndarray:
+    """The largest entries above the tolerance, as many as there are active ones already, at least ten: a working set that doubles."""
+    chosen = excess > tolerance
+    most = max(10, active)
+    if chosen.sum() > most:
+        chosen &= excess >= np.partition(excess, -most)[-most]
+    return chosen

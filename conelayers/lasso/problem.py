@@ -1,0 +1,149 @@
+"""A model on its data, ready for hyperparameters: a guess, the polish, and the conditions that its derivative comes from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
+from typing import final
+
+import numpy as np
+
+from conelayers.lasso.conditions import SupportConditions
+from conelayers.lasso.fit import Fit
+from conelayers.lasso.linearization import Forcing
+from conelayers.lasso.losses import Loss, Squares
+from conelayers.lasso.penalties import Penalty
+from conelayers.lasso.polish import polish
+from conelayers.lasso.solution import Solution
+from conelayers.lasso.solvers import check_solver, first_guess
+from conelayers.parallel import one_blas_thread
+
+__all__ = ["Model", "PenalizedModel", "Problem", "checked_logarithms", "checked_start", "solve"]
+
+_NEAR = 100  # Newton steps that a warm start may take before the solver is asked
+
+
+class Problem(ABC):
+    """A model on its data: what the hyperparameters are still missing from."""
+
+    @property
+    @abstractmethod
+    def hyperparameters(self) -> int:
+        """m."""
+
+    @property
+    @abstractmethod
+    def largest(self) -> np.ndarray:
+        """θ (m,) at and above which nothing is left to tune: w = 0, where there is such a value."""
+
+    @abstractmethod
+    def solve(self, log_hyperparameters: np.ndarray, start: Solution | None = None) -> Solution:
+        """The solution at θ (m,); start: one at neighbouring hyperparameters, from the same problem."""
+
+
+class Model(ABC):
+    """What a Problem is made of but for the data."""
+
+    @abstractmethod
+    def problem(
+        self, X: np.ndarray, y: np.ndarray, *, fit_intercept: bool = True, solver: str = "scikit-learn"
+    ) -> Problem:
+        """The model on X (n, p), y (n,). solver: who makes the first guess, "scikit-learn", "celer" or "skglm".
+
+        Raises ValueError for data that do not fit, ImportError for a solver that is not installed.
+        """
+
+
+class PenalizedModel(Model):
+    """f + penalty."""
+
+    @property
+    def loss(self) -> Loss:
+        """The loss f."""
+        return Squares()
+
+    @abstractmethod
+    def count(self, features: int) -> int:
+        """How many hyperparameters there are, m."""
+
+    @abstractmethod
+    def penalty(self, theta: np.ndarray, fit: Fit) -> Penalty:
+        """The penalty at θ (m,)."""
+
+    @abstractmethod
+    def forcing(self, theta: np.ndarray, fit: Fit, z: np.ndarray, g: np.ndarray) -> Forcing:
+        """∂(∇penalty)/∂θ where it is smooth, and what it would be for features off the support, entering along −g."""
+
+    @abstractmethod
+    def largest(self, fit: Fit) -> np.ndarray:
+        """θ (m,) at which w = 0."""
+
+    def problem(
+        self, X: np.ndarray, y: np.ndarray, *, fit_intercept: bool = True, solver: str = "scikit-learn"
+    ) -> Problem:
+        check_solver(solver)
+        return _Penalized(self, Fit.of(self.loss, X, y, fit_intercept), solver)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Penalized(Problem):
+    model: PenalizedModel
+    fit: Fit
+    solver: str
+
+    @property
+    def hyperparameters(self) -> int:
+        return self.model.count(self.fit.features)
+
+    @property
+    def largest(self) -> np.ndarray:
+        return self.model.largest(self.fit)
+
+    def solve(self, log_hyperparameters: np.ndarray, start: Solution | None = None) -> Solution:
+        theta = checked_logarithms(log_hyperparameters, self.hyperparameters)
+        penalty = self.model.penalty(theta, self.fit)
+        found = None
+        with one_blas_thread():
+            if start is not None:
+                found = polish(self.fit, penalty, checked_start(start, self.fit.X.shape[1]), _NEAR)
+            if found is None or not found.converged:
+                found = polish(self.fit, penalty, first_guess(self.fit, penalty, self.solver))
+        coef, intercept = self.fit.split(found.z)
+        forcing = partial(self.model.forcing, theta, self.fit)
+        conditions = SupportConditions(self.fit, penalty, found.z, found.gradient, forcing)
+        return Solution(coef, intercept, theta, found.residual, found.converged, conditions)
+
+
+def solve(
+    model: Model, X: np.ndarray, y: np.ndarray, log_hyperparameters: np.ndarray | float, *,
+    fit_intercept: bool = True, solver: str = "scikit-learn",
+) -> Solution:  # fmt: skip
+    """The model's solution on X (n, p), y (n,) at θ = log λ, (m,) or a number: ``model.problem(X, y).solve(θ)``."""
+    return model.problem(X, y, fit_intercept=fit_intercept, solver=solver).solve(np.atleast_1d(log_hyperparameters))
+
+
+def checked_start(start: Solution, size: int) -> np.ndarray:
+    """What to start from, (size,); ValueError where that is the solution of another problem."""
+    if start.conditions.start.shape != (size,):
+        raise ValueError(
+            f"start: got a solution with {start.conditions.start.size} coordinates, expected {size}; "
+            "start from a solution of the same problem"
+        )
+    return start.conditions.start
+
+
+def checked_logarithms(log_hyperparameters: object, m: int) -> np.ndarray:
+    """θ as an (m,) array of finite numbers; ValueError otherwise."""
+    theta = np.atleast_1d(np.array(log_hyperparameters, dtype=np.float64))
+    if theta.shape != (m,):
+        raise ValueError(
+            f"log_hyperparameters: got shape {theta.shape}, expected ({m},), one logarithm a hyperparameter"
+        )
+    if not (np.abs(theta) < 300).all():
+        raise ValueError(
+            f"log_hyperparameters: got {theta[np.argmax(~(np.abs(theta) < 300))]}, expected finite logarithms between −300 and 300; for no penalty, "
+            "take a very negative one"
+        )
+    return theta

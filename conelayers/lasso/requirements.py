@@ -1,0 +1,29 @@
+"""The one home of what this sub-package may or may not find installed: scikit-learn is needed, tqdm, celer and skglm are optional."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+try:
+    import sklearn  # noqa: F401
+except ImportError as error:
+    raise ImportError("conelayers.lasso needs scikit-learn 1.6 or newer: pip install 'scikit-learn>=1.6'") from error
+
+__all__ = ["optional", "progress_bar"]
+
+
+def optional(name: str, argument: str) -> ModuleType:
+    """The module of that name; an ImportError names the argument that asked for it, and the fix."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{argument} needs {name}, which is not installed: pip install {name}") from error
+
+
+def progress_bar(wanted: bool, total: int, description: str) -> Any:
+    """A tqdm bar of so many steps, or None where none is wanted. Raises ImportError without tqdm."""
+    if not wanted:
+        return None
+    return optional("tqdm", "progress=True").tqdm(total=total, desc=description)

@@ -1,0 +1,603 @@
+"""Roots and fixed points in PyTorch, their certificates, and primitives with chosen elements at kinks."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+from conelayers import Cones
+from conelayers.certificate import Verdict
+from conelayers.implicit import (
+    GMRES,
+    Anderson,
+    BiCGStab,
+    ConvergenceError,
+    Dense,
+    Invertibility,
+    LinearSolveError,
+    Newton,
+    Picard,
+    PiecewiseLinear,
+    Separable,
+    check_separable,
+)
+from conelayers.implicit.torch import (
+    certify_fixed_point,
+    certify_root,
+    fixed_point,
+    project_box,
+    project_cone,
+    project_l1_ball,
+    project_l2_ball,
+    project_simplex,
+    root,
+    soft_threshold,
+)
+
+# torch's own, when its forward-mode rules are loaded.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")
+Tensor = torch.Tensor
+DOUBLE = torch.float64
+gradcheck, gradgradcheck = torch.autograd.gradcheck, torch.autograd.gradgradcheck
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def _rand(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=DOUBLE)
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=DOUBLE)
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
+    assert a.shape == b.shape
+    assert float((a - b).detach().abs().max()) <= tolerance
+
+
+def tanh_layer(W: Tensor, b: Tensor, **options) -> Tensor:
+    return fixed_point(lambda z, W, b: torch.tanh(W @ z + b), torch.zeros_like(b), W, b, **options)
+
+
+def tanh_closure(W: Tensor, b: Tensor, **options) -> Tensor:
+    return fixed_point(lambda z: torch.tanh(W @ z + b), torch.zeros_like(b), **options)
+
+
+def cubic(a: Tensor, **options) -> Tensor:
+    """The real root of z³ + z = a, whose derivative is 1/(3z² + 1)."""
+    return root(lambda z, a: z**3 + z - a, torch.zeros_like(a), a, **options)
+
+
+# derivatives
+
+
+@pytest.mark.parametrize("layer", [tanh_layer, tanh_closure])
+def test_both_modes_and_second_derivatives_agree_with_differences(layer):
+    W, b = (0.3 * _rand(4, 4)).requires_grad_(), _rand(4).requires_grad_()
+    assert gradcheck(layer, (W, b), check_forward_ad=True, fast_mode=True)
+    assert gradgradcheck(layer, (W, b), fast_mode=True)
+
+
+def test_a_root_has_the_closed_form_of_its_derivatives():
+    a = _rand(5)
+    z = cubic(a)
+    _close(z**3 + z, a)
+    slope = 1 / (3 * z**2 + 1)
+    _close(jacrev(cubic)(a), torch.diag(slope))
+    _close(jacfwd(cubic)(a), torch.diag(slope))
+    _close(hessian(lambda a: cubic(a).sum())(a), torch.diag(-6 * z * slope**3))
+    third = vmap(grad(grad(grad(lambda a: cubic(a)))))(a)
+    _close(third, (108 * z**2 * slope - 6) * slope**4, 1e-7)
+
+
+def test_the_transposed_derivative_is_the_transpose():
+    W, b = 0.3 * _rand(6, 6), _rand(6)
+    tangents, w = (_rand(6, 6), _rand(6)), _rand(6)
+    _, forward = jvp(tanh_layer, (W, b), tangents)
+    _, pull = vjp(tanh_layer, W, b)
+    inner = sum((c * t).sum() for c, t in zip(pull(w), tangents, strict=True))
+    _close(w @ forward, inner, 1e-12)
+
+
+@pytest.mark.parametrize("layer", [tanh_layer, tanh_closure])
+def test_transformations_compose_in_any_order(layer):
+    W, B = 0.3 * _rand(3, 3), _rand(4, 3)
+    loss = lambda b: layer(W, b).sin().sum()  # noqa: E731
+    one = torch.stack([grad(loss)(b) for b in B])
+    _close(vmap(grad(loss))(B), one)
+    _close(grad(lambda B: vmap(loss)(B).sum())(B), one)
+    b = B[0]
+    wanted = hessian(loss)(b)
+    for other in (jacfwd(jacfwd(loss)), jacrev(jacrev(loss)), jacrev(jacfwd(loss))):
+        _close(other(b), wanted)
+    step = 1e-5 * torch.eye(3, dtype=DOUBLE)
+    _close(torch.stack([(grad(loss)(b + h) - grad(loss)(b - h)) / 2e-5 for h in step]), wanted, 1e-7)
+    _close(vmap(vmap(layer, (None, 0)), (0, None))(torch.stack([W, -W]), B)[1, 2], layer(-W, B[2]))
+
+
+@pytest.mark.parametrize("linear", [Dense(), GMRES(restart=4), BiCGStab()])
+def test_every_linear_solver_gives_the_same_derivatives_for_a_batch(linear):
+    W, B, w = 0.3 * _rand(5, 5), _rand(6, 5), _rand(6, 5)
+
+    def layer(B: Tensor, **options) -> Tensor:
+        return fixed_point(lambda z: torch.tanh(z @ W.T + B), _zeros(6, 5), batched=True, **options)
+
+    single = vmap(grad(lambda b, w: tanh_layer(W, b) @ w))(B, w)
+    _close(grad(lambda B: (w * layer(B, linear=linear)).sum())(B), single)
+    _close(jacfwd(lambda B: layer(B, linear=linear))(B), jacrev(lambda B: layer(B))(B))
+
+
+def test_a_large_system_is_solved_without_its_matrix():
+    n = 400
+    W, b = (_rand(n, n) / n**0.5 * 0.5), _rand(n).requires_grad_()
+    z = fixed_point(lambda z, b: torch.relu(W @ z + b), _zeros(n), b)
+    z.sum().backward()
+    D = (W @ z.detach() + b.detach() > 0).to(DOUBLE)
+    exact = torch.linalg.solve(torch.eye(n, dtype=DOUBLE) - W.T * D, torch.ones(n, dtype=DOUBLE)) * D
+    _close(b.grad, exact, 1e-8)
+
+
+def test_single_precision_stays_single():
+    W, b = 0.3 * _rand(4, 4), _rand(4)
+    z = tanh_layer(W.float(), b.float())
+    assert z.dtype == torch.float32
+    got = grad(lambda b: tanh_layer(W.float(), b).sum())(b.float())
+    _close(got.double(), grad(lambda b: tanh_layer(W, b).sum())(b), 1e-5)
+
+
+def test_theta_may_be_nested_and_hold_constants():
+    theta = {"W": (0.3 * _rand(3, 3)).requires_grad_(), "power": 2, "b": [_rand(3)]}
+    f = lambda z, t: torch.tanh(t["W"] @ z + t["b"][0]) / t["power"]  # noqa: E731
+    fixed_point(f, _zeros(3), theta).sum().backward()
+    wanted = grad(lambda W: fixed_point(lambda z: torch.tanh(W @ z + theta["b"][0]) / 2, _zeros(3)).sum())
+    _close(theta["W"].grad, wanted(theta["W"].detach()))
+
+
+# what a function closes over
+
+
+class Equilibrium(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = torch.nn.Linear(4, 4, dtype=DOUBLE), torch.nn.Linear(2, 4, dtype=DOUBLE)
+        torch.nn.init.normal_(self.inner.weight, std=0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = lambda z: torch.relu(self.inner(z) + self.outer(x))  # noqa: E731
+        return fixed_point(f, x.new_zeros(*x.shape[:-1], 4), batched=x.ndim > 1)
+
+
+def _by_hand(module: Equilibrium, x: Tensor) -> dict[str, Tensor]:
+    """Gradients of the sum, through 200 unrolled steps."""
+    z = x.new_zeros(x.shape[0], 4)
+    for _ in range(200):
+        z = torch.relu(module.inner(z) + module.outer(x))
+    names, values = zip(*module.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(z.sum(), values), strict=True))
+
+
+def test_parameters_of_a_module_get_the_gradients_of_the_unrolled_iteration():
+    module, x = Equilibrium(), _rand(5, 2)
+    wanted = _by_hand(module, x)
+    module(x).sum().backward()
+    for name, p in module.named_parameters():
+        _close(p.grad, wanted[name])
+
+
+def test_functional_call_and_per_sample_gradients_follow_the_parameters_given():
+    module, x = Equilibrium(), _rand(5, 2)
+    wanted = _by_hand(module, x)
+    params = {k: p.detach().clone() for k, p in module.named_parameters()}
+    torch.nn.init.zeros_(module.inner.weight)  # what the module itself holds must not matter
+    loss = lambda p, x: functional_call(module, p, (x,)).sum()  # noqa: E731
+    got = grad(loss)(params, x)
+    each = vmap(grad(loss), in_dims=(None, 0))(params, x)
+    forward = jacfwd(loss)(params, x)
+    leaves = {k: p.clone().requires_grad_() for k, p in params.items()}
+    loss(leaves, x).backward()  # when the module holds its own again
+    for name in wanted:
+        for other in (got[name], each[name].sum(0), forward[name], leaves[name].grad):
+            _close(other, wanted[name])
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return 0.1 * a  # b is taken by no operation
+
+    @staticmethod
+    def backward(ctx, g):
+        a, b = ctx.saved_tensors
+        return g * b, g * a
+
+
+def test_a_parameter_that_is_hidden_from_torch_is_refused_not_dropped():
+    p = torch.nn.Parameter(0.1 * torch.ones(3, dtype=DOUBLE))
+    with pytest.raises(ValueError, match=r"tensor of shape \(3,\).*autograd Function.*pass it in theta"):
+        fixed_point(lambda z: _Product.apply(z, p) + 1, _zeros(3))
+
+
+def test_an_input_that_is_closed_over_too_gets_both_gradients():
+    x = _rand(3)
+    f = lambda x: fixed_point(lambda z, y: 0.5 * z + y + 2 * x, _zeros(3), x)  # noqa: E731
+    _close(jacrev(f)(x), 6 * torch.eye(3, dtype=DOUBLE))
+
+
+# solvers and failures
+
+
+@pytest.mark.parametrize(
+    "solve", [Anderson(), Anderson(memory=2, damping=0.5), Picard(), Newton(), Newton(linear=GMRES())]
+)
+def test_every_solver_finds_the_fixed_point(solve):
+    W, B = 0.3 * _rand(5, 5), _rand(3, 5)
+    z = fixed_point(lambda z: torch.relu(z @ W.T + B), _zeros(3, 5), batched=True, solve=solve)
+    _close(z, torch.relu(z @ W.T + B), 1e-9)
+
+
+def test_anderson_finds_what_plain_iteration_cannot():
+    f = lambda z: 1 - 3 * z  # noqa: E731
+    _close(fixed_point(f, _zeros(2)), torch.full((2,), 0.25, dtype=DOUBLE))
+    with pytest.raises(ConvergenceError, match="Picard"):
+        fixed_point(f, _zeros(2), solve=Picard())
+
+
+def test_newton_passes_singular_points():
+    _close(
+        root(lambda z: (z**2 - 1) * torch.ones(1, dtype=DOUBLE), torch.full((1,), 1e-9, dtype=DOUBLE)).abs(),
+        torch.ones(1, dtype=DOUBLE),
+    )
+    _close(
+        root(lambda z: torch.relu(z) + 0.1 * z - 1, -3 * torch.ones(2, dtype=DOUBLE)),
+        torch.full((2,), 1 / 1.1, dtype=DOUBLE),
+    )
+
+
+def test_a_solver_of_ones_own_is_called_once_for_a_whole_vmap_and_checked():
+    calls = []
+
+    def mine(f, z, theta):
+        calls.append(tuple(z.shape))
+        for _ in range(80):
+            z = f(z, *theta)
+        return z
+
+    W, B = 0.3 * _rand(4, 4), _rand(3, 4)
+    got = vmap(grad(lambda b: tanh_layer(W, b, solve=mine).sum()))(B)
+    _close(got, vmap(grad(lambda b: tanh_layer(W, b).sum()))(B))
+    assert calls == [(3, 4)]
+    with pytest.raises(
+        ConvergenceError, match=r"fixed_point: solve did not converge: reached .* expected at most 1.0e-08"
+    ):
+        tanh_layer(W, B[0], solve=lambda f, z, theta: z)
+    with pytest.raises(ValueError, match=r"solve: it returned shape \(2,\), expected .* \(4,\)"):
+        tanh_layer(W, B[0], solve=lambda f, z, theta: z[:2])
+
+
+def test_a_failed_solve_names_instances_residual_tolerance_and_fix_or_returns_nan():
+    a = torch.tensor([1.0, -1.0, 4.0], dtype=DOUBLE)
+    F = lambda z, a: z**2 - a[:, None]  # noqa: E731
+    z0 = torch.ones(3, 2, dtype=DOUBLE)
+    with pytest.raises(
+        ConvergenceError, match=r"root: Newton .* batch index 1: .* expected at most 1.0e-10. Raise its max_iter"
+    ) as caught:
+        root(F, z0, a, batched=True)
+    assert caught.value.indices == (1,)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert str(copy) == str(caught.value)
+    layer = lambda a: root(F, z0, a, batched=True, on_failure="nan")  # noqa: E731
+    z = layer(a)
+    _close(z[[0, 2], 0], torch.tensor([1.0, 2.0], dtype=DOUBLE))
+    assert z[1].isnan().all()
+    gradient = grad(lambda a: layer(a).sum())(a)
+    _close(gradient[[0, 2]], torch.tensor([1.0, 0.5], dtype=DOUBLE))
+    assert gradient[1].isnan()
+
+
+def test_a_singular_or_unfinished_linear_system_is_an_error_not_a_number():
+    flat = lambda a, **o: root(lambda z, a: z**3 - a, _zeros(2), a, **o).sum()  # noqa: E731
+    with pytest.raises(LinearSolveError, match=r"root: linear: Dense left .* singular"):
+        grad(flat)(_zeros(2))
+    assert grad(lambda a: flat(a, on_failure="nan"))(_zeros(2)).isnan().all()
+    W, b = 0.3 * _rand(6, 6), _rand(6)
+    for linear in (GMRES(restart=2, max_iter=2), BiCGStab(max_iter=1)):
+        with pytest.raises(LinearSolveError, match="Raise max_iter"):
+            grad(lambda b: tanh_layer(W, b, linear=linear).sum())(b)  # noqa: B023
+    w = _rand(3, 2)
+
+    def coupled(b: Tensor) -> Tensor:
+        F = lambda z: z - 0.1 * z.sum(0) - b  # noqa: E731
+        return (w * root(F, _zeros(3, 2), batched=True, solve=Newton(linear=GMRES()))).sum()
+
+    with pytest.raises(LinearSolveError, match="couples the instances"):
+        grad(coupled)(_rand(3, 2))
+
+
+def test_misuse_names_the_argument_what_was_got_and_expected():
+    z0 = _zeros(2)
+    cases: list[tuple[Callable[[], object], type[Exception], str]] = [
+        (lambda: root(3, z0), TypeError, "root: F: got int, expected a callable"),
+        (
+            lambda: fixed_point(lambda z: z, [0.0]),
+            TypeError,
+            "fixed_point: z0: got list, expected a floating-point tensor",
+        ),
+        (lambda: root(lambda z: z, torch.ones(2, dtype=torch.int64)), TypeError, "z0: got a tensor of torch.int64"),
+        (lambda: root(lambda z: z.sum(), z0), ValueError, r"F: it returned a tensor of shape \(\), expected .* \(2,\)"),
+        (
+            lambda: root(lambda z: z, z0, solve=Anderson()),
+            TypeError,
+            "solve: got Anderson.*that one is for fixed_point",
+        ),
+        (lambda: root(lambda z: z, z0, linear="lu"), TypeError, r"linear: got 'lu', expected one of Dense\(\)"),
+        (lambda: root(lambda z: z, z0, tol=-1), ValueError, "tol: got -1, expected a positive number"),
+        (lambda: root(lambda z: z, z0, on_failure="x"), ValueError, "on_failure: got 'x', expected 'raise' or 'nan'"),
+        (lambda: root(lambda z: z, _zeros(), batched=True), ValueError, "batched: got True and z0 without axes"),
+        (lambda: Anderson(memory=0), ValueError, r"Anderson.memory: got 0, expected an integer"),
+        (lambda: GMRES(rtol=0.0), ValueError, r"GMRES.rtol: got 0.0"),
+        (lambda: project_cone(z0, Cones(nonneg=3)), ValueError, r"v: got the shape \(2,\), expected \(\.\.\., 3\)"),
+        (lambda: soft_threshold(z0, 1.0, "up"), ValueError, "selection: got 'up'"),
+    ]
+    for call, kind, text in cases:
+        with pytest.raises(kind, match=text):
+            call()
+
+
+# certificates
+
+
+def test_all_elements_are_invertible_iff_the_principal_minors_of_i_minus_w_are_positive():
+    rng = np.random.default_rng(0)
+    counts = dict.fromkeys(Invertibility, 0)
+    for _ in range(300):
+        n = int(rng.integers(1, 6))
+        W = rng.standard_normal((n, n)) * rng.uniform(0.2, 1.5)
+        low, high = np.zeros(n), np.ones(n)
+        for i in range(n):
+            if rng.random() < 0.3:
+                low[i] = high[i] = rng.random() < 0.5
+        tested = check_separable(W, low, high)
+        vertices = np.array(list(itertools.product(*zip(low, high, strict=True))))
+        inner = low + rng.random((200, n)) * (high - low)
+        sign, _ = np.linalg.slogdet(np.eye(n) - np.concatenate([vertices, inner])[:, :, None] * W)
+        every = bool((sign == sign[0]).all())
+        assert (tested.invertibility is Invertibility.EVERY) == every
+        counts[tested.invertibility] += 1
+        if (low < high).all():
+            least = min(
+                np.linalg.det((np.eye(n) - W)[np.ix_(S, S)])
+                for k in range(1, n + 1)
+                for S in itertools.combinations(range(n), k)
+            )
+            assert every == (least > 0)
+            if np.linalg.eigvalsh(np.eye(n) - (W + W.T) / 2)[0] > 0:
+                assert every  # strong monotonicity is sufficient
+    assert min(counts[Invertibility.EVERY], counts[Invertibility.SOME_SINGULAR]) > 80
+
+
+def test_large_systems_are_certified_by_monotonicity_and_only_checked_without():
+    rng = np.random.default_rng(0)
+    S, A = (rng.standard_normal((40, 40)) / 40**0.5 for _ in range(2))
+    monotone = 0.9 * np.eye(40) - S @ S.T + 3 * (A - A.T)
+    found = check_separable(monotone)
+    assert (found.invertibility, found.method) == (Invertibility.EVERY, "strong monotonicity")
+    assert found.monotonicity > 0.09
+    weak = np.triu(rng.random((40, 40)), 1)  # every determinant is 1, but I − W is not monotone
+    assert check_separable(weak).invertibility is Invertibility.SAMPLED
+    assert check_separable(2 * np.eye(40)).invertibility is Invertibility.SOME_SINGULAR
+    with pytest.raises(ValueError, match=r"W: got the shape \(2, 3\), expected a square matrix"):
+        check_separable(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="low > high"):
+        check_separable(np.eye(2), 1.0, 0.0)
+
+
+def test_slopes_of_piecewise_linear_functions():
+    v = np.array([-2.0, -1.0, 0.0, 1.0 + 1e-9, 3.0])
+    low, high, distance = PiecewiseLinear.soft_threshold(1.0).slopes_at(v, 1e-8)
+    np.testing.assert_array_equal(low, [1, 0, 0, 0, 1])
+    np.testing.assert_array_equal(high, [1, 1, 0, 1, 1])
+    np.testing.assert_allclose(distance, [1, 0, 1, 1e-9, 2], atol=1e-15)
+    with pytest.raises(ValueError, match="slopes: got 2 slopes for 2 breakpoints"):
+        PiecewiseLinear((0.0, 1.0), (0.0, 1.0))
+
+
+def _relu_problem(
+    scale: float, kinks: tuple[int, ...]
+) -> tuple[Callable[..., Tensor], Separable, Tensor, Tensor, Tensor]:
+    """f, its description, the solution with v = 0 at ``kinks``, W, b."""
+    W, z = scale * _rand(5, 5), torch.rand(5, dtype=DOUBLE) + 0.5
+    z[list(kinks)] = 0
+    b = z - W @ z
+    pre = lambda z, W, b: W @ z + b  # noqa: E731
+    return lambda z, W, b: torch.relu(pre(z, W, b)), Separable(pre), z, W, b
+
+
+def test_verdicts_of_a_relu_network():
+    f, separable, z, W, b = _relu_problem(0.2, ())
+    certificate = certify_fixed_point(f, z, W, b, separable=separable)
+    assert certificate.verdict is Verdict.CLASSICAL
+    assert certificate.everywhere
+    B = jacrev(f)(z, W, b) - torch.eye(5, dtype=DOUBLE)
+    np.testing.assert_allclose(certificate.smallest_singular_value, np.linalg.svd(B.numpy(), compute_uv=False)[-1])
+    f, separable, z, W, b = _relu_problem(0.2, (1, 3))
+    certificate = certify_fixed_point(f, z, W, b, separable=separable)
+    assert certificate.verdict is Verdict.CERTIFIED
+    assert certificate.kinks.tolist() == [False, True, False, True, False]
+    assert certificate.elements == 3
+    assert "every element" in str(certificate)
+    assert certify_fixed_point(f, z, W, b).verdict is Verdict.CHECKED  # only elements nearby were tested
+    away = certify_fixed_point(f, z + 0.1, W, b, separable=separable)
+    assert away.verdict is Verdict.UNCERTIFIED
+    assert "no solution" in away.advice
+    assert (
+        certify_root(lambda z: z - f(z, W, b), z, separable=Separable(lambda z: W @ z + b)).verdict is Verdict.CERTIFIED
+    )
+
+
+def test_a_kink_at_which_some_element_is_singular_is_uncertified_though_the_chosen_one_is_fine():
+    pre = lambda z: torch.stack([2 * z[0], 0.5 * z[1]])  # noqa: E731
+    f = lambda z: torch.relu(pre(z))  # noqa: E731
+    certificate = certify_fixed_point(f, _zeros(2), separable=Separable(pre))
+    assert certificate.smallest_singular_value == 1.0
+    assert certificate.verdict is Verdict.UNCERTIFIED
+    assert certificate.least_minor < 0
+    assert certify_fixed_point(f, _zeros(2)).verdict is Verdict.UNCERTIFIED  # seen by the signs of determinants nearby
+
+
+def test_smooth_and_singular_roots_and_batches():
+    assert certify_root(lambda z: z**3 - 1, torch.ones(2, dtype=DOUBLE), smooth=True).verdict is Verdict.CLASSICAL
+    singular = certify_root(lambda z: z**3, _zeros(2), smooth=True)
+    assert singular.verdict is Verdict.LEAST_SQUARES
+    assert not singular.verdict.justified
+    points = torch.tensor([[1.0], [0.0]], dtype=DOUBLE)
+    batch = certify_root(lambda z: z**3 - points**3, points, smooth=True, batched=True)
+    assert [c.verdict for c in batch] == [Verdict.CLASSICAL, Verdict.LEAST_SQUARES]
+
+
+def test_a_description_of_another_function_is_refused():
+    f, _, z, W, b = _relu_problem(0.2, ())
+    with pytest.raises(
+        ValueError, match=r"separable: the derivative of the function differs by .* check pre and activation"
+    ):
+        certify_fixed_point(f, z, W, b, separable=Separable(lambda z, W, b: W.T @ z + b))
+    with pytest.raises(TypeError, match="expected a callable"):
+        Separable(3)
+
+
+# primitives
+
+ALL_CONES = Cones(zero=1, nonneg=2, soc=(3,), psd=(2,), exp=1, exp_dual=1, power=(0.3, -0.4))
+PRIMITIVES = {
+    "soft_threshold": (soft_threshold, 6),
+    "box": (lambda v, r, *s: project_box(v, -r, 2 * r, *s), 6),
+    "simplex": (project_simplex, 6),
+    "l1_ball": (project_l1_ball, 6),
+    "l2_ball": (project_l2_ball, 6),
+    "cone": (lambda v, r, *s: r * project_cone(v, ALL_CONES, *s), ALL_CONES.dimension),
+}
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_primitives_differentiate_in_every_mode(name):
+    function, n = PRIMITIVES[name]
+    v, r = 2 * _rand(2, n), torch.tensor(1.3, dtype=DOUBLE)
+    inputs = (v.clone().requires_grad_(), r.clone().requires_grad_())
+    assert gradcheck(function, inputs, check_forward_ad=True, fast_mode=True)
+    assert gradgradcheck(function, inputs, fast_mode=True)
+    _close(jacfwd(function)(v, r), jacrev(function)(v, r))
+    _close(vmap(function, (0, None))(v, r), function(v, r))
+    for selection in ("low", "high", "mid"):  # no kink here: all the same
+        _close(jacrev(function)(v, r, selection), jacrev(function)(v, r))
+        _close(jacfwd(function)(v, r, selection), jacrev(function)(v, r))
+
+
+def test_projections_are_the_nearest_points():
+    v = 3 * _rand(20, 5)
+    for project, contains in (
+        (project_simplex, lambda x: (x >= 0).all() and (x.sum(1) - 1).abs().max() < 1e-12),
+        (project_l1_ball, lambda x: x.abs().sum(1).max() < 1 + 1e-12),
+        (project_l2_ball, lambda x: x.norm(dim=1).max() < 1 + 1e-12),
+    ):
+        x = project(v)
+        assert contains(x)
+        others = project(_rand(200, 5))  # ⟨v − x, y − x⟩ ≤ 0 for every y of the set
+        assert float(((v - x)[:, None] * (others - x[:, None])).sum(-1).max()) < 1e-10
+
+
+@pytest.mark.parametrize("selection", ["default", "low", "high", "mid"])
+def test_selections_at_kinks(selection):
+    half = {"default": 0.0, "low": 0.0, "high": 1.0, "mid": 0.5}[selection]
+    D = lambda function, v: jacrev(lambda v: function(v, selection))(torch.tensor(v, dtype=DOUBLE))  # noqa: E731
+    _close(
+        D(lambda v, s: soft_threshold(v, 1.0, s), [1.0, -1.0, 2.0]).diagonal(),
+        torch.tensor([half, half, 1], dtype=DOUBLE),
+    )
+    _close(
+        D(lambda v, s: project_box(v, 0.0, 1.0, s), [0.0, 1.0, 0.5, 2.0]).diagonal(),
+        torch.tensor([half, half, 1, 0], dtype=DOUBLE),
+    )
+    pair, triple = torch.zeros(3, 3, dtype=DOUBLE), torch.eye(3, dtype=DOUBLE) - 1 / 3
+    pair[:2, :2] = torch.eye(2) - 0.5
+    _close(D(lambda v, s: project_simplex(v, 1.0, s), [0.5, 0.5, 0.0]), (1 - half) * pair + half * triple)
+    inside = 1.0 if selection == "default" else half
+    normal = torch.tensor([[0.36, 0.48], [0.48, 0.64]], dtype=DOUBLE)
+    eye = torch.eye(2, dtype=DOUBLE)
+    _close(D(lambda v, s: project_l2_ball(v, 5.0, s), [3.0, 4.0]), eye - (1 - inside) * normal)
+    _close(
+        D(lambda v, s: project_l1_ball(v, 7.0, s), [3.0, -4.0]),
+        eye - (1 - inside) * torch.tensor([[0.5, -0.5], [-0.5, 0.5]], dtype=DOUBLE),
+    )
+    _close(
+        D(lambda v, s: project_cone(v, Cones(nonneg=2), s), [0.0, 1.0]).diagonal(),
+        torch.tensor([inside, 1], dtype=DOUBLE),
+    )
+
+
+@pytest.mark.parametrize("selection", ["default", "low", "high", "mid"])
+@pytest.mark.parametrize("dual", [False, True])
+def test_the_cone_projection_has_the_cones_own_elements(selection, dual):
+    cones = Cones(nonneg=2, soc=(3,), psd=(2,), exp=1)
+    v = _rand(cones.dimension)
+    v[0], v[2:5] = 0, torch.tensor([5.0, 3.0, 4.0])
+    D = jacrev(lambda v: project_cone(v, cones, selection, dual=dual))(v)
+    sign, turned = (1, selection) if dual else (-1, {"low": "high", "high": "low"}.get(selection, selection))
+    element = cones.element(sign * v.numpy(), turned).apply(np.eye(cones.dimension))
+    np.testing.assert_allclose(D.numpy(), element if dual else np.eye(cones.dimension) - element, atol=1e-12)
+
+
+def test_a_cone_program_as_a_fixed_point_of_the_projected_gradient_has_the_layers_derivative():
+    """z = Π_K(z − t(Mz + q)) solves minimize ½zᵀMz + qᵀz over K; dz by hand from D."""
+    cones, A = Cones(nonneg=2, soc=(3,)), _rand(5, 5)
+    M = A @ A.T / 5 + 0.5 * torch.eye(5, dtype=DOUBLE)
+    layer = lambda q: fixed_point(lambda z: project_cone(z - 0.2 * (M @ z + q), cones), _zeros(5))  # noqa: E731
+    q = _rand(5).requires_grad_()
+    assert gradcheck(layer, (q,), check_forward_ad=True, fast_mode=True)
+    assert gradgradcheck(layer, (q,), fast_mode=True)
+    z, eye = layer(q).detach(), torch.eye(5, dtype=DOUBLE)
+    D = jacrev(lambda v: project_cone(v, cones))(z - 0.2 * (M @ z + q.detach()))
+    _close(jacrev(layer)(q.detach()), torch.linalg.solve(eye - D @ (eye - 0.2 * M), -0.2 * D))
+
+
+def test_the_lasso_as_a_fixed_point_of_soft_thresholding_has_the_derivative_of_its_support():
+    X, y, t = _rand(8, 5), _rand(8), torch.tensor(3.0, dtype=DOUBLE)
+    step = 0.9 / torch.linalg.matrix_norm(X, 2) ** 2
+
+    def lasso(y: Tensor, t: Tensor) -> Tensor:
+        return fixed_point(lambda z: soft_threshold(z - step * X.T @ (X @ z - y), step * t), _zeros(5))
+
+    z = lasso(y, t)
+    S = z != 0
+    assert 0 < int(S.sum()) < 5
+    G = torch.linalg.inv(X[:, S].T @ X[:, S])
+    dy, dt = jacrev(lasso, (0, 1))(y, t)
+    _close(dy[S], G @ X[:, S].T, 1e-8)
+    _close(dt[S], -G @ z[S].sign(), 1e-8)
+    _close(dy[~S], torch.zeros_like(dy[~S]))
+    pre = lambda z, y, t: z - step * X.T @ (X @ z - y)  # noqa: E731
+    f = lambda z, y, t: soft_threshold(pre(z, y, t), step * t)  # noqa: E731
+    separable = Separable(pre, PiecewiseLinear.soft_threshold(float(step * t)))
+    assert certify_fixed_point(f, z, y, t, separable=separable).verdict is Verdict.CLASSICAL
+
+
+def test_importing_the_package_imports_no_framework():
+    # cvxpy itself imports them where it finds solvers written with them.
+    code = """
+import sys, cvxpy
+before = set(sys.modules)
+import conelayers.implicit
+assert not {"torch", "jax"} & (set(sys.modules) - before)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -1,0 +1,499 @@
+"""Lasso-type models: every derivative against differences of polished solutions, the kinks from both sides, verdicts, criteria, estimators."""
+
+import dataclasses
+import importlib.util
+import subprocess
+import sys
+import warnings
+
+import cvxpy as cp
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.linear_model import Lasso as SklearnLasso
+from sklearn.linear_model import LassoCV, lars_path
+from sklearn.model_selection import KFold, cross_val_score
+from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from conelayers import Layer, SingularDerivativeWarning, Verdict
+from conelayers.lasso import (
+    CrossValidation,
+    ElasticNet,
+    ElasticNetHyperCV,
+    GroupLasso,
+    HoldOut,
+    Lasso,
+    LassoHyperCV,
+    LinearSVM,
+    LogisticError,
+    LogisticHyperCV,
+    SparseLogistic,
+    SquaredError,
+    SquaredHinge,
+    WeightedLasso,
+    WeightedLassoHyperCV,
+    best_on_grid,
+    solve,
+    tune,
+)
+
+ESTIMATORS = (LassoHyperCV, ElasticNetHyperCV, WeightedLassoHyperCV, LogisticHyperCV)
+GROUPS = np.arange(24) // 3
+MODELS = {
+    "lasso": Lasso(),
+    "elastic net": ElasticNet(),
+    "weighted": WeightedLasso(),
+    "groups": GroupLasso(GROUPS),
+    "a level a group": GroupLasso(GROUPS, per_group=True),
+    "logistic": SparseLogistic(),
+    "machine": LinearSVM(),
+}
+CLASSIFIERS = ("logistic", "machine")
+
+
+def made(n=60, p=24, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, p)) + 0.5 * rng.standard_normal((n, 1)) + 1
+    y = X @ np.where(np.arange(p) % 3 == 0, rng.standard_normal(p), 0) + 0.5 * rng.standard_normal(n) + 3
+    return X, y
+
+
+def diabetes():
+    X, y = load_diabetes(return_X_y=True)
+    return X / X.std(axis=0), y / y.std()
+
+
+def problem_of(name, n=60, intercept=True):
+    X, y = made(n)
+    return MODELS[name].problem(X, 1.0 * (y > np.median(y)) if name in CLASSIFIERS else y, fit_intercept=intercept)
+
+
+def somewhere(problem):
+    rng = np.random.default_rng(1)
+    m = problem.hyperparameters
+    base = np.full(m, problem.largest.max() - 2.0) if np.isfinite(problem.largest).all() else np.full(m, -3.0)
+    return base + 0.3 * rng.standard_normal(m)
+
+
+def point(solution):
+    return np.append(solution.coef, solution.intercept)
+
+
+# -- derivatives ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("n", [60, 16])  # more samples than features, and fewer
+@pytest.mark.parametrize("name", MODELS)
+def test_derivatives_are_those_of_the_polished_solution(name, n, intercept):
+    problem = problem_of(name, n, intercept)
+    theta = somewhere(problem)
+    solution = problem.solve(theta)
+    assert solution.converged
+    assert solution.residual < 1e-12
+    assert solution.certify().verdict is Verdict.CLASSICAL
+    rng = np.random.default_rng(2)
+    direction, bar = rng.standard_normal(theta.size), rng.standard_normal(solution.coef.size)
+    # Differences of fourth order; the kinks are farther away than their steps.
+    h = min(1e-3, 0.02 * solution.certify().margin / problem_scale(problem))
+    ahead = {k: point(problem.solve(theta + k * h * direction, solution)) for k in (-2, -1, 1, 2)}
+    difference = (8 * (ahead[1] - ahead[-1]) - (ahead[2] - ahead[-2])) / (12 * h)
+    dw, dc = solution.jvp(direction)
+    size = np.abs(difference).max()
+    np.testing.assert_allclose(np.append(dw, dc), difference, atol=1e-8 * size + 1e-13 / h, rtol=0)
+    np.testing.assert_allclose(solution.jacobian() @ direction, dw, atol=1e-12 * size)
+    np.testing.assert_allclose(solution.vjp(bar, 0.7) @ direction, bar @ dw + 0.7 * dc, rtol=1e-9, atol=1e-12)
+
+
+def problem_scale(problem):
+    return problem.fit.scale if hasattr(problem, "fit") else 1.0
+
+
+def test_the_lasso_has_its_closed_form():
+    X, y = made()
+    lam = 0.1
+    solution = solve(Lasso(), X, y, np.log(lam), fit_intercept=False)
+    S = solution.support
+    closed = np.zeros(X.shape[1])
+    closed[S] = -len(y) * lam * np.linalg.solve(X[:, S].T @ X[:, S], np.sign(solution.coef[S]))
+    np.testing.assert_allclose(solution.jvp(np.ones(1))[0], closed, rtol=1e-10, atol=1e-14)
+
+
+def test_solutions_are_those_of_the_known_solvers():
+    X, y = made()
+    lasso = SklearnLasso(alpha=0.1, tol=1e-12, max_iter=100_000).fit(X, y)
+    ours = solve(Lasso(), X, y, np.log(0.1))
+    np.testing.assert_allclose(ours.coef, lasso.coef_, atol=1e-7)
+    np.testing.assert_allclose(ours.intercept, lasso.intercept_, atol=1e-6)
+    labels = 1.0 * (y > np.median(y))
+    machine = SVC(kernel="linear", C=0.3, tol=1e-10).fit(X, labels)
+    ours = solve(LinearSVM(), X, labels, np.log(0.3))
+    np.testing.assert_allclose(point(ours), np.append(machine.coef_[0], machine.intercept_), atol=1e-5)
+
+
+def test_groups_agree_with_cvxpy():
+    X, y = made()
+    w, c = cp.Variable(24), cp.Variable()
+    penalty = sum(np.sqrt(3) * cp.norm(w[3 * g : 3 * g + 3]) for g in range(8))
+    cp.Problem(cp.Minimize(cp.sum_squares(y - X @ w - c) / (2 * len(y)) + 0.2 * penalty)).solve(solver="CLARABEL")
+    np.testing.assert_allclose(solve(GroupLasso(GROUPS), X, y, np.log(0.2)).coef, w.value, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lasso", "elastic net", "weighted", "groups", "logistic", "machine"])
+def test_a_far_warm_start_leads_to_the_same_solution(name):
+    # The whole path in one jump: the support has to be built and taken down by the polish, or the solver asked again.
+    problem = problem_of(name)
+    theta = somewhere(problem)
+    cold = problem.solve(theta)
+    for shift in (1.5, -4.0):
+        warm = problem.solve(theta, problem.solve(theta + shift))
+        assert warm.converged
+        np.testing.assert_allclose(point(warm), point(cold), atol=1e-9)
+
+
+# -- kinks and verdicts ----------------------------------------------------------------------------------------------------------
+
+
+def one_sided(problem, theta, side, h=1e-5):
+    # A difference of third order to one side, from solutions that all lie on it.
+    values = [point(problem.solve(theta + side * k * h)) for k in range(4)]
+    return side * (-11 * values[0] + 18 * values[1] - 9 * values[2] + 2 * values[3]) / (6 * h)
+
+
+def test_lasso_at_the_kinks_of_its_path():
+    # At each knot of the LARS path one feature enters or leaves: both sides' derivatives are elements, and all of them are invertible.
+    X, y = diabetes()
+    problem = Lasso().problem(X, y)
+    knots = lars_path(X - X.mean(axis=0), y - y.mean(), method="lasso")[0]
+    for knot in knots[:8]:
+        theta = np.log([knot])
+        solution = problem.solve(theta)
+        certificate = solution.certify()
+        assert certificate.verdict is Verdict.CERTIFIED
+        assert certificate.kinks.size == 1
+        assert certificate.margin < certificate.kink_tolerance < 1e-11
+        np.testing.assert_array_equal(np.union1d(certificate.support, certificate.kinks), certificate.extended)
+        low, high = (np.append(*solution.jvp(np.ones(1), side)) for side in ("low", "high"))
+        sides = [one_sided(problem, theta, side) for side in (1, -1)]
+        # Features enter as λ falls on these knots: "high" has them active.
+        np.testing.assert_allclose(low, sides[0], atol=1e-6)
+        np.testing.assert_allclose(high, sides[1], atol=1e-6)
+        E = certificate.extended
+        Z = X[:, E] - X[:, E].mean(axis=0)
+        closed = -len(y) * knot * np.linalg.solve(Z.T @ Z, np.sign(Z.T @ (y - solution.predict(X))))
+        np.testing.assert_allclose(high[E], closed, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["groups", "logistic", "elastic net", "weighted"])
+def test_where_the_first_coordinate_enters(name):
+    problem = problem_of(name)
+    theta = np.full(problem.hyperparameters, problem.largest.max())
+    if name == "elastic net":
+        theta[1] = -3.0
+    solution = problem.solve(theta)
+    certificate = solution.certify()
+    assert certificate.verdict is Verdict.CERTIFIED
+    assert not solution.support.size
+    assert certificate.kinks.size == (3 if name == "groups" else 1)
+    np.testing.assert_allclose(solution.jvp(np.ones(theta.size), "low")[0], 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        high = np.append(*solution.jvp(np.ones(theta.size), "high"))
+    # A group turns as it grows, so that its differences are not exact; the others' are piecewise smooth.
+    np.testing.assert_allclose(high, one_sided(problem, theta, -1), atol=1e-5 * np.abs(high).max())
+
+
+def kink_of(problem, C):
+    # Between kinks multipliers and slacks are affine in C: the next C at which a free multiplier reaches 0 or C, or another slack 0.
+    here, back = (problem.solve(np.log([c])).conditions for c in (C, C * (1 - 1e-4)))
+    a, slack = here.multipliers[here.free], (1 - here.samples.Z @ here.point)[~here.free]
+    da = (a - back.multipliers[here.free]) / (here.C - back.C)
+    dslack = (slack - (1 - back.samples.Z @ back.point)[~here.free]) / (here.C - back.C)
+    reach = np.concatenate([(C - a) / (da - 1), -a / da, -slack / dslack])
+    return C + reach[reach > 0].min()
+
+
+def test_machine_at_a_kink():
+    X, y = made()
+    problem = LinearSVM().problem(X, 1.0 * (y > np.median(y)))
+    kink = kink_of(problem, 0.02)
+    kink = kink_of(problem, kink * (1 - 2e-4))  # from next to it, to rounding
+    solution = problem.solve(np.log([kink]))
+    certificate = solution.certify()
+    assert certificate.kinks.size == 1
+    assert certificate.verdict is Verdict.CERTIFIED
+    assert certificate.item == "sample"
+    sides = [one_sided(problem, np.log([kink]), side, 1e-6) for side in (1, -1)]
+    elements = [np.append(*solution.jvp(np.ones(1), side)) for side in ("low", "high")]
+    assert np.abs(sides[0] - sides[1]).max() > 1e-2 * np.abs(sides[0]).max()
+    for side in sides:
+        assert min(np.abs(side - element).max() for element in elements) < 1e-6 * np.abs(side).max()
+
+
+def test_duplicate_features_are_named():
+    X, y = diabetes()
+    X = np.column_stack([X, X[:, 2]])
+    names = [f"column {j}" for j in range(11)]
+    problem = Lasso().problem(X, y)
+    solution = problem.solve([np.log(0.05)])
+    # Whatever the solver does with the two, move the weight to the first, or to both.
+    z = solution.conditions.z
+    total = z[2] + z[10]
+    for share, verdict in ((1.0, Verdict.UNCERTIFIED), (0.5, Verdict.LEAST_SQUARES)):
+        z = z.copy()
+        z[2], z[10] = share * total, (1 - share) * total
+        start = dataclasses.replace(solution, conditions=dataclasses.replace(solution.conditions, z=z))
+        moved = problem.solve([np.log(0.05)], start)
+        certificate = moved.certify(names)
+        assert certificate.verdict is verdict
+        assert not certificate.justified
+        assert certificate.blamed == ("column 2", "column 10")
+        assert "column 2, column 10" in str(certificate)
+        assert "ridge" in certificate.advice
+        assert certificate.smallest_singular_value < 1e-12
+    with pytest.warns(SingularDerivativeWarning, match="linearly dependent"):
+        dw = moved.jvp(np.ones(1))[0]
+    # The predictions are determined all the same.
+    single = solve(Lasso(), X[:, :10], y, np.log(0.05)).jvp(np.ones(1))[0]
+    np.testing.assert_allclose(X @ dw, X[:, :10] @ single, atol=1e-9)
+
+
+def test_a_ridge_certifies_duplicates():
+    X, y = diabetes()
+    certificate = solve(ElasticNet(), np.column_stack([X, X[:, 2]]), y, np.log([0.05, 0.1])).certify()
+    assert certificate.verdict is Verdict.CLASSICAL
+    assert certificate.smallest_singular_value > 0.1
+
+
+def test_nothing_is_certified_where_it_did_not_converge():
+    solution = problem_of("lasso").solve([np.log(0.1)])
+    certificate = dataclasses.replace(solution, converged=False).certify()
+    assert certificate.verdict is Verdict.UNCERTIFIED
+    assert "did not converge" in str(certificate)
+
+
+# -- the cone layer --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cone_layer_gives_the_same_hypergradient():
+    X, y = diabetes()
+    X, y = X - X.mean(axis=0), y - y.mean()
+    X_train, y_train, X_val, y_val = X[:300], y[:300], X[300:], y[300:]
+    w, lam = cp.Variable(10), cp.Parameter(nonneg=True)
+    objective = cp.sum_squares(X_train @ w - y_train) / (2 * 300) + lam * cp.norm1(w)
+    layer = Layer(cp.Problem(cp.Minimize(objective)), [lam], [w])
+    criterion = HoldOut(Lasso(), X_train, y_train, X_val, y_val, fit_intercept=False)
+    for level in (0.3, 0.1, 0.03, 0.01, 0.001):
+        ours = criterion.evaluate([np.log(level)])
+        solution = layer.solve(np.array(level))
+        (coef,) = solution.variables
+        (slope,) = solution.vjp(2 * X_val.T @ (X_val @ coef - y_val) / len(y_val))
+        np.testing.assert_allclose(ours.solutions[0].coef, coef, atol=1e-9)
+        np.testing.assert_allclose(ours.gradient[0], level * slope, rtol=1e-8, atol=1e-10)
+
+
+# -- criteria and descent --------------------------------------------------------------------------------------------------------
+
+
+def criteria():
+    X, y = made()
+    labels = 1.0 * (y > np.median(y))
+    yield HoldOut(Lasso(), X[:40], y[:40], X[40:], y[40:])
+    yield CrossValidation(ElasticNet(), X, y, cv=3, fit_intercept=False)
+    yield CrossValidation(WeightedLasso(), X, y, cv=3)
+    yield CrossValidation(GroupLasso(GROUPS, per_group=True), X, y, cv=3)
+    yield CrossValidation(SparseLogistic(), X, labels, LogisticError(), cv=3)
+    yield CrossValidation(LinearSVM(), X, labels, SquaredHinge(), cv=3)
+    yield HoldOut(LinearSVM(), X[:40], labels[:40], X[40:], labels[40:], LogisticError())
+
+
+@pytest.mark.parametrize("criterion", list(criteria()), ids=lambda c: f"{type(c).__name__} {type(c.model).__name__}")
+def test_hypergradients(criterion):
+    theta = somewhere(criterion)
+    here = criterion.evaluate(theta)
+    assert here.converged
+    assert here.justified
+    direction, h = np.random.default_rng(3).standard_normal(theta.size), 1e-6
+    ahead, behind = (criterion.evaluate(theta + s * h * direction, here).value for s in (1, -1))
+    np.testing.assert_allclose(here.gradient @ direction, (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-8)
+
+
+def test_cross_validation_is_scikit_learns():
+    X, y = diabetes()
+    folds = KFold(4, shuffle=True, random_state=0)
+    ours = CrossValidation(Lasso(), X, y, cv=folds).evaluate([np.log(0.02)])
+    theirs = -cross_val_score(SklearnLasso(0.02, tol=1e-10), X, y, cv=folds, scoring="neg_mean_squared_error")
+    np.testing.assert_allclose(ours.folds, theirs, rtol=1e-6)
+    np.testing.assert_allclose(ours.value, theirs.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "gradient"])
+def test_descent_finds_the_minimum_that_a_fine_grid_finds(method):
+    X, y = diabetes()
+    criterion = CrossValidation(Lasso(), X, y)
+    grid = np.linspace(-7, -4, 151)
+    fine = best_on_grid(criterion, grid)
+    tuning = tune(criterion, fine.log_hyperparameters + 0.3, method=method, tolerance=1e-7)
+    assert tuning.converged, tuning.reason
+    assert tuning.value <= fine.value + 1e-9
+    assert tuning.value < fine.value + 1e-6
+    best = [r.value for r in tuning.history if r.best]
+    assert best == sorted(best, reverse=True)
+    assert min(best) == tuning.value
+    assert "evaluations" in str(tuning)
+
+
+def test_a_hundred_hyperparameters_lower_the_error_that_one_can_reach():
+    X, y = made(90, 120, seed=4)
+    criterion = HoldOut(WeightedLasso(), X[:60], y[:60], X[60:], y[60:])
+    levels = np.linspace(criterion.largest.max(), criterion.largest.max() - 5, 20)
+    shared = best_on_grid(criterion, [np.full(120, level) for level in levels])
+    tuning = tune(criterion, shared, steps=40)
+    assert tuning.value < 0.7 * shared.value
+    assert tuning.best.gradient.shape == (120,)
+
+
+def test_descent_speaks(capsys):
+    criterion = HoldOut(Lasso(), *made(), *made(seed=5))
+    tune(criterion, -2.0, steps=2, verbose=True)
+    assert "evaluation   1   criterion" in capsys.readouterr().out
+    with_bounds = tune(criterion, -2.0, steps=5, bounds=(-2.5, -1.5))
+    assert -2.5 <= with_bounds.log_hyperparameters[0] <= -1.5
+
+
+# -- estimators --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_scikit_learn_accepts_the_estimator(estimator):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns about the checks that it skips without pandas
+        for case, check in estimator_checks_generator(estimator(n_alphas=3, max_iter=3)):
+            try:
+                check(case)
+            except BaseException as error:
+                if type(error).__name__ not in ("SkipTest", "Skipped"):
+                    raise
+
+
+def test_lasso_estimator_chooses_as_lasso_cv():
+    X, y = load_diabetes(return_X_y=True)
+    ours, theirs = LassoHyperCV().fit(X, y), LassoCV(cv=5).fit(X, y)
+    assert abs(np.log(ours.alpha_ / theirs.alpha_)) < 0.2
+    assert ours.tuning_.value <= theirs.mse_path_.mean(axis=1).min() + 1e-6
+    refitted = SklearnLasso(ours.alpha_, tol=1e-12, max_iter=100_000).fit(X, y)
+    np.testing.assert_allclose(ours.predict(X), refitted.predict(X), rtol=1e-6)
+    assert ours.certificate_.justified
+    elastic = ElasticNetHyperCV().fit(X, y)
+    assert 0 <= elastic.l1_ratio_ <= 1
+    assert WeightedLassoHyperCV().fit(X, y).tuning_.value < ours.tuning_.value
+
+
+def test_logistic_estimator():
+    X, y = load_breast_cancer(return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    names = np.array(["malignant", "benign"])
+    model = LogisticHyperCV().fit(X[::2], names[y[::2]])
+    assert model.score(X[1::2], names[y[1::2]]) > 0.94
+    np.testing.assert_allclose(model.predict_proba(X).sum(axis=1), 1)
+    np.testing.assert_allclose(model.C_ * model.alpha_ * len(y[::2]), 1)
+    with pytest.raises(ValueError, match="OneVsRestClassifier"):
+        LogisticHyperCV().fit(X, np.arange(len(y)) % 3)
+
+
+# -- what is installed, and errors -----------------------------------------------------------------------------------------------
+
+
+BLOCKED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run(blocked, code):
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKED.format(names=blocked) + code], capture_output=True, text=True, check=False
+    )
+
+
+def test_it_works_with_scikit_learn_alone():
+    code = "from conelayers.lasso import LassoHyperCV; import numpy as np\nX = np.random.default_rng(0).standard_normal((30, 4))\n"
+    code += "print(LassoHyperCV(max_iter=2).fit(X, X[:, 0]).alpha_ > 0)"
+    done = run(["torch", "jax", "tqdm", "matplotlib", "celer", "skglm", "pandas"], code)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_without_scikit_learn_it_says_what_to_install():
+    done = run(["sklearn"], "import conelayers\nimport conelayers.lasso")
+    assert "pip install 'scikit-learn" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("solver", ["celer", "skglm"])
+def test_optional_solvers(solver):
+    X, y = made()
+    if importlib.util.find_spec(solver) is None:
+        with pytest.raises(ImportError, match=f"pip install {solver}"):
+            Lasso().problem(X, y, solver=solver)
+        return
+    ours = solve(Lasso(), X, y, np.log(0.1), solver=solver)
+    np.testing.assert_allclose(ours.coef, solve(Lasso(), X, y, np.log(0.1)).coef, atol=1e-10)
+
+
+X, Y = made()
+HOLD_OUT = HoldOut(Lasso(), X, Y, X, Y)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: solve(Lasso(), X[0], Y, 0.0), r"X: got shape \(24,\), expected \(n, p\)"),
+        (lambda: solve(Lasso(), X, Y[:5], 0.0), r"y: got shape \(5,\), expected \(60,\)"),
+        (lambda: solve(Lasso(), X * np.nan, Y, 0.0), "X: got NaN or infinite"),
+        (lambda: solve(Lasso(), X, Y, [0.0, 0.0]), r"log_hyperparameters: got shape \(2,\), expected \(1,\)"),
+        (lambda: solve(Lasso(), X, Y, -np.inf), "log_hyperparameters: got -inf, expected finite"),
+        (lambda: solve(Lasso(), X, Y, 0.0, solver="saga"), "solver: got 'saga', expected one of 'scikit-learn'"),
+        (lambda: solve(LinearSVM(), X, Y > 0, 0.0, solver="celer"), "solver: got 'celer'"),
+        (lambda: solve(SparseLogistic(), X, Y, 0.0), "y: got the values .* expected both of two labels"),
+        (lambda: GroupLasso(np.array([0, 2])), "groups: got .* integers from 0 with none left out"),
+        (lambda: solve(GroupLasso(GROUPS[:6]), X, Y, 0.0), "groups: got 6 entries, expected 24"),
+        (lambda: solve(Lasso(), X, Y, 0.0).jvp(np.ones(2)), r"direction: got shape \(2,\), expected \(1,\)"),
+        (lambda: solve(Lasso(), X, Y, 0.0).vjp(np.ones(2)), r"coef_bar: got shape \(2,\), expected \(24,\)"),
+        (lambda: solve(Lasso(), X, Y, 0.0).jvp(np.ones(1), "left"), "'left' is not a valid Side"),
+        (
+            lambda: Lasso().problem(X, Y).solve(0.0, solve(Lasso(), X[:, :3], Y, 0.0)),
+            "start: got a solution with 4 coordinates, expected 25",
+        ),
+        (lambda: HoldOut(Lasso(), X, Y, X[:, :3], Y).evaluate([0.0]), "X_val: got 3 columns, expected 24"),
+        (lambda: tune(HOLD_OUT, 0.0, method="newton"), "'newton' is not a valid Descent"),
+        (lambda: tune(HOLD_OUT, 0.0, steps=0), "steps: got 0, expected a positive integer"),
+        (lambda: tune(HOLD_OUT, 0.0, tolerance=-1), "tolerance: got -1, expected a positive number"),
+        (lambda: tune(HOLD_OUT, 0.0, bounds=(1.0, 2.0)), r"bounds: got \(1.0, 2.0\) for a start at \[0.\]"),
+        (lambda: best_on_grid(HOLD_OUT, []), "grid: got no point"),
+        (lambda: LassoHyperCV(n_alphas=0).fit(X, Y), "n_alphas: got 0, expected a positive integer"),
+    ],
+)
+def test_errors_name_the_argument_and_the_fix(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
+
+
+def test_progress_needs_tqdm():
+    done = run(
+        ["tqdm"],
+        "import numpy as np\nfrom conelayers.lasso import *\nX = np.eye(4)\ntune(HoldOut(Lasso(), X, X[0], X, X[0]), -3.0, progress=True)",
+    )
+    assert "progress=True needs tqdm, which is not installed: pip install tqdm" in done.stderr.splitlines()[-1]
+
+
+def test_losses_agree_with_their_slopes():
+    rng = np.random.default_rng(0)
+    y, eta = np.sign(rng.standard_normal(20)), rng.standard_normal(20)
+    for error in (SquaredError(), LogisticError(), SquaredHinge()):
+        direction = rng.standard_normal(20)
+        difference = (error.value(y, eta + 1e-6 * direction) - error.value(y, eta - 1e-6 * direction)) / 2e-6
+        np.testing.assert_allclose(error.slope(y, eta) @ direction, difference, rtol=1e-7)
