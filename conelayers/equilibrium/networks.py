@@ -20,10 +20,12 @@ from conelayers.certificate import Verdict
 from conelayers.equilibrium.operators import CircularConvolution, DenseOperator, MonotoneOperator
 from conelayers.equilibrium.splitting import PeacemanRachford, natural_residual
 from conelayers.implicit.errors import ConvergenceError, LinearSolveError
-from conelayers.implicit.settings import LinearSolver
+from conelayers.implicit.settings import LinearSolver, Newton
 from conelayers.implicit.torch import fixed_point
 
 __all__ = ["EquilibriumCertificate", "EquilibriumLayer", "monotone_convolution", "monotone_linear"]
+
+_ADVICE = "Pass solver=PeacemanRachford(…) with a larger max_iter, a larger tol or another alpha; ``certify`` tells whether I − W is monotone."
 
 
 @final
@@ -71,7 +73,9 @@ class _Adjoint(torch.autograd.Function):
         solved = layer.solver.solve_adjoint(layer.operator, active.to(g.dtype), g)
         tolerance = 10 * layer.solver.tolerance(g.dtype)
         if not bool((solved.residual <= tolerance).all()):
-            raise LinearSolveError("EquilibriumLayer", "PeacemanRachford", float(solved.residual.max()), tolerance)
+            raise LinearSolveError(
+                "EquilibriumLayer", "PeacemanRachford", float(solved.residual.max()), tolerance, _ADVICE
+            )
         return solved.z, None
 
 
@@ -80,7 +84,8 @@ class EquilibriumLayer(nn.Module):
     """x ↦ the z ≥ 0 with z = σ(W z + inject(x)), for x (N, …), z (N, *operator.shape).
 
     operator: W. inject: a module from x to u (N, *operator.shape). solver: the iteration, forward and for the gradient's linear system.
-    linear: another way to solve that (conelayers.implicit.settings), with which forward mode and torch.func's transformations work too.
+    linear: another way to solve that (conelayers.implicit.settings), with which forward mode and double backward work too; under torch.func's
+    transformations one of them is taken in any case.
     Only z is kept for the gradient: its memory does not depend on how many iterations the solver took. Raises ConvergenceError, naming
     the instances, where the iteration does not arrive, LinearSolveError where that of the gradient does not.
     """
@@ -103,21 +108,29 @@ class EquilibriumLayer(nn.Module):
                 f"inject: got an output of shape {tuple(u.shape[1:])} for each instance, expected {self.operator.shape}, that of z"
             )
         tolerance = 10 * self.solver.tolerance(u.dtype)
-        if self.linear is not None:
-            return fixed_point(
-                lambda z, v: torch.relu(self.operator(z) + v),
-                torch.zeros_like(u),
-                u,
-                solve=lambda _, z0, theta: self.solver.solve(self.operator, theta[0].detach(), z0).z,
-                linear=self.linear,
-                batched=True,
-                tol=tolerance,
-            )
+        if self.linear is not None or torch._C._are_functorch_transforms_active():
+            return self._through_fixed_point(u, tolerance)
         z, residual, _ = self.solver.solve(self.operator, u.detach())
         lost = torch.nonzero(~(residual <= tolerance)).flatten().tolist()
         if lost:
-            raise ConvergenceError("EquilibriumLayer", "PeacemanRachford", lost, residual[lost].tolist(), tolerance)
+            raise ConvergenceError(
+                "EquilibriumLayer", "PeacemanRachford", lost, residual[lost].tolist(), tolerance, advice=_ADVICE
+            )
         return _Adjoint.apply(torch.relu(self.operator(z) + u), self)
+
+    def _through_fixed_point(self, u: Tensor, tolerance: float) -> Tensor:
+        def split(_: Any, z0: Tensor, theta: tuple[Tensor, ...]) -> Tensor:
+            return self.solver.solve(self.operator, theta[0].detach(), z0).z
+
+        return fixed_point(
+            lambda z, v: torch.relu(self.operator(z) + v),
+            torch.zeros_like(u),
+            u,
+            solve=Newton() if any(map(_mapped, self.operator.parameters())) else split,
+            linear=self.linear,
+            batched=True,
+            tol=tolerance,
+        )
 
     @torch.no_grad()
     def certify(self, x: Tensor) -> EquilibriumCertificate:
@@ -137,6 +150,15 @@ class EquilibriumLayer(nn.Module):
         return EquilibriumCertificate(
             verdict, smallest, size, residual, bound, float(margin.min()) if margin.numel() else float("inf")
         )
+
+
+def _mapped(parameter: Tensor) -> bool:
+    """Whether there is one for each instance of a torch.func.vmap: the splitting prepares one operator for all."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(parameter):
+        if torch._C._functorch.is_batchedtensor(parameter):
+            return True
+        parameter = torch._C._functorch.get_unwrapped(parameter)
+    return False
 
 
 def monotone_linear(

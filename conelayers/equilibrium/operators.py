@@ -104,12 +104,10 @@ class CircularConvolution(MonotoneOperator):
         real images need.
         """
         _, height, width = self.shape
+        padded = torch.nn.functional.pad(weights, (0, width - self.kernel, 0, height - self.kernel))
         half = self.kernel // 2
-        padded = torch.zeros(*weights.shape[:2], height, width, dtype=weights.dtype, device=weights.device)
-        rows = (torch.arange(self.kernel, device=weights.device) - half) % height
-        cols = (torch.arange(self.kernel, device=weights.device) - half) % width
-        padded[:, :, rows[:, None], cols[None, :]] = weights
-        return torch.fft.rfft2(padded).permute(2, 3, 0, 1)
+        centred = torch.roll(padded, (-half, -half), dims=(-2, -1))
+        return torch.fft.rfft2(centred).permute(2, 3, 0, 1)
 
     def _matrices(self) -> Tensor:
         """Ŵ."""
@@ -118,8 +116,8 @@ class CircularConvolution(MonotoneOperator):
         return (1 - self.m) * identity - A.mH @ A + B - B.mH
 
     def _convolve(self, matrices: Tensor, z: Tensor) -> Tensor:
-        transformed = torch.fft.rfft2(z).permute(2, 3, 1, 0)  # frequencies, channels, instances
-        return torch.fft.irfft2((matrices @ transformed).permute(3, 2, 0, 1), s=z.shape[-2:])
+        products = torch.einsum("hwij,...jhw->...ihw", matrices, torch.fft.rfft2(z))
+        return torch.fft.irfft2(products, s=z.shape[-2:])
 
     def forward(self, z: Tensor) -> Tensor:
         return self._convolve(self._matrices(), z)

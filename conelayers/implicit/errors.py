@@ -22,27 +22,29 @@ class ConvergenceError(RuntimeError):
         residuals: Sequence[float],
         tolerance: float,
         batch: bool = True,
+        advice: str = "Raise its max_iter, start nearer (z0), loosen tol, or pass another solve=; on_failure='nan' returns NaN instead.",
     ) -> None:
         self.name, self.solver, self.tolerance = name, solver, float(tolerance)
         self.indices, self.residuals = tuple(int(i) for i in indices), tuple(float(r) for r in residuals)
         worst = max(self.residuals, key=lambda r: r if r == r else float("inf"), default=float("nan"))
-        self.batch = batch
+        self.batch, self.advice = batch, advice
         of = f" at batch index {_shown(self.indices)}" if batch else ""
         super().__init__(
             f"{name}: {solver} did not converge{of}: reached the relative residual {worst:.1e}, expected at most {self.tolerance:.1e}. "
-            "Raise its max_iter, start nearer (z0), loosen tol, or pass another solve=; on_failure='nan' returns NaN instead."
+            f"{advice}"
         )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return (type(self), (self.name, self.solver, self.indices, self.residuals, self.tolerance, self.batch))
+        return (type(self), (self.name, self.solver, self.indices, self.residuals, self.tolerance, self.batch, self.advice))
 
 
 @final
 class LinearSolveError(ArithmeticError):
     """The linear system of a derivative was not solved: the relative ``residual`` reached, and the ``tolerance``."""
 
-    def __init__(self, name: str, solver: str, residual: float, tolerance: float) -> None:
+    def __init__(self, name: str, solver: str, residual: float, tolerance: float, advice: str | None = None) -> None:
         self.name, self.solver, self.residual, self.tolerance = name, solver, float(residual), float(tolerance)
+        self.advice = advice
         cause = (
             "∂F/∂z is singular at the solution to working precision (or, with batched=True, couples the instances): no derivative is "
             "defined by it; certify_root or certify_fixed_point says more."
@@ -52,11 +54,11 @@ class LinearSolveError(ArithmeticError):
         )
         super().__init__(
             f"{name}: linear: {solver} left the relative residual {self.residual:.1e} in the derivative's linear system, expected at "
-            f"most {self.tolerance:.1e}. {cause} on_failure='nan' returns NaN instead."
+            f"most {self.tolerance:.1e}. " + (advice or f"{cause} on_failure='nan' returns NaN instead.")
         )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return (type(self), (self.name, self.solver, self.residual, self.tolerance))
+        return (type(self), (self.name, self.solver, self.residual, self.tolerance, self.advice))
 
 
 def _shown(indices: Sequence[int]) -> str:
