@@ -202,7 +202,7 @@ def test_an_operator_that_is_not_monotone_is_uncertified_and_fails_loudly() -> N
     layer = EquilibriumLayer(Expansive((2,), 0.5), torch.nn.Identity(), PeacemanRachford(max_iter=50))
     u = torch.ones(3, 2)
     assert layer.certify(u).verdict is Verdict.UNCERTIFIED
-    with pytest.raises(ConvergenceError, match="at batch index 0, 1, 2: .* larger max_iter"):
+    with pytest.raises(ConvergenceError, match=r"at batch index 0, 1, 2: .* larger max_iter"):
         layer(u)
 
 
@@ -222,7 +222,7 @@ def test_a_gradient_that_does_not_arrive_is_an_error() -> None:
     layer = dense(5.0)
     z = layer(torch.randn(3, 3))
     layer.solver = PeacemanRachford(max_iter=3)
-    with pytest.raises(LinearSolveError, match="EquilibriumLayer: .* larger max_iter"):
+    with pytest.raises(LinearSolveError, match=r"EquilibriumLayer: .* larger max_iter"):
         z.sum().backward()
 
 
