@@ -44,7 +44,7 @@ $(VENV)/.torch: | $(BIN)/python
 	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --editable '.[torch]' 'scikit-learn>=1.5'
+	$(BIN)/python -m pip install --quiet --editable '.[torch]' 'scikit-learn>=1.6'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.torch

@@ -1,7 +1,8 @@
 """A loss on given data, f(z) = loss(y, X̃z): what the models minimize without their penalty.
 
-The features are centred and, with an intercept, a column of ones is put behind them: z = (w, c + x̄ᵀw). That is an exact change of
-variables which makes the intercept orthogonal to the features for squares, and nearly so for other losses.
+The features are centred and, with an intercept, a constant column σ is put behind them: z = (w, (c + x̄ᵀw)/σ). That is an exact change of
+variables which makes the intercept orthogonal to the features for squares, and nearly so for other losses. σ is the largest standard
+deviation of a feature, so that the intercept's residual and curvature have the units of the features', whatever those are.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from functools import cached_property
 from typing import final
 
 import numpy as np
+from scipy.sparse import issparse
 
 from conelayers.lasso.losses import Loss, Squares
 
 __all__ = ["Fit", "checked_data"]
 
 _GRAM_UP_TO = 3000  # features up to which X̃ᵀX̃ is kept
+_LARGEST = 1e60  # of the entries of X and y: their products and squares stay far from overflow
+_NOISE = 1e-14  # of ‖x‖‖y‖/n: slopes at w = 0 up to this are rounding, as with a constant y
 
 
 @final
@@ -24,8 +28,8 @@ _GRAM_UP_TO = 3000  # features up to which X̃ᵀX̃ is kept
 class Fit:
     """f(z) = loss(y, X̃z), z (d,).
 
-    X (n, d): centred, with a column of ones at the end if there is an intercept. y (n,). center (p,): the means of the features that
-    were taken off, zeros without an intercept.
+    X (n, d): centred, with a column of σ = ``size`` at the end if there is an intercept. y (n,). center (p,): the means of the features
+    that were taken off, zeros without an intercept.
     """
 
     loss: Loss
@@ -33,18 +37,22 @@ class Fit:
     y: np.ndarray
     center: np.ndarray
     intercept: bool
+    size: float
     gram: np.ndarray | None = field(repr=False)
 
     @classmethod
     def of(cls, loss: Loss, X: np.ndarray, y: np.ndarray, fit_intercept: bool) -> Fit:
         """From data as the user gives them, X (n, p), y (n,)."""
-        X, y = checked_data(X, y)
+        X, y = checked_data(X, y, fit_intercept)
+        y = loss.target(y)
         center = X.mean(axis=0) if fit_intercept else np.zeros(X.shape[1])
+        X = X - center if fit_intercept else X
+        size = float(np.sqrt(np.einsum("ij,ij->j", X, X).max() / len(y))) or 1.0
         if fit_intercept:
-            X = np.column_stack([X - center, np.ones(len(y))])
+            X = np.column_stack([X, np.full(len(y), size)])
         n, d = X.shape
         gram = X.T @ X / n if isinstance(loss, Squares) and d <= min(n, _GRAM_UP_TO) else None
-        return cls(loss, X, loss.target(y), center, fit_intercept, gram)
+        return cls(loss, X, y, center, bool(fit_intercept), size, gram)
 
     @property
     def features(self) -> int:
@@ -59,8 +67,10 @@ class Fit:
     @cached_property
     def scale(self) -> float:
         """The largest slope of a feature at z = 0 once the intercept is fitted: about the least λ at which w = 0."""
-        slopes = np.abs(self.moment[: self.features])
-        return float(slopes.max()) if slopes.any() else 1.0
+        largest = float(np.abs(self.moment[: self.features]).max())
+        slope = self.loss.slope(self.y, np.zeros(len(self.y)))
+        bound = self.size * float(np.linalg.norm(slope)) * np.sqrt(len(self.y))
+        return largest if largest > _NOISE * bound else bound or 1.0
 
     @cached_property
     def level(self) -> float:
@@ -118,32 +128,50 @@ class Fit:
 
     def coordinates(self, coef: np.ndarray, intercept: float) -> np.ndarray:
         """z of (w, c)."""
-        return np.append(coef, intercept + self.center @ coef) if self.intercept else np.array(coef)
+        return np.append(coef, (intercept + self.center @ coef) / self.size) if self.intercept else np.array(coef)
 
     def split(self, z: np.ndarray) -> tuple[np.ndarray, float]:
         """(w, c) of z; also of a change of z, the map being linear."""
         coef = z[: self.features]
-        return coef.copy(), float(z[-1] - self.center @ coef) if self.intercept else 0.0
+        return coef.copy(), float(self.size * z[-1] - self.center @ coef) if self.intercept else 0.0
 
     def pull_back(self, coef_bar: np.ndarray, intercept_bar: float) -> np.ndarray:
         """The cotangent of z for one of (w, c)."""
         if not self.intercept:
             return np.array(coef_bar)
-        return np.append(coef_bar - self.center * intercept_bar, intercept_bar)
+        return np.append(coef_bar - self.center * intercept_bar, self.size * intercept_bar)
 
     @cached_property
     def _column_squares(self) -> np.ndarray:
         return np.einsum("ij,ij->j", self.X, self.X)
 
 
-def checked_data(X: object, y: object) -> tuple[np.ndarray, np.ndarray]:
-    """X (n, p) and y (n,) as finite float64 arrays; raises ValueError otherwise."""
-    X_, y_ = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+def checked_data(X: object, y: object, fit_intercept: object = True) -> tuple[np.ndarray, np.ndarray]:
+    """X (n, p) and y (n,) as finite float64 arrays; raises ValueError otherwise, and where fit_intercept is neither True nor False."""
+    X_, y_ = _real("X", X), _real("y", y)
     if X_.ndim != 2 or not X_.size:
         raise ValueError(f"X: got shape {X_.shape}, expected (n, p) with n, p ≥ 1; reshape a single feature to (n, 1)")
     if y_.shape != X_.shape[:1]:
         raise ValueError(f"y: got shape {y_.shape}, expected ({X_.shape[0]},), one number for each row of X")
-    for name, array in (("X", X_), ("y", y_)):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name}: got NaN or infinite entries, expected finite numbers; impute or remove them")
+    if not isinstance(fit_intercept, (bool, np.bool_)):
+        raise ValueError(f"fit_intercept: got {fit_intercept!r}, expected True or False")
     return X_, y_
+
+
+def _real(name: str, data: object) -> np.ndarray:
+    if issparse(data):
+        raise ValueError(f"{name}: got a sparse matrix, expected a dense array; .toarray() makes one")
+    try:
+        array = np.asarray(data)
+        array = array.astype(np.float64) if array.dtype.kind == "O" else array
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: got {data!r:.60}, expected an array of real numbers ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: got entries of type {array.dtype}, expected real numbers; encode them first")
+    array = array.astype(np.float64, copy=False)
+    largest = np.abs(array).max(initial=0.0)
+    if not np.isfinite(largest):
+        raise ValueError(f"{name}: got NaN or infinite entries, expected finite numbers; impute or remove them")
+    if largest > _LARGEST:
+        raise ValueError(f"{name}: got an entry of size {largest:.0e}, expected at most {_LARGEST:.0e}; rescale it")
+    return array

@@ -93,7 +93,7 @@ class ElasticNet(PenalizedModel):
         return Forcing(values, np.broadcast_to([0, 1], values.shape), 2)
 
     def largest(self, fit: Fit) -> np.ndarray:
-        return np.log([fit.scale, fit.scale])
+        return np.array([np.log(fit.scale), np.inf])
 
 
 @final

@@ -18,6 +18,8 @@ from conelayers.lasso.linearization import Basis
 
 __all__ = ["Grouped", "Penalty", "Separable"]
 
+_AT_ZERO = 1e-14  # what is left of a coordinate at its kink is rounding
+
 
 class Penalty(ABC):
     """A convex penalty on z (d,); unpenalized coordinates belong to every support."""
@@ -41,6 +43,10 @@ class Penalty(ABC):
     @abstractmethod
     def project(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
         """``new`` with zeros where, on the way from ``old``, it went through a kink."""
+
+    @abstractmethod
+    def reach(self, z: np.ndarray, e: np.ndarray) -> float:
+        """The least t > 0 at which ``project`` cuts z + te, infinite where there is none."""
 
     @abstractmethod
     def entering(self, z: np.ndarray, g: np.ndarray, h: np.ndarray, tolerance: float) -> np.ndarray:
@@ -80,7 +86,11 @@ class Separable(Penalty):
         return float(self.l1 @ (np.abs(z + e) - np.abs(z)) + (self.ridge * e) @ (z + e / 2))
 
     def project(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
-        return np.where((self.l1 > 0) & (new * old < 0), 0.0, new)
+        return np.where((self.l1 > 0) & (old != 0) & (new * old <= _AT_ZERO * old * old), 0.0, new)
+
+    def reach(self, z: np.ndarray, e: np.ndarray) -> float:
+        towards = (self.l1 > 0) & (z * e < 0)
+        return float((-z[towards] / e[towards]).min(initial=np.inf))
 
     def entering(self, z: np.ndarray, g: np.ndarray, h: np.ndarray, tolerance: float) -> np.ndarray:
         support = self.support(z)
@@ -114,8 +124,11 @@ class Grouped(Penalty):
 
     def norms(self, z: np.ndarray) -> np.ndarray:
         """‖z_g‖, (G,)."""
-        squares = np.where(self._free, 0.0, z * z)
-        return np.sqrt(np.bincount(np.maximum(self.groups, 0), weights=squares, minlength=self.levels.size))
+        return np.sqrt(self._sums(z * z))
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        weights = np.where(self._free, 0.0, values)
+        return np.bincount(np.maximum(self.groups, 0), weights=weights, minlength=self.levels.size)
 
     def _spread(self, values: np.ndarray) -> np.ndarray:
         return values[self.groups]  # free coordinates read the last group's: the callers mask them
@@ -143,18 +156,20 @@ class Grouped(Penalty):
         return float(self.levels @ (self.norms(z + e) - self.norms(z)))
 
     def project(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
-        ahead = np.bincount(
-            np.maximum(self.groups, 0), weights=np.where(self._free, 0.0, new * old), minlength=self.levels.size
-        )
-        through = (ahead <= 0) & (self.norms(old) > 0)
+        ahead = self._sums(new * old)
+        squares = self.norms(old) ** 2
+        through = (ahead <= _AT_ZERO * squares) & (squares > 0)
         return np.where(~self._free & self._spread(through), 0.0, new)
+
+    def reach(self, z: np.ndarray, e: np.ndarray) -> float:
+        back = -self._sums(z * e)
+        towards = back > 0
+        return float((self.norms(z)[towards] ** 2 / back[towards]).min(initial=np.inf))
 
     def entering(self, z: np.ndarray, g: np.ndarray, h: np.ndarray, tolerance: float) -> np.ndarray:
         slopes, active = self.norms(g), self.norms(z) > 0
         excess = np.where(active, 0.0, slopes - self.levels)
-        bound = np.bincount(
-            np.maximum(self.groups, 0), weights=np.where(self._free, 0.0, h), minlength=self.levels.size
-        )
+        bound = self._sums(h)
         length = np.where(_largest(excess, tolerance, int(active.sum())), excess / bound, 0.0)
         return np.where(self._free, 0.0, -self._spread(length) * self.units(g))
 
@@ -165,9 +180,7 @@ class Grouped(Penalty):
 
     def kink_distances(self, z: np.ndarray, g: np.ndarray, h: np.ndarray) -> np.ndarray:
         norms = self.norms(z)
-        bound = np.bincount(
-            np.maximum(self.groups, 0), weights=np.where(self._free, 0.0, h), minlength=self.levels.size
-        )
+        bound = self._sums(h)
         distance = np.where(norms > 0, bound * norms, np.abs(self.levels - self.norms(g)))
         return np.where(self._free, np.inf, self._spread(distance))
 

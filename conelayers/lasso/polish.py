@@ -20,7 +20,10 @@ __all__ = ["Polished", "newton_step", "polish"]
 
 _KKT = 1e-12  # of the data's scale: violations up to this are rounding
 _ACCEPTED = 1e-9  # of the data's scale: the residual up to which a point counts as converged
+_ROUGH = 0.1  # of the violation: how far Newton goes on a support before others enter it
 _ARMIJO = 1e-4
+_HALVINGS = 60
+_LEVEL = 1e-13  # of f(0): changes of the objective up to this are rounding
 _RIDGE = 1e-10  # relative, for singular Hessians: a huge step along their null space, cut at a kink
 
 
@@ -43,13 +46,18 @@ def polish(fit: Fit, penalty: Penalty, z: np.ndarray, max_rounds: int = 1000) ->
     """The minimizer of f + penalty, from a guess z (d,); ``residual`` says how well the conditions hold."""
     tolerance = _KKT * fit.scale
     g = fit.gradient(z)
-    rounds = 0
+    rounds, last = 0, False
     while rounds < max_rounds:
-        z, g, steps = _on_support(fit, penalty, z, g, max_rounds - rounds)
+        goal = 0.0 if last else _ROUGH * penalty.violation(z, g)
+        z, g, steps = _on_support(fit, penalty, z, g, max_rounds - rounds, goal)
         rounds += steps
         direction = penalty.entering(z, g, fit.curvatures(z), tolerance)
         if not direction.any():
-            break
+            if last:
+                break
+            last = True
+            continue
+        last = False
         moved = _line_search(fit, penalty, z, g, direction, float(-np.abs(direction).max() * tolerance))
         if moved is None:
             break
@@ -69,14 +77,14 @@ def newton_step(fit: Fit, penalty: Penalty, z: np.ndarray, residual: np.ndarray,
 
 
 def _on_support(
-    fit: Fit, penalty: Penalty, z: np.ndarray, g: np.ndarray, limit: int
+    fit: Fit, penalty: Penalty, z: np.ndarray, g: np.ndarray, limit: int, goal: float
 ) -> tuple[np.ndarray, np.ndarray, int]:
     before = np.inf
     for steps in range(limit):
         columns = np.flatnonzero(penalty.support(z))
         r = g + penalty.gradient(z)
         size = float(np.abs(r[columns]).max(initial=0.0))
-        if size == 0 or (size > before / 2 and size <= _ACCEPTED * fit.scale):
+        if size <= goal or (size > before / 2 and size <= _ACCEPTED * fit.scale):
             return z, g, steps
         e = newton_step(fit, penalty, z, r, columns)
         moved = _line_search(fit, penalty, z, g, e, float(r[columns] @ e[columns]))
@@ -93,15 +101,17 @@ def _line_search(
 ) -> np.ndarray | None:
     """The first of z + e, z + e/2, … cut at kinks, that lowers the objective enough; None where rounding hides any decrease.
 
-    Before the first kink on the way, z + te is not cut and e is a direction of descent: t comes down to that at worst.
+    Before the first kink on the way, z + te is not cut and e is a direction of descent: t comes down to that at worst. It is tried itself,
+    so that every support that is too large to have a unique minimum loses a coordinate a step: along the null space e is huge, and t tiny.
     """
-    t = 1.0
-    for _ in range(60):
+    t, first = 1.0, penalty.reach(z, e)
+    for k in range(_HALVINGS):
         new = penalty.project(z + t * e, z)
         change = fit.change(z, g, new - z) + penalty.change(z, new - z)
-        if change <= _ARMIJO * t * slope or abs(change) + abs(slope) <= 1e-13 * fit.level:
+        rounding = change if t == first else abs(change) + abs(slope)
+        if change <= _ARMIJO * t * slope or rounding <= _LEVEL * fit.level:
             return new
-        t /= 2
+        t = first if t / 2 < first < t or (first < t and k == _HALVINGS // 2) else t / 2
     return None
 
 

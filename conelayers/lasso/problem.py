@@ -35,7 +35,7 @@ class Problem(ABC):
     @property
     @abstractmethod
     def largest(self) -> np.ndarray:
-        """θ (m,) at and above which nothing is left to tune: w = 0, where there is such a value."""
+        """θ (m,) at and above which nothing is left to tune: w = 0; infinite where there is no such value (μ, C)."""
 
     @abstractmethod
     def solve(self, log_hyperparameters: np.ndarray, start: Solution | None = None) -> Solution:
@@ -77,7 +77,7 @@ class PenalizedModel(Model):
 
     @abstractmethod
     def largest(self, fit: Fit) -> np.ndarray:
-        """θ (m,) at which w = 0."""
+        """θ (m,) at which w = 0, infinite for what cannot do that."""
 
     def problem(
         self, X: np.ndarray, y: np.ndarray, *, fit_intercept: bool = True, solver: str = "scikit-learn"

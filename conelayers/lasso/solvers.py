@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
 from scipy.linalg import solve_triangular
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, lasso_path
+from sklearn.linear_model import LogisticRegression, enet_path
 
 from conelayers.lasso.fit import Fit
 from conelayers.lasso.penalties import Grouped, Penalty, Separable
@@ -46,32 +46,51 @@ def first_guess(fit: Fit, penalty: Penalty, solver: str) -> np.ndarray:
         coef = known()
     z[: fit.features] = coef
     if fit.intercept and fit.quadratic:
-        z[-1] = fit.y.mean()
+        z[-1] = fit.y.mean() / fit.size
     return z if np.isfinite(z).all() else np.zeros_like(z)
 
 
-def _scaled(fit: Fit, penalty: Separable) -> tuple[np.ndarray, np.ndarray, np.ndarray, float] | None:
-    """X, y, column scales and λ such that w = scales·u, u the Lasso on X·scales with one λ; the ridge is part of X."""
-    p = fit.features
-    l1, ridge = penalty.l1[:p], penalty.ridge[:p]
-    if not (l1 > 0).all():
-        return None
-    level = float(np.exp(np.mean(np.log(l1))))
-    X, y = fit.X[:, :p], fit.y - (fit.y.mean() if fit.intercept else 0.0)
-    R = None
-    if fit.gram is not None and len(y) > 4 * p:
+class _Scaled(NamedTuple):
+    """An elastic net (1/2n)‖y − Xu‖² + level‖u‖₁ + ½ridge‖u‖² whose solution u makes w = scales·u."""
+
+    X: np.ndarray
+    y: np.ndarray
+    scales: np.ndarray
+    level: float
+    ridge: float
+
+    @property
+    def alpha(self) -> float:
+        return self.level + self.ridge
+
+    @property
+    def ratio(self) -> float:
+        return self.level / self.alpha
+
+
+def _scaled(fit: Fit, penalty: Separable) -> _Scaled:
+    p, n = fit.features, len(fit.y)
+    level, scales = _shared_level(fit, penalty)
+    ridge = penalty.ridge[:p] * scales**2
+    if fit.gram is not None and n > 4 * p:
         # The same Gram matrix and moments on p rows: a pass costs p² and not np. n enters by the means only.
+        gram = scales[:, None] * fit.gram[:p, :p] * scales + np.diag(ridge)
         try:
-            R = np.linalg.cholesky((fit.gram[:p, :p] + np.diag(ridge)) * len(y)).T
+            R = np.linalg.cholesky(gram * n).T
         except np.linalg.LinAlgError:
-            R = None
-    if R is not None:
-        X, y = R, solve_triangular(R, fit.moment[:p] * len(y), trans="T")
-    elif ridge.any():
-        X = np.vstack([X, np.diag(np.sqrt(len(y) * ridge))])
-    scales = level / l1
-    rows = X.shape[0]
-    return X * scales, np.append(y, np.zeros(rows - len(y))), scales, level * len(fit.y) / rows
+            pass
+        else:
+            y = solve_triangular(R, scales * fit.moment[:p] * n, trans="T")
+            return _Scaled(np.asfortranarray(R), y, scales, level * n / p, 0.0)
+    y = fit.y - (fit.y.mean() if fit.intercept else 0.0)
+    return _Scaled(np.asfortranarray(fit.X[:, :p] * scales), y, scales, level, float(ridge.mean()))
+
+
+def _shared_level(fit: Fit, penalty: Separable) -> tuple[float, np.ndarray]:
+    """One λ for all features of X·scales, whose columns are of size 1 where the λs are one."""
+    l1 = penalty.l1[: fit.features]
+    level = float(np.exp(np.mean(np.log(l1)))) / fit.size
+    return level, level / l1
 
 
 def _scikit_learn(fit: Fit, penalty: Penalty) -> Callable[[], np.ndarray] | None:
@@ -79,24 +98,20 @@ def _scikit_learn(fit: Fit, penalty: Penalty) -> Callable[[], np.ndarray] | None
         return None
     if not fit.quadratic:
         return lambda: _liblinear(fit, penalty)
-    scaled = _scaled(fit, penalty)
-    if scaled is None:
-        return None
-    X, y, scales, level = scaled
-    return lambda: scales * lasso_path(np.asfortranarray(X), y, alphas=[level], tol=_TOLERANCE, max_iter=1000)[1][:, 0]
+    s = _scaled(fit, penalty)
+    options: dict[str, Any] = {"l1_ratio": s.ratio, "alphas": [s.alpha], "tol": _TOLERANCE, "max_iter": 1000}
+    # precompute: for p ≫ n the Gram matrix would cost more than everything else
+    return lambda: s.scales * enet_path(s.X, s.y, precompute=False, **options)[1][:, 0]
 
 
 def _liblinear(fit: Fit, penalty: Separable) -> np.ndarray:
-    p = fit.features
-    l1 = penalty.l1[:p]
-    level = float(np.exp(np.mean(np.log(l1))))
+    level, scales = _shared_level(fit, penalty)
     kind: dict[str, Any] = {"l1_ratio": 1.0} if _version() >= (1, 8) else {"penalty": "l1"}
     model = LogisticRegression(
         solver="liblinear", C=1 / (len(fit.y) * level), tol=1e-3, max_iter=200, random_state=0,
         fit_intercept=fit.intercept, intercept_scaling=_FAR, **kind,
     )  # fmt: skip
-    scales = level / l1
-    return scales * model.fit(fit.X[:, :p] * scales, fit.y).coef_[0]
+    return scales * model.fit(fit.X[:, : fit.features] * scales, fit.y).coef_[0]
 
 
 def _version() -> tuple[int, int]:
@@ -105,25 +120,27 @@ def _version() -> tuple[int, int]:
 
 
 def _celer(fit: Fit, penalty: Penalty) -> Callable[[], np.ndarray] | None:
-    if not isinstance(penalty, Separable) or not fit.quadratic or (scaled := _scaled(fit, penalty)) is None:
+    if not isinstance(penalty, Separable) or not fit.quadratic:
         return None
-    X, y, scales, level = scaled
-    model = optional("celer", "solver='celer'").Lasso(alpha=level, fit_intercept=False, tol=_TOLERANCE)
-    return lambda: scales * model.fit(np.asfortranarray(X), y).coef_
+    s = _scaled(fit, penalty)
+    model = optional("celer", "solver='celer'").ElasticNet(
+        alpha=s.alpha, l1_ratio=s.ratio, fit_intercept=False, tol=_TOLERANCE
+    )
+    return lambda: s.scales * model.fit(s.X, s.y).coef_
 
 
 def _skglm(fit: Fit, penalty: Penalty) -> Callable[[], np.ndarray] | None:
     skglm = optional("skglm", "solver='skglm'")
-    p = fit.features
     if isinstance(penalty, Grouped):
         return _skglm_groups(skglm, fit, penalty) if fit.quadratic else None
-    if not isinstance(penalty, Separable) or (scaled := _scaled(fit, penalty)) is None:
+    if not isinstance(penalty, Separable):
         return None
-    X, y, scales, level = scaled
     if fit.quadratic:
-        model = skglm.Lasso(alpha=level, fit_intercept=False, tol=_TOLERANCE)
-        return lambda: scales * model.fit(np.asfortranarray(X), y).coef_
-    X = np.asfortranarray(fit.X[:, :p] * scales)
+        s = _scaled(fit, penalty)
+        model = skglm.ElasticNet(alpha=s.alpha, l1_ratio=s.ratio, fit_intercept=False, tol=_TOLERANCE)
+        return lambda: s.scales * model.fit(s.X, s.y).coef_
+    level, scales = _shared_level(fit, penalty)
+    X = np.asfortranarray(fit.X[:, : fit.features] * scales)
     logistic = skglm.SparseLogisticRegression(alpha=level, fit_intercept=fit.intercept, tol=_TOLERANCE)
     return lambda: scales * logistic.fit(X, fit.y).coef_[0]
 
