@@ -4,7 +4,7 @@
                                       │                     │
                                     cones ─────────── kkt (factorizations)
 
-``Layer`` is the engine over NumPy arrays, ``solve_and_differentiate`` takes a cone program in conic form, and
+``Layer`` is the engine over NumPy arrays, ``backward`` and ``derivative`` fill the gradients of a cvxpy problem's own parameters and variables, ``solve_and_differentiate`` takes a cone program in conic form, and
 ``conelayers.torch.ConeLayer`` and ``conelayers.jax.ConeLayer`` are the layers for PyTorch and JAX. ``import conelayers`` imports no framework.
 """
 
@@ -23,6 +23,7 @@ from conelayers.errors import (
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.monitor import Monitor, Step
+from conelayers.problems import backward, derivative
 from conelayers.singular import Singular
 from conelayers.smoothing import LPGD, ProximalSmoothing
 from conelayers.solution import Residuals
@@ -49,5 +50,7 @@ __all__ = [
     "Status",
     "Step",
     "Verdict",
+    "backward",
+    "derivative",
     "solve_and_differentiate",
 ]

@@ -13,6 +13,7 @@ from conelayers.canonicalize import canonicalize
 from conelayers.certificate import Certificates
 from conelayers.cones import Selection, as_selection
 from conelayers.derivative import Linearization
+from conelayers.interface import Replacement
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import Batch, ParameterSpec, check_values, combine_batch, unflatten
 from conelayers.parametric import ParametricProgram
@@ -26,6 +27,7 @@ from conelayers.smoothing import LPGD, Base, Resolver, Smoothing
 from conelayers.solution import Solution
 from conelayers.solve import WarmStart, solve_batch
 from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
+from conelayers.translated import ARRAYS, translated
 
 __all__ = ["Layer", "Observer"]
 
@@ -36,7 +38,7 @@ Observer = Callable[[np.ndarray, LayerSolution], None]
 class Layer:
     """A parametric convex problem as a differentiable map from parameters to solutions, over NumPy arrays.
 
-    problem: a DPP-compliant cvxpy.Problem. parameters: all of its parameters, in the order in which values are passed.
+    problem: a cvxpy.Problem that is DCP for all values of its parameters. parameters: all of its parameters, in the order in which values are passed.
     variables: its variables or ``constraint.dual_variables[i]``, in the order in which values are returned.
     solver: "CLARABEL", "SCS", "ECOS", or None: the cheapest way near the solution, and Clarabel where Newton's method does not finish
     from there (docs/method.md). gp: the problem is a geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
@@ -47,8 +49,10 @@ class Layer:
     "default" (each cone's own), "low", "high" or "mid". smoothing: None for the exact derivative, or what stands in for it,
     ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)``; the solution itself stays the exact one.
 
-    Raises CanonicalizationError (a ValueError) for a problem that is not DCP or DPP, or has integer or complex
-    variables; ValueError for parameters or variables that are not the problem's, a solver that does not take it, and
+    lift: where the problem is not DPP, replace what holds only parameters by new parameters (``layer.lifted``; docs/parameters.md); False
+    refuses it. validate: check values against the attributes of their parameters.
+
+    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, cannot be made DPP, or has integer variables; ValueError for parameters or variables that are not the problem's, a solver that does not take it, and
     unknown options. The problem is compiled here, once; later changes to it do not reach the layer.
     """
 
@@ -70,7 +74,10 @@ class Layer:
         singular: Singular | str = Singular.WARN,
         selection: Selection | str = Selection.DEFAULT,
         smoothing: Smoothing | None = None,
+        lift: bool = True,
+        validate: bool = True,
     ) -> None:
+        self.validate = bool(validate)
         self._policies, self.smoothing = (as_singular(singular), as_selection(selection)), smoothing
         if smoothing is not None and not isinstance(smoothing, Smoothing):
             raise TypeError(
@@ -80,12 +87,12 @@ class Layer:
         # The names of other canonicalization backends mean nothing here.
         backend = canon_backend if canon_backend in ("CPP", "SCIPY", "COO") else None
         method = arguments.method or self._solver
-        self._compilation = {"gp": bool(gp), "canon_backend": backend}
+        self._compilation = {"gp": bool(gp), "canon_backend": backend, "lifting": bool(lift)}
         quadratic = method is None or find_solver(method).quadratic
         self._source = (problem, tuple(parameters), tuple(variables))
         self._take(
             canonicalize(
-                problem, parameters, variables, gp=gp, quadratic=quadratic, canon_backend=backend, verbose=verbose
+                problem, parameters, variables, quadratic=quadratic, verbose=verbose, **self._compilation
             ),
             arguments,
         )
@@ -101,7 +108,7 @@ class Layer:
     ) -> Layer:
         """A layer of a program that is in conic form already."""
         layer = object.__new__(cls)
-        layer._policies, layer.smoothing = (Singular.WARN, Selection.DEFAULT), None
+        layer._policies, layer.smoothing, layer.validate = (Singular.WARN, Selection.DEFAULT), None, True
         arguments = layer._choose(solver, solver_args or {}, warm_start)
         layer._compilation, layer._source = {}, None
         layer._take(compiled, arguments)
@@ -127,7 +134,12 @@ class Layer:
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
         """Name and shape of each parameter, in the order in which values are passed."""
-        return self._compiled.parameters
+        return self._compiled.interface.parameters
+
+    @property
+    def lifted(self) -> tuple[Replacement, ...]:
+        """What was replaced to make the problem's data affine in its parameters; empty for a DPP-compliant problem."""
+        return self._compiled.interface.replacements
 
     def __getstate__(self) -> dict[str, Any]:
         # cvxpy's objects carry process-wide ids that can collide elsewhere: only the compiled program travels.
@@ -186,7 +198,18 @@ class Layer:
         (naming the parameter and the instance), SolveError naming the instances without a solution; warns
         InaccurateSolutionWarning where the residuals miss 1e−9.
         """
-        return self._observed(self._batch(theta), solver_args, warm_start)
+        interface = self.compiled_for(solver_args).interface
+        if interface.trivial:
+            return self.solve_parts(*theta, solver_args=solver_args, warm_start=warm_start)
+        given = interface.arrays(theta)
+        inner = interface.inner(given, ARRAYS, validate=self.validate)
+        return translated(interface, given, self.solve_parts(*inner, solver_args=solver_args, warm_start=warm_start))
+
+    def solve_parts(
+        self, *values: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None
+    ) -> LayerSolution:
+        """The same for the values of the program's own parameters, which may be parts of the user's or expressions of them (interface.py)."""
+        return self._observed(self._batch(values, self.compiled_for(solver_args)), solver_args, warm_start)
 
     def _observed(
         self,
@@ -217,10 +240,14 @@ class Layer:
 
         Takes what ``solve`` takes, and solves. An instance without a solution gets a certificate that says so.
         """
-        return self._solve(self._batch(theta), solver_args, warm_start).certify()
+        compiled = self.compiled_for(solver_args)
+        interface = compiled.interface
+        if not interface.trivial:
+            theta = tuple(interface.inner(interface.arrays(theta), ARRAYS, validate=self.validate))
+        return self._solve(self._batch(theta, compiled), solver_args, warm_start).certify()
 
-    def _batch(self, theta: Sequence[Any]) -> Batch:
-        return combine_batch(self.parameters, [np.asarray(value) for value in theta])
+    def _batch(self, values: Sequence[Any], compiled: ParametricProgram) -> Batch:
+        return combine_batch(compiled.parameters, [np.asarray(value) for value in values], validate=self.validate)
 
     def solve_flat(
         self,
@@ -234,9 +261,10 @@ class Layer:
 
         Observers see the call unless ``watched`` is false.
         """
-        for spec in self.parameters:
-            check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True)
-        batch = Batch(theta, True, (True,) * len(self.parameters))
+        specs = self.compiled_for(solver_args).parameters
+        for spec in specs:
+            check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True, attributes=self.validate)
+        batch = Batch(theta, True, (True,) * len(specs))
         return self._observed(batch, solver_args, warm_start, watched=watched)
 
     def smoothing_for(self, solver_args: Mapping[str, Any] | None = None) -> Smoothing | None:

@@ -36,6 +36,11 @@ class ParameterSpec:
         return math.prod(self.shape)
 
     @cached_property
+    def is_complex(self) -> bool:
+        """Whether values may be complex."""
+        return bool(self.attributes & {"complex", "imag", "hermitian"})
+
+    @cached_property
     def constrained(self) -> bool:
         """Whether there is more to check of its values than that they are finite."""
         return bool(self.attributes) or self.positions is not None or self.bounds is not None
@@ -55,7 +60,7 @@ class Batch(NamedTuple):
     batched_parameters: tuple[bool, ...]
 
 
-def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray]) -> Batch:
+def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray], *, validate: bool = True) -> Batch:
     """Stack a call's values into θ, broadcasting the unbatched ones.
 
     Raises ValueError naming the parameter for a wrong number of values, a wrong shape, unequal batch sizes, values that
@@ -73,13 +78,13 @@ def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray]) 
     for spec, value, is_batched in zip(specs, values, batched, strict=True):
         value = np.asarray(value, dtype=np.float64)
         value = value if is_batched else value[None]
-        if spec.constrained:
+        if spec.constrained and validate:
             check_values(spec, value, is_batched)
         theta[:, spec.columns] = flatten(value)
     if not np.isfinite(theta).all():
         for spec, value, is_batched in zip(specs, values, batched, strict=True):
             value = np.asarray(value, dtype=np.float64)
-            check_values(spec, value if is_batched else value[None], is_batched)
+            check_values(spec, value if is_batched else value[None], is_batched, attributes=validate)
     return Batch(theta, any(batched), batched)
 
 
@@ -143,17 +148,22 @@ def unflatten(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return flat.reshape(flat.shape[0], *reversed(shape)).transpose(0, *range(len(shape), 0, -1))
 
 
-def check_values(spec: ParameterSpec, values: np.ndarray, batched: bool) -> None:
-    """Raises ValueError naming the parameter, the instance and the attribute that ``values`` (B, *shape) break."""
+def check_values(spec: ParameterSpec, values: np.ndarray, batched: bool, *, attributes: bool = True) -> None:
+    """Raises ValueError naming the parameter, the instance and the attribute that ``values`` (B, *shape) break, or where they are not finite."""
     if values.size == 0:
         return
     flat = flatten(values)
     finite = np.isfinite(flat)
     if not finite.all():
         _refuse(spec, ~finite.all(axis=1), batched, "got NaN or infinite values, expected finite ones")
+    if attributes and spec.constrained:
+        _check_attributes(spec, values, flat, batched)
+
+
+def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray, batched: bool) -> None:
     slack = _TOLERANCE * np.abs(flat).max(axis=1) + _FLOOR
-    low, high = flat.min(axis=1), flat.max(axis=1)
     attributes = spec.attributes
+    low, high = flat.real.min(axis=1), flat.real.max(axis=1)
     for name, broken, expected in (
         ("nonneg", low < -slack, "≥ 0"),
         ("nonpos", high > slack, "≤ 0"),
@@ -187,19 +197,23 @@ def check_values(spec: ParameterSpec, values: np.ndarray, batched: bool) -> None
         if broken.any():
             kind = "diag=True" if "diag" in attributes else "a sparsity pattern"
             _refuse(spec, broken, batched, f"was declared with {kind}; got entries outside it that are not zero")
-    if attributes & {"symmetric", "PSD", "NSD"}:
-        gap = np.abs(values - np.swapaxes(values, -1, -2)).reshape(len(values), -1).max(axis=1)
+    if "imag" in attributes and (np.abs(flat.real) > slack[:, None]).any():
+        broken = (np.abs(flat.real) > slack[:, None]).any(axis=1)
+        _refuse(spec, broken, batched, "was declared imag=True; got a real part that is not zero")
+    if attributes & {"symmetric", "hermitian", "PSD", "NSD"}:
+        gap = np.abs(values - np.swapaxes(values, -1, -2).conj()).reshape(len(values), -1).max(axis=1)
         if (gap > 2 * slack).any():
             _refuse(
                 spec,
                 gap > 2 * slack,
                 batched,
-                f"must be symmetric; got an asymmetry of {gap.max():g}. Pass (S + S.T) / 2",
+                f"must be {'Hermitian' if 'hermitian' in attributes else 'symmetric'}; got an asymmetry of {gap.max():g}. Pass (S + S.T) / 2"
+                + (" with S.T conjugated" if "hermitian" in attributes else ""),
             )
     for name, sign in (("PSD", 1.0), ("NSD", -1.0)):
         if name in attributes:
             smallest = (
-                np.linalg.eigvalsh(sign * (values + np.swapaxes(values, -1, -2)) / 2)
+                np.linalg.eigvalsh(sign * (values + np.swapaxes(values, -1, -2).conj()) / 2)
                 .reshape(len(values), -1)
                 .min(axis=1)
             )

@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 import scipy.sparse as sp
 
+from conelayers.interface import Interface
 from conelayers.names import Names, Naming
 from conelayers.parameters import ParameterSpec
 from conelayers.program import ConeProgram, Structure
@@ -144,6 +145,7 @@ class ParametricProgram:
     maximize: bool
     gp: bool
     naming: Naming
+    interface: Interface
     logarithmic: np.ndarray  # which entries of θ enter by their logarithms, (p,) bool; none but in a geometric program
     _restrictions: dict[tuple[bool, ...], ParametricProgram] = field(default_factory=dict)  # memoized ``restricted``
 

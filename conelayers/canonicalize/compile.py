@@ -16,11 +16,14 @@ import numpy as np
 import scipy.sparse as sp
 from cvxpy.reductions.eval_params import EvalParams
 
-from conelayers.canonicalize.data import data_maps, parameter_map, parameter_specs
+from conelayers.canonicalize.data import data_maps, parameter_map, parameter_specs, part_specs, parts_of
+from conelayers.canonicalize.lift import as_it_is, lift
 from conelayers.canonicalize.naming import names_of
-from conelayers.canonicalize.recovery import output_spec
-from conelayers.canonicalize.refusals import check_arguments, check_discipline
+from conelayers.canonicalize.recovery import output_specs
+from conelayers.canonicalize.refusals import check_arguments, check_discipline, check_parameters
+from conelayers.canonicalize.sources import sources_of
 from conelayers.errors import CanonicalizationError
+from conelayers.interface import Interface
 from conelayers.names import Naming
 from conelayers.parametric import ParametricProgram
 
@@ -34,20 +37,23 @@ def canonicalize(
     *,
     gp: bool = False,
     quadratic: bool = True,
+    lifting: bool = True,
     canon_backend: str | None = None,
     verbose: bool = False,
 ) -> ParametricProgram:
     """Compile ``problem`` into a ParametricProgram.
 
     ``variables`` may hold variables of the problem and dual variables of its constraints. With ``quadratic=False`` the
-    objective is made linear by cvxpy (an epigraph), for solvers that take no P.
+    objective is made linear by cvxpy (an epigraph), for solvers that take no P. ``lifting``: make the problem DPP where it is not.
 
-    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, not DPP, has integer or complex variables
-    or a parameter in the exponent of a power cone, and ValueError for parameters or variables that are not its own.
+    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, that is not DPP and cannot be made so, or has integer
+    variables or a parameter in an exponent, and ValueError for parameters or variables that are not its own.
     """
     check_arguments(problem, parameters, variables)
-    check_discipline(problem, gp, quadratic)
-    fresh = cp.Problem(problem.objective, problem.constraints)  # leaves the caches of the user's problem alone
+    check_discipline(problem, gp)
+    lifted = lift(problem, gp=gp, quadratic=quadratic) if lifting else as_it_is(problem)
+    check_parameters(lifted.problem, gp, quadratic, original=problem)
+    fresh = cp.Problem(lifted.problem.objective, lifted.problem.constraints)  # leaves the caches of the user's problem alone
     data, chain, inverse = _compile(fresh, gp=gp, canon_backend=canon_backend, verbose=verbose, quadratic=quadratic)
     program = data.get("param_prob") if isinstance(data, dict) else None
     reductions = list(zip(chain.reductions, inverse, strict=True))[:-1]
@@ -63,14 +69,23 @@ def canonicalize(
         raise CanonicalizationError(
             "problem: cvxpy left constraints outside of A x + s = b; please report this problem"
         )
-    specs = parameter_specs(parameters)
-    lift = parameter_map(program, reductions, parameters, specs, gp)
-    structure, maps = data_maps(program, lift)
+    parts = parts_of(_in_order(fresh.parameters(), parameters))
+    specs = part_specs(parts)
+    columns = parameter_map(program, reductions, parts, specs, gp)
+    structure, maps = data_maps(program, columns)
     if any(m.is_infinite for m in maps.values()):
         raise CanonicalizationError(
             "problem: it has an infinite or NaN constant or coefficient; remove the constraint that it makes void"
         )
-    outputs = tuple(output_spec(v, problem, program, reductions) for v in variables)
+    groups = [output_specs(v, problem, program, reductions) for v in variables]
+    outputs = tuple(spec for group in groups for spec in group)
+    ends = np.cumsum([len(group) for group in groups]).tolist()
+    interface = Interface(
+        parameters=parameter_specs(parameters),
+        sources=sources_of(parts, parameters, lifted.definitions),
+        outputs=tuple(tuple(range(end - len(group), end)) for group, end in zip(groups, ends, strict=True)),
+        replacements=lifted.report,
+    )
     return ParametricProgram(
         structure=structure,
         parameters=specs,
@@ -82,9 +97,16 @@ def canonicalize(
         outputs=outputs,
         maximize=isinstance(problem.objective, cp.Maximize),
         gp=gp,
-        naming=Naming(partial(names_of, fresh, program, reductions, structure, maps, outputs)),
-        logarithmic=_logarithmic(lift, sum(spec.size for spec in specs)),
+        naming=Naming(partial(names_of, fresh, program, reductions, structure, maps, outputs, lifted.auxiliary)),
+        logarithmic=_logarithmic(columns, sum(spec.size for spec in specs)),
+        interface=interface,
     )
+
+
+def _in_order(found: Sequence[cp.Parameter], parameters: Sequence[cp.Parameter]) -> list[cp.Parameter]:
+    """The problem's parameters, the user's first, in their order."""
+    place = {p.id: i for i, p in enumerate(parameters)}
+    return sorted(found, key=lambda p: place.get(p.id, len(place)))
 
 
 def _logarithmic(lift: sp.csr_array, size: int) -> np.ndarray:

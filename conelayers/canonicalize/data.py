@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
+from cvxpy.reductions.complex2real.complex2real import Complex2Real
 from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr, lower_value
 from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
 
@@ -17,14 +19,14 @@ from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap
 from conelayers.program import Pattern, Structure
 
-__all__ = ["data_maps", "parameter_map", "parameter_specs"]
+__all__ = ["Part", "data_maps", "parameter_map", "parameter_specs", "part_specs", "parts_of"]
 
 _SYMMETRIC = ("symmetric", "PSD", "NSD")
-_CHECKED = ("nonneg", "nonpos", "pos", "neg", "diag", "symmetric", "PSD", "NSD")
+_CHECKED = ("nonneg", "nonpos", "pos", "neg", "diag", "symmetric", "PSD", "NSD", "complex", "imag", "hermitian")
 
 
 def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, ...]:
-    """Name, shape, place in θ and attributes of each parameter."""
+    """Name, shape, place in θ and attributes of each of the user's parameters."""
     specs, offset = [], 0
     for p in parameters:
         positions = None
@@ -45,6 +47,64 @@ def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, 
     return tuple(specs)
 
 
+@final
+@dataclass(frozen=True)
+class Part:
+    """A parameter of cvxpy's as the program takes it: real or imaginary part, of all entries or, ``positions``, of those that may differ
+    from zero (column-major).
+    """
+
+    parameter: cp.Parameter
+    imaginary: bool
+    positions: np.ndarray | None
+
+    @property
+    def name(self) -> str:
+        """The parameter's, or that of its part."""
+        return f"the imaginary part of {self.parameter.name()}" if self.imaginary else self.parameter.name()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(entries,) where only some are taken."""
+        return tuple(self.parameter.shape) if self.positions is None else (self.positions.size,)
+
+
+def parts_of(parameters: Sequence[cp.Parameter]) -> tuple[Part, ...]:
+    """What the program takes of each parameter, in an order in which real parts come before imaginary ones."""
+    parts = []
+    for p in parameters:
+        if not p.is_complex():
+            parts.append(Part(p, False, _lowering(p) if p.attributes["diag"] or p.attributes["sparsity"] else None))
+            continue
+        if not p.is_imag():
+            parts.append(Part(p, False, None))
+        parts.append(Part(p, True, None))
+    return tuple(parts)
+
+
+def part_specs(parts: Sequence[Part]) -> tuple[ParameterSpec, ...]:
+    """Their places in the program's θ, with the attributes that can be checked of them."""
+    specs, offset = [], 0
+    for part in parts:
+        whole = not part.parameter.is_complex() and part.positions is None
+        (own,) = parameter_specs([part.parameter]) if whole else (ParameterSpec(part.name, part.shape, 0),)
+        specs.append(replace(own, offset=offset))
+        offset += own.size
+    return tuple(specs)
+
+
+def _mirrored(p: cp.Parameter) -> np.ndarray:
+    """Where, column-major, the mirror image of each entry lies."""
+    return np.swapaxes(np.arange(p.size).reshape(p.shape, order="F"), -1, -2).ravel(order="F")
+
+
+def _skew_triangle(p: cp.Parameter, chosen: sp.csr_array) -> sp.csr_array:
+    """½(θᵢⱼ − θⱼᵢ) of the imaginary part's strict upper triangle, row by row, which is all that cvxpy takes of a Hermitian one."""
+    i, j = np.triu_indices(p.shape[0], k=1)
+    upper, lower = i + j * p.shape[0], j + i * p.shape[0]
+    return sp.csr_array(0.5 * (chosen[upper] - chosen[lower]))
+
+
 def _lowering(p: cp.Parameter) -> np.ndarray:
     """cvxpy's reduced form of a parameter with attributes, as positions (column-major) in the full one."""
     labels = np.arange(p.size, dtype=float).reshape(p.shape, order="F")
@@ -54,7 +114,7 @@ def _lowering(p: cp.Parameter) -> np.ndarray:
 def parameter_map(
     program: Any,
     reductions: list[tuple[Any, Any]],
-    parameters: Sequence[cp.Parameter],
+    parts: Sequence[Part],
     specs: Sequence[ParameterSpec],
     gp: bool,
 ) -> sp.csr_array:
@@ -63,22 +123,34 @@ def parameter_map(
     size = 2 * total if gp else total
     # id of a parameter at the current stage -> selection matrix from φ to its entries
     maps: dict[int, sp.csr_array] = {}
+    imaginary: dict[int, sp.csr_array] = {}
+    compact = {part.parameter.id for part in parts if part.positions is not None}
     identity = sp.eye_array(size, format="csr")
-    for p, spec in zip(parameters, specs, strict=True):
-        maps[p.id] = identity[spec.columns]
+    for part, spec in zip(parts, specs, strict=True):
+        (imaginary if part.imaginary else maps)[part.parameter.id] = identity[spec.columns]
     for reduction, _ in reductions:
         if isinstance(reduction, Dgp2Dcp):
-            for p, spec in zip(parameters, specs, strict=True):
-                for log_id in reduction.param_id_map.get(p.id, []):
+            for part, spec in zip(parts, specs, strict=True):
+                for log_id in reduction.param_id_map.get(part.parameter.id, []):
                     maps[log_id] = identity[total + spec.offset : total + spec.offset + spec.size]
+                    if part.parameter.id in compact:
+                        compact.add(log_id)
+        elif isinstance(reduction, Complex2Real):
+            for p, (real, imag) in reduction.canon_methods._parameters.items():
+                if real is not None:
+                    maps[real.id] = maps[p.id]
+                if imag is not None:
+                    maps[imag.id] = _skew_triangle(p, imaginary[p.id]) if p.is_hermitian() else imaginary[p.id]
         elif isinstance(reduction, CvxAttr2Constr):
             for p, reduced in reduction._parameters.items():
+                if p.id in compact:
+                    maps[reduced.id] = maps[p.id]
+                    continue
                 select = _lowering(p)
                 chosen = maps[p.id][select]
                 if any(p.attributes[a] for a in _SYMMETRIC):
                     # ½(θᵢⱼ + θⱼᵢ): the gradient with respect to the full matrix is then the symmetric one.
-                    mirror = np.swapaxes(np.arange(p.size).reshape(p.shape, order="F"), -1, -2).ravel(order="F")
-                    chosen = 0.5 * (chosen + maps[p.id][mirror[select]])
+                    chosen = 0.5 * (chosen + maps[p.id][_mirrored(p)[select]])
                 maps[reduced.id] = sp.csr_array(chosen)
         elif reduction.param_id_map:
             raise CanonicalizationError(f"problem: parameters replaced by {type(reduction).__name__} are not supported")

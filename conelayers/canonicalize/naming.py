@@ -31,11 +31,11 @@ def names_of(
     structure: Structure,
     maps: dict[str, AffineMap],
     outputs: tuple[OutputSpec, ...],
+    auxiliary: frozenset[int],
 ) -> Names:
-    """The names, for the affine maps to the data and the variables that are returned."""
-    known = problem.variables()
-    matrices = variable_matrices(known, program, reductions)
-    variables = tuple((v.name(), tuple(v.shape), matrix) for v, matrix in zip(known, matrices, strict=True))
+    """The names, for the affine maps to the data and the variables that are returned; ``auxiliary`` ones are not the user's."""
+    known = [v for v in problem.variables() if v.id not in auxiliary]
+    variables = tuple(variable_matrices(known, program, reductions))
     labels = [_label(i, c) for i, c in enumerate(problem.constraints)]
     shapes = [tuple(c.shape) for c in problem.constraints]
     m = structure.m
@@ -44,11 +44,12 @@ def names_of(
     for k, constraint in enumerate(problem.constraints):
         scales, labelled = (read_dual(constraint, h) for h in (ones, numbers))
         for position, (scale, number) in enumerate(zip(scales, labelled, strict=True)):
-            used = np.flatnonzero(scale)
-            rows = np.rint(number[used] / scale[used]).astype(np.int64) - 1
-            owner[rows] = k
-            # A cone of several arguments is one constraint: its rows have no place in one of them alone.
-            entry[rows] = used if len(scales) == 1 else -1
+            for part in (np.real, np.imag):
+                used = np.flatnonzero(part(scale))
+                rows = np.rint(part(number)[used] / part(scale)[used]).astype(np.int64) - 1
+                owner[rows] = k
+                # A cone of several arguments is one constraint: its rows have no place in one of them alone.
+                entry[rows] = used if len(scales) == 1 else -1
             if position == 0 and len(scales) == 1:
                 shapes[k] = tuple(constraint.dual_variables[0].shape)
     added = np.flatnonzero(owner < 0)

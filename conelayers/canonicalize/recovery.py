@@ -14,13 +14,13 @@ from cvxpy.reductions.solution import Solution as CvxpySolution
 from conelayers.errors import CanonicalizationError
 from conelayers.parametric import OutputSpec
 
-__all__ = ["output_spec", "read_dual", "recovered_duals", "variable_matrices"]
+__all__ = ["output_specs", "read_dual", "recovered_duals", "variable_matrices"]
 
 
-def output_spec(
+def output_specs(
     variable: cp.Variable, problem: cp.Problem, program: Any, reductions: list[tuple[Any, Any]]
-) -> OutputSpec:
-    """The map to one requested variable (or dual variable), as a sparse matrix."""
+) -> tuple[OutputSpec, ...]:
+    """The map to one requested variable (or dual variable), as a sparse matrix; the real and the imaginary part of a complex one."""
     primal = variable.id in {v.id for v in problem.variables()}
     length = program.x.size if primal else program.constr_size
 
@@ -30,26 +30,45 @@ def output_spec(
             if primal
             else _dual(variable, vector, problem, program, reductions)
         )
-        return np.asarray(_dense(value), dtype=float).ravel(order="F")
+        return np.ravel(_dense(value), order="F")
 
-    matrix = _matrix(recover(np.ones(length)), recover(np.arange(1.0, length + 1)), length)
-    probe = np.random.default_rng(0).uniform(1.0, 2.0, length)
-    if not np.allclose(recover(probe), matrix @ probe, rtol=1e-12, atol=0):
-        raise CanonicalizationError(
-            f"variables: cvxpy's recovery of {variable.name()} is not understood; please report this problem"
-        )
+    probes = [recover(h) for h in (np.ones(length), np.arange(1.0, length + 1))]
+    check = np.random.default_rng(0).uniform(1.0, 2.0, length)
+    expected = recover(check)
     exponential = primal and any(variable.id in r.var_id_map for r, _ in reductions if isinstance(r, Dgp2Dcp))
-    return OutputSpec(variable.name(), tuple(variable.shape), primal, matrix, exponential)
+    specs = []
+    for part in (np.real, np.imag) if _is_complex(variable, problem) else (np.real,):
+        matrix = _matrix(*map(part, probes), length)
+        if not np.allclose(part(expected), matrix @ check, rtol=1e-12, atol=0):
+            raise CanonicalizationError(
+                f"variables: cvxpy's recovery of {variable.name()} is not understood; please report this problem"
+            )
+        specs.append(OutputSpec(variable.name(), tuple(variable.shape), primal, matrix, exponential))
+    return tuple(specs)
+
+
+def _is_complex(variable: cp.Variable, problem: cp.Problem) -> bool:
+    """A variable that is, or the dual variable of a constraint that is."""
+    owner = next((c for c in problem.constraints if variable.id in {d.id for d in c.dual_variables}), variable)
+    return bool(owner.is_complex())
 
 
 def variable_matrices(
     variables: list[cp.Variable], program: Any, reductions: list[tuple[Any, Any]]
-) -> list[sp.csr_array]:
-    """The matrices that read the problem's variables (their logarithms in a geometric program) off x, all at once."""
+) -> list[tuple[str, tuple[int, ...], sp.csr_array]]:
+    """Names, shapes and the matrices that read the variables (their logarithms in a geometric program) off x, all at once.
+
+    Of a complex variable there are two, its real part's and its imaginary part's.
+    """
     length = program.x.size
     probes = [_primals(variables, h, program, reductions) for h in (np.ones(length), np.arange(1.0, length + 1))]
-    flat = [[np.asarray(_dense(h), dtype=float).ravel(order="F") for h in probe] for probe in probes]
-    return [_matrix(scale, labelled, length) for scale, labelled in zip(*flat, strict=True)]
+    found = []
+    for v, *values in zip(variables, *probes, strict=True):
+        scale, labelled = (np.ravel(_dense(value), order="F") for value in values)
+        for part, name in ((np.real, v.name()), (np.imag, f"the imaginary part of {v.name()}")):
+            if part is np.real or v.is_complex():
+                found.append((name, tuple(v.shape), _matrix(part(scale), part(labelled), length)))
+    return found
 
 
 def _matrix(scale: np.ndarray, labelled: np.ndarray, length: int) -> sp.csr_array:
@@ -111,8 +130,8 @@ def _read(owner: Any, duals: dict[int, Any]) -> list[Any]:
 
 
 def read_dual(owner: Any, duals: dict[int, Any]) -> list[np.ndarray]:
-    """The same, flattened column by column."""
-    return [np.asarray(_dense(value), dtype=float).ravel(order="F") for value in _read(owner, duals)]
+    """The same, flattened column by column; complex where the constraint is."""
+    return [np.ravel(_dense(value), order="F") for value in _read(owner, duals)]
 
 
 class _Recorder:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import cvxpy as cp
+from cvxpy.atoms.elementwise.power import Power
 from cvxpy.constraints import PowCone3D, PowConeND
 from cvxpy.utilities import scopes
 
@@ -30,6 +31,8 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
                 f"constraint {constraint}: its exponent holds the parameter {constraint.alpha.parameters()[0].name()}, whose value "
                 "cvxpy would fix at compilation; exponents must be constants"
             )
+    for root in (problem.objective, *problem.constraints):
+        _check_exponents(root)
     own = {p.id: p for p in problem.parameters()}
     given_ids = [p.id for p in parameters]
     missing = [p.name() for i, p in own.items() if i not in given_ids]
@@ -56,20 +59,37 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
                 raise CanonicalizationError(
                     f"variable {v.name()} is {attribute}: the solution would be piecewise constant in the parameters; relax it to a continuous one"
                 )
-    for leaf in (*problem.variables(), *problem.parameters()):
-        if leaf.is_complex():
-            raise CanonicalizationError(
-                f"{leaf.name()} is complex, which is not supported yet; write its real and imaginary parts as two real ones"
-            )
 
 
-def check_discipline(problem: cp.Problem, gp: bool, quadratic: bool) -> None:
-    """Raises CanonicalizationError for a problem that is not DCP (DGP) and DPP, naming the smallest offending expressions."""
+def _check_exponents(e: Any) -> None:
+    if isinstance(e, Power) and e.variables() and isinstance(e.p, cp.Expression) and e.p.parameters():
+        raise CanonicalizationError(
+            f"`{e}`: its exponent holds the parameter {e.p.parameters()[0].name()}, with whose value its curvature and its cones change: "
+            "there is no derivative; exponents of variables must be constants"
+        )
+    for arg in e.args:
+        _check_exponents(arg)
+
+
+def check_discipline(problem: cp.Problem, gp: bool) -> None:
+    """Raises CanonicalizationError for a problem that is not DCP (DGP), naming the smallest offending expressions."""
     kind = "DGP" if gp else "DCP"
     if not (problem.is_dgp() if gp else problem.is_dcp()):
         culprits = _offenders(problem, lambda e: e.is_dgp() if gp else e.is_dcp())
-        hint = "" if gp or not problem.is_dgp() else " It is DGP: pass gp=True."
+        if not gp and problem.is_dgp():
+            hint = " It is DGP: pass gp=True."
+        elif problem.is_dqcp():
+            hint = (
+                " It is DQCP: its solution comes from a bisection over the objective's level; make the level a Parameter, and its sublevel set a "
+                "constraint of a problem that is DCP."
+            )
+        else:
+            hint = " Its solution may be one of several local ones; find a convex form of it (https://dcp.stanford.edu)."
         raise CanonicalizationError(f"Problem must be {kind}; {culprits}.{hint}")
+
+
+def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original: cp.Problem) -> None:
+    """Raises CanonicalizationError where the data would not be affine in the parameters, naming expressions of the original problem."""
     scope = scopes.quad_form_dpp_scope if quadratic and not gp else None
     is_dpp: Any = problem.is_dpp  # its cached wrapper hides the signature from type checkers
     dpp = is_dpp("dgp") if gp else is_dpp(quad_form_dpp="qp" if quadratic else None)
@@ -85,7 +105,7 @@ def check_discipline(problem: cp.Problem, gp: bool, quadratic: bool) -> None:
             with scope():
                 return complies(expression)
 
-        culprits = _offenders(problem, complies, objective_complies)
+        culprits = _offenders(original, complies, objective_complies)
         raise CanonicalizationError(
             f"Problem must be DPP, so that its data are affine in the parameters; {culprits}. Replace the part of it that "
             "holds only parameters by a new Parameter (with the sign or attribute that it has) and pass its value; products "

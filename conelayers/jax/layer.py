@@ -9,15 +9,18 @@ import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import BCOO
 
 from conelayers.certificate import Certificates
 from conelayers.cones import Selection
 from conelayers.errors import Status
 from conelayers.formulas import Formulas
+from conelayers.interface import Interface, Replacement
 from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.operations import formulas_of
 from conelayers.jax.primitives import optimal_value, solve
 from conelayers.jax.smoothed import solve_smoothed
+from conelayers.jax.values import ARRAYS
 from conelayers.layer import Layer
 from conelayers.parameters import batch_sizes, flatten, in_order
 from conelayers.singular import Singular
@@ -40,14 +43,16 @@ class SolveInfo(NamedTuple):
 class ConeLayer:
     """A parametric convex problem as a differentiable layer: parameters in, solution out, gradients through.
 
-    problem: a DPP-compliant cvxpy.Problem. parameters: all of its parameters, in the order of the call's arrays.
+    problem: a cvxpy.Problem that is DCP for all values of its parameters. parameters: all of them, in the order of the call's arrays.
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned arrays.
     solver: "CLARABEL", "SCS", "ECOS" or None. gp: a geometric program. solver_args: defaults for every call, see
     conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
     canon_backend: cvxpy's canonicalization backend. on_failure: "raise", or "nan" for NaN in the values and gradients of
     instances without a solution (``solve`` returns their statuses). singular: "warn", "raise" or "least_squares", where the
     derivative's linear system is singular. selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None
-    for the exact derivative, ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only).
+    for the exact derivative, ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only). lift: replace expressions of
+    parameters that break DPP by new parameters, computed in JAX (``layer.lifted``); False refuses such a problem. validate: check
+    values against the parameters' attributes.
 
     Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the gradients.
     The solver computes in float64 on the host; the outputs have the inputs' common dtype.
@@ -73,6 +78,8 @@ class ConeLayer:
         singular: Singular | str = Singular.WARN,
         selection: Selection | str = Selection.DEFAULT,
         smoothing: Smoothing | None = None,
+        lift: bool = True,
+        validate: bool = True,
     ) -> None:
         self._on_failure = _policy(on_failure)
         self.engine = Layer(
@@ -88,6 +95,8 @@ class ConeLayer:
             singular=singular,
             selection=selection,
             smoothing=smoothing,
+            lift=lift,
+            validate=validate,
         )
         self._programs: dict[Any, HostProgram] = {}  # one for each set of options that was asked for
 
@@ -119,19 +128,22 @@ class ConeLayer:
         values = self._checked(params, named)
         policy = self._on_failure if on_failure is None else _policy(on_failure)
         dtype = _output_type(values)
-        if policy == "raise" and not any(isinstance(v, jax.core.Tracer) for v in values):
+        interface = self.engine.compiled_for(solver_args).interface
+        if policy == "raise" and not _traced(values):
             solution = self.engine.solve(*map(_canonical, values), solver_args=solver_args, warm_start=warm_start)
             said = solution.status
             positions = [STATUSES.index(one) for one in said] if isinstance(said, tuple) else STATUSES.index(said)
             info = SolveInfo(jnp.asarray(positions, jnp.int32), jnp.asarray(solution.residuals.worst, dtype))
-            return tuple(jnp.asarray(v, dtype) for v in solution.variables), info
+            return tuple(jnp.asarray(v, _like(dtype, v)) for v in solution.variables), info
         program = self._program(solver_args, warm_start, policy)
-        phi, batch = _phi(program, values)
+        phi, batch = _phi(program, self._inner(interface, values))
         x, y, _, status, residual = (solve if self.engine.smoothing_for(solver_args) is None else solve_smoothed)(
             program, phi
         )
         outputs = (*program.jitted(Formulas.variables)(x, y), residual)
         *variables, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
+        if not interface.trivial:
+            variables = [variables[p[0]] if len(p) == 1 else variables[p[0]] + 1j * variables[p[1]] for p in interface.outputs]
         return tuple(variables), SolveInfo(status[0] if batch is None else status, residual)
 
     def value(
@@ -151,7 +163,7 @@ class ConeLayer:
         program = self._program(
             solver_args, warm_start, self._on_failure if on_failure is None else _policy(on_failure)
         )
-        phi, batch = _phi(program, values)
+        phi, batch = _phi(program, self._inner(self.engine.compiled_for(solver_args).interface, values))
         x, y, *_ = solve(program, phi)
         value = program.formulas.user_value(optimal_value(program, phi, x, y))
         return (value[0] if batch is None else value).astype(_output_type(values))
@@ -166,7 +178,7 @@ class ConeLayer:
         values = self._concrete("jacobian", "use jax.jacrev or jax.jacfwd of the layer", params, named)
         blocks = self.engine.solve(*map(_canonical, values), solver_args=solver_args).jacobian()
         dtype = _output_type(values)
-        return tuple(tuple(jnp.asarray(b, dtype) for b in row) for row in blocks)
+        return tuple(tuple(jnp.asarray(b, _like(dtype, b)) for b in row) for row in blocks)
 
     def certify(
         self,
@@ -183,6 +195,11 @@ class ConeLayer:
         values = self._concrete("certify", "call it outside of the transformed function", params, named)
         return self.engine.certify(*map(_canonical, values), solver_args=solver_args, warm_start=warm_start)
 
+    @property
+    def lifted(self) -> tuple[Replacement, ...]:
+        """What was replaced to make the problem's data affine in its parameters."""
+        return self.engine.lifted
+
     @staticmethod
     def statuses(info: SolveInfo) -> Status | tuple[Status, ...]:
         """The Status of the instance, or of each instance in a batched call, from a SolveInfo of concrete arrays."""
@@ -198,25 +215,36 @@ class ConeLayer:
             known = self._programs.setdefault(key, HostProgram(self.engine, formulas, options, nan=policy == "nan"))
         return known
 
+    def _inner(self, interface: Interface, values: Sequence[Any]) -> Sequence[Any]:
+        """The values of the program's own parameters."""
+        if interface.trivial:
+            return values
+        wide = [v if isinstance(v, BCOO) else jnp.asarray(v) for v in values]
+        return interface.inner(wide, ARRAYS, validate=self.engine.validate)
+
     def _concrete(self, where: str, fix: str, params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
         values = self._checked(params, named)
-        if any(isinstance(v, jax.core.Tracer) for v in values):
+        if _traced(values):
             raise TypeError(f"{where}: got traced arrays, expected concrete ones; {fix}")
         return values
 
     def _checked(self, params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
-        names = [spec.name for spec in self.engine.parameters]
+        specs = self.engine.parameters
         if len(params) == 1 and isinstance(params[0], Mapping) and not named:
             params, named = [], params[0]
         values = in_order(self.engine.parameters, params, named)
         for i, p in enumerate(values):
-            name = f"parameter {i} ({names[i]})" if i < len(names) else f"parameter {i}"
-            if isinstance(p, bool) or not isinstance(p, jax.Array | np.ndarray | np.generic | int | float):
+            spec = specs[i] if i < len(specs) else None
+            name = f"parameter {i} ({spec.name})" if spec is not None else f"parameter {i}"
+            if isinstance(p, BCOO) and spec is not None and spec.positions is not None:
+                continue
+            if isinstance(p, bool) or not isinstance(p, jax.Array | np.ndarray | np.generic | int | float | complex):
                 raise TypeError(
                     f"{name}: got {type(p).__name__}, expected an array of JAX or NumPy, or a number; convert it with jnp.asarray"
                 )
             dtype = jax.dtypes.result_type(p)
-            if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+            taken = [jnp.floating, jnp.integer, *([jnp.complexfloating] if spec is not None and spec.is_complex else [])]
+            if not any(jnp.issubdtype(dtype, kind) for kind in taken):
                 raise TypeError(f"{name}: got dtype {dtype}, expected a real one; convert it with .astype(float)")
         return values
 
@@ -234,15 +262,27 @@ def _policy(on_failure: str) -> str:
 
 
 def _output_type(values: Sequence[Any]) -> Any:
-    """The common dtype of the inputs by JAX's promotion, the default floating-point one for integers."""
-    dtype = jnp.result_type(*values) if values else jnp.dtype("float64")
+    """The common dtype of the inputs by JAX's promotion, that of real parts for complex ones, the default floating-point one for integers."""
+    dtypes = [v.dtype if isinstance(v, BCOO) else jnp.result_type(v) for v in values]
+    dtype = jnp.finfo(jnp.result_type(*dtypes)).dtype if any(jnp.issubdtype(d, jnp.inexact) for d in dtypes) else jnp.float64
     return jax.dtypes.canonicalize_dtype(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float64)
 
 
 def _canonical(value: Any) -> np.ndarray:
-    """A concrete value as JAX would hold it, in float64."""
+    """A concrete value as JAX would hold it, in float64, or complex128."""
+    if isinstance(value, BCOO):
+        value = value.todense()
     dtype = jax.dtypes.canonicalize_dtype(jax.dtypes.result_type(value))
-    return np.asarray(np.asarray(value, dtype), np.float64)
+    return np.asarray(np.asarray(value, dtype), np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64)
+
+
+def _traced(values: Sequence[Any]) -> bool:
+    return any(isinstance(h, jax.core.Tracer) for h in jax.tree_util.tree_leaves(list(values)))
+
+
+def _like(dtype: Any, value: np.ndarray) -> Any:
+    """The real dtype, or its complex counterpart for complex values."""
+    return jnp.result_type(dtype, jnp.complex64) if np.iscomplexobj(value) else dtype
 
 
 def _phi(program: HostProgram, values: Sequence[Any]) -> tuple[Array, int | None]:

@@ -72,7 +72,7 @@ def solve_in_graph(params: Sequence[Tensor], number: int) -> tuple[Tensor, ...]:
 @torch.library.custom_op("conelayers::solve", mutates_args=())
 def _solve(params: list[Tensor], number: int) -> list[Tensor]:
     arrays = [to_array(p) for p in params]
-    solution = _LAYERS[number].solve(*arrays)
+    solution = _LAYERS[number].solve_parts(*arrays)
     handle = _handle(number, arrays)
     KEPT.add(handle, solution)
     dtype, device = output_type(params)
@@ -91,7 +91,7 @@ def _handle(number: int, arrays: Sequence[np.ndarray]) -> int:
 def _(params: list[Tensor], number: int) -> list[Tensor]:
     layer = _LAYERS[number]
     dtype, device = output_type(params)
-    specs = layer.parameters
+    specs = layer.compiled_for().parameters
     batch: list[Any] = []
     for p, spec in zip(params, specs, strict=True):
         if p.dim() > len(spec.shape):
@@ -109,7 +109,7 @@ def _gradient(
 ) -> list[Tensor]:
     solution = KEPT.get(int(handle))
     if solution is None:
-        solution = _LAYERS[number].solve(*[to_array(p) for p in params])
+        solution = _LAYERS[number].solve_parts(*[to_array(p) for p in params])
     gradients = solution.vjp(*[to_array(g) for g in cotangents], needed=needed)
     return [
         torch.zeros_like(p) if g is None else from_array(g, p.dtype, p.device)

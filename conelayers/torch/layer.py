@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import cvxpy as cp
+import numpy as np
 import torch
 
 from conelayers.certificate import Certificates
 from conelayers.cones import Selection
 from conelayers.formulas import Formulas
+from conelayers.interface import Interface, Replacement
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import batch_sizes, in_order
@@ -22,6 +24,8 @@ from conelayers.torch.conversion import from_array, output_type, to_array
 from conelayers.torch.functions import optimal_value, solve
 from conelayers.torch.operations import flatten, formulas_of
 from conelayers.torch.smoothed import solve_smoothed
+from conelayers.torch.values import TENSORS
+from conelayers.translated import translated
 
 __all__ = ["ConeLayer", "CvxpyLayer", "solve_parameters"]
 
@@ -32,7 +36,7 @@ class _PlainSolve(torch.autograd.Function):
     @staticmethod
     @torch.compiler.disable
     def forward(ctx: Any, call: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        solution = call.layer.solve(*[to_array(t) for t in tensors], **call.options)
+        solution = call.layer.solve_parts(*[to_array(t) for t in tensors], **call.options)
         call.solution = ctx.solution = solution
         ctx.call = call
         ctx.save_for_backward(*tensors)
@@ -114,11 +118,18 @@ def _transformed() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def _joined(interface: Interface, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The variables, complex ones from their parts."""
+    if interface.trivial:
+        return tuple(parts)
+    return tuple(parts[p[0]] if len(p) == 1 else torch.complex(parts[p[0]], parts[p[1]]) for p in interface.outputs)
+
+
 @final
 class ConeLayer(torch.nn.Module):
     """A parametric convex problem as a differentiable layer: parameters in, solution out, gradients through.
 
-    problem: a DPP-compliant cvxpy.Problem. parameters: all of its parameters, in the order of the call's tensors.
+    problem: a cvxpy.Problem that is DCP for all values of its parameters. parameters: all of them, in the order of the call's tensors.
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned tensors.
     solver: "CLARABEL", "SCS", "ECOS" or None. gp: a geometric program. solver_args: defaults for every call, see
     conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
@@ -127,6 +138,8 @@ class ConeLayer(torch.nn.Module):
     singular: "warn", "raise" or "least_squares", where the derivative's linear system is singular and what is asked for feels it.
     selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None for the exact derivative,
     ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only); the solution itself stays the exact one.
+    lift: replace expressions of parameters that break DPP by new parameters, computed in torch (``layer.lifted``); False refuses such a
+    problem. validate: check values against the parameters' attributes.
 
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.
@@ -151,6 +164,8 @@ class ConeLayer(torch.nn.Module):
         singular: Singular | str = Singular.WARN,
         selection: Selection | str = Selection.DEFAULT,
         smoothing: Smoothing | None = None,
+        lift: bool = True,
+        validate: bool = True,
     ) -> None:
         super().__init__()
         self.engine = Layer(
@@ -166,6 +181,8 @@ class ConeLayer(torch.nn.Module):
             singular=singular,
             selection=selection,
             smoothing=smoothing,
+            lift=lift,
+            validate=validate,
         )
         self._known: list[Formulas] = []  # one for each program that options asked for
         self._number = register(self.engine)
@@ -187,7 +204,9 @@ class ConeLayer(torch.nn.Module):
                 "ConeLayer: torch.export was asked for, but the solver lives in this Python process; pickle the model instead"
             )
         if torch.compiler.is_compiling() and solver_args is None and warm_start is None and not _transformed():
-            return solve_in_graph(self._checked(params, named), self._number)
+            interface = self.engine.compiled_for().interface
+            inner = self._inner(interface, self._checked(params, named))
+            return _joined(interface, solve_in_graph(inner, self._number))
         return self.solve(*params, solver_args=solver_args, warm_start=warm_start, **named)[0]
 
     @torch.compiler.disable  # NumPy: what is not an operator in a compiled graph is called between two graphs
@@ -205,9 +224,13 @@ class ConeLayer(torch.nn.Module):
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start}
         call = Call(self.engine, lambda: self._formulas(solver_args), options)
-        outputs = solve_parameters(call, params)
-        assert call.solution is not None
-        return outputs, call.solution
+        interface = self.engine.compiled_for(solver_args).interface
+        outputs = _joined(interface, solve_parameters(call, self._inner(interface, params)))
+        solution = call.solution
+        assert solution is not None
+        if not interface.trivial and not _transformed():
+            solution = translated(interface, [self._array(p) for p in params], solution)
+        return outputs, solution
 
     @torch.compiler.disable
     def value(
@@ -225,10 +248,10 @@ class ConeLayer(torch.nn.Module):
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start}
         call = Call(self.engine, lambda: self._formulas(solver_args), options)
-        phi, batch = _phi(call, params)
+        phi, batch = _phi(call, self._inner(self.engine.compiled_for(solver_args).interface, params))
         x, y, _ = solve(call, phi)
         value = call.formulas.user_value(optimal_value(call, phi, x, y))
-        dtype, device = output_type(params)
+        dtype, device = output_type([p.real for p in params])
         return (value[0] if batch is None else value).to(dtype=dtype, device=device)
 
     @torch.compiler.disable
@@ -240,7 +263,7 @@ class ConeLayer(torch.nn.Module):
         All from one factorization, detached; ``torch.func.jacrev`` and ``jacfwd`` give differentiable ones.
         """
         params = self._checked(params, named)
-        blocks = self.engine.solve(*[to_array(p) for p in params], solver_args=solver_args).jacobian()
+        blocks = self.engine.solve(*map(self._array, params), solver_args=solver_args).jacobian()
         dtype, device = output_type(params)
         return tuple(tuple(from_array(b, dtype, device) for b in row) for row in blocks)
 
@@ -258,7 +281,16 @@ class ConeLayer(torch.nn.Module):
         instance without a solution gets a certificate that says so.
         """
         params = self._checked(params, named)
-        return self.engine.certify(*[to_array(p) for p in params], solver_args=solver_args, warm_start=warm_start)
+        return self.engine.certify(*map(self._array, params), solver_args=solver_args, warm_start=warm_start)
+
+    def _inner(self, interface: Interface, params: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """The values of the program's own parameters."""
+        return params if interface.trivial else interface.inner(params, TENSORS, validate=self.engine.validate)
+
+    @staticmethod
+    def _array(value: torch.Tensor) -> np.ndarray:
+        array = TENSORS.dense(value.detach())
+        return array.cpu().resolve_conj().numpy() if array.is_complex() else to_array(array)
 
     def _formulas(self, solver_args: Mapping[str, Any] | None) -> Formulas:
         compiled = self.engine.compiled_for(solver_args)
@@ -284,11 +316,12 @@ class ConeLayer(torch.nn.Module):
                 raise TypeError(
                     f"{name}: got {type(p).__name__}, expected a torch.Tensor; wrap it with torch.as_tensor"
                 )
-            if not p.dtype.is_floating_point:
+            spec = specs[i] if i < len(specs) else None
+            if not (p.dtype.is_floating_point or (p.dtype.is_complex and spec is not None and spec.is_complex)):
                 raise TypeError(
                     f"{name}: got dtype {p.dtype}, expected a floating-point one; convert it with .to(torch.float64)"
                 )
-            if p.layout is not torch.strided:
+            if p.layout is not torch.strided and not (spec is not None and spec.positions is not None):
                 raise TypeError(
                     f"{name}: got a tensor of layout {p.layout}, expected a dense one; convert it with .to_dense()"
                 )
@@ -303,6 +336,11 @@ class ConeLayer(torch.nn.Module):
         for name in ("P", "q", "A"):
             state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def lifted(self) -> tuple[Replacement, ...]:
+        """What was replaced to make the problem's data affine in its parameters."""
+        return self.engine.lifted
 
     def extra_repr(self) -> str:
         """The names and shapes of the parameters."""

@@ -1,0 +1,296 @@
+"""From DCP to DPP: what holds only parameters becomes a new parameter, what mixes them with variables a new variable.
+
+A problem is DCP for every value of its parameters, but not DPP, where parameters meet parameters (p·q, P Q x), or enter nonlinearly
+(1/p, exp(p), ‖p‖, quad_form(x, P) in a constraint). It is rewritten, at construction:
+
+- a maximal subexpression of parameters alone that is not affine in them becomes a new parameter, with its shape, sign, symmetry and
+  definiteness; its value is computed in every call, by the layer's own framework;
+- e / p becomes (1/p)·e;
+- p·e, e affine in the variables and with parameters of its own, becomes p·z with a new variable z = e;
+- c·f(e), f convex or concave, becomes c·f(z) likewise; c·quad_form(x, P) becomes quad_form(x, cP); where parameters remain in f's own
+  terms, f(e) becomes a variable t with f(e) ≤ t, or ≥ t, as the rules of DCP allow where c·f(e) is DCP;
+- quad_form(x, P) where P's coefficients may not vary (in constraints, and for solvers without a quadratic objective) becomes
+  ‖Lᵀx‖² with the parameter L, P = LLᵀ: Cholesky's, or Mᵀ where P was written MᵀM.
+
+The constraints keep their identity, so that their dual variables are those of the user's problem.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, final
+
+import cvxpy as cp
+from cvxpy.atoms.affine.add_expr import AddExpression
+from cvxpy.atoms.affine.affine_atom import AffAtom
+from cvxpy.atoms.affine.binary_operators import DivExpression, MulExpression, multiply
+from cvxpy.atoms.affine.conv import conv, convolve
+from cvxpy.atoms.affine.promote import Promote
+from cvxpy.atoms.affine.transpose import transpose
+from cvxpy.atoms.affine.unary_operators import NegExpression
+from cvxpy.atoms.affine.wraps import Wrap, nonneg_wrap, nonpos_wrap, nsd_wrap, psd_wrap
+from cvxpy.atoms.quad_form import QuadForm
+from cvxpy.utilities import scopes
+
+from conelayers.interface import Replacement
+
+__all__ = ["Factor", "Lifted", "as_it_is", "lift"]
+
+_LONGEST = 120
+
+
+@final
+@dataclass(frozen=True)
+class Factor:
+    """L with P = L Lᵀ, for a positive definite P; ``sign`` −1 for P = −L Lᵀ."""
+
+    P: cp.Expression
+    sign: int
+
+
+@final
+@dataclass(frozen=True)
+class Lifted:
+    """A problem in DPP form: ``definitions`` of its new parameters, in an order in which each knows the ones before, and a report."""
+
+    problem: cp.Problem
+    definitions: tuple[tuple[cp.Parameter, cp.Expression | Factor], ...]  # some may serve others only
+    auxiliary: frozenset[int]  # identifiers of the new variables
+    report: tuple[Replacement, ...]
+
+
+def lift(problem: cp.Problem, *, gp: bool, quadratic: bool) -> Lifted:
+    """The problem in DPP form, as far as the rules go: whether they sufficed is for the caller to check. ``quadratic``: P may vary."""
+    rewriter = _Rewriter(gp, quadratic and not gp)
+    expression = rewriter.rewrite(problem.objective.args[0], objective=True)
+    constraints = [rewriter.constraint(c) for c in problem.constraints]
+    if not rewriter.reports:
+        return as_it_is(problem)
+    lifted = cp.Problem(type(problem.objective)(expression), [*constraints, *rewriter.added])
+    used = {leaf.id for leaf in (*lifted.parameters(), *lifted.variables())}
+    return Lifted(
+        lifted,
+        tuple(rewriter.definitions.values()),
+        frozenset(rewriter.auxiliary),
+        tuple(said for ident, said in rewriter.reports.items() if ident in used),
+    )
+
+
+def as_it_is(problem: cp.Problem) -> Lifted:
+    """Nothing replaced."""
+    return Lifted(problem, (), frozenset(), ())
+
+
+@final
+class _Rewriter:
+    def __init__(self, gp: bool, quadratic: bool) -> None:
+        self.gp, self.quadratic = gp, quadratic
+        self.definitions: dict[int, tuple[cp.Parameter, cp.Expression | Factor]] = {}
+        self.added: list[cp.Constraint] = []
+        self.auxiliary: set[int] = set()
+        self.reports: dict[int, Replacement] = {}  # of new parameters and variables, by their identifiers
+        self._lifted: dict[int, cp.Parameter] = {}  # by the expression's identity
+        self._freed: dict[int, Any] = {}  # likewise
+        self._kept: list[Any] = []  # so that no identity is given twice
+
+    # What the rules say
+
+    def _complies(self, e: Any, objective: bool) -> bool:
+        with scopes.dpp_scope(), scopes.quad_form_dpp_scope() if objective and self.quadratic else nullcontext():
+            return bool(e.is_dgp() if self.gp else e.is_dcp())
+
+    def _affine_in_parameters(self, e: cp.Expression) -> bool:
+        with scopes.dpp_scope():
+            return bool(e.is_log_log_affine() if self.gp else e.is_affine())
+
+    # The passes
+
+    def constraint(self, constraint: cp.Constraint) -> cp.Constraint:
+        """The constraint with its arguments rewritten; identity, dual variables and label stay."""
+        args = [self.rewrite(a, objective=False) for a in constraint.args]
+        if all(new is old for new, old in zip(args, constraint.args, strict=True)):
+            return constraint
+        new = constraint.copy(args)
+        new.dual_variables = constraint.dual_variables
+        if constraint.label is not None:
+            new.set_label(constraint.label)
+        return new
+
+    def rewrite(self, e: Any, *, objective: bool) -> Any:
+        """e in a form that is affine in the parameters, where the rules give one."""
+        if not e.parameters():
+            return e
+        if not e.variables():
+            return self._as_parameter(e)
+        if isinstance(e, DivExpression) and not self.gp and e.args[1].parameters():
+            denominator = e.args[1]
+            while isinstance(denominator, Promote):
+                denominator = denominator.args[0]
+            e = cp.multiply(self._as_parameter(1 / denominator), e.args[0])
+        # cvxpy keeps quadratic forms as such where nothing but affine atoms stands over them.
+        objective = objective and isinstance(e, (AffAtom, QuadForm))
+        e = _with_args(e, [self.rewrite(a, objective=objective) for a in e.args])
+        if isinstance(e, cp.huber) and e.M.parameters():
+            e = cp.huber(e.args[0], self.rewrite(e.M, objective=False))
+        if self.gp or self._complies(e, objective):
+            return e
+        if isinstance(e, QuadForm):
+            return self._quadratic_form(e, objective)
+        if _is_product(e):
+            return self._times(e, objective)
+        inner = self._without_parameters(e)
+        return inner if inner.is_dcp() else e
+
+    def _times(self, e: Any, objective: bool) -> Any:
+        """A product of an expression of parameters and one with variables and parameters."""
+        first = not e.args[0].variables()
+        factor, other = e.args if first else reversed(e.args)
+        if factor.variables():
+            return e  # both have variables: not DCP
+        if not other.is_affine() and factor.is_scalar():
+            return self._scaled(factor, other, objective)
+        inner = self._without_parameters(other)
+        return e.copy([factor, inner] if first else [inner, factor])
+
+    def _scaled(self, factor: Any, e: Any, objective: bool) -> Any:
+        """factor·e for a scalar factor, pushed into sums, products and quadratic forms."""
+        if not e.parameters():
+            return cp.multiply(factor, e)
+        if isinstance(e, AddExpression):
+            return sum(self._scaled(factor, a, objective) for a in e.args)
+        if isinstance(e, NegExpression):
+            return -self._scaled(factor, e.args[0], objective)
+        if _is_product(e):
+            for own, other in (e.args, e.args[::-1]):
+                if own.is_scalar() and not own.variables():
+                    return self._scaled(self._as_parameter(factor * own), other, objective)
+        if isinstance(e, QuadForm) and objective and self.quadratic:
+            return QuadForm(self._without_parameters(e.args[0]), self._as_parameter(_definite(factor, e.args[1])))
+        return cp.multiply(factor, self._without_parameters(e))
+
+    def _quadratic_form(self, e: Any, objective: bool) -> Any:
+        x, P = self._without_parameters(e.args[0]), e.args[1]
+        if not P.parameters() or (objective and self.quadratic):
+            return QuadForm(x, P)
+        if not (P.is_psd() or P.is_nsd()):
+            return e
+        square = cp.sum_squares(self._root(P) @ x)
+        return square if P.is_psd() else -square
+
+    def _root(self, P: Any) -> Any:
+        """R with P = RᴴR, or −RᴴR: M where P was written MᵀM."""
+        gram = self._definition(P)
+        while isinstance(gram, Wrap):
+            gram = self._definition(gram.args[0])
+        if type(gram) is MulExpression:
+            left, right = gram.args
+            for one, other, root in ((left, right, right), (right, left, left.T)):
+                if isinstance(one, transpose) and one.args[0] is other and not other.is_complex():
+                    return self._as_parameter(root)
+        factor = cp.Parameter(P.shape, complex=P.is_complex(), name=f"factor of {_text(P)}")
+        self._define(factor, Factor(P, 1 if P.is_psd() else -1), f"factor of {_text(P)}")
+        return factor.H if P.is_complex() else factor.T
+
+    def _without_parameters(self, e: Any) -> Any:
+        """e with its parameters moved into equations of new variables."""
+        if not e.parameters():
+            return e
+        if id(e) not in self._freed:
+            self._kept.append(e)
+            self._freed[id(e)] = self._free(e)
+        return self._freed[id(e)]
+
+    def _free(self, e: Any) -> Any:
+        if e.is_affine():
+            return self._as_variable(self.rewrite(e, objective=False))
+        if isinstance(e, QuadForm) and e.args[1].parameters():
+            return self._without_parameters(self._quadratic_form(e, objective=False))
+        if not _is_product(e):
+            freed = _with_args(e, [self._without_parameters(a) for a in e.args])
+            if freed.is_dcp() and not freed.parameters():
+                return freed
+        return self._as_bound(self.rewrite(e, objective=False))
+
+    # What is new
+
+    def _as_parameter(self, e: Any) -> Any:
+        """An expression of parameters alone: a new parameter, if it is not affine in them."""
+        if self._affine_in_parameters(e):
+            return e
+        if isinstance(e, Promote):
+            return Promote(self._as_parameter(e.args[0]), e.shape)
+        if id(e) in self._lifted:
+            return self._lifted[id(e)]
+        text = _text(e)
+        parameter = cp.Parameter(e.shape, name=f"({text})", **({"pos": True} if self.gp else _attributes(e)))
+        self._define(parameter, e, text)
+        self._kept.append(e)
+        self._lifted[id(e)] = parameter
+        return parameter
+
+    def _define(self, parameter: cp.Parameter, definition: Any, text: str) -> None:
+        self.definitions[parameter.id] = (parameter, definition)
+        self.reports[parameter.id] = Replacement(text, "parameter", tuple(parameter.shape), _said(parameter))
+
+    def _definition(self, e: Any) -> Any:
+        """What a new parameter stands for."""
+        return self.definitions[e.id][1] if isinstance(e, cp.Parameter) and e.id in self.definitions else e
+
+    def _as_variable(self, e: Any) -> Any:
+        z = cp.Variable(e.shape, complex=e.is_complex(), name=f"({_text(e)})")
+        self.added.append(z == e)
+        return self._introduced(z, e, "variable")
+
+    def _as_bound(self, e: Any) -> Any:
+        if not (e.is_convex() or e.is_concave()):
+            return e
+        t = cp.Variable(e.shape, name=f"({_text(e)})")
+        self.added.append(e <= t if e.is_convex() else e >= t)
+        return self._introduced(t, e, "upper bound" if e.is_convex() else "lower bound")
+
+    def _introduced(self, z: cp.Variable, e: Any, kind: str) -> Any:
+        self.auxiliary.add(z.id)
+        self.reports[z.id] = Replacement(_text(e), kind, tuple(e.shape), "")
+        if e.is_nonneg():
+            return nonneg_wrap(z)
+        return nonpos_wrap(z) if e.is_nonpos() else z
+
+
+def _with_args(e: Any, args: list[Any]) -> Any:
+    return e if all(new is old for new, old in zip(args, e.args, strict=True)) else e.copy(args)
+
+
+def _is_product(e: Any) -> bool:
+    return len(e.args) == 2 and isinstance(e, (multiply, MulExpression, cp.kron, conv, convolve))
+
+
+def _definite(factor: Any, P: Any) -> Any:
+    """factor·P, which is as definite as DCP has found it to be."""
+    scaled = factor * P
+    positive = P.is_psd() if factor.is_nonneg() else P.is_nsd()
+    return psd_wrap(scaled) if positive else nsd_wrap(scaled)
+
+
+def _attributes(e: Any) -> dict[str, bool]:
+    """What is known of e's sign, symmetry and definiteness, as attributes of a parameter: one of them where cvxpy takes one only."""
+    square = e.ndim == 2 and e.shape[0] == e.shape[1]
+    if e.is_complex():
+        if e.is_imag():
+            return {"imag": True}
+        return {"hermitian": True} if square and e.is_hermitian() else {"complex": True}
+    if square and (e.is_psd() or e.is_nsd()):
+        return {"PSD": True} if e.is_psd() else {"NSD": True}
+    if e.is_nonneg() or e.is_nonpos():
+        return {"nonneg": True} if e.is_nonneg() else {"nonpos": True}
+    return {"symmetric": True} if square and e.size > 1 and e.is_symmetric() else {}
+
+
+def _said(parameter: cp.Parameter) -> str:
+    names = ("pos", "nonneg", "nonpos", "symmetric", "PSD", "NSD", "complex", "imag", "hermitian")
+    return ", ".join(a for a in names if parameter.attributes[a])
+
+
+def _text(e: Any) -> str:
+    text = " ".join(str(e).split())
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

@@ -1,0 +1,54 @@
+"""JAX's arrays as the values of parameters that are not the program's own; see interface.py."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO
+
+from conelayers.expressions import Arithmetic
+from conelayers.jax.arithmetic import JAX
+from conelayers.parameters import ParameterSpec, flatten
+
+__all__ = ["ARRAYS"]
+
+
+@final
+class _Arrays:
+    """Dense arrays, and BCOO matrices."""
+
+    arithmetic: Arithmetic = JAX
+
+    def dense(self, value: Any) -> Any:
+        return value.todense() if isinstance(value, BCOO) else jnp.asarray(value)
+
+    def entries(self, value: Any, spec: ParameterSpec) -> Any:
+        positions = np.asarray(spec.positions or (), dtype=np.int64)
+        if isinstance(value, BCOO) and value.n_batch == 0 and value.n_dense == 0 and value.ndim == len(spec.shape):
+            return _sparse_entries(value, positions, spec)
+        value = self.dense(value)
+        if value.ndim > len(spec.shape):
+            return flatten(value)[:, positions]
+        return flatten(value[None])[0, positions]
+
+    def concrete(self, value: Any) -> np.ndarray | None:
+        leaves = jax.tree_util.tree_leaves(value)
+        return None if any(isinstance(h, jax.core.Tracer) for h in leaves) else np.asarray(self.dense(value))
+
+
+ARRAYS = _Arrays()
+
+
+def _sparse_entries(value: BCOO, positions: np.ndarray, spec: ParameterSpec) -> jax.Array:
+    if not positions.size:
+        return jnp.zeros(0, value.dtype)
+    order = np.argsort(positions)
+    stored = value.indices[:, 0] + spec.shape[0] * value.indices[:, 1]
+    place = jnp.clip(jnp.searchsorted(jnp.asarray(positions[order]), stored), 0, positions.size - 1)
+    # Entries that BCOO pads with lie outside of the matrix; others outside of the pattern are for ``concrete`` to find.
+    inside = jnp.asarray(positions[order])[place] == stored
+    data = jnp.where(inside, value.data, 0)
+    return jnp.zeros(positions.size, value.dtype).at[jnp.asarray(order)[place]].add(data)

@@ -1,0 +1,75 @@
+"""Derivatives of a cvxpy problem without a framework: what ``Problem.backward`` and ``Problem.derivative`` fill, exactly, for every cone and solver.
+
+cvxpy's own need a solve with ``requires_grad=True`` by SCS through diffcp; these need values of the parameters only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+
+from conelayers.layer import Layer
+from conelayers.layer_solution import LayerSolution
+
+__all__ = ["backward", "derivative"]
+
+_KEPT = "_conelayers"
+
+
+def backward(problem: cp.Problem, *, gp: bool = False, **options: Any) -> LayerSolution:
+    """Fill ``parameter.gradient`` of all of the problem's parameters: Dᵀ g, D = ∂(variables)/∂(parameters) at their present values.
+
+    g is ``variable.gradient`` of each variable, ones where that is None, as for ``Problem.backward``. gp: a geometric program. options: those
+    of Layer, solver=, solver_args=, singular=, selection=, smoothing= among them. Of a complex parameter the gradient is ∂/∂Re + i ∂/∂Im.
+
+    Solves the problem; returns the LayerSolution, of which ``certify()`` tells whether the gradient is justified. The layer is made at the
+    first call and kept with the problem. Raises ValueError for a parameter without a value, SolveError where there is no solution.
+    """
+    layer, solution = _solved(problem, gp, options)
+    cotangents = [
+        np.ones(v.shape) if v.gradient is None else _given(v, v.gradient, "gradient") for v in problem.variables()
+    ]
+    for parameter, gradient in zip(problem.parameters(), solution.vjp(*cotangents), strict=True):
+        parameter.gradient = _scalar(gradient)
+    return solution
+
+
+def derivative(problem: cp.Problem, *, gp: bool = False, **options: Any) -> LayerSolution:
+    """Fill ``variable.delta`` of all of the problem's variables: D δ for δ = ``parameter.delta``, zero where that is None.
+
+    Takes, returns and raises what ``backward`` does.
+    """
+    layer, solution = _solved(problem, gp, options)
+    tangents = [None if p.delta is None else _given(p, p.delta, "delta") for p in problem.parameters()]
+    for variable, delta in zip(problem.variables(), solution.jvp(*tangents), strict=True):
+        variable.delta = _scalar(delta)
+    return solution
+
+
+def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> tuple[Layer, LayerSolution]:
+    if not isinstance(problem, cp.Problem):
+        raise TypeError(f"problem: got {type(problem).__name__}, expected a cvxpy.Problem")
+    missing = [p.name() for p in problem.parameters() if p.value is None]
+    if missing:
+        raise ValueError(f"problem: the parameters {', '.join(missing)} have no value; set their .value")
+    kept = vars(problem).setdefault(_KEPT, {})
+    key = repr((gp, sorted(options.items())))
+    if key not in kept:
+        kept[key] = Layer(problem, problem.parameters(), problem.variables(), gp=gp, **options)
+    return kept[key], kept[key].solve(*[p.value for p in problem.parameters()])
+
+
+def _given(leaf: Any, value: Any, what: str) -> np.ndarray:
+    value = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
+    if value.shape != leaf.shape and value.size == leaf.size:
+        value = value.reshape(leaf.shape, order="F")
+    if value.shape != leaf.shape:
+        raise ValueError(f"{leaf.name()}.{what}: got shape {value.shape}, expected {tuple(leaf.shape)}")
+    return value
+
+
+def _scalar(value: Any) -> Any:
+    """cvxpy's gradients of scalars are numbers."""
+    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value

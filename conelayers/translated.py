@@ -1,0 +1,208 @@
+"""A solution in the user's own terms, where these are not the cone program's: complex values, parameters in expressions, sparse ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, final
+
+import numpy as np
+import scipy.sparse as sp
+
+from conelayers.expressions import NUMPY, Arithmetic, pullback, pushforward
+from conelayers.interface import Interface, Source
+from conelayers.layer_solution import LayerSolution
+from conelayers.parameters import ParameterSpec, flatten, unflatten
+
+__all__ = ["ARRAYS", "TranslatedSolution", "translated"]
+
+
+@final
+class _Arrays:
+    """NumPy's arrays, and SciPy's sparse ones."""
+
+    arithmetic: Arithmetic = NUMPY
+
+    def dense(self, value: Any) -> Any:
+        return value.toarray() if sp.issparse(value) else value
+
+    def entries(self, value: Any, spec: ParameterSpec) -> Any:
+        batched = value.ndim > len(spec.shape)
+        flat = flatten(self.dense(value) if batched else self.dense(value)[None])[:, list(spec.positions or ())]
+        return flat if batched else flat[0]
+
+    def concrete(self, value: Any) -> np.ndarray | None:
+        return self.dense(value)
+
+
+ARRAYS = _Arrays()
+
+
+@dataclass(frozen=True)
+class TranslatedSolution(LayerSolution):
+    """A LayerSolution whose variables, tangents and gradients are the user's, by the chain rule through an Interface.
+
+    Gradients of complex parameters are ∂/∂Re + i ∂/∂Im, cotangents of complex variables likewise.
+    """
+
+    _interface: Interface | None = None
+    _given: tuple[np.ndarray, ...] = ()
+
+    def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
+        """The tangents of the variables along dθ, one array (or None for zero) of the parameter's value's shape each."""
+        interface = self.interface
+        _count("jvp", "tangents", len(dtheta), len(interface.parameters), "parameter")
+        tangents = [
+            np.zeros_like(value) if d is None else _shaped(f"jvp: tangent {i} ({spec.name})", d, value.shape, spec.is_complex)
+            for i, (d, value, spec) in enumerate(zip(dtheta, self._given, interface.parameters, strict=True))
+        ]
+        return _joined(interface, super().jvp(*_pushed(interface, self._given, tangents)))
+
+    def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
+        """The gradients with respect to the parameters for cotangents of the variables (None for zero)."""
+        interface = self.interface
+        _count("vjp", "cotangents", len(cotangents), len(interface.outputs), "variable")
+        wanted = (True,) * len(interface.parameters) if needed is None else tuple(needed)
+        parts: list[Any] = [None] * sum(map(len, interface.outputs))
+        for i, (g, positions, value) in enumerate(zip(cotangents, interface.outputs, self.variables, strict=True)):
+            if g is not None:
+                g = _shaped(f"vjp: cotangent {i}", g, value.shape, len(positions) > 1)
+                for position, part in zip(positions, (np.real, np.imag), strict=False):
+                    parts[position] = part(g)
+        inner = super().vjp(*parts, needed=interface.concerned(wanted))
+        gradients = _pulled(interface, self._given, inner)
+        return tuple(g if want else None for g, want in zip(gradients, wanted, strict=True))
+
+    def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
+        """∂variable/∂parameter for each variable and each real parameter, (*variable.shape, *parameter.shape), with B in front in a batch."""
+        interface = self.interface
+        for spec in interface.parameters:
+            if spec.is_complex:
+                raise NotImplementedError(
+                    f"jacobian: parameter {spec.name} is complex; use jvp and vjp, or a real parameter for each of its parts"
+                )
+        batched = self._batch.batched
+        count = self._batch.theta.shape[0]
+        given = [
+            value if value.ndim > len(spec.shape) else np.repeat(value[None], count, axis=0)
+            for value, spec in zip(self._given, interface.parameters, strict=True)
+        ]
+        rows = [
+            self._row_blocks(blocks, given, batched)
+            for blocks in super().jacobian()
+        ]
+        return tuple(
+            tuple(np.asarray(h) for h in _joined_row([rows[k] for k in positions])) for positions in interface.outputs
+        )
+
+    def _row_blocks(self, blocks: Sequence[np.ndarray], given: Sequence[np.ndarray], batched: bool) -> list[np.ndarray]:
+        """One output's blocks for the program's parameters turned into those for the user's."""
+        specs = self._compiled.parameters
+        count = len(given[0]) if given else 1
+        outer = blocks[0].shape[batched : blocks[0].ndim - len(specs[0].shape)] if blocks else ()
+        flat = [
+            (b if batched else b[None]).reshape(count, -1, *spec.shape) for b, spec in zip(blocks, specs, strict=True)
+        ]
+        entries = [
+            _pulled(self.interface, given, [f[:, r] for f in flat]) for r in range(flat[0].shape[1] if flat else 0)
+        ]
+        found = [
+            np.stack([e[i] for e in entries], axis=1).reshape(count, *outer, *spec.shape)
+            for i, spec in enumerate(self.interface.parameters)
+        ]
+        return [f if batched else f[0] for f in found]
+
+    @property
+    def interface(self) -> Interface:
+        """Between the user's values and the program's."""
+        assert self._interface is not None
+        return self._interface
+
+
+def translated(interface: Interface, given: Sequence[np.ndarray], solution: LayerSolution) -> TranslatedSolution:
+    """The solution of a program's own parameters as one for the user's values."""
+    state = {f.name: getattr(solution, f.name) for f in fields(LayerSolution)}
+    state["variables"] = _joined(interface, solution.variables)
+    return TranslatedSolution(**state, _interface=interface, _given=tuple(given))
+
+
+def _count(where: str, what: str, got: int, expected: int, of: str) -> None:
+    if got != expected:
+        raise ValueError(f"{where}: got {got} {what}, expected {expected}, one for each {of} (None for zero)")
+
+
+def _shaped(what: str, value: Any, shape: tuple[int, ...], is_complex: bool) -> np.ndarray:
+    value = np.asarray(value)
+    if value.shape != shape:
+        raise ValueError(f"{what}: got shape {value.shape}, expected {shape}")
+    if np.iscomplexobj(value) and not is_complex:
+        raise TypeError(f"{what}: got complex values, expected real ones")
+    return value
+
+
+def _joined(interface: Interface, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    return tuple(
+        parts[p[0]] if len(p) == 1 else parts[p[0]] + 1j * parts[p[1]] for p in interface.outputs
+    )
+
+
+def _joined_row(rows: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+    return rows[0] if len(rows) == 1 else [a + 1j * b for a, b in zip(*rows, strict=True)]
+
+
+def _leading(interface: Interface, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """With a batch axis in front, of length 1 for unbatched ones."""
+    return [
+        v if v.ndim > len(spec.shape) else v[None] for v, spec in zip(values, interface.parameters, strict=True)
+    ]
+
+
+def _pushed(interface: Interface, given: Sequence[np.ndarray], tangents: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The tangents of the program's parameters."""
+    nodes, moved = interface.nodes, {}
+    if nodes:
+        found = pushforward(nodes, _leading(interface, given), _leading(interface, tangents))
+        moved = {n: m if interface.batched(n, given) else m[0] for n, m in zip(nodes, found, strict=True)}
+    result = []
+    for source in interface.sources:
+        value = moved[source.node] if source.node is not None else _taken(interface, source, tangents)
+        result.append(value if source.part is None else getattr(np, source.part)(value))
+    return result
+
+
+def _taken(interface: Interface, source: Source, values: Sequence[np.ndarray]) -> np.ndarray:
+    assert source.position is not None
+    value = values[source.position]
+    return ARRAYS.entries(value, interface.parameters[source.position]) if source.entries else value
+
+
+def _pulled(
+    interface: Interface, given: Sequence[np.ndarray], inner: Sequence[np.ndarray | None]
+) -> list[np.ndarray]:
+    """The gradients of the user's parameters for those of the program's."""
+    specs = interface.parameters
+    gradients = [
+        np.zeros(v.shape, np.complex128 if spec.is_complex else np.float64) for v, spec in zip(given, specs, strict=True)
+    ]
+    of_nodes: dict[Any, np.ndarray] = {}
+    for source, g in zip(interface.sources, inner, strict=True):
+        if g is None:
+            continue
+        g = 1j * g if source.part == "imag" else g
+        if source.node is not None:
+            of_nodes[source.node] = of_nodes.get(source.node, 0) + (g if interface.batched(source.node, given) else g[None])
+            continue
+        assert source.position is not None
+        own = gradients[source.position]
+        if source.entries:
+            spec = specs[source.position]
+            flat = np.zeros((*own.shape[: own.ndim - len(spec.shape)], spec.size))
+            flat[..., list(spec.positions or ())] = g
+            g = unflatten(flat, spec.shape) if flat.ndim == 2 else unflatten(flat[None], spec.shape)[0]
+        own += g
+    if of_nodes:
+        found = pullback(tuple(of_nodes), _leading(interface, given), tuple(of_nodes.values()))
+        for own, spec, g in zip(gradients, specs, found, strict=True):
+            g = g if spec.is_complex else np.real(g)
+            own += g if own.ndim > len(spec.shape) else g[0]
+    return gradients
