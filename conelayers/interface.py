@@ -76,11 +76,16 @@ class Interface:
     outputs: tuple[tuple[int, ...], ...]
     replacements: tuple[Replacement, ...] = ()
 
+    @classmethod
+    def identity(cls, parameters: tuple[ParameterSpec, ...], outputs: int) -> Interface:
+        """Of a program whose parameters and outputs are the user's."""
+        return cls(parameters, tuple(Source(i) for i in range(len(parameters))), tuple((i,) for i in range(outputs)))
+
     @cached_property
     def trivial(self) -> bool:
         """Whether the user's parameters and variables are the program's."""
-        own = tuple(Source(i) for i in range(len(self.parameters)))
-        return self.sources == own and all(len(parts) == 1 for parts in self.outputs)
+        same = Interface.identity(self.parameters, len(self.outputs))
+        return self.sources == same.sources and self.outputs == same.outputs
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:

@@ -16,6 +16,13 @@ from conelayers import Layer
 from conelayers.canonicalize import canonicalize
 from conelayers.parameters import combine_batch
 from conelayers.program import at
+from conelayers.translated import ARRAYS
+
+
+def theta_of(compiled, values) -> np.ndarray:
+    """θ (B, p) of the program for the user's values."""
+    given = compiled.interface.arrays(values)
+    return combine_batch(compiled.parameters, compiled.interface.inner(given, ARRAYS)).theta
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
@@ -25,9 +32,7 @@ def test_program_is_cvxpys_at_random_parameters(name: str) -> None:
     compiled = canonicalize(case.problem, case.parameters, case.variables, gp=case.gp)
     rng = np.random.default_rng(5)
     draws = [case.draw(rng) for _ in range(3)]
-    program = compiled.program(
-        combine_batch(compiled.parameters, [np.stack(v) for v in zip(*draws, strict=True)]).theta
-    )
+    program = compiled.program(theta_of(compiled, [np.stack(v) for v in zip(*draws, strict=True)]))
     for i, values in enumerate(draws):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # cvxpy's own, about sparse values
@@ -54,7 +59,7 @@ def test_maps_and_their_adjoints(name: str) -> None:
     case = ZOO[name]()
     compiled = canonicalize(case.problem, case.parameters, case.variables, gp=case.gp)
     rng = np.random.default_rng(6)
-    theta = combine_batch(compiled.parameters, case.draw(rng)).theta
+    theta = theta_of(compiled, case.draw(rng))
     direction = rng.standard_normal(theta.shape)
     x, lam = rng.standard_normal((2, 1, compiled.structure.n))
     y, mu = rng.standard_normal((2, 1, compiled.structure.m))

@@ -45,18 +45,21 @@ def test_not_dcp_names_the_expression() -> None:
     refused(lambda: layer(q / y * y * y, (), [q], [y]), "must be DCP", "pass gp=True")
 
 
-def test_not_dpp_names_the_expression_and_the_fix() -> None:
+def test_not_dpp_names_the_expression_and_the_fix_where_lifting_is_off() -> None:
     x, p, r = leaves()
     refused(
-        lambda: layer(cp.sum_squares(x - p) + r * cp.norm1(cp.multiply(p, x)), (), [p, r], [x]),
+        lambda: layer(cp.sum_squares(x - p) + r * cp.norm1(cp.multiply(p, x)), (), [p, r], [x], lift=False),
         "must be DPP",
         "`r * norm1(p * x)`",
-        "new Parameter",
+        "lift=True",
     )
-    refused(lambda: layer(cp.sum_squares(x), [x >= p * r], [p, r], [x]), "must be DPP", "Promote(r, (3,))")
+    refused(lambda: layer(cp.sum_squares(x), [x >= p * r], [p, r], [x], lift=False), "must be DPP", "Promote(r, (3,))")
     P = cp.Parameter((3, 3), PSD=True, name="P")
-    refused(lambda: layer(cp.sum(x), [cp.quad_form(x, P) <= 1], [P], [x]), "must be DPP", "quad_form(x, P)")
-    refused(lambda: layer(cp.quad_form(x, P), (), [P], [x], solver="ECOS"), "must be DPP", "QuadForm(x, P)")
+    refused(lambda: layer(cp.sum(x), [cp.quad_form(x, P) <= 1], [P], [x], lift=False), "must be DPP", "QuadForm(x, P)")
+    refused(lambda: layer(cp.quad_form(x, P), (), [P], [x], solver="ECOS", lift=False), "must be DPP", "QuadForm(x, P)")
+    refused(
+        lambda: layer(cp.maximum(cp.quad_form(x, P), 1), (), [P], [x], lift=False), "must be DPP", "`maximum(QuadForm(x, P), 1.0)`"
+    )
 
 
 def test_parameters_and_variables_must_be_the_problems() -> None:
@@ -82,11 +85,6 @@ def test_integer_variables_are_refused(attribute: str) -> None:
     )
 
 
-def test_complex_leaves_are_refused() -> None:
-    z, p = cp.Variable(2, complex=True, name="z"), cp.Parameter(2, name="p")
-    refused(lambda: layer(cp.sum_squares(z - p), (), [p], [z]), "z is complex", error=CanonicalizationError)
-
-
 def test_a_parameter_in_an_exponent_is_refused() -> None:
     """cvxpy calls it DPP and fixes its value at compilation."""
     x, a = cp.Variable(3, name="x"), cp.Parameter(name="a", pos=True)
@@ -95,6 +93,16 @@ def test_a_parameter_in_an_exponent_is_refused() -> None:
     refused(
         lambda: layer(cp.sum_squares(x), [constraint], [a], [x]), "exponent", "parameter a", error=CanonicalizationError
     )
+    power = cp.sum(cp.power(cp.abs(x), a))
+    refused(lambda: layer(power, (), [a], [x]), "exponent", "parameter a", error=CanonicalizationError)
+
+
+def test_quasiconvex_and_nonconvex_problems_are_refused_with_a_way_out() -> None:
+    x, p, _ = leaves()
+    refused(lambda: layer(cp.length(x - p), (), [p], [x]), "must be DCP", "It is DQCP", "level a Parameter")
+    refused(lambda: layer(-cp.sum_squares(x - p), (), [p], [x]), "must be DCP", "local ones")
+    S = cp.Parameter((3, 3), symmetric=True, name="S")
+    refused(lambda: layer(cp.quad_form(x, S), (), [S], [x]), "must be DCP", "PSD=True")
 
 
 def test_solvers_that_do_not_take_the_problem_are_refused_at_construction() -> None:

@@ -52,7 +52,7 @@ def canonicalize(
     check_arguments(problem, parameters, variables)
     check_discipline(problem, gp)
     lifted = lift(problem, gp=gp, quadratic=quadratic) if lifting else as_it_is(problem)
-    check_parameters(lifted.problem, gp, quadratic, original=problem)
+    check_parameters(lifted.problem, gp, quadratic, original=problem, lifting=lifting)
     fresh = cp.Problem(lifted.problem.objective, lifted.problem.constraints)  # leaves the caches of the user's problem alone
     data, chain, inverse = _compile(fresh, gp=gp, canon_backend=canon_backend, verbose=verbose, quadratic=quadratic)
     program = data.get("param_prob") if isinstance(data, dict) else None

@@ -9,8 +9,8 @@ A problem is DCP for every value of its parameters, but not DPP, where parameter
 - p·e, e affine in the variables and with parameters of its own, becomes p·z with a new variable z = e;
 - c·f(e), f convex or concave, becomes c·f(z) likewise; c·quad_form(x, P) becomes quad_form(x, cP); where parameters remain in f's own
   terms, f(e) becomes a variable t with f(e) ≤ t, or ≥ t, as the rules of DCP allow where c·f(e) is DCP;
-- quad_form(x, P) where P's coefficients may not vary (in constraints, and for solvers without a quadratic objective) becomes
-  ‖Lᵀx‖² with the parameter L, P = LLᵀ: Cholesky's, or Mᵀ where P was written MᵀM.
+- quad_form(x, P) where P's coefficients may not vary (in constraints, for solvers without a quadratic objective, and complex ones) becomes
+  ‖Lᴴx‖² with the parameter L, P = LLᴴ: Cholesky's, or Mᵀ where P was written MᵀM.
 
 The constraints keep their identity, so that their dual variables are those of the user's problem.
 """
@@ -133,10 +133,10 @@ class _Rewriter:
         e = _with_args(e, [self.rewrite(a, objective=objective) for a in e.args])
         if isinstance(e, cp.huber) and e.M.parameters():
             e = cp.huber(e.args[0], self.rewrite(e.M, objective=False))
+        if isinstance(e, QuadForm) and not self._keeps(e, objective):
+            return self._quadratic_form(e, objective)
         if self.gp or self._complies(e, objective):
             return e
-        if isinstance(e, QuadForm):
-            return self._quadratic_form(e, objective)
         if _is_product(e):
             return self._times(e, objective)
         inner = self._without_parameters(e)
@@ -165,13 +165,22 @@ class _Rewriter:
             for own, other in (e.args, e.args[::-1]):
                 if own.is_scalar() and not own.variables():
                     return self._scaled(self._as_parameter(factor * own), other, objective)
-        if isinstance(e, QuadForm) and objective and self.quadratic:
+        if isinstance(e, QuadForm) and self._varies(e, objective):
             return QuadForm(self._without_parameters(e.args[0]), self._as_parameter(_definite(factor, e.args[1])))
         return cp.multiply(factor, self._without_parameters(e))
 
+    def _varies(self, e: Any, objective: bool) -> bool:
+        """Whether the coefficients of a quadratic form may: in a quadratic objective, if they are real."""
+        return objective and self.quadratic and not e.args[1].is_complex()
+
+    def _keeps(self, e: Any, objective: bool) -> bool:
+        """Whether a quadratic form is affine in its parameters as it is."""
+        x, P = e.args
+        return not P.parameters() or (self._varies(e, objective) and not x.parameters())
+
     def _quadratic_form(self, e: Any, objective: bool) -> Any:
         x, P = self._without_parameters(e.args[0]), e.args[1]
-        if not P.parameters() or (objective and self.quadratic):
+        if not P.parameters() or self._varies(e, objective):
             return QuadForm(x, P)
         if not (P.is_psd() or P.is_nsd()):
             return e

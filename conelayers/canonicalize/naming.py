@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
+from conelayers.canonicalize.complex_blocks import complex_structure
 from conelayers.canonicalize.recovery import read_dual, recovered_duals, variable_matrices
 from conelayers.names import Names
 from conelayers.parametric import AffineMap, OutputSpec
@@ -66,7 +67,8 @@ def names_of(
             owner[row] = attributes.setdefault(text, len(labels) + len(attributes))
         labels += attributes
         shapes += [()] * len(attributes)
-    return Names(tuple(labels), tuple(shapes), owner, entry, variables, _constant(structure, maps, outputs))
+    constant = _constant(structure, maps, outputs)
+    return Names(tuple(labels), tuple(shapes), owner, entry, variables, constant, complex_structure(structure, maps))
 
 
 def _objective(structure: Structure, maps: dict[str, AffineMap]) -> np.ndarray:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import cvxpy as cp
+from cvxpy.atoms.affine.affine_atom import AffAtom
 from cvxpy.atoms.elementwise.power import Power
+from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.constraints import PowCone3D, PowConeND
 from cvxpy.utilities import scopes
 
@@ -31,8 +33,6 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
                 f"constraint {constraint}: its exponent holds the parameter {constraint.alpha.parameters()[0].name()}, whose value "
                 "cvxpy would fix at compilation; exponents must be constants"
             )
-    for root in (problem.objective, *problem.constraints):
-        _check_exponents(root)
     own = {p.id: p for p in problem.parameters()}
     given_ids = [p.id for p in parameters]
     missing = [p.name() for i, p in own.items() if i not in given_ids]
@@ -71,13 +71,29 @@ def _check_exponents(e: Any) -> None:
         _check_exponents(arg)
 
 
+def _undeclared(problem: cp.Problem) -> str | None:
+    """A matrix of parameters in a quadratic form that may be indefinite for all that is known."""
+    waiting: list[Any] = [problem.objective, *problem.constraints]
+    while waiting:
+        e = waiting.pop()
+        if isinstance(e, QuadForm) and e.args[1].parameters() and not (e.args[1].is_psd() or e.args[1].is_nsd()):
+            return str(e.args[1])
+        waiting += e.args
+    return None
+
+
 def check_discipline(problem: cp.Problem, gp: bool) -> None:
     """Raises CanonicalizationError for a problem that is not DCP (DGP), naming the smallest offending expressions."""
+    if not gp:
+        for root in (problem.objective, *problem.constraints):
+            _check_exponents(root)
     kind = "DGP" if gp else "DCP"
     if not (problem.is_dgp() if gp else problem.is_dcp()):
         culprits = _offenders(problem, lambda e: e.is_dgp() if gp else e.is_dcp())
         if not gp and problem.is_dgp():
             hint = " It is DGP: pass gp=True."
+        elif undeclared := _undeclared(problem):
+            hint = f" Nothing is known of the definiteness of {undeclared}: declare it PSD=True (or NSD=True), or wrap it in cp.psd_wrap."
         elif problem.is_dqcp():
             hint = (
                 " It is DQCP: its solution comes from a bisection over the objective's level; make the level a Parameter, and its sublevel set a "
@@ -88,12 +104,13 @@ def check_discipline(problem: cp.Problem, gp: bool) -> None:
         raise CanonicalizationError(f"Problem must be {kind}; {culprits}.{hint}")
 
 
-def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original: cp.Problem) -> None:
+def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original: cp.Problem, lifting: bool) -> None:
     """Raises CanonicalizationError where the data would not be affine in the parameters, naming expressions of the original problem."""
     scope = scopes.quad_form_dpp_scope if quadratic and not gp else None
     is_dpp: Any = problem.is_dpp  # its cached wrapper hides the signature from type checkers
     dpp = is_dpp("dgp") if gp else is_dpp(quad_form_dpp="qp" if quadratic else None)
-    if not dpp:
+    # cvxpy keeps a quadratic form whose coefficients vary where nothing but affine atoms stands over it.
+    if not dpp or _is_misplaced(problem.objective.args[0]):
 
         def complies(expression: Any) -> bool:
             with scopes.dpp_scope():
@@ -103,15 +120,26 @@ def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original
             if scope is None:
                 return complies(expression)
             with scope():
-                return complies(expression)
+                return complies(expression) and not _is_misplaced(expression)
 
         culprits = _offenders(original, complies, objective_complies)
         raise CanonicalizationError(
-            f"Problem must be DPP, so that its data are affine in the parameters; {culprits}. Replace the part of it that "
-            "holds only parameters by a new Parameter (with the sign or attribute that it has) and pass its value; products "
-            "of a parameter with an expression of variables are fine, quad_form(x, P) with a parameter P only in the objective "
-            "and with a solver that takes a quadratic one. See https://www.cvxpy.org/tutorial/dpp/index.html"
+            f"Problem must be DPP, so that its data are affine in the parameters; {culprits}. "
+            + (
+                "conelayers found no form of it that is; replace the part that holds only parameters by a new Parameter (with the sign or attribute "
+                "that it has) and pass its value"
+                if lifting
+                else "Leave lift=True to have such parts replaced by new parameters, or replace them by hand"
+            )
+            + ". See https://www.cvxpy.org/tutorial/dpp/index.html"
         )
+
+
+def _is_misplaced(e: Any, affine: bool = True) -> bool:
+    """Whether a quadratic form with parameters as its coefficients stands in an atom that is not affine."""
+    if isinstance(e, QuadForm) and e.args[1].parameters() and not affine:
+        return True
+    return any(_is_misplaced(arg, affine and isinstance(e, (AffAtom, cp.Minimize, cp.Maximize))) for arg in e.args)
 
 
 def _offenders(

@@ -16,6 +16,7 @@ from conelayers.cones import Cones, as_cones
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.names import Names, Naming
+from conelayers.interface import Interface
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, ParametricProgram
 from conelayers.program import Pattern, Structure
@@ -171,6 +172,7 @@ def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadr
         maximize=False,
         gp=False,
         naming=Naming(partial(Names.of_rows, n, m)),
+        interface=Interface.identity(tuple(specs), 0),
         logarithmic=np.zeros(size, dtype=bool),
     )
 
