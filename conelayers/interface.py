@@ -32,15 +32,15 @@ class Values(Protocol):
         """(B, k) or (k,): the entries at ``spec.positions`` of a dense or sparse value."""
 
     def concrete(self, value: Any) -> np.ndarray | None:
-        """The value as a dense NumPy array, None where it is traced."""
+        """The value as a dense NumPy array; None where it is traced, or sparse, of which ``entries`` checks the pattern."""
 
 
 @final
 class Replacement(NamedTuple):
     """What a layer put in the place of an ``expression`` of the user's, so that the problem's data are affine in its parameters.
 
-    by: "parameter", computed in every call, "variable", equal to it, or "upper bound" or "lower bound", a variable. attributes: what
-    is known of a parameter.
+    by: "parameter", computed in every call, "variable", equal to it, "upper bound" or "lower bound", a variable, or "sum of squares".
+    attributes: what is known of a parameter.
     """
 
     expression: str
@@ -107,8 +107,10 @@ class Interface:
         """NumPy's arrays of the given values; TypeError for complex values of a real parameter."""
         arrays = [value if hasattr(value, "tocsc") else np.asarray(value) for value in given]
         for i, (value, spec) in enumerate(zip(arrays, self.parameters, strict=False)):
-            if np.iscomplexobj(value) and not spec.is_complex or not np.issubdtype(value.dtype, np.number):
-                raise TypeError(f"parameter {i} ({spec.name}): got dtype {value.dtype}, expected real floating-point values")
+            if (np.iscomplexobj(value) and not spec.is_complex) or not np.issubdtype(value.dtype, np.number):
+                raise TypeError(
+                    f"parameter {i} ({spec.name}): got dtype {value.dtype}, expected real floating-point values"
+                )
         return arrays
 
     @cached_property

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import cvxpy as cp
 import numpy as np
 
 from conelayers.canonicalize import canonicalize
 from conelayers.certificate import Certificates
-from conelayers.cones import Selection, as_selection
+from conelayers.cones import Cones, Selection, as_selection
 from conelayers.derivative import Linearization
 from conelayers.interface import Replacement
 from conelayers.layer_solution import LayerSolution
@@ -19,7 +19,7 @@ from conelayers.parameters import Batch, ParameterSpec, check_values, combine_ba
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan
 from conelayers.presolve import presolve
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, at
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
 from conelayers.singular import Singular, Watch, as_singular
@@ -29,7 +29,19 @@ from conelayers.solve import WarmStart, solve_batch
 from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
 from conelayers.translated import ARRAYS, translated
 
-__all__ = ["Layer", "Observer"]
+__all__ = ["Layer", "Observer", "ProblemData"]
+
+
+@final
+class ProblemData(NamedTuple):
+    """The data of a cone program; see ``Layer.problem_data``."""
+
+    P: Any
+    q: np.ndarray
+    A: Any
+    b: np.ndarray
+    cones: Cones
+
 
 Observer = Callable[[np.ndarray, LayerSolution], None]
 
@@ -91,9 +103,7 @@ class Layer:
         quadratic = method is None or find_solver(method).quadratic
         self._source = (problem, tuple(parameters), tuple(variables))
         self._take(
-            canonicalize(
-                problem, parameters, variables, quadratic=quadratic, verbose=verbose, **self._compilation
-            ),
+            canonicalize(problem, parameters, variables, quadratic=quadratic, verbose=verbose, **self._compilation),
             arguments,
         )
 
@@ -232,6 +242,27 @@ class Layer:
     def forget(self, observer: Observer) -> None:
         """Do so no longer."""
         self._observers.remove(observer)
+
+    def problem_data(self, *theta: Any, solver_args: Mapping[str, Any] | None = None) -> ProblemData:
+        """The cone program at these parameter values: minimize ½xᵀPx + qᵀx subject to Ax + s = b, s ∈ K.
+
+        P and A are sparse matrices, lists of B in a batched call; q (n,) or (B, n), b (m,) or (B, m). The program is a minimization also where the
+        user's is a maximization, in logarithms for a geometric program, and before equilibration and presolve. Takes what ``solve`` takes.
+        """
+        compiled = self.compiled_for(solver_args)
+        interface = compiled.interface
+        if not interface.trivial:
+            theta = tuple(interface.inner(interface.arrays(theta), ARRAYS, validate=self.validate))
+        batch = self._batch(theta, compiled)
+        program = compiled.program(batch.theta)
+        structure = program.structure
+        P, A = (
+            [pattern.matrix(at(values, i)) for i in range(len(batch.theta))]
+            for pattern, values in ((structure.P, program.P), (structure.A, program.A))
+        )
+        if batch.batched:
+            return ProblemData(P, program.q, A, program.b, structure.cones)
+        return ProblemData(P[0], program.q[0], A[0], program.b[0], structure.cones)
 
     def certify(
         self, *theta: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None

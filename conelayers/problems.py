@@ -27,7 +27,7 @@ def backward(problem: cp.Problem, *, gp: bool = False, **options: Any) -> LayerS
     Solves the problem; returns the LayerSolution, of which ``certify()`` tells whether the gradient is justified. The layer is made at the
     first call and kept with the problem. Raises ValueError for a parameter without a value, SolveError where there is no solution.
     """
-    layer, solution = _solved(problem, gp, options)
+    solution = _solved(problem, gp, options)
     cotangents = [
         np.ones(v.shape) if v.gradient is None else _given(v, v.gradient, "gradient") for v in problem.variables()
     ]
@@ -41,14 +41,14 @@ def derivative(problem: cp.Problem, *, gp: bool = False, **options: Any) -> Laye
 
     Takes, returns and raises what ``backward`` does.
     """
-    layer, solution = _solved(problem, gp, options)
+    solution = _solved(problem, gp, options)
     tangents = [None if p.delta is None else _given(p, p.delta, "delta") for p in problem.parameters()]
     for variable, delta in zip(problem.variables(), solution.jvp(*tangents), strict=True):
         variable.delta = _scalar(delta)
     return solution
 
 
-def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> tuple[Layer, LayerSolution]:
+def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolution:
     if not isinstance(problem, cp.Problem):
         raise TypeError(f"problem: got {type(problem).__name__}, expected a cvxpy.Problem")
     missing = [p.name() for p in problem.parameters() if p.value is None]
@@ -58,7 +58,7 @@ def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> tuple[Lay
     key = repr((gp, sorted(options.items())))
     if key not in kept:
         kept[key] = Layer(problem, problem.parameters(), problem.variables(), gp=gp, **options)
-    return kept[key], kept[key].solve(*[p.value for p in problem.parameters()])
+    return kept[key].solve(*[p.value for p in problem.parameters()])
 
 
 def _given(leaf: Any, value: Any, what: str) -> np.ndarray:

@@ -27,12 +27,30 @@ class _Arrays:
         return value.toarray() if sp.issparse(value) else value
 
     def entries(self, value: Any, spec: ParameterSpec) -> Any:
+        positions = np.asarray(spec.positions or (), dtype=np.int64)
+        if sp.issparse(value):
+            return _sparse_entries(value, positions, spec)
         batched = value.ndim > len(spec.shape)
-        flat = flatten(self.dense(value) if batched else self.dense(value)[None])[:, list(spec.positions or ())]
+        flat = flatten(value if batched else value[None])[:, positions]
         return flat if batched else flat[0]
 
     def concrete(self, value: Any) -> np.ndarray | None:
-        return self.dense(value)
+        return None if sp.issparse(value) else value
+
+
+def _sparse_entries(value: Any, positions: np.ndarray, spec: ParameterSpec) -> np.ndarray:
+    stored = sp.coo_array(value)
+    order = np.argsort(positions)
+    wanted, place = positions[order], stored.row + spec.shape[0] * stored.col.astype(np.int64)
+    found = np.minimum(np.searchsorted(wanted, place), max(wanted.size - 1, 0))
+    inside = wanted[found] == place if wanted.size else np.zeros(place.size, dtype=bool)
+    if stored.data[~inside].any():
+        raise ValueError(
+            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero"
+        )
+    entries = np.zeros(positions.size)
+    np.add.at(entries, order[found[inside]], stored.data[inside])
+    return entries
 
 
 ARRAYS = _Arrays()
@@ -53,7 +71,9 @@ class TranslatedSolution(LayerSolution):
         interface = self.interface
         _count("jvp", "tangents", len(dtheta), len(interface.parameters), "parameter")
         tangents = [
-            np.zeros_like(value) if d is None else _shaped(f"jvp: tangent {i} ({spec.name})", d, value.shape, spec.is_complex)
+            np.zeros_like(value)
+            if d is None
+            else _shaped(f"jvp: tangent {i} ({spec.name})", d, value.shape, spec.is_complex)
             for i, (d, value, spec) in enumerate(zip(dtheta, self._given, interface.parameters, strict=True))
         ]
         return _joined(interface, super().jvp(*_pushed(interface, self._given, tangents)))
@@ -87,10 +107,7 @@ class TranslatedSolution(LayerSolution):
             value if value.ndim > len(spec.shape) else np.repeat(value[None], count, axis=0)
             for value, spec in zip(self._given, interface.parameters, strict=True)
         ]
-        rows = [
-            self._row_blocks(blocks, given, batched)
-            for blocks in super().jacobian()
-        ]
+        rows = [self._row_blocks(blocks, given, batched) for blocks in super().jacobian()]
         return tuple(
             tuple(np.asarray(h) for h in _joined_row([rows[k] for k in positions])) for positions in interface.outputs
         )
@@ -141,9 +158,7 @@ def _shaped(what: str, value: Any, shape: tuple[int, ...], is_complex: bool) -> 
 
 
 def _joined(interface: Interface, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    return tuple(
-        parts[p[0]] if len(p) == 1 else parts[p[0]] + 1j * parts[p[1]] for p in interface.outputs
-    )
+    return tuple(parts[p[0]] if len(p) == 1 else parts[p[0]] + 1j * parts[p[1]] for p in interface.outputs)
 
 
 def _joined_row(rows: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
@@ -152,9 +167,7 @@ def _joined_row(rows: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
 
 def _leading(interface: Interface, values: Sequence[np.ndarray]) -> list[np.ndarray]:
     """With a batch axis in front, of length 1 for unbatched ones."""
-    return [
-        v if v.ndim > len(spec.shape) else v[None] for v, spec in zip(values, interface.parameters, strict=True)
-    ]
+    return [v if v.ndim > len(spec.shape) else v[None] for v, spec in zip(values, interface.parameters, strict=True)]
 
 
 def _pushed(interface: Interface, given: Sequence[np.ndarray], tangents: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -176,13 +189,12 @@ def _taken(interface: Interface, source: Source, values: Sequence[np.ndarray]) -
     return ARRAYS.entries(value, interface.parameters[source.position]) if source.entries else value
 
 
-def _pulled(
-    interface: Interface, given: Sequence[np.ndarray], inner: Sequence[np.ndarray | None]
-) -> list[np.ndarray]:
+def _pulled(interface: Interface, given: Sequence[np.ndarray], inner: Sequence[np.ndarray | None]) -> list[np.ndarray]:
     """The gradients of the user's parameters for those of the program's."""
     specs = interface.parameters
     gradients = [
-        np.zeros(v.shape, np.complex128 if spec.is_complex else np.float64) for v, spec in zip(given, specs, strict=True)
+        np.zeros(v.shape, np.complex128 if spec.is_complex else np.float64)
+        for v, spec in zip(given, specs, strict=True)
     ]
     of_nodes: dict[Any, np.ndarray] = {}
     for source, g in zip(interface.sources, inner, strict=True):
@@ -190,7 +202,9 @@ def _pulled(
             continue
         g = 1j * g if source.part == "imag" else g
         if source.node is not None:
-            of_nodes[source.node] = of_nodes.get(source.node, 0) + (g if interface.batched(source.node, given) else g[None])
+            of_nodes[source.node] = of_nodes.get(source.node, 0) + (
+                g if interface.batched(source.node, given) else g[None]
+            )
             continue
         assert source.position is not None
         own = gradients[source.position]

@@ -20,7 +20,12 @@ def spd(rng: np.random.Generator, n: int) -> np.ndarray:
 
 def product_of_parameters(rng):
     x, p, q = cp.Variable(3), cp.Parameter(name="p"), cp.Parameter(3, name="q")
-    return cp.Problem(cp.Minimize(cp.sum_squares(x - p * q)), [x <= 0.7]), [p, q], [x], [rng.normal(), rng.normal(size=3)]
+    return (
+        cp.Problem(cp.Minimize(cp.sum_squares(x - p * q)), [x <= 0.7]),
+        [p, q],
+        [x],
+        [rng.normal(), rng.normal(size=3)],
+    )
 
 
 def reciprocal(rng):
@@ -66,7 +71,12 @@ def risk_limit(rng):
     x, S, mu = cp.Variable(4), cp.Parameter((4, 4), PSD=True, name="S"), cp.Parameter(4, name="mu")
     center, limit = cp.Parameter(4, name="center"), cp.Parameter(nonneg=True, name="limit")
     problem = cp.Problem(cp.Maximize(mu @ x), [cp.quad_form(x - center, S) <= limit**2])
-    return problem, [mu, S, center, limit], [x], [rng.normal(size=4), spd(rng, 4), rng.normal(size=4), rng.uniform(0.5, 2)]
+    return (
+        problem,
+        [mu, S, center, limit],
+        [x],
+        [rng.normal(size=4), spd(rng, 4), rng.normal(size=4), rng.uniform(0.5, 2)],
+    )
 
 
 def gram_limit(rng):
@@ -90,9 +100,7 @@ def exponential_utility(rng):  # 156
     n, k = 4, 3
     w, gamma = cp.Variable(n), cp.Parameter(1, nonneg=True, name="gamma")
     pi, mus, covariances = rng.dirichlet(np.ones(k)), rng.normal(size=(k, n)), [spd(rng, n) for _ in range(k)]
-    terms = [
-        np.log(pi[i]) - gamma * (mus[i] @ w) + gamma**2 / 2 * cp.quad_form(w, covariances[i]) for i in range(k)
-    ]
+    terms = [np.log(pi[i]) - gamma * (mus[i] @ w) + gamma**2 / 2 * cp.quad_form(w, covariances[i]) for i in range(k)]
     problem = cp.Problem(cp.Minimize(cp.log_sum_exp(cp.hstack(terms))), [w >= 0, cp.sum(w) == 1])
     return problem, [gamma], [w], [rng.uniform(0.5, 2, 1)]
 
@@ -117,7 +125,8 @@ def nested_bounds(rng):
 def norms_of_parameters(rng):
     x, p = cp.Variable(3), cp.Parameter(3, name="p")
     problem = cp.Problem(
-        cp.Minimize(cp.sum_squares(x - p)), [cp.norm(x) <= cp.norm(p) / 2, cp.norm_inf(x) <= cp.max(cp.abs(p)) * cp.norm1(p)]
+        cp.Minimize(cp.sum_squares(x - p)),
+        [cp.norm(x) <= cp.norm(p) / 2, cp.norm_inf(x) <= cp.max(cp.abs(p)) * cp.norm1(p)],
     )
     return problem, [p], [x], [rng.normal(size=3)]
 
@@ -127,6 +136,12 @@ def huber_threshold(rng):
     p, q = cp.Parameter(nonneg=True), cp.Parameter(nonneg=True)
     problem = cp.Problem(cp.Minimize(cp.sum(cp.huber(A @ x - b, p * q)) + cp.sum_squares(x)))
     return problem, [A, b, p, q], [x], [rng.normal(size=(6, 2)), rng.normal(size=6), 0.8, 0.9]
+
+
+def huber_of_constants(values):
+    A, b, p, q = values
+    x = cp.Variable(2)
+    return cp.Problem(cp.Minimize(cp.sum(cp.huber(A @ x - b, float(p * q))) + cp.sum_squares(x))), [x]
 
 
 def semidefinite(rng):
@@ -178,9 +193,17 @@ def hermitian(rng, n):
 def beamforming(rng):
     w, a = cp.Variable(3, complex=True), cp.Parameter(3, complex=True, name="a")
     S = cp.Parameter((3, 3), hermitian=True, name="S")
-    problem = cp.Problem(cp.Minimize(cp.quad_form(w, cp.psd_wrap(S))), [cp.real(cp.conj(a) @ w) == 1, cp.imag(a @ w) <= 0.1])
+    problem = cp.Problem(
+        cp.Minimize(cp.quad_form(w, cp.psd_wrap(S))), [cp.real(cp.conj(a) @ w) == 1, cp.imag(a @ w) <= 0.1]
+    )
     H = complex_normal(rng, 3, 3)
     return problem, [a, S], [w], [complex_normal(rng, 3), H @ H.conj().T + np.eye(3)]
+
+
+def beamforming_of_constants(values):
+    a, S = values
+    w = cp.Variable(3, complex=True)
+    return cp.Problem(cp.Minimize(cp.quad_form(w, S)), [cp.real(a.conj() @ w) == 1, cp.imag(a @ w) <= 0.1]), [w]
 
 
 def complex_lasso(rng):

@@ -58,7 +58,9 @@ def test_not_dpp_names_the_expression_and_the_fix_where_lifting_is_off() -> None
     refused(lambda: layer(cp.sum(x), [cp.quad_form(x, P) <= 1], [P], [x], lift=False), "must be DPP", "QuadForm(x, P)")
     refused(lambda: layer(cp.quad_form(x, P), (), [P], [x], solver="ECOS", lift=False), "must be DPP", "QuadForm(x, P)")
     refused(
-        lambda: layer(cp.maximum(cp.quad_form(x, P), 1), (), [P], [x], lift=False), "must be DPP", "`maximum(QuadForm(x, P), 1.0)`"
+        lambda: layer(cp.maximum(cp.quad_form(x, P), 1), (), [P], [x], lift=False),
+        "must be DPP",
+        "`maximum(QuadForm(x, P), 1.0)`",
     )
 
 

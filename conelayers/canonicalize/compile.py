@@ -50,10 +50,15 @@ def canonicalize(
     variables or a parameter in an exponent, and ValueError for parameters or variables that are not its own.
     """
     check_arguments(problem, parameters, variables)
-    check_discipline(problem, gp)
+    if not gp:
+        check_discipline(problem, gp)
     lifted = lift(problem, gp=gp, quadratic=quadratic) if lifting else as_it_is(problem)
+    if gp:  # of which cvxpy's rules see through sums of parameters only where these have values
+        check_discipline(lifted.problem, gp)
     check_parameters(lifted.problem, gp, quadratic, original=problem, lifting=lifting)
-    fresh = cp.Problem(lifted.problem.objective, lifted.problem.constraints)  # leaves the caches of the user's problem alone
+    fresh = cp.Problem(
+        lifted.problem.objective, lifted.problem.constraints
+    )  # leaves the caches of the user's problem alone
     data, chain, inverse = _compile(fresh, gp=gp, canon_backend=canon_backend, verbose=verbose, quadratic=quadratic)
     program = data.get("param_prob") if isinstance(data, dict) else None
     reductions = list(zip(chain.reductions, inverse, strict=True))[:-1]

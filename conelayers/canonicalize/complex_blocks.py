@@ -20,7 +20,9 @@ _SAME = 1e-12
 def complex_structure(structure: Structure, maps: dict[str, AffineMap]) -> sp.csr_array | None:
     """The projection (m × m) onto the structured matrices in each such block, the identity elsewhere; None without one."""
     blocks = [
-        (rows, _projection(n // 2)) for rows, n in zip(structure.cones.psd_rows, structure.cones.psd, strict=True) if n % 2 == 0 and n
+        (rows, _projection(n // 2))
+        for rows, n in zip(structure.cones.psd_rows, structure.cones.psd, strict=True)
+        if n % 2 == 0 and n
     ]
     found = [(rows, S) for rows, S in blocks if _holds(rows, S, structure, maps)]
     if not found:
@@ -73,7 +75,8 @@ def _values(map_: AffineMap) -> sp.csr_array:
     linear = sp.csr_array((map_.constant.size, map_.linear.shape[1]))
     if map_.rows.size:
         place = sp.csr_array(
-            (np.ones(map_.rows.size), (map_.rows, np.arange(map_.rows.size))), shape=(map_.constant.size, map_.rows.size)
+            (np.ones(map_.rows.size), (map_.rows, np.arange(map_.rows.size))),
+            shape=(map_.constant.size, map_.rows.size),
         )
         linear = place @ map_.linear
     return sp.csr_array(sp.hstack([sp.csr_array(map_.constant[:, None]), linear]))

@@ -22,7 +22,8 @@ from conelayers.program import Pattern, Structure
 __all__ = ["Part", "data_maps", "parameter_map", "parameter_specs", "part_specs", "parts_of"]
 
 _SYMMETRIC = ("symmetric", "PSD", "NSD")
-_CHECKED = ("nonneg", "nonpos", "pos", "neg", "diag", "symmetric", "PSD", "NSD", "complex", "imag", "hermitian")
+_SIGNS = ("nonneg", "nonpos", "pos", "neg")
+_CHECKED = (*_SIGNS, "diag", "symmetric", "PSD", "NSD", "complex", "imag", "hermitian")
 
 
 def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, ...]:
@@ -86,11 +87,24 @@ def part_specs(parts: Sequence[Part]) -> tuple[ParameterSpec, ...]:
     """Their places in the program's θ, with the attributes that can be checked of them."""
     specs, offset = [], 0
     for part in parts:
-        whole = not part.parameter.is_complex() and part.positions is None
-        (own,) = parameter_specs([part.parameter]) if whole else (ParameterSpec(part.name, part.shape, 0),)
-        specs.append(replace(own, offset=offset))
+        own = ParameterSpec(part.name, part.shape, offset)
+        if not part.parameter.is_complex():
+            (whole,) = parameter_specs([part.parameter])
+            own = replace(whole, offset=offset) if part.positions is None else _at_positions(whole, part, offset)
+        specs.append(own)
         offset += own.size
     return tuple(specs)
+
+
+def _at_positions(whole: ParameterSpec, part: Part, offset: int) -> ParameterSpec:
+    """What is known of the entries that may differ from zero."""
+    bounds = whole.bounds
+    if bounds is not None:
+        taken = [
+            np.ravel(np.broadcast_to(np.asarray(h, float), whole.shape), order="F")[part.positions] for h in bounds
+        ]
+        bounds = (taken[0], taken[1])
+    return ParameterSpec(part.name, part.shape, offset, whole.attributes & frozenset(_SIGNS), bounds=bounds)
 
 
 def _mirrored(p: cp.Parameter) -> np.ndarray:

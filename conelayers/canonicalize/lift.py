@@ -73,7 +73,7 @@ def lift(problem: cp.Problem, *, gp: bool, quadratic: bool) -> Lifted:
         lifted,
         tuple(rewriter.definitions.values()),
         frozenset(rewriter.auxiliary),
-        tuple(said for ident, said in rewriter.reports.items() if ident in used),
+        tuple(said for ident, said in rewriter.reports.items() if ident in used or said.by == "sum of squares"),
     )
 
 
@@ -185,6 +185,8 @@ class _Rewriter:
         if not (P.is_psd() or P.is_nsd()):
             return e
         square = cp.sum_squares(self._root(P) @ x)
+        self._kept.append(e)
+        self.reports[id(e)] = Replacement(_text(e), "sum of squares", (), "")
         return square if P.is_psd() else -square
 
     def _root(self, P: Any) -> Any:

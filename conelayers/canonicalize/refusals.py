@@ -100,7 +100,9 @@ def check_discipline(problem: cp.Problem, gp: bool) -> None:
                 "constraint of a problem that is DCP."
             )
         else:
-            hint = " Its solution may be one of several local ones; find a convex form of it (https://dcp.stanford.edu)."
+            hint = (
+                " Its solution may be one of several local ones; find a convex form of it (https://dcp.stanford.edu)."
+            )
         raise CanonicalizationError(f"Problem must be {kind}; {culprits}.{hint}")
 
 
@@ -109,18 +111,17 @@ def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original
     scope = scopes.quad_form_dpp_scope if quadratic and not gp else None
     is_dpp: Any = problem.is_dpp  # its cached wrapper hides the signature from type checkers
     dpp = is_dpp("dgp") if gp else is_dpp(quad_form_dpp="qp" if quadratic else None)
-    # cvxpy keeps a quadratic form whose coefficients vary where nothing but affine atoms stands over it.
-    if not dpp or _is_misplaced(problem.objective.args[0]):
+    if not dpp or any(_escapes(e) for e in (problem.objective, *problem.constraints)):
 
         def complies(expression: Any) -> bool:
             with scopes.dpp_scope():
-                return expression.is_dgp() if gp else expression.is_dcp()
+                return (expression.is_dgp() if gp else expression.is_dcp()) and not _escapes(expression)
 
         def objective_complies(expression: Any) -> bool:
             if scope is None:
                 return complies(expression)
             with scope():
-                return complies(expression) and not _is_misplaced(expression)
+                return complies(expression)
 
         culprits = _offenders(original, complies, objective_complies)
         raise CanonicalizationError(
@@ -135,11 +136,19 @@ def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original
         )
 
 
-def _is_misplaced(e: Any, affine: bool = True) -> bool:
-    """Whether a quadratic form with parameters as its coefficients stands in an atom that is not affine."""
+def _escapes(e: Any, affine: bool = True) -> bool:
+    """Whether e breaks what cvxpy's own check of DPP does not see.
+
+    A quadratic form's coefficients may vary only where nothing but affine atoms stands over it; Huber's threshold must be affine in
+    the parameters.
+    """
     if isinstance(e, QuadForm) and e.args[1].parameters() and not affine:
         return True
-    return any(_is_misplaced(arg, affine and isinstance(e, (AffAtom, cp.Minimize, cp.Maximize))) for arg in e.args)
+    if isinstance(e, cp.huber):
+        with scopes.dpp_scope():
+            if not e.M.is_affine():
+                return True
+    return any(_escapes(arg, affine and isinstance(e, (AffAtom, cp.Minimize, cp.Maximize))) for arg in e.args)
 
 
 def _offenders(

@@ -21,7 +21,7 @@ from conelayers.jax.operations import formulas_of
 from conelayers.jax.primitives import optimal_value, solve
 from conelayers.jax.smoothed import solve_smoothed
 from conelayers.jax.values import ARRAYS
-from conelayers.layer import Layer
+from conelayers.layer import Layer, ProblemData
 from conelayers.parameters import batch_sizes, flatten, in_order
 from conelayers.singular import Singular
 from conelayers.smoothing import Smoothing
@@ -143,7 +143,9 @@ class ConeLayer:
         outputs = (*program.jitted(Formulas.variables)(x, y), residual)
         *variables, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
         if not interface.trivial:
-            variables = [variables[p[0]] if len(p) == 1 else variables[p[0]] + 1j * variables[p[1]] for p in interface.outputs]
+            variables = [
+                variables[p[0]] if len(p) == 1 else variables[p[0]] + 1j * variables[p[1]] for p in interface.outputs
+            ]
         return tuple(variables), SolveInfo(status[0] if batch is None else status, residual)
 
     def value(
@@ -195,6 +197,11 @@ class ConeLayer:
         values = self._concrete("certify", "call it outside of the transformed function", params, named)
         return self.engine.certify(*map(_canonical, values), solver_args=solver_args, warm_start=warm_start)
 
+    def problem_data(self, *params: Any, solver_args: Mapping[str, Any] | None = None, **named: Any) -> ProblemData:
+        """The cone program at these concrete parameter values (P, q, A, b, cones), as NumPy arrays and SciPy's sparse matrices; see Layer.problem_data."""
+        values = self._concrete("problem_data", "call it outside of the transformed function", params, named)
+        return self.engine.problem_data(*map(_canonical, values), solver_args=solver_args)
+
     @property
     def lifted(self) -> tuple[Replacement, ...]:
         """What was replaced to make the problem's data affine in its parameters."""
@@ -243,7 +250,11 @@ class ConeLayer:
                     f"{name}: got {type(p).__name__}, expected an array of JAX or NumPy, or a number; convert it with jnp.asarray"
                 )
             dtype = jax.dtypes.result_type(p)
-            taken = [jnp.floating, jnp.integer, *([jnp.complexfloating] if spec is not None and spec.is_complex else [])]
+            taken = [
+                jnp.floating,
+                jnp.integer,
+                *([jnp.complexfloating] if spec is not None and spec.is_complex else []),
+            ]
             if not any(jnp.issubdtype(dtype, kind) for kind in taken):
                 raise TypeError(f"{name}: got dtype {dtype}, expected a real one; convert it with .astype(float)")
         return values
@@ -264,7 +275,11 @@ def _policy(on_failure: str) -> str:
 def _output_type(values: Sequence[Any]) -> Any:
     """The common dtype of the inputs by JAX's promotion, that of real parts for complex ones, the default floating-point one for integers."""
     dtypes = [v.dtype if isinstance(v, BCOO) else jnp.result_type(v) for v in values]
-    dtype = jnp.finfo(jnp.result_type(*dtypes)).dtype if any(jnp.issubdtype(d, jnp.inexact) for d in dtypes) else jnp.float64
+    dtype = (
+        jnp.finfo(jnp.result_type(*dtypes)).dtype
+        if any(jnp.issubdtype(d, jnp.inexact) for d in dtypes)
+        else jnp.float64
+    )
     return jax.dtypes.canonicalize_dtype(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float64)
 
 
@@ -273,7 +288,9 @@ def _canonical(value: Any) -> np.ndarray:
     if isinstance(value, BCOO):
         value = value.todense()
     dtype = jax.dtypes.canonicalize_dtype(jax.dtypes.result_type(value))
-    return np.asarray(np.asarray(value, dtype), np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64)
+    return np.asarray(
+        np.asarray(value, dtype), np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64
+    )
 
 
 def _traced(values: Sequence[Any]) -> bool:

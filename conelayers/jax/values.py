@@ -35,8 +35,7 @@ class _Arrays:
         return flatten(value[None])[0, positions]
 
     def concrete(self, value: Any) -> np.ndarray | None:
-        leaves = jax.tree_util.tree_leaves(value)
-        return None if any(isinstance(h, jax.core.Tracer) for h in leaves) else np.asarray(self.dense(value))
+        return None if isinstance(value, BCOO | jax.core.Tracer) else np.asarray(value)
 
 
 ARRAYS = _Arrays()
@@ -48,7 +47,13 @@ def _sparse_entries(value: BCOO, positions: np.ndarray, spec: ParameterSpec) -> 
     order = np.argsort(positions)
     stored = value.indices[:, 0] + spec.shape[0] * value.indices[:, 1]
     place = jnp.clip(jnp.searchsorted(jnp.asarray(positions[order]), stored), 0, positions.size - 1)
-    # Entries that BCOO pads with lie outside of the matrix; others outside of the pattern are for ``concrete`` to find.
     inside = jnp.asarray(positions[order])[place] == stored
+    if not any(isinstance(h, jax.core.Tracer) for h in (value.data, inside)):
+        # BCOO pads with entries outside of the matrix.
+        within = (value.indices < jnp.asarray(spec.shape)).all(axis=1)
+        if bool((within & ~inside & (value.data != 0)).any()):
+            raise ValueError(
+                f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero"
+            )
     data = jnp.where(inside, value.data, 0)
     return jnp.zeros(positions.size, value.dtype).at[jnp.asarray(order)[place]].add(data)

@@ -14,9 +14,9 @@ import torch
 
 from conelayers.cones import Cones, as_cones
 from conelayers.formulas import Formulas
+from conelayers.interface import Interface
 from conelayers.layer import Layer
 from conelayers.names import Names, Naming
-from conelayers.interface import Interface
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, ParametricProgram
 from conelayers.program import Pattern, Structure

@@ -13,7 +13,7 @@ from conelayers.certificate import Certificates
 from conelayers.cones import Selection
 from conelayers.formulas import Formulas
 from conelayers.interface import Interface, Replacement
-from conelayers.layer import Layer
+from conelayers.layer import Layer, ProblemData
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import batch_sizes, in_order
 from conelayers.singular import Singular
@@ -282,6 +282,12 @@ class ConeLayer(torch.nn.Module):
         """
         params = self._checked(params, named)
         return self.engine.certify(*map(self._array, params), solver_args=solver_args, warm_start=warm_start)
+
+    def problem_data(
+        self, *params: torch.Tensor, solver_args: Mapping[str, Any] | None = None, **named: torch.Tensor
+    ) -> ProblemData:
+        """The cone program at these parameter values (P, q, A, b, cones), as NumPy arrays and SciPy's sparse matrices; see Layer.problem_data."""
+        return self.engine.problem_data(*map(self._array, self._checked(params, named)), solver_args=solver_args)
 
     def _inner(self, interface: Interface, params: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         """The values of the program's own parameters."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
@@ -36,7 +36,8 @@ class _Tensors:
         return flatten(value[None], spec.shape)[0].index_select(0, positions)
 
     def concrete(self, value: Tensor) -> np.ndarray | None:
-        if torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
+        hidden = torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
+        if hidden or (value.layout is not torch.strided and value.dim() == 2):
             return None
         return self.dense(value.detach()).cpu().resolve_conj().numpy()
 

@@ -1,0 +1,231 @@
+"""Values of parameters with attributes: checks, structured gradients, sparse and complex tensors; JAX's are in test_lifting_jax.py."""
+
+from __future__ import annotations
+
+import cvxpy as cp
+import lifting_cases as cases
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from conelayers import Layer, Verdict
+from conelayers.torch import ConeLayer
+
+ROWS, COLS = np.array([0, 1, 2, 3, 0]), np.array([0, 1, 2, 0, 2])
+
+
+def sparse_problem(**attributes):
+    A, b, x = (
+        cp.Parameter((4, 3), name="A", sparsity=(ROWS, COLS), **attributes),
+        cp.Parameter(4, name="b"),
+        cp.Variable(3),
+    )
+    return cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b) + 0.1 * cp.sum_squares(x))), [A, b], [x]
+
+
+def sparse_values() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    A = np.zeros((4, 3))
+    A[ROWS, COLS] = rng.uniform(0.5, 1.5, 5)
+    return A, rng.normal(size=4)
+
+
+def of(attribute: str, value: np.ndarray):
+    """A layer of x = the parameter's first column, or itself."""
+    shape = value.shape
+    x = cp.Variable(shape)
+    if attribute == "bounds":
+        p = cp.Parameter(shape, name="p", bounds=[-1, 1])
+    else:
+        p = cp.Parameter(shape, name="p", **{attribute: True})
+    return Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - p))), [p], [x])
+
+
+@pytest.mark.parametrize(
+    ("attribute", "good", "bad", "said"),
+    [
+        ("nonneg", np.ones(2), np.array([1.0, -1.0]), "nonneg=True"),
+        ("nonpos", -np.ones(2), np.array([1.0, -1.0]), "nonpos=True"),
+        ("pos", np.ones(2), np.zeros(2), "pos=True"),
+        ("neg", -np.ones(2), np.zeros(2), "neg=True"),
+        ("bounds", np.ones(2), 2 * np.ones(2), "bounds"),
+        ("symmetric", np.ones((2, 2)), np.array([[1.0, 2.0], [0.0, 1.0]]), "must be symmetric"),
+        ("PSD", np.eye(2), np.diag([1.0, -1.0]), "PSD=True"),
+        ("NSD", -np.eye(2), np.diag([1.0, -1.0]), "NSD=True"),
+        ("diag", np.eye(2), np.ones((2, 2)), "diag=True"),
+    ],
+)
+def test_values_that_break_an_attribute_are_named_with_their_instance(attribute, good, bad, said) -> None:
+    layer = of(attribute, good)
+    layer.solve(good)
+    with pytest.raises(ValueError, match=rf"parameter p at batch index 1: .*{said}"):
+        layer.solve(np.stack([good, bad]))
+
+
+def test_checks_of_attributes_can_be_left_out() -> None:
+    x, p = cp.Variable(2), cp.Parameter(2, name="p", nonneg=True)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)))
+    value = np.array([1.0, -1.0])
+    with pytest.raises(ValueError, match="nonneg=True"):
+        Layer(problem, [p], [x]).solve(value)
+    np.testing.assert_allclose(Layer(problem, [p], [x], validate=False).solve(value).variables[0], value)
+    layer = ConeLayer(problem, [p], [x], validate=False)
+    np.testing.assert_allclose(layer(torch.tensor(value))[0], value)
+    with pytest.raises(ValueError, match="NaN or infinite"):  # what no solver takes is refused in any case
+        layer(torch.tensor([torch.nan, 1.0]))
+
+
+def test_attributes_are_checked_of_parameters_that_enter_expressions_only() -> None:
+    x, S = cp.Variable(2), cp.Parameter((2, 2), name="S", PSD=True)
+    layer = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - S @ S @ np.ones(2)))), [S], [x])
+    with pytest.raises(ValueError, match=r"parameter S: was declared PSD=True"):
+        layer(torch.diag(torch.tensor([1.0, -1.0])))
+
+
+@pytest.mark.parametrize("attribute", ["symmetric", "PSD", "diag"])
+def test_gradients_have_the_structure_of_their_parameter(attribute: str) -> None:
+    rng = np.random.default_rng(0)
+    S, x, b = cp.Parameter((3, 3), **{attribute: True}), cp.Variable(3), rng.normal(size=3)
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(S @ x - b) + cp.sum_squares(x))), [S], [x])
+    value = np.diag(rng.uniform(1, 2, 3))
+    (gradient,) = layer.solve(value).vjp(rng.normal(size=3))
+    np.testing.assert_array_equal(gradient, gradient.T)
+    if attribute == "diag":
+        np.testing.assert_array_equal(gradient, np.diag(np.diag(gradient)))
+
+
+def test_hermitian_gradients_are_hermitian() -> None:
+    problem, parameters, variables, values = cases.density_matrix(np.random.default_rng(0))
+    (gradient,) = (
+        Layer(problem, parameters, variables).solve(*values).vjp(np.ones((3, 3)) + 1j * np.triu(np.ones((3, 3))))
+    )
+    np.testing.assert_allclose(gradient, gradient.conj().T, atol=1e-14)
+
+
+def test_sparse_values_give_sparse_gradients() -> None:
+    problem, parameters, variables = sparse_problem()
+    A, b = sparse_values()
+    layer = Layer(problem, parameters, variables)
+    expected = np.linalg.solve(A.T @ A + 0.1 * np.eye(3), A.T @ b)
+    solution = layer.solve(A, b)
+    np.testing.assert_allclose(solution.variables[0], expected, atol=1e-12)
+    np.testing.assert_allclose(layer.solve(sp.csr_array(A), b).variables[0], expected, atol=1e-12)
+    gradient = solution.vjp(np.ones(3))[0]
+    outside = np.ones((4, 3), dtype=bool)
+    outside[ROWS, COLS] = False
+    assert not gradient[outside].any()
+
+    torch_layer = ConeLayer(problem, parameters, variables)
+    for convert in (torch.Tensor.to_dense, torch.Tensor.to_sparse):
+        value = convert(torch.tensor(A)).requires_grad_()
+        torch_layer(value, torch.tensor(b))[0].sum().backward()
+        assert value.grad.layout is value.layout
+        np.testing.assert_allclose(value.grad.to_dense().numpy(), gradient, atol=1e-13)
+    # In any order, and with entries that are not stored.
+    kept = torch.sparse_coo_tensor(
+        torch.tensor(np.stack([ROWS[[3, 0]], COLS[[3, 0]]])),
+        torch.ones(2, dtype=torch.float64),
+        (4, 3),
+        check_invariants=True,
+    )
+    np.testing.assert_allclose(
+        torch_layer(kept, torch.tensor(b))[0].numpy(),
+        torch_layer(kept.to_dense(), torch.tensor(b))[0].numpy(),
+        atol=1e-14,
+    )
+    stacked = torch.stack([torch.tensor(A), 2 * torch.tensor(A)])
+    np.testing.assert_allclose(torch_layer(stacked, torch.tensor(b))[0][0].numpy(), expected, atol=1e-12)
+
+
+def test_sparse_values_outside_of_the_pattern_or_the_attributes_are_refused() -> None:
+    problem, parameters, variables = sparse_problem(nonneg=True)
+    A, b = sparse_values()
+    for layer, wrap in (
+        (Layer(problem, parameters, variables).solve, sp.csr_array),
+        (ConeLayer(problem, parameters, variables), lambda h: torch.tensor(h).to_sparse()),
+    ):
+        target = torch.tensor(b) if isinstance(layer, ConeLayer) else b
+        with pytest.raises(ValueError, match="sparsity pattern; got entries outside it"):
+            layer(wrap(np.ones((4, 3))), target)
+        with pytest.raises(ValueError, match="nonneg=True"):
+            layer(wrap(-A), target)
+    with pytest.raises(TypeError, match="expected a dense one"):
+        ConeLayer(problem, parameters, variables)(torch.tensor(A), torch.tensor(b).to_sparse())
+
+
+def test_a_large_sparse_parameter_is_never_made_dense() -> None:
+    n = 3000
+    places = np.arange(n)
+    P, x, c = cp.Parameter((n, n), sparsity=(places, places)), cp.Variable(n), np.linspace(-1, 1, n)
+    layer = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(P @ x - c) + cp.sum_squares(x))), [P], [x])
+    assert sum(spec.size for spec in layer.engine.compiled_for().parameters) == n
+    value = torch.sparse_coo_tensor(
+        torch.tensor(np.stack([places, places])),
+        torch.full((n,), 2.0, dtype=torch.float64),
+        (n, n),
+        check_invariants=True,
+    ).requires_grad_()
+    (solution,) = layer(value)
+    np.testing.assert_allclose(solution.detach().numpy(), 0.4 * c, atol=1e-12)
+    solution.sum().backward()
+    assert value.grad.is_sparse
+
+
+# Complex values
+
+
+def complex_tensors(make, seed: int = 1):
+    problem, parameters, variables, values = make(np.random.default_rng(seed))
+    layer = ConeLayer(problem, parameters, variables)
+    return layer, tuple(torch.tensor(np.asarray(v)).requires_grad_() for v in values)
+
+
+@pytest.mark.parametrize("make", [cases.complex_lasso, cases.complex_projection], ids=lambda make: make.__name__)
+def test_complex_gradcheck(make) -> None:
+    layer, tensors = complex_tensors(make)
+    assert torch.autograd.gradcheck(lambda *t: layer(*t)[0], tensors, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda *t: layer(*t)[0], tensors)
+
+
+def test_hermitian_variables_duals_and_certificates() -> None:
+    """The dual variable of X ⪰ 0, and a certificate that is not upset by the real form's doubled multipliers."""
+    problem, parameters, variables, values = cases.density_matrix(np.random.default_rng(1))
+    dual = problem.constraints[0].dual_variables[0]
+    layer = ConeLayer(problem, parameters, [*variables, dual])
+    X, S = layer(torch.tensor(values[0]))
+    assert X.dtype == S.dtype == torch.complex128
+    torch.testing.assert_close(X, X.mH)
+    assert float((X @ S).abs().max()) < 1e-8
+    parameters[0].value = values[0]
+    problem.solve(solver=cp.CLARABEL)
+    np.testing.assert_allclose(S.numpy(), dual.value, atol=1e-5)
+    assert layer.certify(torch.tensor(values[0]))[0].verdict is Verdict.CLASSICAL
+
+
+def test_complex_values_in_single_precision_batches_and_for_real_parameters() -> None:
+    layer, (c, r) = complex_tensors(cases.complex_projection)
+    z, _ = layer(c.detach().to(torch.complex64), r.detach().to(torch.float32))
+    assert z.dtype == torch.complex64
+    batch = torch.stack([c.detach(), 1j * c.detach()])
+    both, _ = layer(batch, r.detach())
+    torch.testing.assert_close(both[0], layer(c, r)[0])
+    torch.testing.assert_close(layer(c.detach().real, r.detach())[0], layer(c.detach().real + 0j, r.detach())[0])
+    with pytest.raises(TypeError, match=r"parameter 1 \(r\): got dtype torch\.complex128"):
+        layer(c, r.detach() + 0j)
+    with pytest.raises(ValueError, match=r"parameter c at batch index 1: .*NaN or infinite"):
+        layer(torch.stack([c.detach(), c.detach() * torch.nan]), r.detach())
+
+
+def test_values_that_are_not_hermitian_or_imaginary_are_refused() -> None:
+    problem, parameters, variables, values = cases.density_matrix(np.random.default_rng(1))
+    with pytest.raises(ValueError, match="parameter C: must be Hermitian"):
+        Layer(problem, parameters, variables).solve(values[0] + np.triu(np.ones((3, 3)), 1))
+    problem, parameters, variables, values = cases.phases(np.random.default_rng(1))
+    with pytest.raises(ValueError, match="imag=True"):
+        Layer(problem, parameters, variables).solve(values[0] + 1, values[1])
+
+
+def test_the_optimal_value_of_a_complex_problem() -> None:
+    layer, tensors = complex_tensors(cases.complex_lasso)
+    assert torch.autograd.gradcheck(layer.value, tensors, atol=1e-5)
