@@ -12,6 +12,7 @@ import torch
 from conelayers import Layer, Verdict
 from conelayers.torch import ConeLayer
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")
 ROWS, COLS = np.array([0, 1, 2, 3, 0]), np.array([0, 1, 2, 0, 2])
 
 

@@ -19,7 +19,8 @@ def least_squares():
     problem = cp.Problem(
         cp.Minimize(cp.sum_squares(A @ x + y - b) + 0.1 * cp.sum_squares(x)), [x >= 0, cp.norm(x) <= 1]
     )
-    A.value, b.value = rng.normal(size=(5, 3)), rng.normal(size=5)
+    A.value = rng.normal(size=(5, 3))
+    b.value = A.value @ np.array([0.5, 0.3, 0.0]) + 0.1 * rng.normal(size=5)
     return problem, {"x": x, "y": y, "A": A, "b": b}
 
 
