@@ -35,7 +35,10 @@ class ConvergenceError(RuntimeError):
         )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return (type(self), (self.name, self.solver, self.indices, self.residuals, self.tolerance, self.batch, self.advice))
+        return (
+            type(self),
+            (self.name, self.solver, self.indices, self.residuals, self.tolerance, self.batch, self.advice),
+        )
 
 
 @final
