@@ -5,7 +5,7 @@
     3. elastic net, made-up housing data (20,000 × 8, as large as California's, all monomials up to degree 4: 494 features), hold-out: two
     4. weighted Lasso, the same data: 494 hyperparameters, one a feature
 
-The searches fit scikit-learn's estimators; all methods see the same folds, and are judged by the same exact criterion. ``python examples/lasso_hyperparameters.py --out picture.png``
+The searches fit scikit-learn's estimators; all methods see the same folds, and are judged by the same exact criterion. ``python examples/lasso_hyperparameters.py --picture picture.png``
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import ElasticNet as SklearnElasticNet
 from sklearn.linear_model import Lasso as SklearnLasso
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import check_cv
 from sklearn.preprocessing import PolynomialFeatures
 
 from conelayers.lasso import (
@@ -134,11 +133,6 @@ def housing(n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
     return (X - X.mean(axis=0)) / X.std(axis=0), y - y.mean()
 
 
-def folds_of(X: np.ndarray, y: np.ndarray, classifier: bool) -> list[Fold]:
-    splits = check_cv(5, y, classifier=classifier).split(X, y)
-    return [(X[train], y[train], X[test], y[test]) for train, test in splits]
-
-
 def grids(top: float, depth: float, points: int, m: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """A grid of θ below ``top``, the product of m equal ones, and as many random points in the same box."""
     line = np.linspace(top, top - depth, points)
@@ -171,7 +165,7 @@ def one_dimensional() -> Iterable[tuple[str, list[Run]]]:
 def cross_validated(criterion: CrossValidation, fit: Callable[[Fold, np.ndarray], float]) -> list[Run]:
     X, y = criterion.X, criterion.y
     grid, random = grids(float(criterion.largest[0]), 8.0, 100, 1)
-    folds = folds_of(X, y, classifier=criterion.error.classification)
+    folds = [(X[train], y[train], X[test], y[test]) for train, test in criterion.splits]
     return [
         descend("hypergradient", lambda: CrossValidation(criterion.model, X, y, criterion.error), grid[::10], 50, 1e-4),
         search("grid", fit, folds, grid, 60, criterion),
@@ -219,7 +213,7 @@ def many_dimensional(budget: float) -> Iterable[tuple[str, list[Run]]]:
         print(f"    {run.name:32} {weighted((X[train], y[train], X[test], y[test]), run.chosen):.4f}")
 
 
-def draw(results: list[tuple[str, list[Run]]], path: str) -> None:
+def draw(results: list[tuple[str, list[Run]]], picture: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7.5), layout="constrained")
@@ -232,25 +226,24 @@ def draw(results: list[tuple[str, list[Run]]], path: str) -> None:
         room = max(high - low, 0.01 * low)
         axes.set_ylim(low - 0.1 * room, high + room)
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    print(f"picture: {path}")
+    figure.savefig(picture, dpi=120)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="lasso_hyperparameters.png", help="the picture to write")
-    parser.add_argument("--budget", type=float, default=20.0, help="seconds for each search on the housing data")
-    arguments = parser.parse_args()
+def main(picture: str, budget: float) -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)  # of the searches, at their weakest penalties
     begin = time.perf_counter()
     results = []
-    for make in (one_dimensional(), many_dimensional(arguments.budget)):
+    for make in (one_dimensional(), many_dimensional(budget)):
         for title, runs in make:
             report(title, runs)
             results.append((title, runs))
-    draw(results, arguments.out)
+    draw(results, picture)
     print(f"{time.perf_counter() - begin:.0f} s in all")
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--picture", default="lasso_hyperparameters.png", help="where the picture goes")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds for each search on the housing data")
+    arguments = parser.parse_args()
+    main(arguments.picture, arguments.budget)

@@ -1,19 +1,16 @@
-"""Roots and fixed points in PyTorch, their certificates, and primitives with chosen elements at kinks."""
+"""Roots and fixed points in PyTorch."""
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from conelayers import Cones
 from conelayers.certificate import Verdict
 from conelayers.implicit import (
     GMRES,
@@ -21,25 +18,16 @@ from conelayers.implicit import (
     BiCGStab,
     ConvergenceError,
     Dense,
-    Invertibility,
     LinearSolveError,
     Newton,
     Picard,
-    PiecewiseLinear,
     Separable,
-    check_separable,
 )
 from conelayers.implicit.torch import (
     certify_fixed_point,
     certify_root,
     fixed_point,
-    project_box,
-    project_cone,
-    project_l1_ball,
-    project_l2_ball,
-    project_simplex,
     root,
-    soft_threshold,
 )
 
 # torch's own, when its forward-mode rules are loaded.
@@ -165,6 +153,80 @@ def test_theta_may_be_nested_and_hold_constants():
     _close(theta["W"].grad, wanted(theta["W"].detach()))
 
 
+def test_z_may_be_one_number():
+    a = torch.tensor([0.5, 3.0], dtype=DOUBLE)
+    one = lambda a: root(lambda z, a: z**3 + z - a, _zeros(), a)  # noqa: E731
+    slope = 1 / (3 * one(a[0]) ** 2 + 1)
+    _close(hessian(one)(a[0]), -6 * one(a[0]) * slope**3)
+    _close(vmap(one)(a), cubic(a))
+
+
+def test_complex_parameters_get_gradients():
+    c = torch.randn(3, dtype=torch.complex128, requires_grad=True)
+    assert gradcheck(lambda c: fixed_point(lambda z, c: 0.3 * z.tanh() + c.real * c.imag + c.abs(), _zeros(3), c), (c,))
+    fixed_point(lambda z: 0.5 * z + c.imag, _zeros(3)).sum().backward()
+    _close(c.grad, torch.full((3,), 2j))
+
+
+# unknowns that are not one tensor
+
+
+def _coupled(z: dict, a: Tensor) -> dict:
+    x, (y,) = z["x"], z["y"]
+    return {"x": x - 0.3 * torch.tanh(y.sum(-1, keepdim=True)) - a, "y": [y - 0.2 * x[..., :2] * a[..., :2]]}
+
+
+def _joined(z: dict) -> Tensor:
+    return torch.cat([z["x"], *z["y"]], -1)
+
+
+def _coupled_flat(z: Tensor, a: Tensor) -> Tensor:
+    return _joined(_coupled({"x": z[..., :3], "y": [z[..., 3:]]}, a))
+
+
+def test_z_may_be_a_tree_of_tensors():
+    A = _rand(4, 3)
+    tree = lambda a: _joined(root(_coupled, {"x": _zeros(3), "y": [_zeros(2)]}, a))  # noqa: E731
+    flat = lambda a: root(_coupled_flat, _zeros(5), a)  # noqa: E731
+    for transformed in (lambda f: f, jacrev, jacfwd, lambda f: hessian(lambda a: f(a).sum())):
+        _close(vmap(transformed(tree))(A), vmap(transformed(flat))(A))
+    batch = root(_coupled, {"x": _zeros(4, 3), "y": [_zeros(4, 2)]}, A, batched=True)
+    _close(_joined(batch), vmap(flat)(A))
+    assert [c.verdict for c in certify_root(_coupled, batch, A, smooth=True, batched=True)] == [Verdict.CLASSICAL] * 4
+    number, vector = fixed_point(lambda z: (0.5 * z[0] + 1, z[0] * z[1] / 8), (_zeros(), torch.ones(2, dtype=DOUBLE)))
+    assert (number.shape, vector.shape) == ((), (2,))
+
+
+def test_modules_and_solvers_see_the_tree():
+    linear, shapes = torch.nn.Linear(3, 3, dtype=DOUBLE), []
+    torch.nn.init.normal_(linear.weight, std=0.2)
+
+    def f(z: tuple[Tensor, Tensor], a: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.relu(linear(z[0])) + 0.1 * z[1] + a, 0.2 * z[0]
+
+    def mine(f, z, theta):
+        shapes.append(tuple(h.shape for h in z))
+        for _ in range(60):
+            z = f(z, *theta)
+        return z
+
+    layer = lambda a, **options: torch.cat(fixed_point(f, (_zeros(3), _zeros(3)), a, **options))  # noqa: E731
+    A = _rand(2, 3)
+    _close(vmap(jacrev(lambda a: layer(a, solve=mine)))(A), vmap(jacrev(layer))(A))
+    assert shapes == [((2, 3), (2, 3))]
+    a = A[0]
+    layer(a).sum().backward()
+    z = (_zeros(3), _zeros(3))
+    for _ in range(60):
+        z = f(z, a)
+    _close(linear.weight.grad, torch.autograd.grad(sum(h.sum() for h in z), linear.weight)[0])
+    pre = lambda z, a: (linear(z[0]) + 5, 0.2 * z[0])  # noqa: E731
+    g = lambda z, a: tuple(torch.relu(v) for v in pre(z, a))  # noqa: E731
+    certificate = certify_fixed_point(g, fixed_point(g, z, a), a, separable=Separable(pre))
+    assert certificate.verdict is Verdict.CLASSICAL
+    assert certificate.kinks.shape == (6,)
+
+
 # what a function closes over
 
 
@@ -287,6 +349,53 @@ def test_a_solver_of_ones_own_is_called_once_for_a_whole_vmap_and_checked():
         tanh_layer(W, B[0], solve=lambda f, z, theta: z[:2])
 
 
+def test_what_a_solver_of_ones_own_differentiates_or_changes_stays_its_own():
+    W, b, z0 = torch.nn.Parameter(0.3 * _rand(3, 3)), _rand(3).requires_grad_(), _zeros(3)
+
+    def descent(F, z, theta):
+        z = z.requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [z], tolerance_grad=1e-12, tolerance_change=0, max_iter=100, line_search_fn="strong_wolfe"
+        )
+
+        def objective():
+            optimizer.zero_grad()
+            half = (F(z, *theta) ** 2).sum() / 2
+            half.backward()
+            return half
+
+        optimizer.step(objective)
+        return z
+
+    z = root(lambda z, b: z - torch.tanh(W @ z) - b, z0, b, solve=descent)
+    assert W.grad is None
+    assert b.grad is None
+    assert not z0.any()
+    z.sum().backward()
+    assert W.grad.any()
+    with pytest.raises(ValueError, match=r"changes z or theta in place, expected .* start with z = z.clone"):
+        fixed_point(lambda z: z.mul_(0.5).add_(1), z0)
+    assert not z0.any()
+
+
+def test_functions_and_layers_that_are_compiled():
+    W, b = torch.nn.Parameter(0.3 * _rand(3, 3)), _rand(3)
+    compiled = torch.compile(lambda z, b: torch.tanh(W @ z + b), backend="eager")
+    layer = torch.compile(lambda b: fixed_point(lambda z: torch.tanh(W @ z + b), _zeros(3)), backend="eager")
+    for z in (fixed_point(compiled, _zeros(3), b), layer(b)):
+        _close(torch.autograd.grad(z.sum(), W)[0], grad(lambda W: tanh_layer(W, b).sum())(W.detach()))
+
+
+def test_inference_mode_and_what_comes_out_of_it():
+    W = torch.nn.Parameter(0.3 * _rand(3, 3))
+    layer = lambda z0: fixed_point(lambda z: torch.tanh(W @ z + 1), z0)  # noqa: E731
+    with torch.inference_mode():
+        z = layer(_zeros(3))
+    assert not z.requires_grad
+    layer(z).sum().backward()
+    assert W.grad.any()
+
+
 def test_a_failed_solve_names_instances_residual_tolerance_and_fix_or_returns_nan():
     a = torch.tensor([1.0, -1.0, 4.0], dtype=DOUBLE)
     F = lambda z, a: z**2 - a[:, None]  # noqa: E731
@@ -305,6 +414,37 @@ def test_a_failed_solve_names_instances_residual_tolerance_and_fix_or_returns_na
     gradient = grad(lambda a: layer(a).sum())(a)
     _close(gradient[[0, 2]], torch.tensor([1.0, 0.5], dtype=DOUBLE))
     assert gradient[1].isnan()
+
+
+def test_the_derivatives_of_a_failed_instance_are_nan_though_its_system_could_be_solved():
+    a = torch.tensor([[1.0], [torch.nan]], dtype=DOUBLE)
+    got = grad(lambda a: fixed_point(lambda z, a: 0.5 * z + a, _zeros(2, 1), a, batched=True, on_failure="nan").sum())(
+        a
+    )
+    assert got[0] == 2
+    assert got[1].isnan()
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_a_singular_system_is_seen_though_its_right_hand_side_is_consistent(n):
+    M, a = _rand(n, n - 1) @ _rand(n - 1, n), _rand(n)
+    layer = lambda a: root(lambda z, a: M @ (z - a), _zeros(n), a, solve=lambda F, z, theta: theta[0])  # noqa: E731
+    with pytest.raises(LinearSolveError, match="singular"):
+        jvp(layer, (a,), (_rand(n),))
+    with pytest.raises(LinearSolveError, match="singular"):
+        grad(lambda a: (M @ layer(a)).sum())(a)
+
+
+def test_a_badly_scaled_system_is_not_taken_for_a_singular_one():
+    scale = 10.0 ** torch.tensor([15, -15, 0], dtype=DOUBLE)
+    layer = lambda a: root(lambda z, a: scale * (z - a), _zeros(3), a, solve=lambda F, z, theta: theta[0])  # noqa: E731
+    _close(jacrev(layer)(_rand(3)), torch.eye(3, dtype=DOUBLE))
+
+
+def test_a_batch_that_torch_hides_is_refused():
+    a = _rand(3).requires_grad_()
+    with pytest.raises(NotImplementedError, match=r"root: is_grads_batched.*use torch.func.vmap"):
+        torch.autograd.grad(cubic(a), a, torch.eye(3, dtype=DOUBLE), is_grads_batched=True)
 
 
 def test_a_singular_or_unfinished_linear_system_is_an_error_not_a_number():
@@ -333,7 +473,7 @@ def test_misuse_names_the_argument_what_was_got_and_expected():
         (
             lambda: fixed_point(lambda z: z, [0.0]),
             TypeError,
-            "fixed_point: z0: got list, expected a floating-point tensor",
+            "fixed_point: z0: got float, expected a tensor of float32 or float64, or a list, tuple or dict of them",
         ),
         (lambda: root(lambda z: z, torch.ones(2, dtype=torch.int64)), TypeError, "z0: got a tensor of torch.int64"),
         (lambda: root(lambda z: z.sum(), z0), ValueError, r"F: it returned a tensor of shape \(\), expected .* \(2,\)"),
@@ -348,248 +488,38 @@ def test_misuse_names_the_argument_what_was_got_and_expected():
         (lambda: root(lambda z: z, _zeros(), batched=True), ValueError, "batched: got True and z0 without axes"),
         (lambda: Anderson(memory=0), ValueError, r"Anderson.memory: got 0, expected an integer"),
         (lambda: GMRES(rtol=0.0), ValueError, r"GMRES.rtol: got 0.0"),
-        (lambda: project_cone(z0, Cones(nonneg=3)), ValueError, r"v: got the shape \(2,\), expected \(\.\.\., 3\)"),
-        (lambda: soft_threshold(z0, 1.0, "up"), ValueError, "selection: got 'up'"),
+        (
+            lambda: root(lambda z: z, z0.half()),
+            TypeError,
+            "z0: got a tensor of torch.float16, expected a tensor of float32",
+        ),
+        (lambda: root(lambda z: z > 0, z0), TypeError, "F: it returned a tensor of torch.bool, expected float32"),
+        (lambda: root(lambda z: 1j * z, z0), TypeError, "F: it returned a tensor of torch.complex128"),
+        (
+            lambda: fixed_point(lambda z: z, z0, solve=Anderson),
+            TypeError,
+            r"solve: got <class .*expected None, Anderson\(\)",
+        ),
+        (lambda: root(lambda z: z, {}), ValueError, "z0: got the shapes {}, expected at least one leaf"),
+        (
+            lambda: root(lambda z: z, (z0, _zeros(3, 1)), batched=True),
+            ValueError,
+            r"z0: got the shapes \(\(2,\), \(3, 1\)\), expected leaves with one leading axis",
+        ),
+        (
+            lambda: root(lambda z: {"a": z["a"][:1]}, {"a": z0}),
+            ValueError,
+            r"F: it returned {'a': \(1,\)}, expected the structure and shapes of z0, {'a': \(2,\)}",
+        ),
+        (
+            lambda: fixed_point(lambda z: (0.5 * z[0],), (z0,), solve=lambda f, z, theta: f(z[0])),
+            ValueError,
+            r"solve: it called the function with z of \(2,\), expected .* z0, \(\(2,\),\)",
+        ),
     ]
     for call, kind, text in cases:
         with pytest.raises(kind, match=text):
             call()
-
-
-# certificates
-
-
-def test_all_elements_are_invertible_iff_the_principal_minors_of_i_minus_w_are_positive():
-    rng = np.random.default_rng(0)
-    counts = dict.fromkeys(Invertibility, 0)
-    for _ in range(300):
-        n = int(rng.integers(1, 6))
-        W = rng.standard_normal((n, n)) * rng.uniform(0.2, 1.5)
-        low, high = np.zeros(n), np.ones(n)
-        for i in range(n):
-            if rng.random() < 0.3:
-                low[i] = high[i] = rng.random() < 0.5
-        tested = check_separable(W, low, high)
-        vertices = np.array(list(itertools.product(*zip(low, high, strict=True))))
-        inner = low + rng.random((200, n)) * (high - low)
-        sign, _ = np.linalg.slogdet(np.eye(n) - np.concatenate([vertices, inner])[:, :, None] * W)
-        every = bool((sign == sign[0]).all())
-        assert (tested.invertibility is Invertibility.EVERY) == every
-        counts[tested.invertibility] += 1
-        if (low < high).all():
-            least = min(
-                np.linalg.det((np.eye(n) - W)[np.ix_(S, S)])
-                for k in range(1, n + 1)
-                for S in itertools.combinations(range(n), k)
-            )
-            assert every == (least > 0)
-            if np.linalg.eigvalsh(np.eye(n) - (W + W.T) / 2)[0] > 0:
-                assert every  # strong monotonicity is sufficient
-    assert min(counts[Invertibility.EVERY], counts[Invertibility.SOME_SINGULAR]) > 80
-
-
-def test_large_systems_are_certified_by_monotonicity_and_only_checked_without():
-    rng = np.random.default_rng(0)
-    S, A = (rng.standard_normal((40, 40)) / 40**0.5 for _ in range(2))
-    monotone = 0.9 * np.eye(40) - S @ S.T + 3 * (A - A.T)
-    found = check_separable(monotone)
-    assert (found.invertibility, found.method) == (Invertibility.EVERY, "strong monotonicity")
-    assert found.monotonicity > 0.09
-    weak = np.triu(rng.random((40, 40)), 1)  # every determinant is 1, but I − W is not monotone
-    assert check_separable(weak).invertibility is Invertibility.SAMPLED
-    assert check_separable(2 * np.eye(40)).invertibility is Invertibility.SOME_SINGULAR
-    with pytest.raises(ValueError, match=r"W: got the shape \(2, 3\), expected a square matrix"):
-        check_separable(np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="low > high"):
-        check_separable(np.eye(2), 1.0, 0.0)
-
-
-def test_slopes_of_piecewise_linear_functions():
-    v = np.array([-2.0, -1.0, 0.0, 1.0 + 1e-9, 3.0])
-    low, high, distance = PiecewiseLinear.soft_threshold(1.0).slopes_at(v, 1e-8)
-    np.testing.assert_array_equal(low, [1, 0, 0, 0, 1])
-    np.testing.assert_array_equal(high, [1, 1, 0, 1, 1])
-    np.testing.assert_allclose(distance, [1, 0, 1, 1e-9, 2], atol=1e-15)
-    with pytest.raises(ValueError, match="slopes: got 2 slopes for 2 breakpoints"):
-        PiecewiseLinear((0.0, 1.0), (0.0, 1.0))
-
-
-def _relu_problem(
-    scale: float, kinks: tuple[int, ...]
-) -> tuple[Callable[..., Tensor], Separable, Tensor, Tensor, Tensor]:
-    """f, its description, the solution with v = 0 at ``kinks``, W, b."""
-    W, z = scale * _rand(5, 5), torch.rand(5, dtype=DOUBLE) + 0.5
-    z[list(kinks)] = 0
-    b = z - W @ z
-    pre = lambda z, W, b: W @ z + b  # noqa: E731
-    return lambda z, W, b: torch.relu(pre(z, W, b)), Separable(pre), z, W, b
-
-
-def test_verdicts_of_a_relu_network():
-    f, separable, z, W, b = _relu_problem(0.2, ())
-    certificate = certify_fixed_point(f, z, W, b, separable=separable)
-    assert certificate.verdict is Verdict.CLASSICAL
-    assert certificate.everywhere
-    B = jacrev(f)(z, W, b) - torch.eye(5, dtype=DOUBLE)
-    np.testing.assert_allclose(certificate.smallest_singular_value, np.linalg.svd(B.numpy(), compute_uv=False)[-1])
-    f, separable, z, W, b = _relu_problem(0.2, (1, 3))
-    certificate = certify_fixed_point(f, z, W, b, separable=separable)
-    assert certificate.verdict is Verdict.CERTIFIED
-    assert certificate.kinks.tolist() == [False, True, False, True, False]
-    assert certificate.elements == 3
-    assert "every element" in str(certificate)
-    assert certify_fixed_point(f, z, W, b).verdict is Verdict.CHECKED  # only elements nearby were tested
-    away = certify_fixed_point(f, z + 0.1, W, b, separable=separable)
-    assert away.verdict is Verdict.UNCERTIFIED
-    assert "no solution" in away.advice
-    assert (
-        certify_root(lambda z: z - f(z, W, b), z, separable=Separable(lambda z: W @ z + b)).verdict is Verdict.CERTIFIED
-    )
-
-
-def test_a_kink_at_which_some_element_is_singular_is_uncertified_though_the_chosen_one_is_fine():
-    pre = lambda z: torch.stack([2 * z[0], 0.5 * z[1]])  # noqa: E731
-    f = lambda z: torch.relu(pre(z))  # noqa: E731
-    certificate = certify_fixed_point(f, _zeros(2), separable=Separable(pre))
-    assert certificate.smallest_singular_value == 1.0
-    assert certificate.verdict is Verdict.UNCERTIFIED
-    assert certificate.least_minor < 0
-    assert certify_fixed_point(f, _zeros(2)).verdict is Verdict.UNCERTIFIED  # seen by the signs of determinants nearby
-
-
-def test_smooth_and_singular_roots_and_batches():
-    assert certify_root(lambda z: z**3 - 1, torch.ones(2, dtype=DOUBLE), smooth=True).verdict is Verdict.CLASSICAL
-    singular = certify_root(lambda z: z**3, _zeros(2), smooth=True)
-    assert singular.verdict is Verdict.LEAST_SQUARES
-    assert not singular.verdict.justified
-    points = torch.tensor([[1.0], [0.0]], dtype=DOUBLE)
-    batch = certify_root(lambda z: z**3 - points**3, points, smooth=True, batched=True)
-    assert [c.verdict for c in batch] == [Verdict.CLASSICAL, Verdict.LEAST_SQUARES]
-
-
-def test_a_description_of_another_function_is_refused():
-    f, _, z, W, b = _relu_problem(0.2, ())
-    with pytest.raises(
-        ValueError, match=r"separable: the derivative of the function differs by .* check pre and activation"
-    ):
-        certify_fixed_point(f, z, W, b, separable=Separable(lambda z, W, b: W.T @ z + b))
-    with pytest.raises(TypeError, match="expected a callable"):
-        Separable(3)
-
-
-# primitives
-
-ALL_CONES = Cones(zero=1, nonneg=2, soc=(3,), psd=(2,), exp=1, exp_dual=1, power=(0.3, -0.4))
-PRIMITIVES = {
-    "soft_threshold": (soft_threshold, 6),
-    "box": (lambda v, r, *s: project_box(v, -r, 2 * r, *s), 6),
-    "simplex": (project_simplex, 6),
-    "l1_ball": (project_l1_ball, 6),
-    "l2_ball": (project_l2_ball, 6),
-    "cone": (lambda v, r, *s: r * project_cone(v, ALL_CONES, *s), ALL_CONES.dimension),
-}
-
-
-@pytest.mark.parametrize("name", PRIMITIVES)
-def test_primitives_differentiate_in_every_mode(name):
-    function, n = PRIMITIVES[name]
-    v, r = 2 * _rand(2, n), torch.tensor(1.3, dtype=DOUBLE)
-    inputs = (v.clone().requires_grad_(), r.clone().requires_grad_())
-    assert gradcheck(function, inputs, check_forward_ad=True, fast_mode=True)
-    assert gradgradcheck(function, inputs, fast_mode=True)
-    _close(jacfwd(function)(v, r), jacrev(function)(v, r))
-    _close(vmap(function, (0, None))(v, r), function(v, r))
-    for selection in ("low", "high", "mid"):  # no kink here: all the same
-        _close(jacrev(function)(v, r, selection), jacrev(function)(v, r))
-        _close(jacfwd(function)(v, r, selection), jacrev(function)(v, r))
-
-
-def test_projections_are_the_nearest_points():
-    v = 3 * _rand(20, 5)
-    for project, contains in (
-        (project_simplex, lambda x: (x >= 0).all() and (x.sum(1) - 1).abs().max() < 1e-12),
-        (project_l1_ball, lambda x: x.abs().sum(1).max() < 1 + 1e-12),
-        (project_l2_ball, lambda x: x.norm(dim=1).max() < 1 + 1e-12),
-    ):
-        x = project(v)
-        assert contains(x)
-        others = project(_rand(200, 5))  # ⟨v − x, y − x⟩ ≤ 0 for every y of the set
-        assert float(((v - x)[:, None] * (others - x[:, None])).sum(-1).max()) < 1e-10
-
-
-@pytest.mark.parametrize("selection", ["default", "low", "high", "mid"])
-def test_selections_at_kinks(selection):
-    half = {"default": 0.0, "low": 0.0, "high": 1.0, "mid": 0.5}[selection]
-    D = lambda function, v: jacrev(lambda v: function(v, selection))(torch.tensor(v, dtype=DOUBLE))  # noqa: E731
-    _close(
-        D(lambda v, s: soft_threshold(v, 1.0, s), [1.0, -1.0, 2.0]).diagonal(),
-        torch.tensor([half, half, 1], dtype=DOUBLE),
-    )
-    _close(
-        D(lambda v, s: project_box(v, 0.0, 1.0, s), [0.0, 1.0, 0.5, 2.0]).diagonal(),
-        torch.tensor([half, half, 1, 0], dtype=DOUBLE),
-    )
-    pair, triple = torch.zeros(3, 3, dtype=DOUBLE), torch.eye(3, dtype=DOUBLE) - 1 / 3
-    pair[:2, :2] = torch.eye(2) - 0.5
-    _close(D(lambda v, s: project_simplex(v, 1.0, s), [0.5, 0.5, 0.0]), (1 - half) * pair + half * triple)
-    inside = 1.0 if selection == "default" else half
-    normal = torch.tensor([[0.36, 0.48], [0.48, 0.64]], dtype=DOUBLE)
-    eye = torch.eye(2, dtype=DOUBLE)
-    _close(D(lambda v, s: project_l2_ball(v, 5.0, s), [3.0, 4.0]), eye - (1 - inside) * normal)
-    _close(
-        D(lambda v, s: project_l1_ball(v, 7.0, s), [3.0, -4.0]),
-        eye - (1 - inside) * torch.tensor([[0.5, -0.5], [-0.5, 0.5]], dtype=DOUBLE),
-    )
-    _close(
-        D(lambda v, s: project_cone(v, Cones(nonneg=2), s), [0.0, 1.0]).diagonal(),
-        torch.tensor([inside, 1], dtype=DOUBLE),
-    )
-
-
-@pytest.mark.parametrize("selection", ["default", "low", "high", "mid"])
-@pytest.mark.parametrize("dual", [False, True])
-def test_the_cone_projection_has_the_cones_own_elements(selection, dual):
-    cones = Cones(nonneg=2, soc=(3,), psd=(2,), exp=1)
-    v = _rand(cones.dimension)
-    v[0], v[2:5] = 0, torch.tensor([5.0, 3.0, 4.0])
-    D = jacrev(lambda v: project_cone(v, cones, selection, dual=dual))(v)
-    sign, turned = (1, selection) if dual else (-1, {"low": "high", "high": "low"}.get(selection, selection))
-    element = cones.element(sign * v.numpy(), turned).apply(np.eye(cones.dimension))
-    np.testing.assert_allclose(D.numpy(), element if dual else np.eye(cones.dimension) - element, atol=1e-12)
-
-
-def test_a_cone_program_as_a_fixed_point_of_the_projected_gradient_has_the_layers_derivative():
-    """z = Π_K(z − t(Mz + q)) solves minimize ½zᵀMz + qᵀz over K; dz by hand from D."""
-    cones, A = Cones(nonneg=2, soc=(3,)), _rand(5, 5)
-    M = A @ A.T / 5 + 0.5 * torch.eye(5, dtype=DOUBLE)
-    layer = lambda q: fixed_point(lambda z: project_cone(z - 0.2 * (M @ z + q), cones), _zeros(5))  # noqa: E731
-    q = _rand(5).requires_grad_()
-    assert gradcheck(layer, (q,), check_forward_ad=True, fast_mode=True)
-    assert gradgradcheck(layer, (q,), fast_mode=True)
-    z, eye = layer(q).detach(), torch.eye(5, dtype=DOUBLE)
-    D = jacrev(lambda v: project_cone(v, cones))(z - 0.2 * (M @ z + q.detach()))
-    _close(jacrev(layer)(q.detach()), torch.linalg.solve(eye - D @ (eye - 0.2 * M), -0.2 * D))
-
-
-def test_the_lasso_as_a_fixed_point_of_soft_thresholding_has_the_derivative_of_its_support():
-    X, y, t = _rand(8, 5), _rand(8), torch.tensor(3.0, dtype=DOUBLE)
-    step = 0.9 / torch.linalg.matrix_norm(X, 2) ** 2
-
-    def lasso(y: Tensor, t: Tensor) -> Tensor:
-        return fixed_point(lambda z: soft_threshold(z - step * X.T @ (X @ z - y), step * t), _zeros(5))
-
-    z = lasso(y, t)
-    S = z != 0
-    assert 0 < int(S.sum()) < 5
-    G = torch.linalg.inv(X[:, S].T @ X[:, S])
-    dy, dt = jacrev(lasso, (0, 1))(y, t)
-    _close(dy[S], G @ X[:, S].T, 1e-8)
-    _close(dt[S], -G @ z[S].sign(), 1e-8)
-    _close(dy[~S], torch.zeros_like(dy[~S]))
-    pre = lambda z, y, t: z - step * X.T @ (X @ z - y)  # noqa: E731
-    f = lambda z, y, t: soft_threshold(pre(z, y, t), step * t)  # noqa: E731
-    separable = Separable(pre, PiecewiseLinear.soft_threshold(float(step * t)))
-    assert certify_fixed_point(f, z, y, t, separable=separable).verdict is Verdict.CLASSICAL
 
 
 def test_importing_the_package_imports_no_framework():

@@ -123,6 +123,56 @@ def test_a_large_system_is_solved_without_its_matrix():
     _close(jit(grad(lambda b: layer(b).sum()))(b), jnp.linalg.solve(jnp.eye(n) - W.T * D, jnp.ones(n)) * D, 1e-8)
 
 
+def test_second_derivatives_go_through_scan():
+    a = _rand(0, 2)
+    cube = lambda c: root(lambda z: z**3 + z - c, c)  # noqa: E731
+
+    def scanned(a: Array) -> Array:
+        return jax.lax.scan(lambda c, _: (cube(c), c.sum()), a, length=2)[0].sum()
+
+    z = cube(a)
+    first, second = 1 / (3 * z**2 + 1), 1 / (3 * cube(z) ** 2 + 1)
+    bend = lambda z, slope: -6 * z * slope**3  # noqa: E731
+    wanted = bend(cube(z), second) * first**2 + second * bend(z, first)
+    _close(jnp.diag(jit(jacfwd(jax.checkpoint(jacrev(scanned))))(a)), wanted)
+
+
+def test_what_is_closed_over_may_be_of_any_kind():
+    x, key = _rand(0, 4), jax.random.key(0)
+    pick = lambda x, k: fixed_point(lambda z: 0.5 * z + x[k], jnp.zeros(()), solve=Picard())  # noqa: E731
+    with jax.checking_leaks():
+        _close(jit(vmap(grad(pick), (None, 0)))(x, jnp.arange(4)), 2 * jnp.eye(4))
+    mean = lambda b: fixed_point(lambda z: 0.5 * z + jax.lax.pmean(b, "batch"), jnp.zeros(()), solve=Picard())  # noqa: E731
+    _close(jit(jacrev(vmap(mean, axis_name="batch")))(x), jnp.full((4, 4), 0.5))
+    noise = lambda a: fixed_point(lambda z: 0.5 * z + a * jax.random.normal(key, (2,)), jnp.zeros(2), solve=Picard())  # noqa: E731
+    _close(jit(jacfwd(noise))(1.0), 2 * jax.random.normal(key, (2,)))
+
+
+def _coupled(z: dict, a: Array) -> dict:
+    x, (y,) = z["x"], z["y"]
+    return {"x": 0.3 * jnp.tanh(y.sum(-1, keepdims=True)) + a, "y": [0.2 * x[..., :2] * a[..., :2]]}
+
+
+def test_z_may_be_a_tree_of_arrays():
+    A = _rand(0, 4, 3)
+    joined = lambda z: jnp.concatenate([z["x"], *z["y"]], -1)  # noqa: E731
+    f = lambda z, a: joined(_coupled({"x": z[:3], "y": [z[3:]]}, a))  # noqa: E731
+    zeros = lambda *front: {"x": jnp.zeros((*front, 3)), "y": [jnp.zeros((*front, 2))]}  # noqa: E731
+    tree = lambda a: joined(fixed_point(_coupled, zeros(), a, solve=Picard()))  # noqa: E731
+    flat = lambda a: fixed_point(f, jnp.zeros(5), a, solve=Picard())  # noqa: E731
+    both = lambda layer: jit(vmap(lambda a: (layer(a), jacrev(layer)(a))))(A)  # noqa: E731
+    for got, wanted in zip(both(tree), both(flat), strict=True):
+        _close(got, wanted)
+    batch = jit(lambda A: fixed_point(_coupled, zeros(4), A, batched=True, solve=Picard()))(A)
+    _close(joined(batch), vmap(flat)(A))
+    certificates = certify_fixed_point(_coupled, batch, A, smooth=True, batched=True)
+    assert [c.verdict for c in certificates] == [Verdict.CLASSICAL] * 4
+    mine = lambda f, z, theta: jax.lax.fori_loop(0, 60, lambda _, z: f(z, *theta), z)  # noqa: E731
+    number, vector = fixed_point(lambda z: (0.5 * z[0] + 1, z[0] * z[1] / 8), (0.0, jnp.ones(2)), solve=mine)
+    assert (number.shape, vector.shape) == ((), (2,))
+    _close(number, jnp.asarray(2.0))
+
+
 def test_theta_may_be_nested_and_single_precision_stays_single():
     theta = {"W": 0.3 * _rand(0, 3, 3), "power": 2, "b": [_rand(1, 3)]}
     f = lambda z, t: jnp.tanh(t["W"] @ z + t["b"][0]) / t["power"]  # noqa: E731
@@ -173,6 +223,16 @@ def test_a_singular_or_unfinished_linear_system_is_an_error_not_a_number():
     with pytest.raises(jax.errors.JaxRuntimeError, match="Dense left the relative residual"):
         grad(flat)(0.0)
     assert jnp.isnan(grad(lambda a: flat(a, on_failure="nan"))(0.0))
+    M, scale = _rand(0, 4, 3) @ _rand(1, 3, 4), jnp.array([1e15, 1e-15, 1.0, 1.0])
+    solve = lambda F, z, theta: z  # noqa: E731
+    moved = jit(
+        lambda B, a: jvp(lambda a: root(lambda z: B @ (z - a), a, solve=solve, on_failure="nan"), (a,), (a,))[1]
+    )
+    for B, wanted in (
+        (M, jnp.nan),
+        (jnp.diag(scale), 1.0),
+    ):  # a consistent singular system, and one that is badly scaled
+        np.testing.assert_allclose(moved(B, jnp.ones(4)), wanted)
     W, b = 0.3 * _rand(0, 6, 6), _rand(1, 6)
     with pytest.raises(jax.errors.JaxRuntimeError, match="GMRES left the relative residual"):
         grad(lambda b: tanh_layer(W, b, linear=GMRES(restart=2, max_iter=2)).sum())(b)
@@ -191,6 +251,29 @@ def test_misuse_names_the_argument_what_was_got_and_expected():
         ),
         (lambda: root(lambda z: z, z0, linear="lu"), TypeError, "linear: got 'lu'"),
         (lambda: jit(lambda z: certify_root(lambda z: z, z))(z0), TypeError, "got a traced array"),
+        (
+            lambda: root(lambda z: z, z0.astype("float16")),
+            TypeError,
+            "z0: got an array of float16, expected an array of",
+        ),
+        (lambda: root(lambda z: z > 0, z0), TypeError, "F: it returned an array of bool, expected float32 or float64"),
+        (lambda: root(lambda z: 1j * z, z0), TypeError, "F: it returned an array of complex128"),
+        (
+            lambda: root(lambda z: z, z0, solve=lambda F, z, theta: None),
+            ValueError,
+            "solve: it returned None, expected",
+        ),
+        (
+            lambda: root(lambda z: {"a": z["a"][:1]}, {"a": z0}),
+            ValueError,
+            r"F: it returned {'a': \(1,\)}, expected the structure and shapes of z0, {'a': \(2,\)}",
+        ),
+        (lambda: root(lambda z: z, None), ValueError, "z0: got the shapes None, expected at least one leaf"),
+        (lambda: soft_threshold([3, 1], 0.5), TypeError, "soft_threshold: v: got an array of int"),
+        (lambda: soft_threshold(z0, -1), ValueError, "soft_threshold: threshold: got -1, expected a number ≥ 0"),
+        (lambda: project_box(z0, 2, 1), ValueError, "lower, upper: got 2 and 1, expected lower ≤ upper"),
+        (lambda: project_simplex(z0, jnp.ones(2)), ValueError, r"radius: got the shape \(2,\), .* radius\[..., None\]"),
+        (lambda: project_l1_ball(0.0), ValueError, r"project_l1_ball: v: got the shape \(\), expected \(\.\.\., n\)"),
         (lambda: project_cone(z0, Cones(nonneg=3)), ValueError, r"v: got the shape \(2,\), expected \(\.\.\., 3\)"),
     ]
     for call, kind, text in cases:
@@ -243,6 +326,24 @@ def test_primitives_differentiate_in_every_mode(name):
         _close(one, other)
     _close(jit(vmap(function, (0, None)))(v, r), compiled(v, r))
     _close(jit(jacrev(lambda v: function(v, r, "mid")))(v), D[0])  # no kink here
+
+
+def test_entries_that_are_large_or_no_numbers():
+    nan, inf = float("nan"), float("inf")
+    balls = (project_simplex, project_l1_ball, project_l2_ball)
+    functions = (soft_threshold, lambda v, r: project_box(v, 0.0, r), *balls)
+    every = jit(lambda v, r: jnp.stack([function(v, r) for function in functions]))
+    assert jnp.isnan(every(jnp.array([3.0, nan]), 1.0)[:, 1]).all()
+    assert jnp.isnan(every(jnp.array([3.0, 2.0]), -1.0)).all()
+    large = jnp.array([1e20, 1e20], jnp.float32)
+    for project in (project_simplex, project_l1_ball):
+        _close(project(large), jnp.array([0.5, 0.5], jnp.float32), 0.0)
+    _close(project_l2_ball(large), jnp.full(2, 0.5**0.5, jnp.float32), 1e-6)
+    _close(project_simplex(jnp.array([1.0, -inf, 1.5])), jnp.array([0.25, 0.0, 0.75]))
+    _close(soft_threshold(3.0, 1.0, "low"), jnp.asarray(2.0))
+    near = jit(jacfwd(lambda v: project_l1_ball(v, 7.0, "high")))(jnp.array([3.0 + 7e-9, -4.0, 0.0]))
+    s = jnp.array([1.0, -1.0, 1.0])
+    _close(near, jnp.eye(3) - jnp.outer(s, s) / 3)
 
 
 @pytest.mark.parametrize("selection", ["default", "low", "high", "mid"])

@@ -19,7 +19,7 @@ from conelayers.certificate import Verdict
 from conelayers.implicit.certificate import RootCertificate
 from conelayers.implicit.separable import Invertibility, PiecewiseLinear, SeparableTest, check_separable
 
-__all__ = ["Kinks", "Separable", "certificate_of"]
+__all__ = ["Kinks", "Separable", "certificate_of", "check_arguments"]
 
 _STEPS = 100.0  # of Newton's next step
 _ROUNDING = 1e-12  # of ‖v‖
@@ -54,6 +54,18 @@ class Kinks(NamedTuple):
     activation: PiecewiseLinear
 
 
+def check_arguments(name: str, separable: Any, tol: Any, samples: Any) -> None:
+    """Raises TypeError or ValueError naming the argument of ``name`` that is none."""
+    if separable is not None and not isinstance(separable, Separable):
+        raise TypeError(
+            f"{name}: separable: got {type(separable).__name__}, expected Separable(pre, activation) or None"
+        )
+    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0 < tol < np.inf:
+        raise ValueError(f"{name}: tol: got {tol!r}, expected a positive number")
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"{name}: samples: got {samples!r}, expected an integer ≥ 1")
+
+
 def certificate_of(
     name: str,
     F: np.ndarray,
@@ -70,9 +82,12 @@ def certificate_of(
     values = np.linalg.svd(B, compute_uv=False) if np.isfinite(B).all() else np.full(len(z), np.nan)
     smallest, largest = (float(values[-1]), float(values[0])) if values.size else (1.0, 1.0)
     regular = smallest > _RANK * largest
+    finite = all(bool(np.isfinite(h).all()) for h in (B, residual, *((kinks.v, kinks.W) if kinks is not None else ())))
     step = np.linalg.solve(B, F) if regular else np.zeros_like(F)
     at_kink, margin, limit, everywhere = None, np.inf, 0.0, None
-    if smooth:
+    if not finite:
+        tested = SeparableTest(Invertibility.SOME_SINGULAR, "none: not finite", 0, None, None)
+    elif smooth:
         tested = SeparableTest(Invertibility.EVERY, "the derivative itself", 1, None, None)
     elif kinks is not None:
         allowed = _STEPS * np.abs(kinks.W @ step) + _ROUNDING * np.max(np.abs(kinks.v), initial=0.0)
@@ -90,7 +105,7 @@ def certificate_of(
     else:
         tested = _sampled(B, nearby)
     return RootCertificate(
-        verdict=_verdict(regular, residual <= tolerance, tested, smooth, at_kink),
+        verdict=_verdict(regular, residual <= tolerance, tested, smooth, at_kink) if finite else Verdict.UNCERTIFIED,
         residual=residual,
         tolerance=tolerance,
         smallest_singular_value=smallest,
@@ -144,9 +159,13 @@ def _described(name: str, B: np.ndarray, W: np.ndarray, low: np.ndarray, high: n
 
 def _sampled(B: np.ndarray, nearby: np.ndarray) -> SeparableTest:
     elements = np.concatenate([B[None], nearby])
-    signs, _ = np.linalg.slogdet(elements)
+    if not np.isfinite(elements).all():
+        return SeparableTest(
+            Invertibility.SOME_SINGULAR, "elements at points nearby, not finite", len(elements), None, None
+        )
     values = np.linalg.svd(elements, compute_uv=False)
     regular = not values.size or bool((values[:, -1] > _RANK * values[:, 0]).all())
+    signs, _ = np.linalg.slogdet(elements)
     found = Invertibility.SAMPLED if regular and (signs == signs[0]).all() else Invertibility.SOME_SINGULAR
     return SeparableTest(found, "elements at points nearby", len(elements), None, None)
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from conelayers.implicit.jax_certify import certify_fixed_point, certify_root
-from conelayers.implicit.jax_equation import pose, solve_equation
+from conelayers.implicit.jax_equation import pose
 from conelayers.implicit.jax_primitives import (
     project_box,
     project_cone,
@@ -24,6 +22,7 @@ from conelayers.implicit.jax_primitives import (
     project_simplex,
     soft_threshold,
 )
+from conelayers.implicit.jax_root import solve_equation
 from conelayers.implicit.settings import ForwardSolver, LinearSolver, check_options
 
 __all__ = [
@@ -39,25 +38,24 @@ __all__ = [
     "soft_threshold",
 ]
 
-Array = jax.Array
-
 
 def root(
-    F: Callable[..., Array],
+    F: Callable[..., Any],
     z0: Any,
     *theta: Any,
-    solve: ForwardSolver | Callable[..., Array] | None = None,
+    solve: ForwardSolver | Callable[..., Any] | None = None,
     linear: LinearSolver | None = None,
     batched: bool = False,
     tol: float | None = None,
     on_failure: str = "raise",
-) -> Array:
+) -> Any:
     """z with F(z, *theta) = 0, a differentiable function of theta: dz = −B⁻¹A dθ.
 
-    F(z, *theta) returns the shape of z and can be traced and differentiated in forward mode. z0: where to start; no gradient. theta:
-    pytrees; leaves that are arrays or floats are differentiated, others are passed on as they are. Tracers that F closes over get
-    derivatives too. batched: the leading axis of z counts instances, each a system of its own (row i of F depends on row i of
-    z only); theta has no axis that is treated so, F sees all of it. Under ``vmap`` no such option is needed.
+    z0: where to start, an array or a pytree of them; no gradient. F(z, *theta) returns the structure and shapes of z0, as root does, and
+    can be traced and differentiated in forward mode. theta: pytrees; leaves that are arrays or floats are differentiated, others are
+    passed on as they are. Tracers that F closes over get derivatives too. batched: the leading axis of z counts instances, each a
+    system of its own (row i of F depends on row i of z only); theta has no axis that is treated so, F sees all of it. Under ``vmap``
+    no such option is needed.
 
     solve: ``Newton()`` by default, or a callable (F, z0, theta) -> z of yours that can be traced, theta a tuple. linear: ``Dense()``
     up to 256 unknowns, ``GMRES()`` beyond, or ``BiCGStab()``. tol: the relative residual ‖F‖∞/(1 + ‖z‖∞) at which z is accepted, the
@@ -71,15 +69,15 @@ def root(
 
 
 def fixed_point(
-    f: Callable[..., Array],
+    f: Callable[..., Any],
     z0: Any,
     *theta: Any,
-    solve: ForwardSolver | Callable[..., Array] | None = None,
+    solve: ForwardSolver | Callable[..., Any] | None = None,
     linear: LinearSolver | None = None,
     batched: bool = False,
     tol: float | None = None,
     on_failure: str = "raise",
-) -> Array:
+) -> Any:
     """z with z = f(z, *theta), a differentiable function of theta: dz = (I − ∂f/∂z)⁻¹ ∂f/∂θ dθ.
 
     The arguments and errors are those of ``root``, with F = f − z. solve: ``Anderson()`` by default, ``Picard()``, ``Newton()``, or
@@ -90,7 +88,7 @@ def fixed_point(
 
 def _solved(
     name: str,
-    function: Callable[..., Array],
+    function: Callable[..., Any],
     z0: Any,
     theta: tuple[Any, ...],
     fixed: bool,
@@ -99,7 +97,7 @@ def _solved(
     batched: bool,
     tol: Any,
     on_failure: Any,
-) -> Array:
+) -> Any:
     check_options(name, solve, linear, tol, on_failure, fixed=fixed)
     equation, start, leaves = pose(name, function, z0, theta, fixed, batched, solve, linear, tol, on_failure)
-    return solve_equation(equation, start, leaves)
+    return equation.restored(solve_equation(equation, start, leaves))

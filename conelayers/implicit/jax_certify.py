@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from conelayers.implicit.certificate import RootCertificate
-from conelayers.implicit.certify import Kinks, Separable, certificate_of
+from conelayers.implicit.certify import Kinks, Separable, certificate_of, check_arguments
 from conelayers.implicit.jax_equation import Equation, pose
 from conelayers.implicit.jax_linear import matrix_of
 from conelayers.implicit.settings import effective
@@ -22,7 +22,7 @@ _NEARBY = 1e-6  # of 1 + ‖·‖∞
 
 
 def certify_root(
-    F: Callable[..., Array],
+    F: Callable[..., Any],
     z: Any,
     *theta: Any,
     separable: Separable | None = None,
@@ -45,7 +45,7 @@ def certify_root(
 
 
 def certify_fixed_point(
-    f: Callable[..., Array],
+    f: Callable[..., Any],
     z: Any,
     *theta: Any,
     separable: Separable | None = None,
@@ -60,7 +60,7 @@ def certify_fixed_point(
 
 def _certified(
     name: str,
-    function: Callable[..., Array],
+    function: Callable[..., Any],
     z: Any,
     theta: tuple[Any, ...],
     fixed: bool,
@@ -70,13 +70,11 @@ def _certified(
     tol: float,
     samples: int,
 ) -> RootCertificate | tuple[RootCertificate, ...]:
-    if separable is not None and not isinstance(separable, Separable):
-        raise TypeError(
-            f"{name}: separable: got {type(separable).__name__}, expected Separable(pre, activation) or None"
-        )
+    check_arguments(name, separable, tol, samples)
     if any(isinstance(h, jax.core.Tracer) for h in jax.tree.leaves((z, theta))):
         raise TypeError(f"{name}: got a traced array, expected concrete ones; call it outside of jit, grad and vmap")
-    equation, z, leaves = pose(name, function, z, theta, fixed, batched)
+    given = z
+    equation, z, leaves = pose(name, function, given, theta, fixed, batched)
     count, n = equation.sizes(z)
     F = _array(equation.residual(z, *leaves)).reshape(count, n)
     matrices = jax.jit(lambda z, leaves: _matrices(equation, z, leaves))
@@ -89,9 +87,10 @@ def _certified(
     ]
     kinks = None
     if separable is not None:
-        inner, _, values = pose(name, separable.pre, z, theta, False, batched, letter="separable.pre")
+        inner, _, values = pose(name, separable.pre, given, theta, False, batched, letter="separable.pre")
         v, W = _array(inner.residual(z, *values)).reshape(count, n), _array(_matrices(inner, z, values))
-        kinks = [Kinks(v[i], W[i], separable.activation) for i in range(count)]
+        activations = separable.activation.of_instances(z.shape, count)
+        kinks = [Kinks(*of_one) for of_one in zip(v, W, activations, strict=True)]
     points = _array(z).reshape(count, n)
     made = tuple(
         certificate_of(
@@ -120,7 +119,7 @@ def _moved(h: Array, generator: np.random.Generator) -> Array:
     """A point nearby."""
     if not jnp.issubdtype(h.dtype, jnp.floating):
         return h
-    size = _NEARBY * (1 + jnp.max(jnp.abs(h), initial=0.0))
+    size = _NEARBY * (1 + jnp.max(jnp.nan_to_num(jnp.abs(h), posinf=0.0), initial=0.0))
     return h + size * jnp.asarray(generator.standard_normal(h.shape), h.dtype)
 
 

@@ -1,57 +1,74 @@
-"""An equation F(z, θ) = 0 of arrays of JAX, its solution, and its linear systems, which JAX differentiates and batches.
-
-The root has a tangent rule, B dz = −A dθ at a z that carries the outer transformations; its linear system is a
-``jax.lax.custom_linear_solve``, whose derivatives, transposes and batches are known to JAX: all modes and orders follow.
-"""
+"""An equation F(z, θ) = 0 of arrays of JAX, its solution, and its linear systems, which JAX differentiates and batches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from conelayers.implicit.errors import ConvergenceError, LinearSolveError
 from conelayers.implicit.jax_forward import Point, fixed_point_of, newton_root, relative_residual
 from conelayers.implicit.jax_linear import matrix_of, solve_linear
 from conelayers.implicit.settings import Anderson, ForwardSolver, LinearSolver, Newton, effective, linear_solver_for
+from conelayers.implicit.unknowns import Trees, Unknowns
 
-__all__ = ["Equation", "pose", "solve_equation"]
+__all__ = ["Equation", "pose"]
 
 Array = jax.Array
 _Leaves = Sequence[Array]
 _OF_CALLABLES = 1e-8  # the tolerance that a user's own solver is held to
+_ARRAYS = (jax.Array, np.ndarray, np.generic, float)
+_DTYPES = (jnp.float32, jnp.float64)
+
+
+def _flattened(tree: Any) -> tuple[list[Array], Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return [jnp.asarray(h) for h in leaves], structure
+
+
+_TREES = Trees(_flattened, lambda leaves, tree: jax.tree.unflatten(tree, leaves), lambda h: jnp.concatenate(h, -1))
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Equation:
-    """F(z, θ) = 0, or z = f(z, θ) where ``fixed``, for θ by its leaves; the leading axis of z counts instances where ``batched``."""
+    """F(z, θ) = 0, or z = f(z, θ) where ``fixed``, for θ by its leaves; the first ``axes`` of z count instances.
+
+    ``restored``: z as the user's z0 is.
+    """
 
     name: str
     function: Callable[..., Array]
     fixed: bool
-    batched: bool
+    axes: int
     solve: ForwardSolver | Callable[..., Array] | None
     linear: LinearSolver | None
     tol: float | None
     on_failure: str
     unflatten: Callable[[_Leaves], tuple[Any, ...]]
     flatten: Callable[[Any], list[Array]]
+    restored: Callable[[Array], Any]
 
     def residual(self, z: Array, *leaves: Array) -> Array:
         """F, or f − z."""
         value = self.function(z, *leaves)
         return value - z if self.fixed else value
 
+    def mapped(self, dims: Sequence[int | None], name: Any) -> Equation:
+        """With one more axis of instances, which functions know by the name, in front of z, and along ``dims`` of the leaves."""
+        function = jax.vmap(self.function, in_axes=(0, *dims), axis_name=name)
+        return replace(self, function=function, axes=self.axes + 1)
+
     def sizes(self, z: Array) -> tuple[int, int]:
         """The number of instances, and of unknowns of each."""
-        count = z.shape[0] if self.batched else 1
-        return count, int(np.prod(z.shape[int(self.batched) :], dtype=int))
+        return math.prod(z.shape[: self.axes]), math.prod(z.shape[self.axes :])
 
     def solution(self, z0: Array, leaves: _Leaves) -> Array:
         """z; where the residual recomputed at it misses the tolerance, ConvergenceError or NaN."""
@@ -64,12 +81,11 @@ class Equation:
         Z = z0.reshape(count, n)
         if callable(solver):
             rebuilt = lambda z, *theta: self.function(z, *self.flatten(theta), *leaves[len(self.flatten(theta)) :])  # noqa: E731
-            z = jnp.asarray(solver(rebuilt, z0, self.unflatten(leaves)))
-            if z.shape != shape:
-                raise ValueError(
-                    f"{self.name}: solve: it returned shape {z.shape}, expected an array of z0's shape {shape}"
-                )
-            Z = z.astype(z0.dtype).reshape(count, n)
+            z = solver(rebuilt, z0, self.unflatten(leaves))
+            if z is None or jnp.shape(z) != shape:
+                got = "None" if z is None else f"shape {jnp.shape(z)}"
+                raise ValueError(f"{self.name}: solve: it returned {got}, expected an array of z0's shape {shape}")
+            Z = jnp.asarray(z, z0.dtype).reshape(count, n)
             point = Point(Z, relative_residual(residual(Z), Z))
         elif isinstance(solver, Newton):
             settings = linear_solver_for(solver.linear, n, count)
@@ -106,14 +122,16 @@ class Equation:
             finite = jnp.isfinite(known).all(1)
             answer = solve_linear(flat, jnp.where(finite[:, None], known, 0.0), settings)
 
+            tolerance = answer.tolerance  # no tracer may outlive the trace in what follows
+
             def refuse(reached: np.ndarray) -> None:
                 worst = float(np.max(np.where(np.isnan(reached), np.inf, reached), initial=0.0))
-                if worst > answer.tolerance:
-                    raise LinearSolveError(self.name, type(settings).__name__, worst, answer.tolerance)
+                if worst > tolerance:
+                    raise LinearSolveError(self.name, type(settings).__name__, worst, tolerance)
 
             # A point that is NaN has no derivative, and its failure was reported.
             there = jnp.isfinite(jax.lax.stop_gradient(z)).reshape(count, n).all(1)
-            good = self._accepted(jnp.where(there, answer.residual, 0.0), answer.tolerance, refuse)
+            good = self._accepted(jnp.where(there, answer.residual, 0.0), tolerance, refuse)
             return jnp.where((good & finite & there)[:, None], answer.t, jnp.nan).reshape(shape)
 
         times = lambda h: jax.jvp(lambda q: self.residual(q, *leaves), (z,), (h,))[1]  # noqa: E731
@@ -146,20 +164,6 @@ def _least_squares(times: Callable[[Array], Array], value: Array, t: Array, bad:
     return jnp.where(bad[:, None], jnp.nan_to_num(step, posinf=0.0, neginf=0.0), t)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def solve_equation(equation: Equation, z0: Array, leaves: tuple[Array, ...]) -> Array:
-    """z, a differentiable function of the leaves."""
-    return equation.solution(z0, leaves)
-
-
-@solve_equation.defjvp
-def _(equation: Equation, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    (z0, leaves), (_, dleaves) = primals, tangents
-    z = solve_equation(equation, z0, leaves)
-    moved = jax.jvp(lambda *h: equation.residual(z, *h), leaves, dleaves)[1] if leaves else jnp.zeros_like(z)
-    return z, equation.linear_solution(z, -moved, leaves)
-
-
 def pose(
     name: str,
     function: Callable[..., Array],
@@ -173,20 +177,29 @@ def pose(
     on_failure: str = "raise",
     letter: str = "",
 ) -> tuple[Equation, Array, tuple[Array, ...]]:
-    """The equation as a function of arrays alone, z0 in the function's dtype, and the arrays: theta's, and the tracers closed over."""
+    """The equation as a function of arrays alone, z0 as one in the function's dtype, and the arrays: theta's, and those closed over."""
     letter = letter or ("f" if fixed else "F")
     if not callable(function):
         raise TypeError(
             f"{name}: {letter}: got {type(function).__name__}, expected a callable (z, *theta) -> array of z's shape"
         )
-    if not isinstance(z0, (jax.Array, np.ndarray)) or not jnp.issubdtype(z0.dtype, jnp.floating):
-        got = f"an array of {z0.dtype}" if isinstance(z0, (jax.Array, np.ndarray)) else type(z0).__name__
-        raise TypeError(f"{name}: z0: got {got}, expected a floating-point array; write jnp.asarray(z0, float)")
-    z0 = jax.lax.stop_gradient(jnp.asarray(z0))
+    for h in jax.tree.leaves(z0):
+        if not isinstance(h, _ARRAYS) or jnp.asarray(h).dtype not in _DTYPES:
+            got = f"an array of {jnp.asarray(h).dtype}" if isinstance(h, _ARRAYS) else type(h).__name__
+            raise TypeError(
+                f"{name}: z0: got {got}, expected an array of float32 or float64, or a list, tuple or dict of them; write "
+                "jnp.asarray(z0, float)"
+            )
+    restored: Callable[[Array], Any] = lambda z: z  # noqa: E731
+    if not isinstance(z0, _ARRAYS):
+        unknowns = Unknowns.of(name, z0, batched, _TREES)
+        function, solve = unknowns.function(function, f"{name}: {letter}"), unknowns.solver(solve, f"{name}: solve")
+        z0, restored = unknowns.pack(z0, jnp.shape(jax.tree.leaves(z0)[0])[: int(batched)], name), unknowns.unpack
+    z0 = jax.lax.stop_gradient(jnp.asarray(z0, jnp.asarray(z0).dtype))
     if batched and z0.ndim == 0:
         raise ValueError(f"{name}: batched: got True and z0 without axes, expected a leading axis of instances in z0")
     every, tree = jax.tree.flatten(theta)
-    places = [i for i, leaf in enumerate(every) if isinstance(leaf, (jax.Array, np.ndarray, np.generic, float))]
+    places = [i for i, leaf in enumerate(every) if isinstance(leaf, _ARRAYS)]
     arrays = [jnp.asarray(every[i]) for i in places]
     constants = [None if i in set(places) else leaf for i, leaf in enumerate(every)]
 
@@ -211,18 +224,26 @@ def pose(
         raise ValueError(
             f"{name}: {letter}: it returned {got}, expected an array of z0's shape {z0.shape}; write as many equations as unknowns"
         )
+    if not jnp.issubdtype(returned.dtype, jnp.floating) or jnp.promote_types(z0.dtype, returned.dtype) not in _DTYPES:
+        raise TypeError(f"{name}: {letter}: it returned an array of {returned.dtype}, expected float32 or float64")
     z0 = z0.astype(jnp.promote_types(z0.dtype, returned.dtype))
-    converted, closed_over = jax.closure_convert(of_arrays, z0, *arrays)
+    traced = jax.make_jaxpr(of_arrays)(z0, *arrays)
+    jaxpr, given = traced.jaxpr, len(arrays)  # the equation must not hold tracers
+
+    def of_leaves(z: Array, *leaves: Array) -> Array:
+        return jaxpr_as_fun(ClosedJaxpr(jaxpr, leaves[given:]))(z, *leaves[:given])[0]
+
     equation = Equation(
         name=name,
-        function=converted,
+        function=of_leaves,
         fixed=fixed,
-        batched=batched,
+        axes=int(batched),
         solve=solve,
         linear=linear,
         tol=tol,
         on_failure=on_failure,
         unflatten=unflatten,
         flatten=flatten,
+        restored=restored,
     )
-    return equation, z0, (*arrays, *closed_over)
+    return equation, z0, (*arrays, *traced.consts)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, final
 import jax
 import jax.numpy as jnp
 
-from conelayers.implicit.settings import GMRES, BiCGStab, Dense, LinearSolver, effective
+from conelayers.implicit.settings import GMRES, MOST_GROWTH, BiCGStab, Dense, LinearSolver, effective
 
 __all__ = ["Answer", "matrix_of", "solve_dense", "solve_linear"]
 
@@ -52,12 +52,23 @@ def solve_linear(times: _Product, r: Array, settings: LinearSolver) -> Answer:
 
 
 def solve_dense(B: Array, r: Array) -> Array:
-    """By LU and one refinement, B (N, n, n), r (N, n)."""
+    """By LU and one refinement, B (N, n, n), r (N, n); infinite where B is singular to working precision, as torch_linear.py finds out."""
     columns = r[..., None]
+    rows = _scale(jnp.max(jnp.abs(B), axis=2))
+    across = _scale(jnp.max(jnp.abs(B) / rows[..., None], axis=1))
+    angles = jnp.arange(B.shape[-1], dtype=B.dtype) ** 2
+    probes = rows[..., None] * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
     factors = jax.vmap(jax.scipy.linalg.lu_factor)(B)
     solve = jax.vmap(jax.scipy.linalg.lu_solve)
-    t = solve(factors, columns)
-    return (t + solve(factors, columns - B @ t))[..., 0]
+    t = solve(factors, jnp.concatenate([columns, probes], axis=2))
+    growth = jnp.max(jnp.abs(across[..., None] * t[..., 1:]), axis=(1, 2))
+    t = t[..., :1] + solve(factors, columns - B @ t[..., :1])
+    regular = growth <= MOST_GROWTH / jnp.finfo(B.dtype).eps
+    return jnp.where(regular[:, None], t[..., 0], jnp.inf)
+
+
+def _scale(size: Array) -> Array:
+    return jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
 
 
 def _relative(e: Array, r: Array) -> Array:

@@ -27,6 +27,7 @@ from enum import Enum
 from typing import Any, final
 
 import numpy as np
+from scipy.linalg import matrix_balance
 
 __all__ = ["Invertibility", "PiecewiseLinear", "SeparableTest", "check_separable", "least_principal_minor"]
 
@@ -53,6 +54,12 @@ class PiecewiseLinear:
                 f"PiecewiseLinear.slopes: got {len(self.slopes)} slopes for {len(self.breakpoints)} breakpoints, expected one more slope "
                 "than breakpoints"
             )
+        points = tuple(point if point.ndim else float(point) for point in map(_array, self.breakpoints))
+        object.__setattr__(self, "breakpoints", points)
+        if not all(np.all(left <= right) for left, right in itertools.pairwise(points)):
+            raise ValueError(
+                "PiecewiseLinear.breakpoints: got ones that decrease, expected b₁ ≤ b₂ ≤ …: a threshold ≥ 0, lower ≤ upper"
+            )
 
     @classmethod
     def relu(cls, negative_slope: float = 0.0) -> PiecewiseLinear:
@@ -62,12 +69,27 @@ class PiecewiseLinear:
     @classmethod
     def soft_threshold(cls, threshold: Any) -> PiecewiseLinear:
         """sign(v)·max(|v| − threshold, 0)."""
-        return cls((-np.asarray(threshold), np.asarray(threshold)), (1.0, 0.0, 1.0))
+        t = _array(threshold)
+        return cls((-t, t), (1.0, 0.0, 1.0))
 
     @classmethod
     def box(cls, lower: Any, upper: Any) -> PiecewiseLinear:
         """min(max(v, lower), upper)."""
         return cls((lower, upper), (0.0, 1.0, 0.0))
+
+    def of_instances(self, shape: tuple[int, ...], count: int) -> list[PiecewiseLinear]:
+        """σ of the coordinates (n,) of each of the ``count`` instances that lie along the first axis of v's ``shape``.
+
+        Raises ValueError for breakpoints that do not broadcast with v.
+        """
+        try:
+            points = [np.broadcast_to(point, shape).reshape(count, -1 if count else 0) for point in self.breakpoints]
+        except ValueError as error:
+            shapes = ", ".join(str(np.shape(point)) for point in self.breakpoints)
+            raise ValueError(
+                f"separable: activation: got breakpoints of shape {shapes}, expected numbers, or arrays that broadcast to v's {shape}"
+            ) from error
+        return [PiecewiseLinear(tuple(point[i] for point in points), self.slopes) for i in range(count)]
 
     def slopes_at(
         self, v: np.ndarray, tolerance: np.ndarray | float = 0.0
@@ -99,7 +121,7 @@ class Invertibility(Enum):
 class SeparableTest:
     """invertibility of the elements; ``method`` by which that was found; ``elements``: how many determinants were computed.
 
-    least_minor: the least principal minor of I − C over the product of its rows' lengths, None where they were not computed.
+    least_minor: the least principal minor of I − C, scaled, over the product of its rows' lengths; None where they were not computed.
     monotonicity: m, the least eigenvalue of the symmetric part of I − C (of I − W where every slope runs from 0 to 1).
     """
 
@@ -113,15 +135,20 @@ class SeparableTest:
 def check_separable(W: Any, low: Any = 0.0, high: Any = 1.0) -> SeparableTest:
     """Whether I − D W is invertible for every diagonal D with low ≤ d ≤ high, for W (n, n), low and high (n,) or numbers.
 
-    Exact up to 14 coordinates with low < high (or where the monotonicity condition holds, for any number); beyond, vertices are sampled.
-    Raises ValueError for a W that is not square, or low > high.
+    Exact up to 14 coordinates with low < high (or where the monotonicity condition holds, for any number), but that a determinant within
+    rounding of 0 counts as 0; beyond, vertices are sampled. Raises ValueError for a W that is not square and finite, or low > high.
     """
-    W = np.asarray(W, dtype=np.float64)
+    W = _array(W)
     if W.ndim != 2 or W.shape[0] != W.shape[1]:
         raise ValueError(f"W: got the shape {W.shape}, expected a square matrix (n, n)")
+    if not np.isfinite(W).all():
+        raise ValueError("W: got entries that are not finite, expected numbers")
     n = W.shape[0]
-    low, high = (np.broadcast_to(np.asarray(h, dtype=np.float64), (n,)) for h in (low, high))
-    if (low > high).any():
+    given = [_array(h) for h in (low, high)]
+    if any(h.shape not in ((), (n,)) for h in given):
+        raise ValueError(f"low, high: got the shapes {given[0].shape} and {given[1].shape}, expected numbers or ({n},)")
+    low, high = (np.broadcast_to(h, (n,)) for h in given)
+    if not (low <= high).all():
         raise ValueError("low, high: got low > high in some coordinate, expected low ≤ high; exchange them there")
     L = np.eye(n) - low[:, None] * W
     if _singular(L):
@@ -152,8 +179,13 @@ def check_separable(W: Any, low: Any = 0.0, high: Any = 1.0) -> SeparableTest:
 
 
 def least_principal_minor(M: np.ndarray) -> tuple[float, int]:
-    """The least principal minor of M (k, k), each over the product of its rows' lengths in M's submatrix, and how many there are."""
+    """The least principal minor of M (k, k), scaled, each over the product of its rows' lengths, and how many there are."""
     k = M.shape[0]
+    diagonal = np.diagonal(M)
+    if (diagonal <= 0).any():
+        return float(np.min(diagonal)), k
+    # Rows scaled by positive numbers leave the minors their signs, and DMD⁻¹ their values.
+    M, _ = matrix_balance(M / diagonal[:, None], permute=False)
     least = np.inf
     for size in range(1, k + 1):
         S = np.array(list(itertools.combinations(range(k), size)))
@@ -165,6 +197,11 @@ def _relative_determinant(matrices: np.ndarray) -> np.ndarray:
     """det over the product of the rows' lengths, which bounds it (Hadamard), of (k, n, n); 0 where a row is."""
     lengths = np.linalg.norm(matrices, axis=2, keepdims=True)
     return np.linalg.det(matrices / np.where(lengths > 0, lengths, 1.0)) * (lengths > 0).all(axis=(1, 2))
+
+
+def _array(h: Any) -> np.ndarray:
+    """Of numbers, arrays, or tensors of either framework."""
+    return np.asarray(h.detach().cpu() if hasattr(h, "detach") else h, dtype=np.float64)
 
 
 def _singular(matrix: np.ndarray) -> bool:

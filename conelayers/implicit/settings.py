@@ -5,7 +5,8 @@ Of the equation F(z, θ) = 0, or z = f(z, θ): ``Anderson``, ``Picard`` (fixed p
     ‖F‖∞ ≤ tol·(1 + ‖z‖∞),    F = f(z, θ) − z for a fixed point,
 
 for each instance of a batch by itself; ``tol`` is never taken below 64 units of rounding of the dtype. Of the linear systems
-B t = r and Bᵀt = r, B = ∂F/∂z: ``Dense``, ``GMRES`` and ``BiCGStab``. Whatever a method says, ‖B t − r‖ ≤ rtol·‖r‖ is checked.
+B t = r and Bᵀt = r, B = ∂F/∂z: ``Dense``, ``GMRES`` and ``BiCGStab``. Whatever a method says, ‖B t − r‖ ≤ rtol·‖r‖ is checked. Only
+``Dense`` sees a singular B whatever r is; the others find a solution where r happens to lie in its range.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ __all__ = [
 
 _DENSE_UP_TO = 256  # unknowns of an instance
 _MOST_NUMBERS = 2**24  # in the matrices of a batch
+MOST_GROWTH = (
+    2.0**-8
+)  # of a vector by the inverse of a scaled matrix, over 1/rounding: beyond, the matrix counts as singular
 
 
 @final
@@ -89,7 +93,8 @@ class Newton:
 class Dense:
     """B as a matrix, (n, n) for each instance, by n products; LU and one step of refinement.
 
-    rtol: the relative residual up to which an answer is accepted; beyond, B counts as singular.
+    rtol: the relative residual up to which an answer is accepted. B counts as singular beyond, and where with rows and columns
+    scaled to 1 its condition is about 1e13 (1e4 in single precision).
     """
 
     rtol: float = 1e-8
@@ -147,7 +152,7 @@ def effective(tolerance: float, rounding: float) -> float:
 
 def check_options(name: str, solve: Any, linear: Any, tol: Any, on_failure: Any, *, fixed: bool) -> None:
     """Raises TypeError or ValueError naming the argument of ``name`` that is none."""
-    if solve is not None and not callable(solve):
+    if solve is not None and (isinstance(solve, type) or not callable(solve)):
         kinds = (Anderson, Picard, Newton) if fixed else (Newton,)
         if not isinstance(solve, kinds):
             names = ", ".join(k.__name__ + "()" for k in kinds)

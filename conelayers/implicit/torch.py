@@ -40,22 +40,21 @@ __all__ = [
     "soft_threshold",
 ]
 
-Tensor = torch.Tensor
-
 
 def root(
-    F: Callable[..., Tensor],
-    z0: Tensor,
+    F: Callable[..., Any],
+    z0: Any,
     *theta: Any,
-    solve: ForwardSolver | Callable[..., Tensor] | None = None,
+    solve: ForwardSolver | Callable[..., Any] | None = None,
     linear: LinearSolver | None = None,
     batched: bool = False,
     tol: float | None = None,
     on_failure: str = "raise",
-) -> Tensor:
+) -> Any:
     """z with F(z, *theta) = 0, a differentiable function of theta: dz = −B⁻¹A dθ.
 
-    F(z, *theta) returns the shape of z; it must be deterministic, and is called again for derivatives. z0: where to start; no gradient.
+    z0: where to start, a tensor or a list, tuple or dict of them; no gradient. F(z, *theta) returns the structure and shapes of z0, as
+    root does; it must be deterministic, leave its arguments unchanged, and is called again for derivatives.
     theta: tensors, or lists, tuples and dicts of them; other leaves are passed on as they are. Tensors and ``nn.Module`` parameters
     that F closes over get gradients too. batched: the leading axis of z counts instances, each a system of its own (row i of F
     depends on row i of z only); theta has no axis that is treated so, F sees all of it.
@@ -72,15 +71,15 @@ def root(
 
 
 def fixed_point(
-    f: Callable[..., Tensor],
-    z0: Tensor,
+    f: Callable[..., Any],
+    z0: Any,
     *theta: Any,
-    solve: ForwardSolver | Callable[..., Tensor] | None = None,
+    solve: ForwardSolver | Callable[..., Any] | None = None,
     linear: LinearSolver | None = None,
     batched: bool = False,
     tol: float | None = None,
     on_failure: str = "raise",
-) -> Tensor:
+) -> Any:
     """z with z = f(z, *theta), a differentiable function of theta: dz = (I − ∂f/∂z)⁻¹ ∂f/∂θ dθ.
 
     The arguments and errors are those of ``root``, with F = f − z. solve: ``Anderson()`` by default, ``Picard()``, ``Newton()``, or
@@ -89,10 +88,11 @@ def fixed_point(
     return _solved("fixed_point", f, z0, theta, True, solve, linear, batched, tol, on_failure)
 
 
+@torch.compiler.disable
 def _solved(
     name: str,
-    function: Callable[..., Tensor],
-    z0: Tensor,
+    function: Callable[..., Any],
+    z0: Any,
     theta: tuple[Any, ...],
     fixed: bool,
     solve: Any,
@@ -100,7 +100,7 @@ def _solved(
     batched: bool,
     tol: Any,
     on_failure: Any,
-) -> Tensor:
+) -> Any:
     check_options(name, solve, linear, tol, on_failure, fixed=fixed)
-    equation, z0, leaves = pose(name, function, z0, theta, fixed, batched, solve, linear, tol, on_failure)
-    return solve_equation(equation, z0, leaves)
+    equation, start, leaves = pose(name, function, z0, theta, fixed, batched, solve, linear, tol, on_failure)
+    return equation.restored(solve_equation(equation, start, leaves))

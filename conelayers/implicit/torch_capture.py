@@ -63,13 +63,19 @@ class Captured:
 def capture(name: str, function: Callable[..., Any], z: Tensor, theta: Sequence[Any]) -> Captured:
     """Finds what ``function`` closes over by calling it at copies of z and theta.
 
-    Raises ValueError where the result depends on a parameter that no operation of torch was seen to take.
+    Raises ValueError where the result depends on a parameter that no operation of torch was seen to take, or an input is changed.
     """
     # Copies: a tensor that is both an input and closed over is two things.
     detach = lambda h: h.detach() if isinstance(h, Tensor) else h  # noqa: E731
-    inputs = tree_map(detach, (z, *theta))
+    inputs = (z.clone(), *tree_map(detach, tuple(theta)))
+    versions = _versions(inputs)
     with torch.enable_grad(), _Record(tree_leaves(inputs)) as record:
         output = function(*inputs)
+    if _versions(inputs) != versions:
+        raise ValueError(
+            f"{name}: the function changes z or theta in place, expected one that leaves its arguments as they are: write "
+            "z = z + … for z += …, or start with z = z.clone()"
+        )
     found = tuple(record.captured.values())
     if not torch._C._are_functorch_transforms_active() and isinstance(output, Tensor):
         _refuse_unseen(name, output, record)
@@ -118,6 +124,11 @@ def _reached(thing: Any, depth: int, seen: set[int]) -> list[torch.nn.Module]:
     else:
         return []
     return [module for part in parts for module in _reached(part, depth - 1, seen)]
+
+
+def _versions(inputs: Any) -> list[int]:
+    """How often each tensor was changed in place; tensors of inference mode do not count."""
+    return [h._version for h in _tensors(inputs) if not h.is_inference()]
 
 
 def _tensors(args: Any) -> list[Tensor]:

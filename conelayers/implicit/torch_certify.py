@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from conelayers.implicit.certificate import RootCertificate
-from conelayers.implicit.certify import Kinks, Separable, certificate_of
+from conelayers.implicit.certify import Kinks, Separable, certificate_of, check_arguments
 from conelayers.implicit.settings import effective
 from conelayers.implicit.torch_equation import Equation, Products, pose
 from conelayers.implicit.torch_linear import matrix_of
@@ -21,8 +21,8 @@ _NEARBY = 1e-6  # of 1 + ‖·‖∞
 
 
 def certify_root(
-    F: Callable[..., Tensor],
-    z: Tensor,
+    F: Callable[..., Any],
+    z: Any,
     *theta: Any,
     separable: Separable | None = None,
     smooth: bool = False,
@@ -43,8 +43,8 @@ def certify_root(
 
 
 def certify_fixed_point(
-    f: Callable[..., Tensor],
-    z: Tensor,
+    f: Callable[..., Any],
+    z: Any,
     *theta: Any,
     separable: Separable | None = None,
     smooth: bool = False,
@@ -58,8 +58,8 @@ def certify_fixed_point(
 
 def _certified(
     name: str,
-    function: Callable[..., Tensor],
-    z: Tensor,
+    function: Callable[..., Any],
+    z: Any,
     theta: tuple[Any, ...],
     fixed: bool,
     separable: Separable | None,
@@ -68,12 +68,14 @@ def _certified(
     tol: float,
     samples: int,
 ) -> RootCertificate | tuple[RootCertificate, ...]:
-    if separable is not None and not isinstance(separable, Separable):
+    check_arguments(name, separable, tol, samples)
+    if torch._C._are_functorch_transforms_active():
         raise TypeError(
-            f"{name}: separable: got {type(separable).__name__}, expected Separable(pre, activation) or None"
+            f"{name}: it reads the values of tensors; call it outside of grad, vmap, vjp and jvp of torch.func"
         )
     with torch.no_grad():
-        equation, z, leaves = pose(name, function, z, theta, fixed, batched)
+        given = z
+        equation, z, leaves = pose(name, function, given, theta, fixed, batched)
         leaves = [h.detach() for h in leaves]
         count, n = equation.sizes(z)
         F = _array(equation.residual(z, *leaves)).reshape(count, n)
@@ -84,7 +86,7 @@ def _certified(
             _matrices(equation, _moved(z, generator), [_moved(h, generator) for h in leaves])
             for _ in range(samples if unknown else 0)
         ]
-        kinks = None if separable is None else _kinks(name, separable, z, theta, batched)
+        kinks = None if separable is None else _kinks(name, separable, given, theta, batched)
     points = _array(z).reshape(count, n)
     tolerance = effective(tol, torch.finfo(z.dtype).eps)
     made = tuple(
@@ -103,13 +105,14 @@ def _certified(
     return made if batched else made[0]
 
 
-def _kinks(name: str, separable: Separable, z: Tensor, theta: tuple[Any, ...], batched: bool) -> list[Kinks]:
-    equation, z, leaves = pose(name, separable.pre, z, theta, False, batched, letter="separable.pre")
+def _kinks(name: str, separable: Separable, given: Any, theta: tuple[Any, ...], batched: bool) -> list[Kinks]:
+    equation, z, leaves = pose(name, separable.pre, given, theta, False, batched, letter="separable.pre")
     leaves = [h.detach() for h in leaves]
     count, n = equation.sizes(z)
     v = _array(equation.residual(z, *leaves)).reshape(count, n)
     W = _matrices(equation, z, leaves)
-    return [Kinks(v[i], W[i], separable.activation) for i in range(count)]
+    activations = separable.activation.of_instances(tuple(z.shape), count)
+    return [Kinks(*of_one) for of_one in zip(v, W, activations, strict=True)]
 
 
 def _matrices(equation: Equation, z: Tensor, leaves: list[Tensor]) -> np.ndarray:
@@ -122,7 +125,7 @@ def _moved(h: Tensor, generator: np.random.Generator) -> Tensor:
     """A point nearby."""
     if not h.is_floating_point():
         return h
-    size = _NEARBY * (1 + (h.abs().max() if h.numel() else 0.0))
+    size = _NEARBY * (1 + (h.abs().nan_to_num(0.0, 0.0).max() if h.numel() else 0.0))
     return h + size * torch.from_numpy(generator.standard_normal(h.shape)).to(h)
 
 

@@ -16,12 +16,15 @@ from conelayers.implicit.torch_capture import capture
 from conelayers.implicit.torch_forward import Point, fixed_point_of, newton_root, relative_residual
 from conelayers.implicit.torch_linear import matrix_of, solve_linear
 from conelayers.implicit.torch_products import each, push
+from conelayers.implicit.unknowns import Trees, Unknowns
 
 __all__ = ["Equation", "Products", "pose"]
 
 Tensor = torch.Tensor
 _Leaves = Sequence[Tensor]
 _OF_CALLABLES = 1e-8  # the tolerance that a user's own solver is held to
+_DTYPES = (torch.float32, torch.float64)
+_TREES = Trees(tree_flatten, tree_unflatten, lambda leaves: torch.cat(list(leaves), -1))
 
 
 @final
@@ -29,7 +32,7 @@ _OF_CALLABLES = 1e-8  # the tolerance that a user's own solver is held to
 class Equation:
     """F(z, θ) = 0, or z = f(z, θ) where ``fixed``, for θ by its leaves; the first ``axes`` of z count instances.
 
-    ``direct``: the function as the user wrote it, where that may be called with plain tensors.
+    ``direct``: the function as the user wrote it, where that may be called with plain tensors. ``restored``: z as the user's z0 is.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Equation:
     unflatten: Callable[[_Leaves], tuple[Any, ...]]
     flatten: Callable[[Any], list[Tensor]]
     direct: Callable[..., Tensor] | None
+    restored: Callable[[Tensor], Any]
 
     def residual(self, z: Tensor, *leaves: Tensor) -> Tensor:
         """F, or f − z."""
@@ -69,14 +73,7 @@ class Equation:
         given = self.tol if self.tol is not None else _OF_CALLABLES if callable(solver) else solver.tol
         tolerance = effective(given, torch.finfo(z0.dtype).eps)
         if callable(solver):
-            rebuilt = lambda z, *theta: function(z, *self.flatten(theta), *leaves[len(self.flatten(theta)) :])  # noqa: E731
-            z = solver(rebuilt, z0, self.unflatten(leaves))
-            if not isinstance(z, Tensor) or z.shape != shape:
-                got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-                raise ValueError(
-                    f"{self.name}: solve: it returned {got}, expected a tensor of z0's shape {tuple(shape)}"
-                )
-            Z = z.detach().to(z0.dtype).reshape(count, n)
+            Z = self._asked(solver, z0, leaves).reshape(count, n)
             point = Point(Z, relative_residual(residual(Z), Z))
         elif isinstance(solver, Newton):
             settings = linear_solver_for(solver.linear, n, count)
@@ -101,8 +98,25 @@ class Equation:
             raise ConvergenceError(self.name, label, indices, point.residual[failed].tolist(), tolerance, count > 1)
         return torch.where(failed[:, None], torch.full_like(point.z, torch.nan), point.z).reshape(shape)
 
+    def _asked(self, solver: Callable[..., Tensor], z0: Tensor, leaves: _Leaves) -> Tensor:
+        """What a user's solver returns, given copies: whatever it differentiates or changes in place stays its own."""
+        values = [h.detach() for h in leaves]
+        own = lambda z, *theta: self.function(z, *self.flatten(theta), *values[len(self.flatten(theta)) :])  # noqa: E731
+        z = solver(own, z0.clone(), self.unflatten(values))
+        if not isinstance(z, Tensor) or z.shape != z0.shape:
+            got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+            raise ValueError(
+                f"{self.name}: solve: it returned {got}, expected a tensor of z0's shape {tuple(z0.shape)}"
+            )
+        return z.detach().to(z0)
+
     def linear_solution(self, z: Tensor, r: Tensor, leaves: _Leaves, transposed: bool) -> Tensor:
         """B⁻¹r or B⁻ᵀr for r (K, *z.shape), for plain tensors."""
+        if torch._C._functorch.is_legacy_batchedtensor(r):
+            raise NotImplementedError(
+                f"{self.name}: is_grads_batched=True (and vectorize=True of torch.autograd.functional) hides its batch from the linear "
+                "solver: use torch.func.vmap, jacrev or jacfwd"
+            )
         count, n = self.sizes(z)
         if not r.numel():
             return r.clone()
@@ -113,13 +127,15 @@ class Equation:
         known = torch.where(finite[..., None], flat, torch.zeros_like(flat))
         answer = solve_linear(products.times, products.transposed_times, known, settings, transposed=transposed)
         good = answer.residual <= answer.tolerance
+        points = torch.isfinite(z.reshape(count, n)).all(-1)
         if self.on_failure == "raise":
-            points = torch.isfinite(z.reshape(count, n)).all(-1)
             failed = finite & ~good & points
             if bool(failed.any()):
                 worst = torch.nan_to_num(answer.residual[failed], nan=torch.inf).max()
                 raise LinearSolveError(self.name, type(settings).__name__, float(worst), answer.tolerance)
-        return torch.where((good & finite)[..., None], answer.t, torch.full_like(flat, torch.nan)).reshape(r.shape)
+        return torch.where((good & finite & points)[..., None], answer.t, torch.full_like(flat, torch.nan)).reshape(
+            r.shape
+        )
 
 
 @final
@@ -135,10 +151,10 @@ class Products:
         return torch.func.vjp(self._of_z, self._z)[1]
 
     def times(self, h: Tensor) -> Tensor:
-        return each(lambda t: push(self._of_z, (self._z,), (t,)), h.reshape(-1, *self._shape)).reshape(h.shape)
+        return each(lambda t: push(self._of_z, (self._z,), (t,)), h.reshape(len(h), *self._shape)).reshape(h.shape)
 
     def transposed_times(self, h: Tensor) -> Tensor:
-        return each(lambda t: self._pull(t)[0], h.reshape(-1, *self._shape)).reshape(h.shape)
+        return each(lambda t: self._pull(t)[0], h.reshape(len(h), *self._shape)).reshape(h.shape)
 
     def least_squares(self, value: Tensor, t: Tensor, bad: Tensor) -> Tensor:
         """B⁺-like steps (BᵀB + μI)⁻¹Bᵀ value for the instances that are ``bad``."""
@@ -153,7 +169,7 @@ class Products:
 def pose(
     name: str,
     function: Callable[..., Tensor],
-    z0: Tensor,
+    z0: Any,
     theta: tuple[Any, ...],
     fixed: bool,
     batched: bool,
@@ -163,19 +179,28 @@ def pose(
     on_failure: str = "raise",
     letter: str = "",
 ) -> tuple[Equation, Tensor, list[Tensor]]:
-    """The equation as a function of tensors alone, z0 in the function's dtype, and the tensors: theta's, and those closed over."""
+    """The equation as a function of tensors alone, z0 as one in the function's dtype, and the tensors: theta's, and those closed over."""
     letter = letter or ("f" if fixed else "F")
     if not callable(function):
         raise TypeError(
             f"{name}: {letter}: got {type(function).__name__}, expected a callable (z, *theta) -> tensor of z's shape"
         )
-    if not isinstance(z0, Tensor) or not z0.is_floating_point():
-        got = f"a tensor of {z0.dtype}" if isinstance(z0, Tensor) else type(z0).__name__
-        raise TypeError(
-            f"{name}: z0: got {got}, expected a floating-point tensor; write z0.to(torch.get_default_dtype())"
-        )
+    for h in tree_flatten(z0)[0]:
+        if not isinstance(h, Tensor) or h.dtype not in _DTYPES:
+            got = f"a tensor of {h.dtype}" if isinstance(h, Tensor) else type(h).__name__
+            raise TypeError(
+                f"{name}: z0: got {got}, expected a tensor of float32 or float64, or a list, tuple or dict of them; write "
+                "torch.as_tensor(z0, dtype=torch.get_default_dtype())"
+            )
+    restored: Callable[[Tensor], Any] = lambda z: z  # noqa: E731
+    if not isinstance(z0, Tensor):
+        unknowns = Unknowns.of(name, z0, batched, _TREES)
+        function, solve = unknowns.function(function, f"{name}: {letter}"), unknowns.solver(solve, f"{name}: solve")
+        z0, restored = unknowns.pack(z0, tree_flatten(z0)[0][0].shape[: int(batched)], name), unknowns.unpack
     if batched and z0.ndim == 0:
         raise ValueError(f"{name}: batched: got True and z0 without axes, expected a leading axis of instances in z0")
+    z0 = z0.detach().clone()
+    as_written, function = function, getattr(function, "_torchdynamo_orig_callable", function)
     found = capture(name, function, z0, theta)
     output = found.output
     if not isinstance(output, Tensor) or output.shape != z0.shape:
@@ -183,6 +208,8 @@ def pose(
         raise ValueError(
             f"{name}: {letter}: it returned {got}, expected a tensor of z0's shape {tuple(z0.shape)}; write as many equations as unknowns"
         )
+    if not output.is_floating_point() or torch.promote_types(z0.dtype, output.dtype) not in _DTYPES:
+        raise TypeError(f"{name}: {letter}: it returned a tensor of {output.dtype}, expected float32 or float64")
     leaves, spec = tree_flatten(theta)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     tensors = [leaves[i] for i in places]
@@ -201,7 +228,7 @@ def pose(
         return found.call(values[len(places) :], z, *unflatten(values))
 
     def direct(z: Tensor, *values: Tensor) -> Tensor:
-        return function(z, *unflatten(values))
+        return as_written(z, *unflatten(values))
 
     plain = not torch._C._are_functorch_transforms_active()
     equation = Equation(
@@ -216,5 +243,6 @@ def pose(
         unflatten=unflatten,
         flatten=flatten,
         direct=direct if plain else None,
+        restored=restored,
     )
-    return equation, z0.detach().to(torch.promote_types(z0.dtype, output.dtype)), [*tensors, *found.tensors]
+    return equation, z0.to(torch.promote_types(z0.dtype, output.dtype)), [*tensors, *found.tensors]

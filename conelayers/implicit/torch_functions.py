@@ -61,7 +61,9 @@ def _gradients(
     function: Callable[..., Tensor], primals: _Leaves, needed: Sequence[bool], cotangent: Tensor
 ) -> list[Tensor | None]:
     """The cotangent pulled back to the primals that are needed."""
-    places = [i for i, need in enumerate(needed) if need and primals[i].is_floating_point()]
+    places = [
+        i for i, need in enumerate(needed) if need and (primals[i].is_floating_point() or primals[i].is_complex())
+    ]
     gradients: list[Tensor | None] = [None] * len(primals)
     if not places:
         return gradients

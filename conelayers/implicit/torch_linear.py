@@ -7,7 +7,7 @@ from typing import NamedTuple, final
 
 import torch
 
-from conelayers.implicit.settings import GMRES, BiCGStab, Dense, LinearSolver, effective
+from conelayers.implicit.settings import GMRES, MOST_GROWTH, BiCGStab, Dense, LinearSolver, effective
 
 __all__ = ["Answer", "matrix_of", "solve_dense", "solve_linear"]
 
@@ -53,15 +53,29 @@ def solve_linear(
 
 
 def solve_dense(B: Tensor, r: Tensor) -> Tensor:
-    """By LU and one refinement, B (N, n, n), r (K, N, n); infinite where B is exactly singular."""
+    """By LU and one refinement, B (N, n, n), r (K, N, n); infinite where B is singular to working precision.
+
+    A consistent right-hand side has a small residual even then, with a multiple of B's null vector in t. So B⁻¹ is applied to two
+    fixed vectors too: with B's rows and columns scaled to 1, the results are as long as B is near to a singular matrix.
+    """
     columns = r.permute(1, 2, 0)
-    if not B.shape[-1]:
+    if not B.numel():
         return r.clone()
+    rows = _scale(B.abs().amax(2))
+    across = _scale((B.abs() / rows[..., None]).amax(1))
+    angles = torch.arange(B.shape[-1], dtype=B.dtype, device=B.device).square()
+    probes = rows[..., None] * torch.stack([angles.cos(), angles.sin()], dim=1)
     LU, pivots, info = torch.linalg.lu_factor_ex(B)
+    growth = (across[..., None] * torch.linalg.lu_solve(LU, pivots, probes)).abs().amax((1, 2))
     t = torch.linalg.lu_solve(LU, pivots, columns)
     t = t + torch.linalg.lu_solve(LU, pivots, columns - B @ t)
-    t = torch.where((info > 0)[:, None, None], torch.full_like(t, torch.inf), t)
+    singular = (info > 0) | ~(growth <= MOST_GROWTH / torch.finfo(B.dtype).eps)
+    t = torch.where(singular[:, None, None], torch.full_like(t, torch.inf), t)
     return t.permute(2, 0, 1)
+
+
+def _scale(size: Tensor) -> Tensor:
+    return torch.where((size > 0) & torch.isfinite(size), size, torch.ones_like(size))
 
 
 def _relative(e: Tensor, r: Tensor) -> Tensor:

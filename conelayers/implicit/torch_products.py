@@ -16,8 +16,8 @@ Tensor = torch.Tensor
 
 def push(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
     """The derivative along the tangents."""
-    with _joined_dual_level():
-        return torch.func.jvp(function, primals, tangents)[1]
+    with _joined_dual_level():  # dual numbers do not take expanded tensors
+        return torch.func.jvp(function, *(tuple(h.contiguous() for h in hs) for hs in (primals, tangents)))[1]
 
 
 @contextlib.contextmanager

@@ -9,11 +9,10 @@ from functools import cached_property
 from typing import Any, final
 
 import numpy as np
-from scipy.special import expit
 from sklearn.model_selection import check_cv
 
-from conelayers.lasso.fit import checked_data
-from conelayers.lasso.losses import signs
+from conelayers.lasso.checks import checked_data, signs
+from conelayers.lasso.losses import Logistic
 from conelayers.lasso.problem import Model, Problem
 from conelayers.lasso.solution import Solution
 from conelayers.lasso.verdicts import Side
@@ -31,7 +30,7 @@ __all__ = [
 
 
 class Error(ABC):
-    """A mean error of predictions η = Xw + c on unseen data; y, η (n,)."""
+    """A mean error of predictions η = Xw + c on unseen data; y, η (n,). classification: whether y are labels, read as −1 and 1."""
 
     classification: bool = True
 
@@ -64,10 +63,10 @@ class LogisticError(Error):
     """(1/n) Σ log(1 + exp(−yᵢηᵢ)), y ∈ {−1, 1} or {0, 1}."""
 
     def value(self, y: np.ndarray, eta: np.ndarray) -> float:
-        return float(np.mean(np.logaddexp(0, -y * eta)))
+        return Logistic().value(y, eta)
 
     def slope(self, y: np.ndarray, eta: np.ndarray) -> np.ndarray:
-        return -y * expit(-y * eta) / len(y)
+        return Logistic().slope(y, eta)
 
 
 @final
@@ -127,7 +126,7 @@ class Criterion(ABC):
 
     @property
     def largest(self) -> np.ndarray:
-        """θ (m,) at and above which no fold has anything left to tune."""
+        """θ (m,) at and above which no fold has anything left to tune; infinite where there is no such value."""
         return np.max([p.largest for p in self.problems], axis=0)
 
     def evaluate(
@@ -137,6 +136,10 @@ class Criterion(ABC):
 
         The gradient takes one linear solve a fold, whatever m is; side: which derivative at a kink (``Solution``).
         """
+        if start is not None and len(start.solutions) != len(self.problems):
+            raise ValueError(
+                f"start: got an evaluation with {len(start.solutions)} folds, expected {len(self.problems)}; start from one of this criterion"
+            )
         solutions, values = [], []
         gradient = np.zeros(self.hyperparameters)
         for k, (problem, (X, y)) in enumerate(zip(self.problems, self._unseen(), strict=True)):
@@ -171,14 +174,16 @@ class HoldOut(Criterion):
 
     @cached_property
     def problems(self) -> Sequence[Problem]:
-        return (self.model.problem(self.X, self.y, fit_intercept=self.fit_intercept, solver=self.solver),)
+        X, y = checked_data(self.X, self.y)
+        y = _targets(self.model, self.error, y, "y")
+        return (self.model.problem(X, y, fit_intercept=self.fit_intercept, solver=self.solver),)
 
     @cached_property
     def _held_out(self) -> tuple[np.ndarray, np.ndarray]:
-        X, y = checked_data(self.X_val, self.y_val)
+        X, y = checked_data(self.X_val, self.y_val, ("X_val", "y_val"))
         if X.shape[1] != np.shape(self.X)[1]:
             raise ValueError(f"X_val: got {X.shape[1]} columns, expected {np.shape(self.X)[1]}, those of X")
-        return X, signs(y) if self.error.classification else y
+        return X, _targets(self.model, self.error, y, "y_val")
 
     def _unseen(self) -> Iterable[tuple[np.ndarray, np.ndarray]]:
         return (self._held_out,)
@@ -195,6 +200,8 @@ class CrossValidation(Criterion):
 
     cv: a number of folds, a splitter of scikit-learn's or pairs of index arrays, as ``sklearn.model_selection.check_cv`` takes them
     (folds are stratified for classification). Every fold's problem is set up once and kept.
+
+    Raises ValueError for data that do not fit together, and for splits that are none.
     """
 
     model: Model
@@ -206,11 +213,20 @@ class CrossValidation(Criterion):
     solver: str = "scikit-learn"
 
     @cached_property
-    def _folds(self) -> tuple[list[Problem], list[tuple[np.ndarray, np.ndarray]]]:
+    def _data(self) -> tuple[np.ndarray, np.ndarray]:
         X, y = checked_data(self.X, self.y)
-        y = signs(y) if self.error.classification else y
+        return X, _targets(self.model, self.error, y, "y")
+
+    @cached_property
+    def splits(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The rows to fit to and the rows to judge by, one pair a fold."""
+        return _splits(self.cv, *self._data, self.error.classification)
+
+    @cached_property
+    def _folds(self) -> tuple[list[Problem], list[tuple[np.ndarray, np.ndarray]]]:
+        X, y = self._data
         problems, unseen = [], []
-        for train, test in check_cv(self.cv, y, classifier=self.error.classification).split(X, y):
+        for train, test in self.splits:
             problems.append(
                 self.model.problem(X[train], y[train], fit_intercept=self.fit_intercept, solver=self.solver)
             )
@@ -227,3 +243,42 @@ class CrossValidation(Criterion):
     @property
     def _error(self) -> Error:
         return self.error
+
+
+def _targets(model: Model, error: Error, y: np.ndarray, name: str) -> np.ndarray:
+    if model.classification and not error.classification:
+        raise ValueError(
+            f"error: got {error!r} for {type(model).__name__}, a classifier, expected LogisticError() or SquaredHinge()"
+        )
+    return signs(y, name) if error.classification else y
+
+
+def _splits(cv: Any, X: np.ndarray, y: np.ndarray, classification: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to fit to and rows to judge by, one pair a fold, checked."""
+    try:
+        found = list(check_cv(cv, y, classifier=classification).split(X, y))
+    except ValueError as error:
+        raise ValueError(
+            f"cv: got {cv!r}, which does not split these data: {error} Expected a number of folds from 2 on, a splitter that needs "
+            "neither groups nor anything else, or pairs of index arrays, as from list(splitter.split(X, y, groups))"
+        ) from error
+    if not found:
+        raise ValueError("cv: got no split, expected at least one; an iterator is used up by one fit, so pass a list")
+    rows, splits = np.arange(len(y)), []
+    for k, (train, test) in enumerate(found):
+        try:
+            fitted, judged = rows[train], rows[test]
+        except IndexError as error:
+            raise ValueError(
+                f"cv: got indices in split {k} that are no rows of X, expected 0 to {len(y) - 1}"
+            ) from error
+        if not fitted.size or not judged.size:
+            raise ValueError(
+                f"cv: got {fitted.size} rows to fit to and {judged.size} to judge by in split {k}, expected one at least of each"
+            )
+        if classification and np.ptp(y[fitted]) == 0:
+            raise ValueError(
+                f"cv: got one class only among the rows to fit to in split {k}, expected both; shuffle or stratify, or take fewer folds"
+            )
+        splits.append((fitted, judged))
+    return splits

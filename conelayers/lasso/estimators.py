@@ -5,6 +5,8 @@ A coarse grid of one shared λ comes first, since the criterion is not convex; t
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from abc import abstractmethod
 from typing import Any, Self, final
 
@@ -13,6 +15,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from conelayers.certificate import Verdict
+from conelayers.errors import SingularDerivativeWarning
+from conelayers.lasso.checks import checked_integer, checked_positive
 from conelayers.lasso.criteria import CrossValidation, Error, Evaluation, LogisticError, SquaredError
 from conelayers.lasso.models import ElasticNet, Lasso, SparseLogistic, WeightedLasso
 from conelayers.lasso.problem import Model
@@ -20,7 +25,11 @@ from conelayers.lasso.tuning import best_on_grid, tune
 
 __all__ = ["ElasticNetHyperCV", "LassoHyperCV", "LogisticHyperCV", "WeightedLassoHyperCV"]
 
-_RATIOS = (1.0, 0.05, 0.001)  # μ/λ on the elastic net's grid
+_SHARES = (
+    1.0,
+    0.05,
+    0.001,
+)  # of the largest variance of a feature: μ on the elastic net's grid, where λ is the one at which w = 0
 _DEPTH = 3.0  # the grid spans that many powers of ten below the λ at which w = 0
 
 
@@ -49,8 +58,7 @@ class _HyperCV(BaseEstimator):
 
     def _tuned(self, model: Model, error: Error, X: np.ndarray, y: np.ndarray) -> np.ndarray:
         """θ of the refitted model, (m,); sets the fitted attributes that do not depend on the model."""
-        if isinstance(self.n_alphas, bool) or not isinstance(self.n_alphas, int) or self.n_alphas < 1:
-            raise ValueError(f"n_alphas: got {self.n_alphas!r}, expected a positive integer")
+        steps, tolerance = checked_integer("max_iter", self.max_iter), checked_positive("tol", self.tol)
         criterion = CrossValidation(
             model,
             X,
@@ -60,23 +68,43 @@ class _HyperCV(BaseEstimator):
             fit_intercept=self.fit_intercept,
             solver=self.solver,
         )
-        begin = self._begin(criterion)
-        self.tuning_ = tune(
-            criterion, begin, steps=self.max_iter, tolerance=self.tol, progress=self.progress, verbose=self.verbose
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SingularDerivativeWarning)  # one at the end, with names
+            self.tuning_ = tune(
+                criterion,
+                self._begin(criterion, checked_integer("n_alphas", self.n_alphas), steps, tolerance),
+                steps=steps,
+                tolerance=tolerance,
+                progress=self.progress,
+                verbose=self.verbose,
+            )
         theta = self.tuning_.log_hyperparameters
         self.solution_ = model.problem(X, y, fit_intercept=self.fit_intercept, solver=self.solver).solve(theta)
         self.certificate_ = self.solution_.certify(getattr(self, "feature_names_in_", None))
         self.n_iter_ = len(self.tuning_.history)
+        singular = sum(s.linearization().singular for s in self.tuning_.best.solutions)
+        if singular or self.certificate_.verdict is Verdict.LEAST_SQUARES:
+            warnings.warn(
+                f"The derivative at the chosen penalties is a least-squares solution, in {singular} of the folds and "
+                f"{'' if self.solution_.linearization().singular else 'not '}on all data: features are linearly dependent. "
+                f"{self.certificate_.advice}".rstrip(),
+                SingularDerivativeWarning,
+                stacklevel=3,
+            )
         return theta
 
-    def _begin(self, criterion: CrossValidation) -> Evaluation:
-        top = float(np.max(criterion.largest))
-        depths = np.linspace(0.0, _DEPTH * np.log(10.0), self.n_alphas + 1)[1:]
-        return best_on_grid(criterion, self._grid(top - depths, criterion.hyperparameters))
+    def _begin(self, criterion: CrossValidation, points: int, steps: int, tolerance: float) -> Evaluation:
+        """Where the descent begins: at the best point of the grid."""
+        return best_on_grid(criterion, self._grid(criterion, points))
 
-    def _grid(self, levels: np.ndarray, m: int) -> list[np.ndarray]:
-        return [np.full(m, level) for level in levels]
+    def _grid(self, criterion: CrossValidation, points: int) -> list[np.ndarray]:
+        return [np.full(criterion.hyperparameters, level) for level in _levels(criterion, points)]
+
+
+def _levels(criterion: CrossValidation, points: int) -> np.ndarray:
+    """log λ of the grid, falling from the λ at which w = 0 (without that one)."""
+    largest = criterion.largest
+    return float(largest[np.isfinite(largest)].max()) - np.linspace(0.0, _DEPTH * np.log(10.0), points + 1)[1:]
 
 
 class _Regressor(RegressorMixin, _HyperCV):
@@ -122,17 +150,21 @@ class LassoHyperCV(_Regressor):
 class ElasticNetHyperCV(_Regressor):
     """The elastic net, ‖y − Xw − c‖²/(2n) + alpha·l1_ratio‖w‖₁ + ½alpha(1 − l1_ratio)‖w‖², with both by hypergradient descent.
 
-    The grid has 3·n_alphas points, with l1_ratio 0.5, 0.95 and 0.999. Parameters as for LassoHyperCV. Fitted: alpha_, l1_ratio_, and what LassoHyperCV has otherwise.
+    The grid has 3·n_alphas points, on three paths on which both penalties fall together. Parameters as for LassoHyperCV. Fitted: alpha_,
+    l1_ratio_, and what LassoHyperCV has otherwise.
     """
 
     def _model(self) -> Model:
         return ElasticNet()
 
-    def _grid(self, levels: np.ndarray, m: int) -> list[np.ndarray]:
-        # Down the path with one ratio of the penalties, up with the next: neighbours stay near.
+    def _grid(self, criterion: CrossValidation, points: int) -> list[np.ndarray]:
+        # μ has the units of a feature's variance, λ those of X times y: each is counted from its own. Down the first path, up the next.
+        X = criterion.X - criterion.X.mean(axis=0) if criterion.fit_intercept else criterion.X
+        variance, levels = float(np.mean(X**2, axis=0).max()) or 1.0, _levels(criterion, points)
+        offset = np.log(variance) - float(criterion.largest[0])
         return [
-            np.array([level, level + np.log(ratio)])
-            for k, ratio in enumerate(_RATIOS)
+            np.array([level, level + offset + np.log(share)])
+            for k, share in enumerate(_SHARES)
             for level in (levels if k % 2 == 0 else levels[::-1])
         ]
 
@@ -146,13 +178,18 @@ class ElasticNetHyperCV(_Regressor):
 class WeightedLassoHyperCV(_Regressor):
     """The weighted Lasso, ‖y − Xw − c‖²/(2n) + Σⱼ alphas_ⱼ|wⱼ|, one alpha a feature, all of them by hypergradient descent.
 
-    So many hyperparameters can fit the folds themselves: judge the result on data that took no part. Features that a shared alpha leaves
-    out have no gradient and stay out; the grid therefore begins the descent at its best shared alpha. Parameters as for LassoHyperCV.
-    Fitted: alphas_ (p,), and what LassoHyperCV has otherwise.
+    So many hyperparameters can fit the folds themselves: judge the result on data that took no part. The descent begins at the shared alpha
+    that LassoHyperCV finds, and its criterion is never above that one's. Features that this alpha leaves out have no gradient and stay out:
+    standardize them. Parameters as for LassoHyperCV. Fitted: alphas_ (p,), and what LassoHyperCV has otherwise.
     """
 
     def _model(self) -> Model:
         return WeightedLasso()
+
+    def _begin(self, criterion: CrossValidation, points: int, steps: int, tolerance: float) -> Evaluation:
+        shared = dataclasses.replace(criterion, model=Lasso(), cv=criterion.splits)
+        found = tune(shared, super()._begin(shared, points, steps, tolerance), steps=steps, tolerance=tolerance).best
+        return criterion.evaluate(np.full(criterion.hyperparameters, found.log_hyperparameters[0]), found)
 
     def _name(self, theta: np.ndarray) -> None:
         self.alphas_ = np.exp(theta)

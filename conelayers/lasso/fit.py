@@ -12,14 +12,13 @@ from functools import cached_property
 from typing import final
 
 import numpy as np
-from scipy.sparse import issparse
 
+from conelayers.lasso.checks import checked_data, checked_flag
 from conelayers.lasso.losses import Loss, Squares
 
-__all__ = ["Fit", "checked_data"]
+__all__ = ["Fit"]
 
 _GRAM_UP_TO = 3000  # features up to which X̃ᵀX̃ is kept
-_LARGEST = 1e60  # of the entries of X and y: their products and squares stay far from overflow
 _NOISE = 1e-14  # of ‖x‖‖y‖/n: slopes at w = 0 up to this are rounding, as with a constant y
 
 
@@ -43,16 +42,17 @@ class Fit:
     @classmethod
     def of(cls, loss: Loss, X: np.ndarray, y: np.ndarray, fit_intercept: bool) -> Fit:
         """From data as the user gives them, X (n, p), y (n,)."""
-        X, y = checked_data(X, y, fit_intercept)
+        (X, y), intercept = checked_data(X, y), checked_flag("fit_intercept", fit_intercept)
         y = loss.target(y)
-        center = X.mean(axis=0) if fit_intercept else np.zeros(X.shape[1])
-        X = X - center if fit_intercept else X
+        center = X.mean(axis=0) if intercept else np.zeros(X.shape[1])
+        X = X - center if intercept else X
         size = float(np.sqrt(np.einsum("ij,ij->j", X, X).max() / len(y))) or 1.0
-        if fit_intercept:
+        if intercept:
             X = np.column_stack([X, np.full(len(y), size)])
+        X = np.asfortranarray(X)  # columns are what is taken out of it
         n, d = X.shape
         gram = X.T @ X / n if isinstance(loss, Squares) and d <= min(n, _GRAM_UP_TO) else None
-        return cls(loss, X, y, center, bool(fit_intercept), size, gram)
+        return cls(loss, X, y, center, intercept, size, gram)
 
     @property
     def features(self) -> int:
@@ -100,8 +100,8 @@ class Fit:
         """∇²f(z) on those coordinates, (k, k)."""
         if self.gram is not None:
             return self.gram[np.ix_(columns, columns)]
-        X = self.X[:, columns]
-        return X.T @ (self.weights(z)[:, None] * X)
+        S = np.sqrt(self.weights(z))[:, None] * self.X[:, columns]
+        return S.T @ S
 
     def hessian_vector(self, z: np.ndarray, e: np.ndarray) -> np.ndarray:
         """∇²f(z)e, (d,)."""
@@ -144,34 +144,3 @@ class Fit:
     @cached_property
     def _column_squares(self) -> np.ndarray:
         return np.einsum("ij,ij->j", self.X, self.X)
-
-
-def checked_data(X: object, y: object, fit_intercept: object = True) -> tuple[np.ndarray, np.ndarray]:
-    """X (n, p) and y (n,) as finite float64 arrays; raises ValueError otherwise, and where fit_intercept is neither True nor False."""
-    X_, y_ = _real("X", X), _real("y", y)
-    if X_.ndim != 2 or not X_.size:
-        raise ValueError(f"X: got shape {X_.shape}, expected (n, p) with n, p ≥ 1; reshape a single feature to (n, 1)")
-    if y_.shape != X_.shape[:1]:
-        raise ValueError(f"y: got shape {y_.shape}, expected ({X_.shape[0]},), one number for each row of X")
-    if not isinstance(fit_intercept, (bool, np.bool_)):
-        raise ValueError(f"fit_intercept: got {fit_intercept!r}, expected True or False")
-    return X_, y_
-
-
-def _real(name: str, data: object) -> np.ndarray:
-    if issparse(data):
-        raise ValueError(f"{name}: got a sparse matrix, expected a dense array; .toarray() makes one")
-    try:
-        array = np.asarray(data)
-        array = array.astype(np.float64) if array.dtype.kind == "O" else array
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: got {data!r:.60}, expected an array of real numbers ({error})") from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name}: got entries of type {array.dtype}, expected real numbers; encode them first")
-    array = array.astype(np.float64, copy=False)
-    largest = np.abs(array).max(initial=0.0)
-    if not np.isfinite(largest):
-        raise ValueError(f"{name}: got NaN or infinite entries, expected finite numbers; impute or remove them")
-    if largest > _LARGEST:
-        raise ValueError(f"{name}: got an entry of size {largest:.0e}, expected at most {_LARGEST:.0e}; rescale it")
-    return array

@@ -133,8 +133,8 @@ class Linearization:
         d = self._scaling.reshape(-1, *[1] * (b.ndim - 1))
         if self._factor is None:
             warnings.warn(
-                "The optimality conditions are singular on the support: the features in it are linearly dependent, and the "
-                "derivative is a least-squares solution; certify() names them.",
+                "The optimality conditions are singular on the support: features in it are linearly dependent (or samples on the margin, or they do "
+                "not fix the intercept). The derivative is a least-squares solution; certify() names the culprits.",
                 SingularDerivativeWarning,
                 stacklevel=3,
             )

@@ -9,6 +9,8 @@ from typing import final
 import numpy as np
 from scipy.special import expit
 
+from conelayers.lasso.checks import signs
+
 __all__ = ["Logistic", "Loss", "Squares"]
 
 
@@ -66,15 +68,3 @@ class Logistic(Loss):
 
     def target(self, y: np.ndarray) -> np.ndarray:
         return signs(y)
-
-
-def signs(y: np.ndarray) -> np.ndarray:
-    """Labels in {−1, 1} from {−1, 1} or {0, 1}; ValueError for others, or where there is one class only."""
-    found = np.unique(y)
-    if found.size != 2 or set(found) not in ({0.0, 1.0}, {-1.0, 1.0}):
-        shown = ", ".join(f"{v:g}" for v in found[:5]) + (", …" if found.size > 5 else "")
-        raise ValueError(
-            f"y: got the values {shown}, expected both of two labels, −1 and 1 or 0 and 1: map the classes to them, "
-            "and use folds that contain both"
-        )
-    return np.where(y == found[1], 1.0, -1.0)

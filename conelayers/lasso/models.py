@@ -30,19 +30,19 @@ def _signs(z: np.ndarray, g: np.ndarray) -> np.ndarray:
     return np.where(z != 0, np.sign(z), -np.sign(g))
 
 
-@final
-@dataclass(frozen=True)
-class Lasso(PenalizedModel):
-    """f = ‖y − Xw − c‖²/(2n), penalty λ‖w‖₁; m = 1. (Tibshirani, 1996.)"""
+class _OneLevel(PenalizedModel):
+    """λ‖w‖₁, m = 1."""
 
     def count(self, features: int) -> int:
         return 1
 
     def penalty(self, theta: np.ndarray, fit: Fit) -> Penalty:
-        return _shared_l1(theta, fit)
+        l1 = _coordinates(fit, np.full(fit.features, np.exp(theta[0])))
+        return Separable(l1, np.zeros_like(l1))
 
     def forcing(self, theta: np.ndarray, fit: Fit, z: np.ndarray, g: np.ndarray) -> Forcing:
-        return _shared_forcing(theta, fit, z, g)
+        values = _coordinates(fit, np.exp(theta[0]) * _signs(z, g)[: fit.features])[:, None]
+        return Forcing(values, np.zeros(values.shape, dtype=int), 1)
 
     def largest(self, fit: Fit) -> np.ndarray:
         return np.log([fit.scale])
@@ -50,24 +50,20 @@ class Lasso(PenalizedModel):
 
 @final
 @dataclass(frozen=True)
-class SparseLogistic(PenalizedModel):
+class Lasso(_OneLevel):
+    """f = ‖y − Xw − c‖²/(2n), penalty λ‖w‖₁; m = 1. (Tibshirani, 1996.)"""
+
+
+@final
+@dataclass(frozen=True)
+class SparseLogistic(_OneLevel):
     """f = (1/n) Σ log(1 + exp(−yᵢ(xᵢᵀw + c))), y ∈ {−1, 1} or {0, 1}, penalty λ‖w‖₁; m = 1."""
+
+    classification = True
 
     @property
     def loss(self) -> Loss:
         return Logistic()
-
-    def count(self, features: int) -> int:
-        return 1
-
-    def penalty(self, theta: np.ndarray, fit: Fit) -> Penalty:
-        return _shared_l1(theta, fit)
-
-    def forcing(self, theta: np.ndarray, fit: Fit, z: np.ndarray, g: np.ndarray) -> Forcing:
-        return _shared_forcing(theta, fit, z, g)
-
-    def largest(self, fit: Fit) -> np.ndarray:
-        return np.log([fit.scale])
 
 
 @final
@@ -168,13 +164,3 @@ class GroupLasso(PenalizedModel):
     def largest(self, fit: Fit) -> np.ndarray:
         norms = self.penalty(np.zeros(self.count(fit.features)), fit).norms(fit.moment) / self._sizes
         return np.log(np.maximum(norms if self.per_group else norms.max(keepdims=True), 1e-12 * fit.scale))
-
-
-def _shared_l1(theta: np.ndarray, fit: Fit) -> Penalty:
-    l1 = _coordinates(fit, np.full(fit.features, np.exp(theta[0])))
-    return Separable(l1, np.zeros_like(l1))
-
-
-def _shared_forcing(theta: np.ndarray, fit: Fit, z: np.ndarray, g: np.ndarray) -> Forcing:
-    values = _coordinates(fit, np.exp(theta[0]) * _signs(z, g)[: fit.features])[:, None]
-    return Forcing(values, np.zeros(values.shape, dtype=int), 1)

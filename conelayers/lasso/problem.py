@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,8 @@ from typing import final
 
 import numpy as np
 
+from conelayers.errors import InaccurateSolutionWarning
+from conelayers.lasso.checks import checked_logarithms
 from conelayers.lasso.conditions import SupportConditions
 from conelayers.lasso.fit import Fit
 from conelayers.lasso.linearization import Forcing
@@ -19,7 +22,7 @@ from conelayers.lasso.solution import Solution
 from conelayers.lasso.solvers import check_solver, first_guess
 from conelayers.parallel import one_blas_thread
 
-__all__ = ["Model", "PenalizedModel", "Problem", "checked_logarithms", "checked_start", "solve"]
+__all__ = ["Model", "PenalizedModel", "Problem", "checked_start", "solve", "warned"]
 
 _NEAR = 100  # Newton steps that a warm start may take before the solver is asked
 
@@ -39,11 +42,16 @@ class Problem(ABC):
 
     @abstractmethod
     def solve(self, log_hyperparameters: np.ndarray, start: Solution | None = None) -> Solution:
-        """The solution at θ (m,); start: one at neighbouring hyperparameters, from the same problem."""
+        """The solution at θ (m,); start: one at neighbouring hyperparameters, from the same problem.
+
+        Warns (InaccurateSolutionWarning) where the optimality conditions are not met: ``converged`` is False then.
+        """
 
 
 class Model(ABC):
     """What a Problem is made of but for the data."""
+
+    classification: bool = False
 
     @abstractmethod
     def problem(
@@ -113,7 +121,7 @@ class _Penalized(Problem):
         coef, intercept = self.fit.split(found.z)
         forcing = partial(self.model.forcing, theta, self.fit)
         conditions = SupportConditions(self.fit, penalty, found.z, found.gradient, forcing)
-        return Solution(coef, intercept, theta, found.residual, found.converged, conditions)
+        return warned(Solution(coef, intercept, theta, found.residual, found.converged, conditions))
 
 
 def solve(
@@ -134,16 +142,13 @@ def checked_start(start: Solution, size: int) -> np.ndarray:
     return start.conditions.start
 
 
-def checked_logarithms(log_hyperparameters: object, m: int) -> np.ndarray:
-    """θ as an (m,) array of finite numbers; ValueError otherwise."""
-    theta = np.atleast_1d(np.array(log_hyperparameters, dtype=np.float64))
-    if theta.shape != (m,):
-        raise ValueError(
-            f"log_hyperparameters: got shape {theta.shape}, expected ({m},), one logarithm a hyperparameter"
+def warned(solution: Solution) -> Solution:
+    """The solution, with a warning if it did not converge."""
+    if not solution.converged:
+        warnings.warn(
+            f"The solve stopped at a KKT residual of {solution.residual:.1e}, above 1e−9: neither the solution nor its derivative can be "
+            "relied on; standardize the features, or raise the penalty.",
+            InaccurateSolutionWarning,
+            stacklevel=3,
         )
-    if not (np.abs(theta) < 300).all():
-        raise ValueError(
-            f"log_hyperparameters: got {theta[np.argmax(~(np.abs(theta) < 300))]}, expected finite logarithms between −300 and 300; for no penalty, "
-            "take a very negative one"
-        )
-    return theta
+    return solution

@@ -19,7 +19,7 @@ def optional(name: str, argument: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{argument} needs {name}, which is not installed: pip install {name}") from error
+        raise ImportError(f"{argument} needs {name}, which is not installed: pip install {name} ({error})") from error
 
 
 def progress_bar(wanted: bool, total: int, description: str) -> Any:

@@ -16,21 +16,23 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+from scipy.linalg import qr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC, LinearSVC
 
-from conelayers.lasso.fit import checked_data
-from conelayers.lasso.losses import signs
+from conelayers.lasso.checks import checked_data, checked_flag, checked_logarithms, signs
 from conelayers.lasso.margins import MarginConditions, Samples
-from conelayers.lasso.problem import Model, Problem, checked_logarithms, checked_start
+from conelayers.lasso.problem import Model, Problem, checked_start, warned
 from conelayers.lasso.solution import Solution
 from conelayers.parallel import one_blas_thread
 
 __all__ = ["LinearSVM"]
 
 _ACCEPTED = 1e-9
-_REPAIRS = 2000  # changes of the sets
-_ENTERING = 5  # samples that may enter at once
+_ITERATIONS = 1_000_000
+_REPAIRS = 10_000  # changes of the sets
+_DEPENDENT = 1e-10  # of samples on the margin
+_ENTERING = 3  # samples that may enter at once on a side
 
 
 @final
@@ -41,15 +43,17 @@ class LinearSVM(Model):
     The first guess is libsvm's (liblinear's without an intercept), so ``solver`` can only be "scikit-learn".
     """
 
+    classification = True
+
     def problem(
         self, X: np.ndarray, y: np.ndarray, *, fit_intercept: bool = True, solver: str = "scikit-learn"
     ) -> Problem:
         if solver != "scikit-learn":
             raise ValueError(f"solver: got {solver!r}, expected 'scikit-learn', the only one for LinearSVM")
-        X, y = checked_data(X, y)
+        (X, y), intercept = checked_data(X, y), checked_flag("fit_intercept", fit_intercept)
         y = signs(y)
-        Z = y[:, None] * (np.column_stack([X, np.ones(len(y))]) if fit_intercept else X)
-        return _Machine(Samples(Z, y, fit_intercept))
+        Z = y[:, None] * (np.column_stack([X, np.ones(len(y))]) if intercept else X)
+        return _Machine(Samples(Z, y, intercept))
 
 
 @final
@@ -79,12 +83,17 @@ class _Machine(Problem):
             if conditions is None or conditions.residual > _ACCEPTED:
                 conditions = self._polished(C, *self._guess(C))
         coef, intercept = conditions.split(conditions.point)
-        return Solution(coef, intercept, theta, conditions.residual, conditions.residual <= _ACCEPTED, conditions)
+        converged = conditions.residual <= _ACCEPTED
+        return warned(Solution(coef, intercept, theta, conditions.residual, converged, conditions))
 
     def _guess(self, C: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         X, n = self.samples.Z * self.samples.y[:, None], len(self.samples.y)
         if self.samples.intercept:
-            machine = SVC(kernel="linear", C=C, tol=1e-6).fit(X[:, :-1], self.samples.y)
+            # On unscaled data libsvm would go on for hours: it is stopped at a feasible point, and the polish goes on from there.
+            machine = SVC(kernel="linear", C=C, tol=1e-6, max_iter=_ITERATIONS)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                machine.fit(X[:, :-1], self.samples.y)
             a = np.zeros(n)
             a[machine.support_] = np.abs(machine.dual_coef_[0])
             point = np.append(machine.coef_[0], machine.intercept_)
@@ -112,6 +121,7 @@ class _Machine(Problem):
         a = np.where(full, C, np.where(free, np.clip(a, 0.0, C), 0.0))
         found = None
         for _ in range(_REPAIRS):
+            a, free, full = _thinned(self.samples.Z, C, a, free, full)
             found = MarginConditions.solved(self.samples, C, point, a, free, full)
             step = np.where(free, found.multipliers - a, 0.0)
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -126,12 +136,55 @@ class _Machine(Problem):
                 continue
             point, a = found.point, found.multipliers
             slack = 1 - self.samples.Z @ point
+            # Which way yᵢaᵢ would go: as Σ aᵢyᵢ stays zero, samples have to enter on both sides, or on one with others free.
+            loose = self.samples.intercept and not (free & (a > 0) & (a < C)).any()
+            if loose:
+                free, full = np.zeros_like(free), a >= C
+            sides = np.where(full, -self.samples.y, self.samples.y) if self.samples.intercept else np.ones(len(a))
+            if loose:
+                # Nothing fixes c: it goes half-way between the sides.
+                room = self.samples.y * slack
+                shift = (room[sides > 0].max(initial=-np.inf) + room[sides < 0].min(initial=np.inf)) / 2
+                if np.isfinite(shift):
+                    point, slack = np.append(point[:-1], point[-1] + shift), slack - self.samples.y * shift
+                    found = MarginConditions(self.samples, C, point, a, free, full)
             wrong = np.where(free, 0.0, np.where(full, -slack, slack))
             if wrong.max() <= 1e-11:
                 break
-            entering = wrong >= max(
-                1e-11, float(np.partition(wrong, -_ENTERING)[-_ENTERING:].min()) if wrong.size > _ENTERING else 0.0
-            )
+            entering = np.zeros_like(free)
+            for side in (1, -1):
+                worst = np.argsort(np.where(sides == side, -wrong, np.inf))[:_ENTERING]
+                entering[worst[(wrong[worst] > 1e-11) & (sides[worst] == side)]] = True
             free, full = free | entering, full & ~entering
         assert found is not None
         return found
+
+
+def _thinned(
+    Z: np.ndarray, C: float, a: np.ndarray, free: np.ndarray, full: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Multipliers of linearly independent free samples, and sets to match: w is the same, the dual objective no worse.
+
+    Along the null space of Z_Fᵀ that objective changes by Σ δᵢ alone: uphill to the first bound, and on without that sample.
+    """
+    d = Z.shape[1]
+    a, free, full = a.copy(), free.copy(), full.copy()
+    while (rows := np.flatnonzero(free)[: 2 * d]).size:
+        Q, R, _ = qr(Z[rows], pivoting=True, check_finite=False)
+        diagonal = np.abs(np.diag(R))
+        N = Q[:, np.count_nonzero(diagonal > _DEPENDENT * diagonal[0]) :]
+        if not N.shape[1]:
+            break
+        while N.shape[1]:
+            delta = N @ N.sum(axis=0)
+            delta = delta if np.abs(delta).max() > 1e-9 else N[:, 0]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                room = np.where(delta > 0, (C - a[rows]) / delta, np.where(delta < 0, -a[rows] / delta, np.inf))
+            j = int(np.argmin(room))
+            a[rows] = np.clip(a[rows] + room[j] * delta, 0.0, C)
+            up = bool(delta[j] > 0)
+            a[rows[j]], full[rows[j]], free[rows[j]] = C if up else 0.0, up, False
+            k = int(np.argmax(np.abs(N[j])))
+            N = np.delete(N - np.outer(N[:, k], N[j] / N[j, k]), k, axis=1)
+            N[j] = 0.0
+    return a, free, full

@@ -15,8 +15,8 @@ from typing import Any, final
 import numpy as np
 from scipy.optimize import minimize as scipy_minimize
 
+from conelayers.lasso.checks import checked_integer, checked_logarithms, checked_positive
 from conelayers.lasso.criteria import Criterion, Evaluation
-from conelayers.lasso.problem import checked_logarithms
 from conelayers.lasso.requirements import progress_bar
 
 __all__ = ["Descent", "Record", "Tuning", "best_on_grid", "tune"]
@@ -96,10 +96,7 @@ def tune(
     Raises ValueError for a start outside of the bounds or of the wrong size, ImportError for progress=True without tqdm.
     """
     method = Descent(method)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps: got {steps!r}, expected a positive integer")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance: got {tolerance!r}, expected a positive number")
+    steps, tolerance = checked_integer("steps", steps), checked_positive("tolerance", tolerance)
     m = criterion.hyperparameters
     theta = start.log_hyperparameters if isinstance(start, Evaluation) else checked_logarithms(start, m)
     low, high = _bounds(criterion, theta, bounds)
@@ -210,9 +207,9 @@ def _bounds(
 ) -> tuple[np.ndarray, np.ndarray]:
     if bounds is None:
         largest = criterion.largest
-        top = np.where(np.isfinite(largest), float(np.max(largest)), 0.0)
-        low = np.where(np.isfinite(largest), top - 10.0, theta - 15.0)
-        high = np.where(np.isfinite(largest), top + 0.5, theta + 15.0)
+        known = np.isfinite(largest)
+        top = float(np.max(largest[known], initial=-np.inf))
+        low, high = np.where(known, top - 10.0, theta - 15.0), np.where(known, top + 0.5, theta + 15.0)
         return np.minimum(low, theta), np.maximum(high, theta)
     low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), theta.shape) for b in bounds)
     if not (low <= high).all() or not ((low <= theta) & (theta <= high)).all():

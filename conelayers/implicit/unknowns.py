@@ -1,0 +1,83 @@
+"""z as a list, tuple or dict of arrays: made the one vector that the equations are solved for, and back, for both frameworks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+__all__ = ["Trees", "Unknowns"]
+
+
+@final
+class Trees(NamedTuple):
+    """A framework's: tree → (leaves, structure), back, and the arrays side by side on the last axis."""
+
+    flatten: Callable[[Any], tuple[Sequence[Any], Any]]
+    unflatten: Callable[[Sequence[Any], Any], Any]
+    concatenate: Callable[[Sequence[Any]], Any]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Unknowns:
+    """Leaves of the ``shapes`` (of one instance); axes in front of them, of a batch or of a vmap, are carried along."""
+
+    trees: Trees
+    structure: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, name: str, z0: Any, batched: bool, trees: Trees) -> Unknowns:
+        """Those of z0, whose leaves are arrays. Raises ValueError where there is none, or where batches do not agree."""
+        leaves, structure = trees.flatten(z0)
+        fronts = {tuple(h.shape[:1]) if batched else () for h in leaves}
+        if len(fronts) != 1 or (batched and fronts == {()}):
+            wanted = "leaves with one leading axis of instances, the same for all" if batched else "at least one leaf"
+            raise ValueError(f"{name}: z0: got the shapes {_shapes(z0, trees)}, expected {wanted}")
+        return cls(trees, structure, tuple(tuple(h.shape[int(batched) :]) for h in leaves))
+
+    def pack(self, z: Any, front: Sequence[int], got: str) -> Any:
+        """(*front, n) from a tree like z0's. Raises ValueError for another, after the words ``got``."""
+        leaves, structure = self.trees.flatten(z)
+        expected = [(*front, *shape) for shape in self.shapes]
+        if structure != self.structure or [tuple(getattr(h, "shape", (None,))) for h in leaves] != expected:
+            raise ValueError(
+                f"{got} {_shapes(z, self.trees)}, expected the structure and shapes of z0, "
+                f"{self.trees.unflatten(expected, self.structure)}"
+            )
+        return self.trees.concatenate(
+            [h.reshape((*front, math.prod(s))) for h, s in zip(leaves, self.shapes, strict=True)]
+        )
+
+    def unpack(self, vector: Any) -> Any:
+        """The tree, from (*front, n)."""
+        leaves, start = [], 0
+        for shape in self.shapes:
+            end = start + math.prod(shape)
+            leaves.append(vector[..., start:end].reshape((*vector.shape[:-1], *shape)))
+            start = end
+        return self.trees.unflatten(leaves, self.structure)
+
+    def function(self, F: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """F of the vector."""
+        return lambda z, *theta: self.pack(F(self.unpack(z), *theta), z.shape[:-1], f"{name}: it returned")
+
+    def solver(self, solve: Any, name: str) -> Any:
+        """A user's callable (F, z0, theta) → z as one of vectors; other strategies as they are."""
+        if not callable(solve):
+            return solve
+
+        def of_vectors(F: Callable[..., Any], z0: Any, theta: Any) -> Any:
+            front = z0.shape[:-1]
+            called = f"{name}: it called the function with z of"
+            of_trees = lambda z, *theta: self.unpack(F(self.pack(z, front, called), *theta))  # noqa: E731
+            return self.pack(solve(of_trees, self.unpack(z0), theta), front, f"{name}: it returned")
+
+        return of_vectors
+
+
+def _shapes(tree: Any, trees: Trees) -> Any:
+    leaves, structure = trees.flatten(tree)
+    return trees.unflatten([tuple(h.shape) if hasattr(h, "shape") else type(h).__name__ for h in leaves], structure)
