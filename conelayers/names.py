@@ -23,8 +23,7 @@ class Names:
     ``row_constraint`` (m,) holds positions in ``constraints``, −1 for a row of a program given in conic form. ``row_entry`` (m,)
     is the entry of that constraint (column-major in its shape), −1 for rows that cvxpy added in rewriting it. Each variable has
     its name, its shape and the matrix (entries × n) that reads it off x. ``constant`` (m,) are the linear constraints that no
-    parameter enters and whose multipliers nobody asked for. ``structure`` (m × m) projects multipliers onto what they must be in
-    semidefinite blocks that hold complex matrices as real ones of twice the order, [Re, −Im; Im, Re]: the data feel nothing else of them.
+    parameter enters and whose multipliers nobody asked for.
     """
 
     constraints: tuple[str, ...]
@@ -33,7 +32,6 @@ class Names:
     row_entry: np.ndarray
     variables: tuple[tuple[str, tuple[int, ...], sp.csr_array], ...]
     constant: np.ndarray
-    structure: sp.csr_array | None = None
 
     @classmethod
     def of_rows(cls, n: int, m: int) -> Names:
@@ -72,8 +70,6 @@ class Names:
         contradict each other. That is left out where rows that cvxpy added take part (‖x‖₁ with x ≥ 0); constraints of the user's own
         that are redundant are not.
         """
-        if self.structure is not None:
-            multipliers, _ = _split(self.structure @ multipliers.T, multipliers)
         moving, constant = _split(np.where(self.constant, 0.0, multipliers).T, multipliers)
         _, own = _split(np.where(self.row_entry < 0, constant, 0.0).T, constant)
         return np.concatenate([moving, own])

@@ -48,7 +48,10 @@ class Splitting(Route):
         # Projections onto exponential and power cones cost as much as Clarabel's iterations; from a rough point of a linear
         # program Newton's steps seldom find the vertex.
         kinds = structure.cones.kinds
-        small = structure.n + structure.m <= _ORDER and max(structure.cones.psd, default=0) <= _MATRIX
+        small = (
+            structure.n + structure.m <= _ORDER
+            and max((*structure.cones.psd, *structure.cones.hermitian), default=0) <= _MATRIX
+        )
         curved = structure.P.nnz > 0 or bool(kinds & {"soc", "psd"})
         return batch >= _BATCH and small and curved and kinds <= {"zero", "nonneg", "soc", "psd"}
 

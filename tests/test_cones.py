@@ -9,7 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conelayers.cones import Cones, as_cones, matrix_to_svec, svec_to_matrix
+from conelayers.cones import (
+    Cones,
+    as_cones,
+    embedding,
+    hermitian_to_svec,
+    matrix_to_svec,
+    real_form,
+    svec_to_hermitian,
+    svec_to_matrix,
+)
 
 PRODUCTS = {
     "zero": Cones(zero=4),
@@ -18,12 +27,13 @@ PRODUCTS = {
     "soc of dimension one": Cones(soc=(1, 4, 1)),
     "large soc": Cones(soc=(20, 40)),
     "psd": Cones(psd=(1, 2, 4)),
+    "hermitian": Cones(hermitian=(1, 2, 3)),
     "mixed": Cones(zero=2, nonneg=3, soc=(3, 5, 3), psd=(3, 2, 3)),
     "exp": Cones(exp=4),
     "exp dual": Cones(exp_dual=4),
     "power": Cones(power=(0.5, 0.3, 0.9)),
     "power dual": Cones(power=(-0.5, 0.3, -0.25)),
-    "all": Cones(zero=1, nonneg=1, soc=(3,), psd=(2,), exp=2, exp_dual=1, power=(0.4, -0.7)),
+    "all": Cones(zero=1, nonneg=1, soc=(3,), psd=(2,), hermitian=(2,), exp=2, exp_dual=1, power=(0.4, -0.7)),
     "empty": Cones(),
 }
 
@@ -108,6 +118,7 @@ DUALS = {
     "nonneg": (Cones(nonneg=5), Cones(nonneg=5)),
     "soc": (Cones(soc=(2, 4)), Cones(soc=(2, 4))),
     "psd": (Cones(psd=(3,)), Cones(psd=(3,))),
+    "hermitian": (Cones(hermitian=(3,)), Cones(hermitian=(3,))),
     "exp": (Cones(exp=3), Cones(exp_dual=3)),
     "power": (Cones(power=(0.3, 0.5, 0.8)), Cones(power=(-0.3, -0.5, -0.8))),
 }
@@ -256,5 +267,27 @@ def test_second_derivative_at_generic_points(name: str) -> None:
     forward, backward = (cones.project_dual(v + sign * h * a)[1].apply(c) for sign in (1, -1))
     error = np.abs(got - (forward - backward) / (2 * h)).max(axis=-1, initial=0.0)
     assert (error < 1e-5 * (1 + np.abs(got).max(axis=-1, initial=0.0))).mean() > 0.9
-    if name in ("soc", "psd", "exp", "exp dual", "power", "power dual"):
+    if name in ("soc", "psd", "hermitian", "exp", "exp dual", "power", "power dual"):
         assert np.abs(got).max() > 0.1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_hermitian_matrices_are_real_ones_of_twice_the_order(n: int) -> None:
+    """H ↦ [Re H, −Im H; Im H, Re H]: projections, elements and second derivatives are those of the real form."""
+    rng = np.random.default_rng(n)
+    hermitian, E = Cones(hermitian=(n,)), embedding(n)
+    real, whole = real_form(Cones(zero=2, hermitian=(n,), exp=1))
+    assert real == Cones(zero=2, psd=(2 * n,), exp=1)
+    np.testing.assert_allclose((whole.T @ whole).toarray(), np.eye(5 + n * n), atol=1e-14)
+    larger = Cones(psd=(2 * n,))
+    v, a, c = rng.standard_normal((3, 4, n * n))
+    G = svec_to_hermitian(v, n)
+    np.testing.assert_allclose(G, np.conj(np.swapaxes(G, -1, -2)))
+    np.testing.assert_allclose(hermitian_to_svec(G), v, atol=1e-14)
+    np.testing.assert_allclose(np.linalg.norm(G, axis=(-1, -2)), np.linalg.norm(v, axis=-1))
+    y, element = hermitian.project_dual(v)
+    expected, real_element = larger.project_dual((E @ v.T).T)
+    np.testing.assert_allclose(y, (E.T @ expected.T).T, atol=1e-13)
+    np.testing.assert_allclose(element.apply(a), (E.T @ real_element.apply((E @ a.T).T).T).T, atol=1e-13)
+    second = larger.second_derivative(*((E @ h.T).T for h in (v, a, c)))
+    np.testing.assert_allclose(hermitian.second_derivative(v, a, c), (E.T @ second.T).T, atol=1e-11)

@@ -14,9 +14,11 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
+from cvxpy.reductions.complex2real.complex2real import Complex2Real
 from cvxpy.reductions.eval_params import EvalParams
 
-from conelayers.canonicalize.data import data_maps, parameter_map, parameter_specs, part_specs, parts_of
+from conelayers.canonicalize.data import cones_of, data_maps, parameter_map, parameter_specs, part_specs, parts_of
+from conelayers.canonicalize.hermitian import hermitian_form
 from conelayers.canonicalize.lift import as_it_is, lift
 from conelayers.canonicalize.naming import names_of
 from conelayers.canonicalize.recovery import output_specs
@@ -77,12 +79,15 @@ def canonicalize(
     parts = parts_of(_in_order(fresh.parameters(), parameters))
     specs = part_specs(parts)
     columns = parameter_map(program, reductions, parts, specs, gp)
-    structure, maps = data_maps(program, columns)
+    cones, E = cones_of(program), None
+    if any(isinstance(r, Complex2Real) for r, _ in reductions):
+        cones, E = hermitian_form(program, cones)
+    structure, maps = data_maps(program, columns, cones, E)
     if any(m.is_infinite for m in maps.values()):
         raise CanonicalizationError(
             "problem: it has an infinite or NaN constant or coefficient; remove the constraint that it makes void"
         )
-    groups = [output_specs(v, problem, program, reductions) for v in variables]
+    groups = [output_specs(v, problem, program, reductions, E) for v in variables]
     outputs = tuple(spec for group in groups for spec in group)
     ends = np.cumsum([len(group) for group in groups]).tolist()
     interface = Interface(
@@ -102,7 +107,7 @@ def canonicalize(
         outputs=outputs,
         maximize=isinstance(problem.objective, cp.Maximize),
         gp=gp,
-        naming=Naming(partial(names_of, fresh, program, reductions, structure, maps, outputs, lifted.auxiliary)),
+        naming=Naming(partial(names_of, fresh, program, reductions, structure, maps, outputs, lifted.auxiliary, E)),
         logarithmic=_logarithmic(columns, sum(spec.size for spec in specs)),
         interface=interface,
     )

@@ -19,7 +19,7 @@ from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap
 from conelayers.program import Pattern, Structure
 
-__all__ = ["Part", "data_maps", "parameter_map", "parameter_specs", "part_specs", "parts_of"]
+__all__ = ["Part", "cones_of", "data_maps", "parameter_map", "parameter_specs", "part_specs", "parts_of"]
 
 _SYMMETRIC = ("symmetric", "PSD", "NSD")
 _SIGNS = ("nonneg", "nonpos", "pos", "neg")
@@ -188,11 +188,17 @@ def parameter_map(
     return sp.csr_array(sp.coo_array(entries, shape=(last + 1, size + 1)))
 
 
-def data_maps(program: Any, lift: sp.csr_array) -> tuple[Structure, dict[str, AffineMap]]:
-    """The patterns of P and A, and the affine maps from φ to P's and A's stored values, q, b and the offset d."""
-    n, m = program.x.size, program.constr_size
+def data_maps(
+    program: Any, lift: sp.csr_array, cones: Cones, E: sp.csr_array | None
+) -> tuple[Structure, dict[str, AffineMap]]:
+    """The patterns of P and A, and the affine maps from φ to P's and A's stored values, q, b and the offset d.
+
+    Rows are those of cvxpy, or their images under Eᵀ (hermitian.py); ``cones`` are theirs.
+    """
+    n, m = program.x.size, cones.dimension
     q = sp.csr_array(program.q) @ lift
-    tensor = sp.coo_array(program.A)  # entry (i, j) of [A | b] is row i + j·m; rows may exceed 32 bits
+    # Entry (i, j) of [A | b] is row i + j·m; rows may exceed 32 bits.
+    tensor = sp.coo_array(program.A if E is None else sp.kron(sp.eye_array(n + 1), E.T) @ program.A)
     position = tensor.row.astype(np.int64)
     row, col = position % m if m else position, position // m if m else position
     is_b = col == n
@@ -214,11 +220,7 @@ def data_maps(program: Any, lift: sp.csr_array) -> tuple[Structure, dict[str, Af
         keys, inverse = np.unique(both, return_inverse=True)
         values, cols = np.concatenate([P.data, P.data]) / 2, np.concatenate([P.col, P.col])
         P_map = sp.csr_array(sp.coo_array((values, (inverse, cols)), shape=(keys.size, P.shape[1])))
-    structure = Structure(_pattern(keys % n, keys // n, (n, n)), A_pattern, _cones(program.cone_dims))
-    if structure.cones.dimension != m:
-        raise CanonicalizationError(
-            "problem: cvxpy's cones do not account for all of its rows; please report this problem"
-        )
+    structure = Structure(_pattern(keys % n, keys // n, (n, n)), A_pattern, cones)
     maps = {"P": P_map @ lift, "q": q[:n], "A": A_map @ lift, "b": b_map @ lift, "d": q[n:]}
     return structure, {name: AffineMap.of(sp.csr_array(matrix)) for name, matrix in maps.items()}
 
@@ -230,12 +232,14 @@ def _pattern(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> Patt
     return Pattern(shape, rows.astype(np.int64), indptr)
 
 
-def _cones(dims: Any) -> Cones:
+def cones_of(program: Any) -> Cones:
+    """The cones of cvxpy's rows."""
+    dims = program.cone_dims
     if dims.pnd:
         raise CanonicalizationError(
             "problem: an N-dimensional power cone was not split into three-dimensional ones; please report this problem"
         )
-    return Cones(
+    cones = Cones(
         zero=dims.zero,
         nonneg=dims.nonneg,
         soc=tuple(dims.soc),
@@ -243,3 +247,8 @@ def _cones(dims: Any) -> Cones:
         exp=dims.exp,
         power=tuple(dims.p3d),
     )
+    if cones.dimension != program.constr_size:
+        raise CanonicalizationError(
+            "problem: cvxpy's cones do not account for all of its rows; please report this problem"
+        )
+    return cones

@@ -7,6 +7,7 @@ are found by following these columns, and the cones that rows belong to.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import cvxpy as cp
@@ -14,7 +15,6 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from conelayers.canonicalize.complex_blocks import complex_structure
 from conelayers.canonicalize.recovery import read_dual, recovered_duals, variable_matrices
 from conelayers.names import Names
 from conelayers.parametric import AffineMap, OutputSpec
@@ -33,13 +33,17 @@ def names_of(
     maps: dict[str, AffineMap],
     outputs: tuple[OutputSpec, ...],
     auxiliary: frozenset[int],
+    E: sp.csr_array | None = None,
 ) -> Names:
-    """The names, for the affine maps to the data and the variables that are returned; ``auxiliary`` ones are not the user's."""
+    """The names, for the affine maps to the data and the variables that are returned; ``auxiliary`` ones are not the user's.
+
+    cvxpy's rows are E times those of the program (hermitian.py).
+    """
     known = [v for v in problem.variables() if v.id not in auxiliary]
     variables = tuple(variable_matrices(known, program, reductions))
     labels = [_label(i, c) for i, c in enumerate(problem.constraints)]
     shapes = [tuple(c.shape) for c in problem.constraints]
-    m = structure.m
+    m = structure.m if E is None else E.shape[0]
     owner, entry = np.full(m, -1), np.full(m, -1)
     ones, numbers = (recovered_duals(h, program, reductions) for h in (np.ones(m), np.arange(1.0, m + 1)))
     for k, constraint in enumerate(problem.constraints):
@@ -53,6 +57,11 @@ def names_of(
                 entry[rows] = used if len(scales) == 1 else -1
             if position == 0 and len(scales) == 1:
                 shapes[k] = tuple(constraint.dual_variables[0].shape)
+    if E is not None:
+        first = sp.csc_array(E)
+        rows = first.indices[first.indptr[:-1]]  # one of cvxpy's for each of the program's
+        owner = np.array([max(owner[first.indices[a:b]]) for a, b in pairwise(first.indptr.tolist())], dtype=np.int64)
+        entry = entry[rows]
     added = np.flatnonzero(owner < 0)
     if added.size:
         labels.append("the objective")
@@ -67,8 +76,7 @@ def names_of(
             owner[row] = attributes.setdefault(text, len(labels) + len(attributes))
         labels += attributes
         shapes += [()] * len(attributes)
-    constant = _constant(structure, maps, outputs)
-    return Names(tuple(labels), tuple(shapes), owner, entry, variables, constant, complex_structure(structure, maps))
+    return Names(tuple(labels), tuple(shapes), owner, entry, variables, _constant(structure, maps, outputs))
 
 
 def _objective(structure: Structure, maps: dict[str, AffineMap]) -> np.ndarray:

@@ -18,9 +18,16 @@ __all__ = ["output_specs", "read_dual", "recovered_duals", "variable_matrices"]
 
 
 def output_specs(
-    variable: cp.Variable, problem: cp.Problem, program: Any, reductions: list[tuple[Any, Any]]
+    variable: cp.Variable,
+    problem: cp.Problem,
+    program: Any,
+    reductions: list[tuple[Any, Any]],
+    E: sp.csr_array | None = None,
 ) -> tuple[OutputSpec, ...]:
-    """The map to one requested variable (or dual variable), as a sparse matrix; the real and the imaginary part of a complex one."""
+    """The map to one requested variable (or dual variable), as a sparse matrix; the real and the imaginary part of a complex one.
+
+    cvxpy's y is E times that of the program (hermitian.py).
+    """
     primal = variable.id in {v.id for v in problem.variables()}
     length = program.x.size if primal else program.constr_size
 
@@ -43,6 +50,8 @@ def output_specs(
             raise CanonicalizationError(
                 f"variables: cvxpy's recovery of {variable.name()} is not understood; please report this problem"
             )
+        if E is not None and not primal:
+            matrix = sp.csr_array(matrix @ E)
         specs.append(OutputSpec(variable.name(), tuple(variable.shape), primal, matrix, exponential))
     return tuple(specs)
 

@@ -7,7 +7,15 @@ from conelayers.cones.exponential import Exponential, ExponentialDual
 from conelayers.cones.orthant import Orthant
 from conelayers.cones.power import Power, PowerDual
 from conelayers.cones.product import Cones, ProductElement
-from conelayers.cones.psd import PositiveSemidefinite, matrix_to_svec, svec_to_matrix
+from conelayers.cones.psd import (
+    HermitianPositiveSemidefinite,
+    PositiveSemidefinite,
+    hermitian_to_svec,
+    matrix_to_svec,
+    svec_to_hermitian,
+    svec_to_matrix,
+)
+from conelayers.cones.real_form import embedding, real_form
 from conelayers.cones.scs import as_cones
 from conelayers.cones.selection import Selection, as_selection
 from conelayers.cones.soc import SecondOrder
@@ -19,6 +27,7 @@ __all__ = [
     "Element",
     "Exponential",
     "ExponentialDual",
+    "HermitianPositiveSemidefinite",
     "IdentityBasisElement",
     "Orthant",
     "PositiveSemidefinite",
@@ -30,8 +39,12 @@ __all__ = [
     "Selection",
     "as_cones",
     "as_selection",
+    "embedding",
     "exponential_elements",
+    "hermitian_to_svec",
     "matrix_to_svec",
     "power_elements",
+    "real_form",
+    "svec_to_hermitian",
     "svec_to_matrix",
 ]

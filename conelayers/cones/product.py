@@ -14,7 +14,7 @@ from conelayers.cones.cone import Cone, Element, IdentityBasisElement, ReducedEl
 from conelayers.cones.exponential import Exponential, ExponentialDual
 from conelayers.cones.orthant import Orthant
 from conelayers.cones.power import Power, PowerDual
-from conelayers.cones.psd import PositiveSemidefinite
+from conelayers.cones.psd import HermitianPositiveSemidefinite, PositiveSemidefinite
 from conelayers.cones.selection import Selection, as_selection, between
 from conelayers.cones.soc import SecondOrder
 
@@ -38,12 +38,13 @@ class _Group(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Cones:
-    """The cone K = {0}^zero × R₊^nonneg × Q… × S₊… × Kexp… × Kexp*… × Kpow…, rows in this order.
+    """The cone K = {0}^zero × R₊^nonneg × Q… × S₊… × H₊… × Kexp… × Kexp*… × Kpow…, rows in this order.
 
     zero, nonneg: numbers of rows. soc: dimension of each second-order cone {(t, u) : ‖u‖ ≤ t}. psd: order n of each
-    matrix, n(n+1)/2 rows each: lower triangle, column-major, off-diagonals times √2. exp, exp_dual: numbers of
+    matrix, n(n+1)/2 rows each: lower triangle, column-major, off-diagonals times √2. hermitian: order n of each complex Hermitian
+    matrix, n² rows each: the same of the real part, then √2 times the imaginary part below the diagonal, column-major. exp, exp_dual: numbers of
     three-row cones cl{y e^{x/y} ≤ z, y > 0} and of their duals. power: an exponent α for each three-row cone
-    {x^α y^{1−α} ≥ |z|}; −α stands for its dual. This is the order and the scaling of SCS.
+    {x^α y^{1−α} ≥ |z|}; −α stands for its dual. Order and scaling are SCS's, but for the Hermitian ones.
 
     Raises ValueError, naming the field, for negative or non-integer sizes and exponents outside (−1, 1)∖{0}.
     """
@@ -52,6 +53,7 @@ class Cones:
     nonneg: int = 0
     soc: tuple[int, ...] = ()
     psd: tuple[int, ...] = ()
+    hermitian: tuple[int, ...] = ()
     exp: int = 0
     exp_dual: int = 0
     power: tuple[float, ...] = ()
@@ -59,7 +61,7 @@ class Cones:
     def __post_init__(self) -> None:
         for name in ("zero", "nonneg", "exp", "exp_dual"):
             object.__setattr__(self, name, _count(name, getattr(self, name), 0))
-        for name in ("soc", "psd"):
+        for name in ("soc", "psd", "hermitian"):
             sizes = getattr(self, name)
             if not isinstance(sizes, Iterable):
                 raise ValueError(
@@ -79,7 +81,7 @@ class Cones:
     @property
     def dimension(self) -> int:
         """The number of rows, m."""
-        psd = sum(n * (n + 1) // 2 for n in self.psd)
+        psd = sum(n * (n + 1) // 2 for n in self.psd) + sum(n * n for n in self.hermitian)
         return self.zero + self.nonneg + sum(self.soc) + psd + 3 * (self.exp + self.exp_dual + len(self.power))
 
     @property
@@ -100,6 +102,9 @@ class Cones:
         for n in self.psd:
             blocks.setdefault(("psd", n), []).append(row)
             row += n * (n + 1) // 2
+        for n in self.hermitian:
+            blocks.setdefault(("hermitian", n), []).append(row)
+            row += n * n
         groups = []
         flat = self.zero + self.nonneg
         if flat or not self.dimension:  # a program without rows keeps one empty group: arrays have their shapes
@@ -109,8 +114,10 @@ class Cones:
                 groups.append(_Group(Orthant(0, len(starts)), np.array(starts), 1))
             elif kind == "soc":
                 groups.append(_Group(SecondOrder(), np.array(starts), size))
-            else:
+            elif kind == "psd":
                 groups.append(_Group(PositiveSemidefinite(size), np.array(starts), size * (size + 1) // 2))
+            else:
+                groups.append(_Group(HermitianPositiveSemidefinite(size), np.array(starts), size * size))
         for cone, count in ((Exponential(), self.exp), (ExponentialDual(), self.exp_dual)):
             if count:
                 groups.append(_Group(cone, row + 3 * np.arange(count), 3))
@@ -131,6 +138,7 @@ class Cones:
     def block_sizes(self) -> np.ndarray:
         """The number of rows of each of them: what is said of blocks is repeated so often to be said of rows."""
         sizes = [1] * (self.zero + self.nonneg) + list(self.soc) + [n * (n + 1) // 2 for n in self.psd]
+        sizes += [n * n for n in self.hermitian]
         sizes += [3] * (self.exp + self.exp_dual + len(self.power))
         return np.array(sizes, dtype=np.int64)
 

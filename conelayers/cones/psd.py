@@ -1,4 +1,8 @@
-"""The positive semidefinite cone in scaled-vector form: lower triangle, column-major, off-diagonals times √2."""
+"""The positive semidefinite cones of symmetric and of Hermitian matrices in scaled-vector form.
+
+Symmetric: the lower triangle, column by column, off-diagonals times √2. Hermitian: that of the real part, then √2 times the imaginary
+part below the diagonal, column by column. Both preserve inner products.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,15 @@ from conelayers.cones.arrays import Array, device, namespace
 from conelayers.cones.cone import Cone, Element, Extremes
 from conelayers.cones.selection import Selection, between
 
-__all__ = ["PositiveSemidefinite", "PositiveSemidefiniteElement", "matrix_to_svec", "svec_to_matrix"]
+__all__ = [
+    "HermitianPositiveSemidefinite",
+    "PositiveSemidefinite",
+    "PositiveSemidefiniteElement",
+    "hermitian_to_svec",
+    "matrix_to_svec",
+    "svec_to_hermitian",
+    "svec_to_matrix",
+]
 
 
 @cache
@@ -44,27 +56,74 @@ def matrix_to_svec(matrix: Array) -> Array:
     return entries * xp.asarray(scale, dtype=matrix.dtype, device=device(matrix))
 
 
+@cache
+def _below(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions below the diagonal in a flattened n×n matrix, column by column, and the entry of each position in that list, signed.
+
+    The second is 1 + the place below the diagonal, −1 − that of the mirror image above, 0 on it.
+    """
+    cols, rows = np.triu_indices(n, k=1)
+    place = np.zeros((n, n), dtype=np.int64)
+    place[rows, cols] = 1 + np.arange(rows.size)
+    return rows * n + cols, (place - place.T).ravel()
+
+
+def svec_to_hermitian(v: Array, n: int) -> Array:
+    """The Hermitian matrix (..., n, n) of a scaled vector (..., n²)."""
+    xp = namespace(v)
+    size = n * (n + 1) // 2
+    real = svec_to_matrix(v[..., :size], n)
+    signed = _below(n)[1]
+    zero = xp.zeros_like(v[..., :1])
+    padded = xp.concat([zero, v[..., size:] / np.sqrt(2.0)], axis=-1)
+    imaginary = xp.take(padded, xp.asarray(np.abs(signed), device=device(v)), axis=-1)
+    imaginary = imaginary * xp.asarray(np.sign(signed), dtype=v.dtype, device=device(v))
+    return real + 1j * xp.reshape(imaginary, (*v.shape[:-1], n, n))
+
+
+def hermitian_to_svec(matrix: Array) -> Array:
+    """The scaled vector (..., n²) of a Hermitian matrix (..., n, n); only its lower triangle is read."""
+    xp = namespace(matrix)
+    n = matrix.shape[-1]
+    imaginary = xp.reshape(xp.imag(matrix), (*matrix.shape[:-2], n * n))
+    below = xp.take(imaginary, xp.asarray(_below(n)[0], device=device(matrix)), axis=-1)
+    return xp.concat([matrix_to_svec(xp.real(matrix)), below * np.sqrt(2.0)], axis=-1)
+
+
 @final
 @dataclass(frozen=True)
 class PositiveSemidefiniteElement(Element):
-    """D(H) = Q (Ω ∘ QᵀHQ) Qᵀ: the values are Ω's lower triangle, U is the congruence with Q."""
+    """D(H) = Q (Ω ∘ QᴴHQ) Qᴴ: the values are Ω's lower triangle, U is the congruence with Q, which is complex for Hermitian matrices."""
 
     vectors: Array  # Q, (..., blocks, n, n)
 
+    def _read(self, h: Array) -> Array:
+        q = self.vectors
+        return svec_to_hermitian(h, q.shape[-1]) if _is_complex(q) else svec_to_matrix(h, q.shape[-1])
+
+    def _write(self, matrix: Array) -> Array:
+        return hermitian_to_svec(matrix) if _is_complex(self.vectors) else matrix_to_svec(matrix)
+
     def to_basis(self, h: Array) -> Array:
         q = self.vectors
-        return matrix_to_svec(_transpose(q) @ svec_to_matrix(h, q.shape[-1]) @ q)
+        return self._write(_adjoint(q) @ self._read(h) @ q)
 
     def from_basis(self, h: Array) -> Array:
         q = self.vectors
-        return matrix_to_svec(q @ svec_to_matrix(h, q.shape[-1]) @ _transpose(q))
+        return self._write(q @ self._read(h) @ _adjoint(q))
 
 
-def _transpose(matrix: Array) -> Array:
-    return namespace(matrix).matrix_transpose(matrix)
+def _is_complex(matrix: Array) -> bool:
+    xp = namespace(matrix)
+    return bool(xp.isdtype(matrix.dtype, "complex floating"))
 
 
-@final
+def _adjoint(matrix: Array) -> Array:
+    xp = namespace(matrix)
+    transposed = xp.matrix_transpose(matrix)
+    return xp.conj(transposed) if _is_complex(matrix) else transposed
+
+
 class PositiveSemidefinite(Cone):
     """Π(V) = Q max(Λ, 0) Qᵀ; Ω is 1 on pairs of positive eigenvalues, λᵢ/(λᵢ + |λⱼ|) on mixed ones, 0 on the others.
 
@@ -74,13 +133,27 @@ class PositiveSemidefinite(Cone):
     def __init__(self, order: int) -> None:
         self.order = order
 
+    def _read(self, v: Array) -> Array:
+        """The matrices of scaled vectors."""
+        return svec_to_matrix(v, self.order)
+
+    def _write(self, matrix: Array) -> Array:
+        """The scaled vectors of matrices."""
+        return matrix_to_svec(matrix)
+
+    def _pairs(self, omega: Array) -> Array:
+        """What belongs to each entry of a scaled vector, given what belongs to each pair of eigenvalues, (..., n, n)."""
+        xp = namespace(omega)
+        to_vector = xp.asarray(_triangle(self.order)[0], device=device(omega))
+        return xp.take(xp.reshape(omega, (*omega.shape[:-2], self.order**2)), to_vector, axis=-1)
+
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
         xp = namespace(v)
-        eigenvalues, q = xp.linalg.eigh(svec_to_matrix(v, self.order))
+        eigenvalues, q = xp.linalg.eigh(self._read(v))
         zero = xp.zeros_like(eigenvalues)
         positive = xp.where(eigenvalues > 0, eigenvalues, zero)
         negative = xp.where(eigenvalues < 0, -eigenvalues, zero)
-        projection = matrix_to_svec((q * positive[..., None, :]) @ _transpose(q))
+        projection = self._write((q * positive[..., None, :]) @ _adjoint(q))
         low, high = self._omega(positive, negative)
         return projection, PositiveSemidefiniteElement(between(low, high, selection), q)
 
@@ -92,17 +165,12 @@ class PositiveSemidefinite(Cone):
         bottom = xp.maximum(negative[..., :, None], negative[..., None, :])
         total = top + bottom
         omega = top / xp.where(total > 0, total, xp.ones_like(total))
-        to_vector = xp.asarray(_triangle(self.order)[0], device=device(positive))
-
-        def triangle(h: Array) -> Array:
-            return xp.take(xp.reshape(h, (*h.shape[:-2], self.order**2)), to_vector, axis=-1)
-
-        return triangle(omega), triangle(xp.where(total > 0, omega, xp.ones_like(total)))
+        return self._pairs(omega), self._pairs(xp.where(total > 0, omega, xp.ones_like(total)))
 
     def extremes(self, v: Array, tolerance: Array) -> Extremes:
         """Eigenvalues within the tolerance of 0 count as zero, and the pairs of them as 0 or 1."""
         xp = namespace(v)
-        eigenvalues, q = xp.linalg.eigh(svec_to_matrix(v, self.order))
+        eigenvalues, q = xp.linalg.eigh(self._read(v))
         near, zero = tolerance[..., None], xp.zeros_like(eigenvalues)
         positive = xp.where(eigenvalues > near, eigenvalues, zero)
         negative = xp.where(eigenvalues < -near, -eigenvalues, zero)
@@ -116,7 +184,7 @@ class PositiveSemidefinite(Cone):
         f[μ, λ, μ'] = λ/((λ − μ)(λ − μ')). Source: Daleckii, Krein (1965).
         """
         xp = namespace(v)
-        eigenvalues, q = xp.linalg.eigh(svec_to_matrix(v, self.order))
+        eigenvalues, q = xp.linalg.eigh(self._read(v))
         plus = eigenvalues > 0
         minus = ~plus
         mixed = plus[..., :, None] & minus[..., None, :]
@@ -124,10 +192,27 @@ class PositiveSemidefinite(Cone):
         one = xp.ones_like(difference)
         inverse = xp.where(mixed, 1 / xp.where(mixed, difference, one), 0 * one)  # (positive, negative) pairs only
         rows, columns = eigenvalues[..., :, None], eigenvalues[..., None, :]
-        first, second = (_transpose(q) @ svec_to_matrix(h, self.order) @ q for h in (a, c))
+        first, second = (_adjoint(q) @ self._read(h) @ q for h in (a, c))
         f, s = inverse * first, inverse * second
-        upper = (f * -columns) @ _transpose(s)
-        lower = _transpose(f) @ (rows * s)
+        upper = (f * -columns) @ _adjoint(s)
+        lower = _adjoint(f) @ (rows * s)
         crossed = inverse * (rows * (f @ second + s @ first) - (first @ s + second @ f) * columns)
-        total = upper + _transpose(upper) + lower + _transpose(lower) + crossed + _transpose(crossed)
-        return matrix_to_svec(q @ total @ _transpose(q))
+        total = upper + _adjoint(upper) + lower + _adjoint(lower) + crossed + _adjoint(crossed)
+        return self._write(q @ total @ _adjoint(q))
+
+
+@final
+class HermitianPositiveSemidefinite(PositiveSemidefinite):
+    """The same for Hermitian matrices, with n² rows: Π(V) = Q max(Λ, 0) Qᴴ."""
+
+    def _read(self, v: Array) -> Array:
+        return svec_to_hermitian(v, self.order)
+
+    def _write(self, matrix: Array) -> Array:
+        return hermitian_to_svec(matrix)
+
+    def _pairs(self, omega: Array) -> Array:
+        xp = namespace(omega)
+        below = xp.asarray(_below(self.order)[0], device=device(omega))
+        imaginary = xp.take(xp.reshape(omega, (*omega.shape[:-2], self.order**2)), below, axis=-1)
+        return xp.concat([super()._pairs(omega), imaginary], axis=-1)

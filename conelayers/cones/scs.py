@@ -17,6 +17,7 @@ _DICT_KEYS = {
     "l": "nonneg",
     "q": "soc",
     "s": "psd",
+    "cs": "hermitian",
     "ep": "exp",
     "ed": "exp_dual",
     "p": "power",
@@ -24,7 +25,7 @@ _DICT_KEYS = {
 
 
 def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:
-    """A Cones from a Cones or from a dict with SCS's keys z (or f), l, q, s, ep, ed, p.
+    """A Cones from a Cones or from a dict with SCS's keys z (or f), l, q, s, cs, ep, ed, p; the rows of cs as Cones has them.
 
     Raises ValueError naming an unknown key, TypeError for anything that is neither.
     """
@@ -41,7 +42,7 @@ def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:
         field = _DICT_KEYS[key]
         if field in settings:
             raise ValueError(f"cones: the keys 'z' and 'f' both give {field}; keep one")
-        if field in ("soc", "psd", "power") and isinstance(value, (int, float, np.number)):
+        if field in ("soc", "psd", "hermitian", "power") and isinstance(value, (int, float, np.number)):
             value = (value,)
-        settings[field] = tuple(value) if field in ("soc", "psd", "power") else value
+        settings[field] = tuple(value) if field in ("soc", "psd", "hermitian", "power") else value
     return Cones(**settings)

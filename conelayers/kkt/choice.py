@@ -33,7 +33,8 @@ def prefers_dense(structure: Structure) -> bool:
     if order > _NEVER_DENSE:
         return False
     # A semidefinite block mixes all of its rows; a second-order cone stays sparse by lifting.
-    fill = sum((k * (k + 1) // 2) ** 2 for k in structure.cones.psd)
+    cones = structure.cones
+    fill = sum((k * (k + 1) // 2) ** 2 for k in cones.psd) + sum(k**4 for k in cones.hermitian)
     entries = structure.P.nnz + 2 * min(structure.A.nnz + fill, structure.m * structure.n) + structure.m
     return entries > _DENSE_FROM * order**2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conelayers.cones import Cones
+from conelayers.cones import Cones, real_form
 from conelayers.solvers.clarabel import Clarabel
 from conelayers.solvers.ecos import ECOS
 from conelayers.solvers.scs import SCS
@@ -34,7 +34,7 @@ def choose_solver(name: str | None, cones: Cones, quadratic: bool, options: froz
         return next((s for s in capable if options <= s.native_options), capable[0])
     solver = find_solver(name)
     if solver not in capable:
-        lacks = sorted(cones.kinds - solver.cones)
+        lacks = sorted((real_form(cones)[0] if cones.hermitian else cones).kinds - solver.cones)
         what = f"the cones {', '.join(lacks)}" if lacks else "a quadratic objective"
         others = ", ".join(s.name for s in capable) or "none"
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, final
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.cones import Cones
+from conelayers.cones import Cones, real_form
 from conelayers.errors import Status
 
 __all__ = ["Instance", "RawSolution", "Settings", "Solver", "csc32"]
@@ -61,7 +61,8 @@ class Solver(ABC):
 
     def takes(self, cones: Cones, quadratic: bool) -> bool:
         """Whether it takes programs with these cones and, if asked, P ≠ 0."""
-        return cones.kinds <= self.cones and (self.quadratic or not quadratic)
+        kinds = real_form(cones)[0].kinds if cones.hermitian else cones.kinds
+        return kinds <= self.cones and (self.quadratic or not quadratic)
 
     @abstractmethod
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
@@ -69,6 +70,12 @@ class Solver(ABC):
 
     def solve(self, instance: Instance, settings: Settings, start: RawSolution | None = None) -> RawSolution:
         """Solve one instance; a Python exception of the backend becomes the status FAILED with its text."""
+        if instance.cones.hermitian:
+            cones, E = real_form(instance.cones)
+            larger = Instance(instance.P, instance.q, sp.csc_array(E @ instance.A), E @ instance.b, cones)
+            start = None if start is None else start._replace(y=E @ start.y, s=E @ start.s)
+            raw = self.solve(larger, settings, start)
+            return raw._replace(y=E.T @ raw.y, s=E.T @ raw.s)
         padded = instance.b.size == 0 and self.needs_rows
         if padded and not instance.q.any():
             nothing = np.zeros(0)
