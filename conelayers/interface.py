@@ -8,13 +8,13 @@ complex variable is made of two outputs. All of it is computed by the layer's fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 
-from conelayers.expressions import Arithmetic, Node, evaluate
+from conelayers.expressions import Arithmetic, Evaluation, Expression, positions_in
 from conelayers.parameters import ParameterSpec, batch_sizes, check_values
 
 __all__ = ["Interface", "Replacement", "Source", "Values"]
@@ -24,6 +24,12 @@ class Values(Protocol):
     """What an adapter knows of the arrays that it is given."""
 
     arithmetic: Arithmetic
+
+    def wide(self, value: Any) -> Any:
+        """A dense array in double precision, where the arithmetic works, for a dense or sparse one."""
+
+    def narrow(self, value: Any, given: Sequence[Any]) -> Any:
+        """A computed value in the precision, and on the device, of those that were given."""
 
     def dense(self, value: Any) -> Any:
         """A dense array for a sparse one."""
@@ -58,7 +64,7 @@ class Source:
     """
 
     position: int | None = None
-    node: Node | None = None
+    node: Expression | None = None
     entries: bool = False
     part: str | None = None
 
@@ -88,18 +94,40 @@ class Interface:
         return self.sources == same.sources and self.outputs == same.outputs
 
     @cached_property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[Expression, ...]:
         """The expressions whose values are computed."""
-        return tuple(dict.fromkeys(source.node for source in self.sources if source.node is not None))
+        found = {id(source.node): source.node for source in self.sources if source.node is not None}
+        return tuple(found.values())
 
-    def batched(self, node: Node, given: Sequence[Any]) -> bool:
+    @cached_property
+    def _used(self) -> dict[int, frozenset[int]]:
+        """The positions of the parameters in each expression, by its identity."""
+        return {id(node): positions_in(node) for node in self.nodes}
+
+    def evaluation(self, values: Values) -> Evaluation:
+        """That of all expressions, prepared once for each framework."""
+        prepared: dict[int, Evaluation] = self.__dict__.setdefault("_prepared", {})
+        if id(values) not in prepared:
+            prepared[id(values)] = Evaluation(self.nodes, values.arithmetic)
+        return prepared[id(values)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is found again is bound to this process.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def batched(self, node: Expression, given: Sequence[Any]) -> bool:
         """Whether the expression's value has a batch axis."""
-        return any(given[i].ndim > len(self.parameters[i].shape) for i in node.parameters)
+        return any(given[i].ndim > len(self.parameters[i].shape) for i in self._used[id(node)])
 
     def concerned(self, wanted: Sequence[bool]) -> tuple[bool, ...]:
         """Which of the program's parameters depend on the ``wanted`` ones of the user's."""
         return tuple(
-            any(wanted[i] for i in source.node.parameters) if source.node is not None else wanted[source.position or 0]
+            any(wanted[i] for i in self._used[id(source.node)])
+            if source.node is not None
+            else wanted[source.position or 0]
             for source in self.sources
         )
 
@@ -127,11 +155,11 @@ class Interface:
         sizes = batch_sizes(self.parameters, [tuple(v.shape) for v in given])
         for i in self._unseen:
             self._check(i, given[i], sizes[i] is not None, values, validate)
-        found = dict(zip(self.nodes, self._evaluated(given, values), strict=True))
+        found = dict(zip(map(id, self.nodes), self._evaluated(given, values), strict=True))
         result = []
         for source in self.sources:
             if source.node is not None:
-                value = found[source.node]
+                value = found[id(source.node)]
             elif source.entries:
                 assert source.position is not None
                 value = values.entries(given[source.position], self.parameters[source.position])
@@ -150,12 +178,12 @@ class Interface:
     def _evaluated(self, given: Sequence[Any], values: Values) -> list[Any]:
         if not self.nodes:
             return []
-        used = frozenset().union(*(node.parameters for node in self.nodes))
+        used = frozenset().union(*self._used.values())
         leading = [
-            self._leading(values.dense(v), spec) if i in used else None
+            self._leading(values.wide(v), spec) if i in used else None
             for i, (v, spec) in enumerate(zip(given, self.parameters, strict=True))
         ]
-        results = evaluate(self.nodes, leading, values.arithmetic)
+        results = [values.narrow(r, given) for r in self.evaluation(values)(leading)]
         return [r if self.batched(node, given) else r[0] for node, r in zip(self.nodes, results, strict=True)]
 
     @staticmethod

@@ -27,7 +27,7 @@ from conelayers.smoothing import LPGD, Base, Resolver, Smoothing
 from conelayers.solution import Solution
 from conelayers.solve import WarmStart, solve_batch
 from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
-from conelayers.translated import ARRAYS, translated
+from conelayers.translated import inner_arrays, translated
 
 __all__ = ["Layer", "Observer", "ProblemData"]
 
@@ -212,7 +212,7 @@ class Layer:
         if interface.trivial:
             return self.solve_parts(*theta, solver_args=solver_args, warm_start=warm_start)
         given = interface.arrays(theta)
-        inner = interface.inner(given, ARRAYS, validate=self.validate)
+        inner = inner_arrays(interface, given, self.validate)
         return translated(interface, given, self.solve_parts(*inner, solver_args=solver_args, warm_start=warm_start))
 
     def solve_parts(
@@ -252,7 +252,7 @@ class Layer:
         compiled = self.compiled_for(solver_args)
         interface = compiled.interface
         if not interface.trivial:
-            theta = tuple(interface.inner(interface.arrays(theta), ARRAYS, validate=self.validate))
+            theta = tuple(inner_arrays(interface, interface.arrays(theta), self.validate))
         batch = self._batch(theta, compiled)
         program = compiled.program(batch.theta)
         structure = program.structure
@@ -274,7 +274,7 @@ class Layer:
         compiled = self.compiled_for(solver_args)
         interface = compiled.interface
         if not interface.trivial:
-            theta = tuple(interface.inner(interface.arrays(theta), ARRAYS, validate=self.validate))
+            theta = tuple(inner_arrays(interface, interface.arrays(theta), self.validate))
         return self._solve(self._batch(theta, compiled), solver_args, warm_start).certify()
 
     def _batch(self, values: Sequence[Any], compiled: ParametricProgram) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,6 @@ def _largest(h: np.ndarray) -> float:
     return float(np.max(np.abs(h), initial=0.0))
 
 
-@final
 @dataclass(frozen=True)
 class LayerSolution:
     """The solution of one call, and its derivatives.

@@ -9,19 +9,25 @@ from typing import Any, final
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.expressions import NUMPY, Arithmetic, pullback, pushforward
+from conelayers.expressions import Arithmetic, NumpyArithmetic, pullback, pushforward
 from conelayers.interface import Interface, Source
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import ParameterSpec, flatten, unflatten
 
-__all__ = ["ARRAYS", "TranslatedSolution", "translated"]
+__all__ = ["ARRAYS", "TranslatedSolution", "inner_arrays", "translated"]
 
 
 @final
 class _Arrays:
     """NumPy's arrays, and SciPy's sparse ones."""
 
-    arithmetic: Arithmetic = NUMPY
+    arithmetic: Arithmetic = NumpyArithmetic()
+
+    def wide(self, value: Any) -> Any:
+        return np.asarray(self.dense(value), dtype=np.complex128 if np.iscomplexobj(value) else np.float64)
+
+    def narrow(self, value: Any, given: Sequence[Any]) -> Any:
+        return value
 
     def dense(self, value: Any) -> Any:
         return value.toarray() if sp.issparse(value) else value
@@ -56,6 +62,7 @@ def _sparse_entries(value: Any, positions: np.ndarray, spec: ParameterSpec) -> n
 ARRAYS = _Arrays()
 
 
+@final
 @dataclass(frozen=True)
 class TranslatedSolution(LayerSolution):
     """A LayerSolution whose variables, tangents and gradients are the user's, by the chain rule through an Interface.
@@ -136,6 +143,12 @@ class TranslatedSolution(LayerSolution):
         return self._interface
 
 
+def inner_arrays(interface: Interface, given: Sequence[Any], validate: bool) -> list[np.ndarray]:
+    """The values of the program's own parameters; what is not finite is for their checks to find."""
+    with np.errstate(all="ignore"):
+        return interface.inner(given, ARRAYS, validate=validate)
+
+
 def translated(interface: Interface, given: Sequence[np.ndarray], solution: LayerSolution) -> TranslatedSolution:
     """The solution of a program's own parameters as one for the user's values."""
     state = {f.name: getattr(solution, f.name) for f in fields(LayerSolution)}
@@ -174,11 +187,11 @@ def _pushed(interface: Interface, given: Sequence[np.ndarray], tangents: Sequenc
     """The tangents of the program's parameters."""
     nodes, moved = interface.nodes, {}
     if nodes:
-        found = pushforward(nodes, _leading(interface, given), _leading(interface, tangents))
-        moved = {n: m if interface.batched(n, given) else m[0] for n, m in zip(nodes, found, strict=True)}
+        found = pushforward(interface.evaluation(ARRAYS), _leading(interface, given), _leading(interface, tangents))
+        moved = {id(n): m if interface.batched(n, given) else m[0] for n, m in zip(nodes, found, strict=True)}
     result = []
     for source in interface.sources:
-        value = moved[source.node] if source.node is not None else _taken(interface, source, tangents)
+        value = moved[id(source.node)] if source.node is not None else _taken(interface, source, tangents)
         result.append(value if source.part is None else getattr(np, source.part)(value))
     return result
 
@@ -196,15 +209,14 @@ def _pulled(interface: Interface, given: Sequence[np.ndarray], inner: Sequence[n
         np.zeros(v.shape, np.complex128 if spec.is_complex else np.float64)
         for v, spec in zip(given, specs, strict=True)
     ]
-    of_nodes: dict[Any, np.ndarray] = {}
+    of_nodes: dict[int, np.ndarray] = {}
     for source, g in zip(interface.sources, inner, strict=True):
         if g is None:
             continue
         g = 1j * g if source.part == "imag" else g
         if source.node is not None:
-            of_nodes[source.node] = of_nodes.get(source.node, 0) + (
-                g if interface.batched(source.node, given) else g[None]
-            )
+            g = g if interface.batched(source.node, given) else g[None]
+            of_nodes[id(source.node)] = of_nodes.get(id(source.node), 0) + g
             continue
         assert source.position is not None
         own = gradients[source.position]
@@ -213,9 +225,14 @@ def _pulled(interface: Interface, given: Sequence[np.ndarray], inner: Sequence[n
             flat = np.zeros((*own.shape[: own.ndim - len(spec.shape)], spec.size))
             flat[..., list(spec.positions or ())] = g
             g = unflatten(flat, spec.shape) if flat.ndim == 2 else unflatten(flat[None], spec.shape)[0]
-        own += g
+        own += np.asarray(g)
     if of_nodes:
-        found = pullback(tuple(of_nodes), _leading(interface, given), tuple(of_nodes.values()))
+        batch = max(v.shape[0] for v in _leading(interface, given))
+        cotangents = [
+            of_nodes.get(id(n), np.zeros((batch if interface.batched(n, given) else 1, *n.shape)))
+            for n in interface.nodes
+        ]
+        found = pullback(interface.evaluation(ARRAYS), _leading(interface, given), cotangents)
         for own, spec, g in zip(gradients, specs, found, strict=True):
             g = g if spec.is_complex else np.real(g)
             own += g if own.ndim > len(spec.shape) else g[0]

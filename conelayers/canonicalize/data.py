@@ -150,7 +150,8 @@ def parameter_map(
                     if part.parameter.id in compact:
                         compact.add(log_id)
         elif isinstance(reduction, Complex2Real):
-            for p, (real, imag) in reduction.canon_methods._parameters.items():
+            methods: Any = reduction.canon_methods
+            for p, (real, imag) in methods._parameters.items():
                 if real is not None:
                     maps[real.id] = maps[p.id]
                 if imag is not None:

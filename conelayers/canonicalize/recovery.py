@@ -45,7 +45,7 @@ def output_specs(
     exponential = primal and any(variable.id in r.var_id_map for r, _ in reductions if isinstance(r, Dgp2Dcp))
     specs = []
     for part in (np.real, np.imag) if _is_complex(variable, problem) else (np.real,):
-        matrix = _matrix(*map(part, probes), length)
+        matrix = _matrix(part(probes[0]), part(probes[1]), length)
         if not np.allclose(part(expected), matrix @ check, rtol=1e-12, atol=0):
             raise CanonicalizationError(
                 f"variables: cvxpy's recovery of {variable.name()} is not understood; please report this problem"

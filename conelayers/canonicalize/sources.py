@@ -9,7 +9,7 @@ import cvxpy as cp
 from conelayers.canonicalize.data import Part
 from conelayers.canonicalize.lift import Factor
 from conelayers.canonicalize.translate import translate
-from conelayers.expressions import Node
+from conelayers.expressions import Expression, build
 from conelayers.interface import Source
 
 __all__ = ["sources_of"]
@@ -22,9 +22,15 @@ def sources_of(
 ) -> tuple[Source, ...]:
     """One for each part: the user's parameter, or the expression that a new one stands for."""
     place = {p.id: i for i, p in enumerate(parameters)}
-    nodes: dict[int, Node] = {}
+    nodes: dict[int, Expression] = {}
     for p, definition in definitions:
-        nodes[p.id] = translate(definition, place, nodes)
+        expression = definition.P if isinstance(definition, Factor) else definition
+        (node,) = translate([expression], parameters, nodes)
+        if isinstance(definition, Factor):
+            node = build.node(
+                "cholesky", node, shape=node.shape, sign=definition.sign, name=f"quad_form's matrix {definition.P}"
+            )
+        nodes[p.id] = node
     sources = []
     for part in parts:
         ident = part.parameter.id

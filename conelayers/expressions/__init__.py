@@ -1,7 +1,26 @@
-"""Expressions of parameters alone, evaluated for a batch in NumPy, PyTorch or JAX, whose own differentiation works on them."""
+"""Expressions of parameters and constants, evaluated in NumPy, torch or JAX, a batch at a time, and differentiated there.
+
+An expression is a graph of ``Parameter``, ``Constant`` and ``Node``; ``conelayers.canonicalize.translate`` makes one from
+cvxpy's. An ``Arithmetic`` is what a framework has to offer for ``evaluate``; NumPy's is ``NumpyArithmetic``, whose
+derivatives are ``pullback`` and ``pushforward``.
+"""
 
 from conelayers.expressions.arithmetic import Arithmetic
-from conelayers.expressions.nodes import Node, evaluate
-from conelayers.expressions.numpy_arithmetic import NUMPY, pullback, pushforward
+from conelayers.expressions.derivatives import pullback, pushforward
+from conelayers.expressions.evaluation import Evaluation, evaluate
+from conelayers.expressions.nodes import Constant, Expression, Node, Parameter, positions_in
+from conelayers.expressions.numpy_arithmetic import NumpyArithmetic
 
-__all__ = ["NUMPY", "Arithmetic", "Node", "evaluate", "pullback", "pushforward"]
+__all__ = [
+    "Arithmetic",
+    "Constant",
+    "Evaluation",
+    "Expression",
+    "Node",
+    "NumpyArithmetic",
+    "Parameter",
+    "evaluate",
+    "positions_in",
+    "pullback",
+    "pushforward",
+]

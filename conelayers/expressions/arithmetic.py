@@ -1,79 +1,87 @@
-"""The array operations that expressions are made of: NumPy's names and meaning, from a framework's own functions."""
+"""What the evaluation of an expression asks of a framework of arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Arithmetic"]
+__all__ = ["Arithmetic", "Array", "precision"]
+
+Array = Any  # of the framework
+
+
+def precision(x: Array) -> np.finfo:
+    """The machine's numbers for the array, by its dtype's name, which is NumPy's in every framework."""
+    return np.finfo(np.float32 if any(name in str(x.dtype) for name in ("float32", "complex64")) else np.float64)
 
 
 class Arithmetic(Protocol):
-    """Arrays as of NumPy; every operation is differentiated by the framework, and none changes its arguments."""
+    """A framework's operations, differentiable there; + − * /, comparisons, slices and ``shape`` are those of its arrays."""
 
-    def constant(self, array: np.ndarray, like: Any) -> Any:
-        """The array in the precision, and on the device, of ``like``."""
+    def constant(self, array: np.ndarray) -> Array:
+        """The array as the framework's constant, whatever transformation is under way."""
 
-    def stop(self, h: Any) -> Any:
-        """h as a constant."""
+    def stop(self, x: Array) -> Array:
+        """The value of x, as a constant to every derivative."""
 
-    def elementwise(self, name: str, *h: Any) -> Any:
-        """NumPy's function of this name: exp, log, log1p, sqrt, abs, sin, …, maximum, minimum, power, logaddexp."""
+    def elementwise(self, name: str, x: Array) -> Array:
+        """The function that NumPy calls by that name, entry by entry; also normcdf."""
 
-    def where(self, condition: Any, a: Any, b: Any) -> Any:
-        """Elementwise choice."""
+    def power(self, x: Array, p: Array | float) -> Array:
+        """x to the power of p."""
 
-    def reduce(self, name: str, h: Any, axes: tuple[int, ...]) -> Any:
-        """Sum, max or min over ``axes``, which stay with length 1; a maximum's gradient is a convex combination of those of its ties."""
+    def maximum(self, x: Array, y: Array) -> Array:
+        """The larger one, entry by entry; a convex combination of both derivatives where they are equal."""
 
-    def cumsum(self, h: Any, axis: int) -> Any:
-        """Partial sums."""
+    def softplus(self, x: Array) -> Array:
+        """log(1 + exp x)."""
 
-    def ranks(self, h: Any) -> Any:
-        """The place of each entry, along the last axis, in descending order, as numbers; a constant."""
+    def where(self, mask: Array, x: Array | float, y: Array | float) -> Array:
+        """x where the mask holds, y elsewhere; an array has the mask's shape."""
 
-    def reshape(self, h: Any, shape: tuple[int, ...]) -> Any:
-        """Row by row."""
+    def real(self, x: Array) -> Array:
+        """The real part, real."""
 
-    def transpose(self, h: Any, axes: tuple[int, ...]) -> Any:
-        """Axes exchanged."""
+    def imag(self, x: Array) -> Array:
+        """The imaginary part, real."""
 
-    def broadcast(self, h: Any, shape: tuple[int, ...]) -> Any:
-        """To a shape that it fits."""
+    def conjugate(self, x: Array) -> Array:
+        """The complex conjugate."""
 
-    def take(self, h: Any, index: np.ndarray) -> Any:
-        """h (B, n) at these columns."""
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
+        """Row-major."""
 
-    def concatenate(self, parts: list[Any], axis: int) -> Any:
-        """Joined along an axis."""
+    def permute(self, x: Array, axes: tuple[int, ...]) -> Array:
+        """Axis i of the result is axis axes[i] of x."""
 
-    def matmul(self, a: Any, b: Any) -> Any:
-        """Of stacks of matrices, broadcast."""
+    def expand(self, x: Array, shape: tuple[int, ...]) -> Array:
+        """Axes of length 1 repeated; the number of axes stays."""
 
-    def eigenvalues(self, h: Any) -> Any:
-        """Of stacks of Hermitian matrices, ascending; differentiable also where some are equal."""
+    def take(self, x: Array, index: Array) -> Array:
+        """x[:, index] for x (b, n)."""
 
-    def singular_values(self, h: Any) -> Any:
-        """Of stacks of matrices."""
+    def join(self, parts: Sequence[Array], axis: int) -> Array:
+        """Concatenation."""
 
-    def inverse(self, h: Any) -> Any:
-        """Of stacks of matrices."""
+    def sum(self, x: Array, axes: tuple[int, ...]) -> Array:
+        """The sum over one or more axes."""
 
-    def log_determinant(self, h: Any) -> Any:
-        """log|det| of stacks of matrices."""
+    def amax(self, x: Array) -> Array:
+        """The largest along the last axis; a convex combination of derivatives where it is attained more than once."""
 
-    def cholesky(self, h: Any) -> Any:
-        """The lower factor of stacks of Hermitian positive definite matrices; ValueError, or NaN under compilation, where one is not."""
+    def sort(self, x: Array) -> Array:
+        """Ascending along the last axis."""
 
-    def real(self, h: Any) -> Any:
-        """Real part."""
+    def matmul(self, x: Array, y: Array) -> Array:
+        """The product of matrices, real and complex ones mixed."""
 
-    def imag(self, h: Any) -> Any:
-        """Imaginary part, zero of a real array."""
+    def inverse(self, x: Array) -> Array:
+        """Of square matrices."""
 
-    def conj(self, h: Any) -> Any:
-        """Complex conjugate."""
+    def cholesky(self, x: Array) -> Array:
+        """The lower factors of Hermitian positive definite matrices; LinAlgError, or NaN where the value is hidden, where one is not."""
 
-    def is_complex(self, h: Any) -> bool:
-        """Whether its dtype is."""
+    def eigh(self, x: Array) -> tuple[Array, Array]:
+        """Ascending eigenvalues and the eigenvectors of Hermitian matrices; never differentiated."""

@@ -1,62 +1,64 @@
-"""Expressions as graphs of plain data, which pickle, and their evaluation."""
+"""The nodes of an expression's graph: parameters, constants, and operations on other nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from conelayers.expressions.arithmetic import Arithmetic
-from conelayers.expressions.operations import OPERATIONS
+__all__ = ["Constant", "Expression", "Node", "Parameter", "positions_in"]
 
-__all__ = ["Node", "evaluate"]
+
+@final
+@dataclass(frozen=True, eq=False)
+class Parameter:
+    """The value at a position among those that are passed in."""
+
+    position: int
+    shape: tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An array of float64 or complex128."""
+
+    array: np.ndarray
+
+    def __post_init__(self) -> None:
+        kind = np.complex128 if np.iscomplexobj(self.array) else np.float64
+        object.__setattr__(self, "array", np.array(self.array, dtype=kind))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Node:
-    """An ``operation`` (operations.py) on the ``children``, with ``data`` that is fixed; ``shape`` is its value's, of one instance.
-
-    "parameter" has the parameter's position as its data, "constant" an array.
-    """
+    """An operation (a name in ``conelayers.expressions.operations``) on children; ``data`` are its fixed arguments by name."""
 
     operation: str
-    children: tuple[Node, ...]
+    children: tuple[Expression, ...]
     shape: tuple[int, ...]
-    data: tuple[Any, ...] = ()
-
-    @cached_property
-    def parameters(self) -> frozenset[int]:
-        """The positions of the parameters in it."""
-        if self.operation == "parameter":
-            return frozenset(self.data)
-        return frozenset().union(*(child.parameters for child in self.children))
+    data: tuple[tuple[str, Any], ...] = ()
 
 
-def evaluate(nodes: Sequence[Node], values: Sequence[Any], arithmetic: Arithmetic) -> list[Any]:
-    """The values of the nodes, (B, *shape), for those of the parameters, (B, *shape) or (1, *shape) each; None for ones in no node.
+Expression: TypeAlias = Parameter | Constant | Node
 
-    B is 1 where nothing with a batch enters. What several nodes share is computed once.
-    """
-    known: dict[int, Any] = {}
-    like = next(v for v in values if v is not None)
 
-    def value(node: Node) -> Any:
-        if id(node) in known:
-            return known[id(node)]
-        if node.operation == "parameter":
-            h = values[node.data[0]]
-        elif node.operation == "constant":
-            h = arithmetic.constant(np.asarray(node.data[0])[None], like)
-        else:
-            shapes = [child.shape for child in node.children]
-            h = OPERATIONS[node.operation](
-                arithmetic, [value(c) for c in node.children], shapes, node.shape, *node.data
-            )
-        known[id(node)] = h
-        return h
-
-    return [value(node) for node in nodes]
+def positions_in(expression: Expression) -> frozenset[int]:
+    """The positions of the parameters in an expression."""
+    found, seen, waiting = set(), set(), [expression]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Parameter):
+            found.add(node.position)
+        elif isinstance(node, Node):
+            waiting += node.children
+    return frozenset(found)

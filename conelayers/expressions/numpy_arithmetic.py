@@ -1,168 +1,151 @@
-"""NumPy's arrays, differentiated by the package autograd."""
+"""NumPy's arithmetic, through autograd, whose arrays it differentiates and whose missing rules are added here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import autograd.numpy as anp
 import numpy as np
-from autograd import make_vjp
-from autograd.builtins import tuple as autograd_tuple
-from autograd.extend import defvjp, primitive
-from autograd.tracer import getval
+from autograd.extend import defjvp, defvjp, notrace_primitive, primitive
+from scipy.special import ndtr
 
-from conelayers.expressions.arithmetic import Arithmetic
-from conelayers.expressions.nodes import Node, evaluate
+from conelayers.expressions.arithmetic import Array
 
-__all__ = ["NUMPY", "pullback", "pushforward"]
+__all__ = ["NumpyArithmetic"]
 
 
-def _adjoint(h: Any) -> Any:
-    return anp.conj(anp.swapaxes(h, -1, -2))
+@notrace_primitive
+def _stop(x: np.ndarray) -> np.ndarray:
+    return x
 
 
 @primitive
-def _eigenvalues(h: np.ndarray) -> np.ndarray:
-    return np.linalg.eigvalsh(h)
+def _take(x: np.ndarray, index: np.ndarray) -> np.ndarray:
+    return np.take(x, index, axis=1)
 
 
 @primitive
-def _singular_values(h: np.ndarray) -> np.ndarray:
-    return np.linalg.svd(h, compute_uv=False)
+def _scatter(values: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
+    """out[:, index] += values."""
+    out = np.zeros((values.shape[0], size), values.dtype)
+    if np.bincount(index, minlength=1).max() <= 1:
+        out[:, index] = values
+    else:
+        np.add.at(out.T, index, values.T)
+    return out
 
 
-def _eigenvalues_vjp(values: np.ndarray, h: np.ndarray) -> Callable[[Any], Any]:
-    V = np.linalg.eigh(getval(h))[1]
-    return lambda g: anp.conj(anp.matmul(V * g[..., None, :], _adjoint(V)))
-
-
-def _singular_values_vjp(values: np.ndarray, h: np.ndarray) -> Callable[[Any], Any]:
-    U, _, Vh = np.linalg.svd(getval(h), full_matrices=False)
-    return lambda g: anp.conj(anp.matmul(U * g[..., None, :], Vh))
+defvjp(_take, lambda ans, x, index: lambda g: _scatter(g, index, x.shape[1]), argnums=(0,))
+defjvp(_take, lambda g, ans, x, index: _take(g, index), argnums=(0,))
+defvjp(_scatter, lambda ans, values, index, size: lambda g: _take(g, index), argnums=(0,))
+defjvp(_scatter, lambda g, ans, values, index, size: _scatter(g, index, size), argnums=(0,))
 
 
 @primitive
-def _cholesky(h: np.ndarray) -> np.ndarray:
-    return np.linalg.cholesky(h)
+def _inverse(x: np.ndarray) -> np.ndarray:
+    return np.linalg.inv(x)
 
 
-def _cholesky_vjp(L: np.ndarray, h: np.ndarray) -> Callable[[Any], Any]:
-    inverse = np.linalg.inv(getval(L))
-    lower = np.tril(np.ones(L.shape[-2:])) - 0.5 * np.eye(L.shape[-1])
+def _transposed(x: Array) -> Array:
+    return anp.swapaxes(x, -1, -2)
 
-    def pull(g: Any) -> Any:
-        inner = lower * anp.matmul(_adjoint(getval(L)), anp.conj(g))
-        inner = (inner + _adjoint(inner)) / 2
-        return anp.conj(anp.matmul(anp.matmul(_adjoint(inverse), inner), inverse))
+
+# d(X⁻¹) = −X⁻¹ dX X⁻¹; autograd's products of cotangents are bilinear, without a conjugate.
+defvjp(_inverse, lambda ans, x: lambda g: -anp.matmul(_transposed(ans), anp.matmul(g, _transposed(ans))))
+defjvp(_inverse, lambda g, ans, x: -anp.matmul(ans, anp.matmul(g, ans)))
+
+
+@primitive
+def _cholesky(x: np.ndarray) -> np.ndarray:
+    return np.linalg.cholesky(x)
+
+
+def _cholesky_vjp(L: np.ndarray, x: np.ndarray) -> Any:
+    """½ L⁻ᴴ(Φ + Φᴴ)L⁻¹ for Φ = LᴴL̄ below the diagonal, half of it on it; autograd's cotangents are conjugates."""
+    inverse, half = np.linalg.inv(L), _half(L)
+
+    def pull(g: Array) -> Array:
+        inner = half * anp.matmul(_adjoint(L), anp.conj(g))
+        return anp.conj(anp.matmul(_adjoint(inverse), anp.matmul((inner + _adjoint(inner)) / 2, inverse)))
 
     return pull
 
 
-# autograd's gradients of complex arrays are the conjugates of ∂/∂Re + i ∂/∂Im. Vectors are not differentiated: first derivatives only.
-defvjp(_eigenvalues, _eigenvalues_vjp)
-defvjp(_singular_values, _singular_values_vjp)
+def _cholesky_jvp(g: Array, L: np.ndarray, x: np.ndarray) -> Array:
+    inverse = np.linalg.inv(L)
+    return anp.matmul(L, _half(L) * anp.matmul(inverse, anp.matmul(g, _adjoint(inverse))))
+
+
+def _half(L: np.ndarray) -> np.ndarray:
+    return np.tril(np.ones(L.shape[-2:])) - 0.5 * np.eye(L.shape[-1])
+
+
+def _adjoint(x: Array) -> Array:
+    return anp.conj(_transposed(x))
+
+
 defvjp(_cholesky, _cholesky_vjp)
+defjvp(_cholesky, _cholesky_jvp)
+
+
+@primitive
+def _normcdf(x: np.ndarray) -> np.ndarray:
+    return ndtr(x)
+
+
+def _normal_density(x: Array) -> Array:
+    return anp.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
+
+
+defvjp(_normcdf, lambda ans, x: lambda g: g * _normal_density(x))
+defjvp(_normcdf, lambda g, ans, x: g * _normal_density(x))
 
 
 @final
-class _NumPy:
-    def constant(self, array: np.ndarray, like: Any) -> Any:
+class NumpyArithmetic:
+    """Arrays of NumPy, or those of autograd that stand for them."""
+
+    real = staticmethod(anp.real)
+    imag = staticmethod(anp.imag)
+    conjugate = staticmethod(anp.conj)
+    matmul = staticmethod(anp.matmul)
+    maximum = staticmethod(anp.maximum)
+    power = staticmethod(anp.power)
+    where = staticmethod(anp.where)
+    reshape = staticmethod(anp.reshape)
+    permute = staticmethod(anp.transpose)
+    expand = staticmethod(anp.broadcast_to)
+    stop = staticmethod(_stop)
+    take = staticmethod(_take)
+    inverse = staticmethod(_inverse)
+    cholesky = staticmethod(_cholesky)
+
+    def constant(self, array: np.ndarray) -> np.ndarray:
         return array
 
-    def stop(self, h: Any) -> Any:
-        while hasattr(h, "_value"):
-            h = getval(h)
-        return h
+    def elementwise(self, name: str, x: Array) -> Array:
+        return _normcdf(x) if name == "normcdf" else getattr(anp, name)(x)
 
-    def elementwise(self, name: str, *h: Any) -> Any:
-        return getattr(anp, name)(*h)
+    def softplus(self, x: Array) -> Array:
+        return anp.logaddexp(0.0, x)
 
-    def where(self, condition: Any, a: Any, b: Any) -> Any:
-        return anp.where(condition, a, b)
+    def join(self, parts: Sequence[Array], axis: int) -> Array:
+        if any(anp.iscomplexobj(p) for p in parts):  # else a real part's cotangent would be complex
+            parts = [p if anp.iscomplexobj(p) else p + 0j for p in parts]
+        return anp.concatenate(list(parts), axis)
 
-    def reduce(self, name: str, h: Any, axes: tuple[int, ...]) -> Any:
-        return getattr(anp, name)(h, axis=axes, keepdims=True)
+    def sum(self, x: Array, axes: tuple[int, ...]) -> Array:
+        return anp.sum(x, axis=axes)
 
-    def cumsum(self, h: Any, axis: int) -> Any:
-        return anp.cumsum(h, axis)
+    def amax(self, x: Array) -> Array:
+        return anp.max(x, axis=-1)
 
-    def ranks(self, h: Any) -> Any:
-        return np.argsort(np.argsort(-self.stop(h), axis=-1, kind="stable"), axis=-1).astype(float)
+    def sort(self, x: Array) -> Array:
+        flat = anp.reshape(x, (-1, x.shape[-1]))
+        order = np.argsort(_stop(flat), axis=-1, kind="stable")
+        return anp.reshape(flat[np.arange(order.shape[0])[:, None], order], x.shape)
 
-    def reshape(self, h: Any, shape: tuple[int, ...]) -> Any:
-        return anp.reshape(h, shape)
-
-    def transpose(self, h: Any, axes: tuple[int, ...]) -> Any:
-        return anp.transpose(h, axes)
-
-    def broadcast(self, h: Any, shape: tuple[int, ...]) -> Any:
-        return anp.broadcast_to(h, shape)
-
-    def take(self, h: Any, index: np.ndarray) -> Any:
-        return h[:, index]
-
-    def concatenate(self, parts: list[Any], axis: int) -> Any:
-        return anp.concatenate(parts, axis)
-
-    def matmul(self, a: Any, b: Any) -> Any:
-        return anp.matmul(a, b)
-
-    def eigenvalues(self, h: Any) -> Any:
-        return _eigenvalues(h)
-
-    def singular_values(self, h: Any) -> Any:
-        return _singular_values(h)
-
-    def inverse(self, h: Any) -> Any:
-        return anp.linalg.inv(h)
-
-    def log_determinant(self, h: Any) -> Any:
-        return anp.linalg.slogdet(h)[1]
-
-    def cholesky(self, h: Any) -> Any:
-        return _cholesky(h)
-
-    def real(self, h: Any) -> Any:
-        return anp.real(h) if self.is_complex(h) else h
-
-    def imag(self, h: Any) -> Any:
-        return anp.imag(h) if self.is_complex(h) else h * 0
-
-    def conj(self, h: Any) -> Any:
-        return anp.conj(h) if self.is_complex(h) else h
-
-    def is_complex(self, h: Any) -> bool:
-        return bool(np.iscomplexobj(self.stop(h)))
-
-
-NUMPY: Arithmetic = _NumPy()
-
-
-def _function(nodes: Sequence[Node]) -> Callable[[Any], Any]:
-    return lambda values: autograd_tuple(evaluate(nodes, values, NUMPY))
-
-
-def _floats(values: Sequence[Any]) -> tuple[np.ndarray, ...]:
-    return tuple(np.asarray(v, np.complex128 if np.iscomplexobj(v) else np.float64) for v in values)
-
-
-def pullback(nodes: Sequence[Node], values: Sequence[np.ndarray], cotangents: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The gradients of Re Σ ⟨cotangents, values of the nodes⟩ with respect to the parameters' values, in their shapes.
-
-    Values and cotangents have a leading axis of length B or 1. Complex gradients and cotangents are ∂/∂Re + i ∂/∂Im.
-    """
-    pull, found = make_vjp(_function(nodes))(autograd_tuple(_floats(values)))
-    given = tuple(np.conj(np.asarray(c, dtype=f.dtype)) for c, f in zip(cotangents, found, strict=True))
-    return [np.conj(g) for g in pull(autograd_tuple(given))]
-
-
-def pushforward(
-    nodes: Sequence[Node], values: Sequence[np.ndarray], tangents: Sequence[np.ndarray]
-) -> list[np.ndarray]:
-    """The tangents of the nodes' values along those of the parameters: the pullback, which is linear, differentiated by its cotangents."""
-    pull, found = make_vjp(_function(nodes))(autograd_tuple(_floats(values)))
-    zero = autograd_tuple(tuple(np.zeros_like(f) for f in found))
-    push, _ = make_vjp(pull)(zero)
-    given = tuple(np.asarray(t, dtype=np.asarray(v).dtype) for t, v in zip(tangents, _floats(values), strict=True))
-    return list(push(autograd_tuple(given)))
+    def eigh(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        decomposition: Any = np.linalg.eigh(x)
+        return decomposition.eigenvalues, decomposition.eigenvectors

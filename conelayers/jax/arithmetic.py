@@ -1,89 +1,91 @@
-"""JAX's operations for expressions of parameters."""
+"""JAX's arithmetic, as the evaluation of an expression asks for it."""
 
 from __future__ import annotations
 
-from typing import Any, final
+from collections.abc import Sequence
+from typing import final
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.special
 import numpy as np
 
-from conelayers.expressions import Arithmetic
+__all__ = ["JaxArithmetic"]
 
-__all__ = ["JAX"]
+Array = jax.Array
 
 
 @final
-class _Jax:
-    def constant(self, array: np.ndarray, like: Any) -> Any:
-        dtype = jnp.finfo(jnp.result_type(like, jnp.float32)).dtype
-        return jnp.asarray(array, jnp.result_type(dtype, jnp.complex64) if np.iscomplexobj(array) else dtype)
+class JaxArithmetic:
+    """Arrays of JAX, of the precision that it is set to."""
 
-    def stop(self, h: Any) -> Any:
-        return jax.lax.stop_gradient(h)
+    def constant(self, array: np.ndarray) -> np.ndarray:
+        # NumPy's arrays belong to no trace; JAX takes them as they are.
+        return array.astype(np.int32) if array.dtype == np.int64 else array
 
-    def elementwise(self, name: str, *h: Any) -> Any:
-        return getattr(jnp, name)(*h)
+    def stop(self, x: Array) -> Array:
+        return jax.lax.stop_gradient(x)
 
-    def where(self, condition: Any, a: Any, b: Any) -> Any:
-        return jnp.where(condition, a, b)
+    def elementwise(self, name: str, x: Array) -> Array:
+        return jax.scipy.special.ndtr(x) if name == "normcdf" else getattr(jnp, name)(x)
 
-    def reduce(self, name: str, h: Any, axes: tuple[int, ...]) -> Any:
-        return getattr(jnp, name)(h, axis=axes, keepdims=True)
+    def power(self, x: Array, p: Array | float) -> Array:
+        return jnp.power(x, p)
 
-    def cumsum(self, h: Any, axis: int) -> Any:
-        return jnp.cumsum(h, axis)
+    def maximum(self, x: Array, y: Array) -> Array:
+        return jnp.maximum(x, y)
 
-    def ranks(self, h: Any) -> Any:
-        return jnp.argsort(jnp.argsort(-self.stop(h), axis=-1, stable=True), axis=-1).astype(h.dtype)
+    def softplus(self, x: Array) -> Array:
+        return jnp.logaddexp(0.0, x)
 
-    def reshape(self, h: Any, shape: tuple[int, ...]) -> Any:
-        return jnp.reshape(h, shape)
+    def where(self, mask: Array, x: Array | float, y: Array | float) -> Array:
+        return jnp.where(mask, x, y)
 
-    def transpose(self, h: Any, axes: tuple[int, ...]) -> Any:
-        return jnp.transpose(h, axes)
+    def real(self, x: Array) -> Array:
+        return jnp.real(x)
 
-    def broadcast(self, h: Any, shape: tuple[int, ...]) -> Any:
-        return jnp.broadcast_to(h, shape)
+    def imag(self, x: Array) -> Array:
+        return jnp.imag(x)
 
-    def take(self, h: Any, index: np.ndarray) -> Any:
-        return h[:, index]
+    def conjugate(self, x: Array) -> Array:
+        return jnp.conj(x)
 
-    def concatenate(self, parts: list[Any], axis: int) -> Any:
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
+        return jnp.reshape(x, shape)
+
+    def permute(self, x: Array, axes: tuple[int, ...]) -> Array:
+        return jnp.transpose(x, axes)
+
+    def expand(self, x: Array, shape: tuple[int, ...]) -> Array:
+        return jnp.broadcast_to(x, shape)
+
+    def take(self, x: Array, index: np.ndarray) -> Array:
+        return jnp.asarray(x)[:, index]
+
+    def join(self, parts: Sequence[Array], axis: int) -> Array:
         return jnp.concatenate(parts, axis)
 
-    def matmul(self, a: Any, b: Any) -> Any:
-        return jnp.matmul(a, b, precision="highest")
+    def sum(self, x: Array, axes: tuple[int, ...]) -> Array:
+        return jnp.sum(x, axis=axes)
 
-    def eigenvalues(self, h: Any) -> Any:
-        return jnp.linalg.eigvalsh(h)
+    def amax(self, x: Array) -> Array:
+        return jnp.max(x, axis=-1)
 
-    def singular_values(self, h: Any) -> Any:
-        return jnp.linalg.svd(h, compute_uv=False)
+    def sort(self, x: Array) -> Array:
+        return jnp.sort(x, axis=-1)
 
-    def inverse(self, h: Any) -> Any:
-        return jnp.linalg.inv(h)
+    def matmul(self, x: Array, y: Array) -> Array:
+        return jnp.matmul(x, y, precision="highest")
 
-    def log_determinant(self, h: Any) -> Any:
-        return jnp.linalg.slogdet(h)[1]
+    def inverse(self, x: Array) -> Array:
+        return jnp.linalg.inv(x)
 
-    def cholesky(self, h: Any) -> Any:
-        factor = jnp.linalg.cholesky(h)
+    def cholesky(self, x: Array) -> Array:
+        factor = jnp.linalg.cholesky(x)
         if not isinstance(factor, jax.core.Tracer) and bool(jnp.isnan(factor).any()):
             raise np.linalg.LinAlgError
         return factor
 
-    def real(self, h: Any) -> Any:
-        return jnp.real(h)
-
-    def imag(self, h: Any) -> Any:
-        return jnp.imag(h)
-
-    def conj(self, h: Any) -> Any:
-        return jnp.conj(h)
-
-    def is_complex(self, h: Any) -> bool:
-        return bool(jnp.iscomplexobj(h))
-
-
-JAX: Arithmetic = _Jax()
+    def eigh(self, x: Array) -> tuple[Array, Array]:
+        w, V = jnp.linalg.eigh(x)
+        return w, V

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 
 from conelayers.expressions import Arithmetic
-from conelayers.jax.arithmetic import JAX
+from conelayers.jax.arithmetic import JaxArithmetic
 from conelayers.parameters import ParameterSpec, flatten
 
 __all__ = ["ARRAYS"]
@@ -20,7 +21,16 @@ __all__ = ["ARRAYS"]
 class _Arrays:
     """Dense arrays, and BCOO matrices."""
 
-    arithmetic: Arithmetic = JAX
+    arithmetic: Arithmetic = JaxArithmetic()
+
+    def wide(self, value: Any) -> Any:
+        value = self.dense(value)
+        wide = jnp.complex128 if jnp.iscomplexobj(value) else jnp.float64
+        return value.astype(jax.dtypes.canonicalize_dtype(wide))
+
+    def narrow(self, value: Any, given: Sequence[Any]) -> Any:
+        real = jnp.finfo(jnp.result_type(*(g.dtype for g in given), jnp.float32)).dtype
+        return value.astype(jnp.result_type(real, jnp.complex64) if jnp.iscomplexobj(value) else real)
 
     def dense(self, value: Any) -> Any:
         return value.todense() if isinstance(value, BCOO) else jnp.asarray(value)

@@ -1,100 +1,95 @@
-"""torch's operations for expressions of parameters."""
+"""torch's arithmetic, as the evaluation of an expression asks for it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
 import torch
 
-from conelayers.expressions import Arithmetic
-
-__all__ = ["TORCH"]
+__all__ = ["TorchArithmetic"]
 
 Tensor = torch.Tensor
-_NAMES = {"arcsinh": "asinh", "arctanh": "atanh", "power": "pow"}
 
 
 @final
-class _Torch:
-    def constant(self, array: np.ndarray, like: Tensor) -> Tensor:
-        dtype = like.real.dtype
-        if np.iscomplexobj(array):
-            dtype = torch.complex64 if dtype == torch.float32 else torch.complex128
-        return torch.tensor(np.ascontiguousarray(array), dtype=dtype, device=like.device)
+class TorchArithmetic:
+    """Tensors on one device (the CPU by default), of double precision."""
 
-    def stop(self, h: Tensor) -> Tensor:
-        return h.detach()
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self.device = device
 
-    def elementwise(self, name: str, *h: Tensor) -> Tensor:
-        return getattr(torch, _NAMES.get(name, name))(*h)
+    def constant(self, array: np.ndarray) -> Tensor:
+        # Tensors made under a transformation are its own, and dead when it ends.
+        with torch._C._DisableFuncTorch():
+            return torch.tensor(array, device=self.device)
 
-    def where(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(condition, a, b)
+    def stop(self, x: Tensor) -> Tensor:
+        return x.detach()
 
-    def reduce(self, name: str, h: Tensor, axes: tuple[int, ...]) -> Tensor:
-        function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[name]
-        return function(h, dim=axes, keepdim=True) if axes else h
+    def elementwise(self, name: str, x: Tensor) -> Tensor:
+        return torch.special.ndtr(x) if name == "normcdf" else getattr(torch, name)(x)
 
-    def cumsum(self, h: Tensor, axis: int) -> Tensor:
-        return torch.cumsum(h, axis)
+    def power(self, x: Tensor, p: Tensor | float) -> Tensor:
+        return torch.pow(x, p)
 
-    def ranks(self, h: Tensor) -> Tensor:
-        return torch.argsort(torch.argsort(-h.detach(), dim=-1, stable=True), dim=-1).to(h.real.dtype)
+    def maximum(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.maximum(x, y)
 
-    def reshape(self, h: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return h.reshape(shape)
+    def softplus(self, x: Tensor) -> Tensor:
+        return torch.logaddexp(torch.zeros_like(x), x)
 
-    def transpose(self, h: Tensor, axes: tuple[int, ...]) -> Tensor:
-        return h.permute(axes)
+    def where(self, mask: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
+        return torch.where(mask, x, y)
 
-    def broadcast(self, h: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return h.expand(shape)
+    def real(self, x: Tensor) -> Tensor:
+        return x.real if x.is_complex() else x
 
-    def take(self, h: Tensor, index: np.ndarray) -> Tensor:
-        return h.index_select(1, torch.tensor(index, device=h.device))
+    def imag(self, x: Tensor) -> Tensor:
+        return x.imag if x.is_complex() else torch.zeros_like(x)
 
-    def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
-        dtype = parts[0].dtype
-        for part in parts[1:]:
-            dtype = torch.promote_types(dtype, part.dtype)
-        return torch.cat([p.to(dtype) for p in parts], dim=axis)
+    def conjugate(self, x: Tensor) -> Tensor:
+        return x.conj()
 
-    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
-        dtype = torch.promote_types(a.dtype, b.dtype)
-        return a.to(dtype) @ b.to(dtype)
+    def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return x.reshape(shape)
 
-    def eigenvalues(self, h: Tensor) -> Tensor:
-        return torch.linalg.eigvalsh(h)
+    def permute(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        return x.permute(axes)
 
-    def singular_values(self, h: Tensor) -> Tensor:
-        return torch.linalg.svdvals(h)
+    def expand(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return x.expand(shape)
 
-    def inverse(self, h: Tensor) -> Tensor:
-        return torch.linalg.inv(h)
+    def take(self, x: Tensor, index: Tensor) -> Tensor:
+        return x.index_select(1, index)
 
-    def log_determinant(self, h: Tensor) -> Tensor:
-        return torch.linalg.slogdet(h)[1]
+    def join(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        return torch.cat(list(parts), dim=axis)
 
-    def cholesky(self, h: Tensor) -> Tensor:
-        factor, info = torch.linalg.cholesky_ex(h)
+    def sum(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        return x.sum(dim=axes)
+
+    def amax(self, x: Tensor) -> Tensor:
+        return x.amax(dim=-1)
+
+    def sort(self, x: Tensor) -> Tensor:
+        return x.sort(dim=-1).values
+
+    def matmul(self, x: Tensor, y: Tensor) -> Tensor:
+        kind = torch.promote_types(x.dtype, y.dtype)
+        return torch.matmul(x.to(kind), y.to(kind))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return torch.linalg.inv(x)
+
+    def cholesky(self, x: Tensor) -> Tensor:
+        factor, info = torch.linalg.cholesky_ex(x)
         hidden = torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
         if not hidden and bool((info != 0).any()):
             raise np.linalg.LinAlgError
-        # Where that cannot be asked, NaN: the solve says which instances have it.
         return torch.where((info == 0)[..., None, None], factor, torch.nan)
 
-    def real(self, h: Tensor) -> Tensor:
-        return h.real if h.is_complex() else h
-
-    def imag(self, h: Tensor) -> Tensor:
-        return h.imag if h.is_complex() else torch.zeros_like(h)
-
-    def conj(self, h: Tensor) -> Tensor:
-        return h.conj()
-
-    def is_complex(self, h: Tensor) -> bool:
-        return h.is_complex()
-
-
-TORCH: Arithmetic = _Torch()
+    def eigh(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        w, V = torch.linalg.eigh(x)
+        return w, V

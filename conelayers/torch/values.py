@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 
 from conelayers.expressions import Arithmetic
 from conelayers.parameters import ParameterSpec
-from conelayers.torch.arithmetic import TORCH
+from conelayers.torch.arithmetic import TorchArithmetic
+from conelayers.torch.conversion import output_type
 from conelayers.torch.operations import flatten
 
 __all__ = ["TENSORS"]
@@ -21,7 +23,17 @@ Tensor = torch.Tensor
 class _Tensors:
     """Dense tensors, and sparse ones in any of torch's layouts."""
 
-    arithmetic: Arithmetic = TORCH
+    arithmetic: Arithmetic = TorchArithmetic()
+
+    def wide(self, value: Tensor) -> Tensor:
+        dtype = torch.complex128 if value.is_complex() else torch.float64
+        return self.dense(value).to(device="cpu", dtype=dtype)
+
+    def narrow(self, value: Tensor, given: Sequence[Tensor]) -> Tensor:
+        dtype, device = output_type([g.real if g.is_complex() else g for g in given])
+        if value.is_complex():
+            dtype = torch.complex64 if dtype == torch.float32 else torch.complex128
+        return value.to(dtype=dtype, device=device)
 
     def dense(self, value: Tensor) -> Tensor:
         return value if value.layout is torch.strided else value.to_dense()
