@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import conelayers.derivative
+import conelayers.linearization
 import conelayers.layer
 import conelayers.parametric
 import conelayers.solve
@@ -37,7 +37,7 @@ STAGES: list[tuple[str, Any, str]] = [
     ("extend", conelayers.solve, "_extend"),
     ("judge", conelayers.solve, "_judge"),
     ("forward", Layer, "solve"),
-    ("linear solves", conelayers.derivative.Linearization, "adjoint"),
+    ("linear solves", conelayers.linearization.Linearization, "adjoint"),
     ("data gradients", conelayers.parametric.ParametricProgram, "adjoint"),
     ("backward", conelayers.layer.LayerSolution, "vjp"),
 ]

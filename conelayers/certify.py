@@ -32,9 +32,9 @@ import scipy.sparse.linalg as spla
 
 from conelayers.certificate import Certificate, Certificates, Verdict
 from conelayers.cones import Cones, ProductElement
-from conelayers.derivative import Linearization
 from conelayers.errors import Status, usable_mask
 from conelayers.kkt import null_space
+from conelayers.linearization import Linearization
 from conelayers.names import Names
 from conelayers.program import largest
 from conelayers.residual import apply_jacobian, apply_jacobian_transpose, evaluate

@@ -14,8 +14,8 @@ import scipy.sparse as sp
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones, Selection, as_cones, as_selection
-from conelayers.derivative import Linearization
 from conelayers.errors import Status
+from conelayers.linearization import Linearization
 from conelayers.names import Names, Naming
 from conelayers.plan import Plan
 from conelayers.program import ConeProgram, Pattern, Structure

@@ -12,9 +12,9 @@ import numpy as np
 from conelayers.canonicalize import canonicalize
 from conelayers.certificate import Certificates
 from conelayers.cones import Cones, Selection, as_selection
-from conelayers.derivative import Linearization
 from conelayers.interface import Replacement
 from conelayers.layer_solution import LayerSolution
+from conelayers.linearization import Linearization
 from conelayers.parameters import Batch, ParameterSpec, check_values, combine_batch, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan

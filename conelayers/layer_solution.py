@@ -11,8 +11,8 @@ import numpy as np
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones
-from conelayers.derivative import Linearization, NullTest
 from conelayers.errors import Status
+from conelayers.linearization import Linearization, NullTest
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.smoothing import Adjoint, Base, Smoothing

@@ -204,7 +204,7 @@ class ParametricProgram:
         return self.structure.P.rows[self.P.rows], self.structure.P.cols[self.P.rows]
 
     def adjoint(self, theta: np.ndarray, x: np.ndarray, y: np.ndarray, lam: np.ndarray, mu: np.ndarray) -> np.ndarray:
-        """The gradient with respect to θ (B, p) for the adjoint solution (λ, μ) of derivative.py.
+        """The gradient with respect to θ (B, p) for the adjoint solution (λ, μ) of linearization.py.
 
         dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ), formed only where the entry depends on θ.
         """

@@ -13,8 +13,8 @@ import numpy as np
 from conelayers.certificate import Certificate
 from conelayers.certify import certify, snapped
 from conelayers.cones import Selection
-from conelayers.derivative import Linearization, Trouble
 from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning, as_member
+from conelayers.linearization import Linearization, Trouble
 from conelayers.names import Naming
 from conelayers.solution import Solution
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 
-from conelayers.derivative import Linearization
 from conelayers.errors import SolveError
+from conelayers.linearization import Linearization
 from conelayers.names import Naming
 from conelayers.plan import Plan
 from conelayers.program import ConeProgram

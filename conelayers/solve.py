@@ -9,9 +9,9 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from conelayers.derivative import Linearization
 from conelayers.errors import InaccurateSolutionWarning, SolveError, Status, usable_mask
 from conelayers.kkt import EliminatedFactorization, Part, combine
+from conelayers.linearization import Linearization
 from conelayers.newton import polish
 from conelayers.parallel import one_blas_thread
 from conelayers.plan import Plan

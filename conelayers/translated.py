@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from conelayers.expressions import Arithmetic, NumpyArithmetic, pullback, pushforward
-from conelayers.interface import Interface, Source
+from conelayers.interface import Interface, Source, leading
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import ParameterSpec, flatten, unflatten
 
@@ -179,19 +179,18 @@ def _joined_row(rows: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
 
 
 def _leading(interface: Interface, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """With a batch axis in front, of length 1 for unbatched ones."""
-    return [v if v.ndim > len(spec.shape) else v[None] for v, spec in zip(values, interface.parameters, strict=True)]
+    return [leading(ARRAYS.dense(v), spec) for v, spec in zip(values, interface.parameters, strict=True)]
 
 
 def _pushed(interface: Interface, given: Sequence[np.ndarray], tangents: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The tangents of the program's parameters."""
-    nodes, moved = interface.nodes, {}
-    if nodes:
+    moved: list[np.ndarray] = []
+    if interface.expressions:
         found = pushforward(interface.evaluation(ARRAYS), _leading(interface, given), _leading(interface, tangents))
-        moved = {id(n): m if interface.batched(n, given) else m[0] for n, m in zip(nodes, found, strict=True)}
+        moved = [m if interface.batched(k, given) else m[0] for k, m in enumerate(found)]
     result = []
     for source in interface.sources:
-        value = moved[id(source.node)] if source.node is not None else _taken(interface, source, tangents)
+        value = moved[source.expression] if source.expression is not None else _taken(interface, source, tangents)
         result.append(value if source.part is None else getattr(np, source.part)(value))
     return result
 
@@ -209,30 +208,27 @@ def _pulled(interface: Interface, given: Sequence[np.ndarray], inner: Sequence[n
         np.zeros(v.shape, np.complex128 if spec.is_complex else np.float64)
         for v, spec in zip(given, specs, strict=True)
     ]
-    of_nodes: dict[int, np.ndarray] = {}
+    batch = max((v.shape[0] for v in _leading(interface, given)), default=1)
+    of_expressions = [
+        np.zeros((batch if interface.batched(k, given) else 1, *e.shape), complex)
+        for k, e in enumerate(interface.expressions)
+    ]
     for source, g in zip(interface.sources, inner, strict=True):
         if g is None:
             continue
         g = 1j * g if source.part == "imag" else g
-        if source.node is not None:
-            g = g if interface.batched(source.node, given) else g[None]
-            of_nodes[id(source.node)] = of_nodes.get(id(source.node), 0) + g
+        if source.expression is not None:
+            of_expressions[source.expression] += g if interface.batched(source.expression, given) else g[None]
             continue
         assert source.position is not None
-        own = gradients[source.position]
+        own, spec = gradients[source.position], specs[source.position]
         if source.entries:
-            spec = specs[source.position]
             flat = np.zeros((*own.shape[: own.ndim - len(spec.shape)], spec.size))
             flat[..., list(spec.positions or ())] = g
             g = unflatten(flat, spec.shape) if flat.ndim == 2 else unflatten(flat[None], spec.shape)[0]
         own += np.asarray(g)
-    if of_nodes:
-        batch = max(v.shape[0] for v in _leading(interface, given))
-        cotangents = [
-            of_nodes.get(id(n), np.zeros((batch if interface.batched(n, given) else 1, *n.shape)))
-            for n in interface.nodes
-        ]
-        found = pullback(interface.evaluation(ARRAYS), _leading(interface, given), cotangents)
+    if of_expressions:
+        found = pullback(interface.evaluation(ARRAYS), _leading(interface, given), of_expressions)
         for own, spec, g in zip(gradients, specs, found, strict=True):
             g = g if spec.is_complex else np.real(g)
             own += g if own.ndim > len(spec.shape) else g[0]

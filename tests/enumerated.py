@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from conelayers.cones import Cones
 from conelayers.cones.enumeration import exponential_elements, opposite, power_elements
 from conelayers.cones.psd import matrix_to_svec, svec_to_matrix
-from conelayers.derivative import Linearization
 from conelayers.errors import Status
+from conelayers.linearization import Linearization
 from conelayers.presolve import presolve
 from conelayers.program import ConeProgram, Pattern, Structure
 from conelayers.residual import evaluate

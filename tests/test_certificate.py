@@ -276,7 +276,7 @@ def test_at_most_three_factorizations(value, tests: int, monkeypatch) -> None:
     """The derivative's own, kept if it is at hand, and one each for D_min and D_max where there are kinks."""
     ranks, factors = [], []
     monkeypatch.setattr("conelayers.certify.null_space", lambda *a: ranks.append(1) or null_space(*a))
-    monkeypatch.setattr("conelayers.derivative.factorize", lambda *a: factors.append(1) or factorize(*a))
+    monkeypatch.setattr("conelayers.linearization.factorize", lambda *a: factors.append(1) or factorize(*a))
     box_layer().certify(np.array(value))
     assert len(ranks) == tests
     assert len(factors) <= 1

@@ -12,9 +12,9 @@ from random_programs import random_program
 
 from conelayers import Layer, SingularDerivativeWarning
 from conelayers.cones import Cones
-from conelayers.derivative import Linearization
 from conelayers.kkt import DenseFactorization, KrylovFactorization, SparseFactorization, factorize
 from conelayers.kkt.diagonal import DiagonalFactorization
+from conelayers.linearization import Linearization
 from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram, Pattern, Structure
 from conelayers.residual import evaluate, jacobian

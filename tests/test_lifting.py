@@ -272,7 +272,9 @@ def refused(make, *phrases: str, error: type[Exception] = ValueError) -> None:
 def test_what_cannot_be_computed_is_refused_by_name() -> None:
     x, p = cp.Variable(2), cp.Parameter(2, name="p")
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - cp.ceil(p))))
-    refused(lambda: Layer(problem, [p], [x]), "ceil(p)", "derivative is zero or does not exist", error=CanonicalizationError)
+    refused(
+        lambda: Layer(problem, [p], [x]), "ceil(p)", "derivative is zero or does not exist", error=CanonicalizationError
+    )
     X = cp.Parameter((2, 2), name="X", PSD=True)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - cp.quantum_rel_entr(X, np.eye(2)))))
     refused(lambda: Layer(problem, [X], [x]), "quantum_rel_entr", "new Parameter", error=CanonicalizationError)

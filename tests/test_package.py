@@ -108,5 +108,5 @@ def test_factor_of_the_last_newton_step_is_reused(monkeypatch) -> None:
     value = np.array([0.9, 0.5, -1.0, 0.1])
     expected = layer.solve(value, solver_args={"solve_method": "ECOS"}).vjp(np.ones(4) * value)[0]
     solution = layer.solve(value)
-    monkeypatch.setattr("conelayers.derivative.factorize", None)
+    monkeypatch.setattr("conelayers.linearization.factorize", None)
     np.testing.assert_allclose(solution.vjp(np.ones(4) * value)[0], expected, atol=1e-10)

@@ -242,7 +242,7 @@ def test_the_optimal_value_and_its_gradient(name: str) -> None:
     torch.testing.assert_close(float(value.detach()), float(solution.value), rtol=1e-12, atol=1e-12)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "conelayers.derivative.Linearization.adjoint", lambda *_: pytest.fail("a linear system was solved")
+            "conelayers.linearization.Linearization.adjoint", lambda *_: pytest.fail("a linear system was solved")
         )
         gradients = torch.autograd.grad(value, values)
     step = 1e-6

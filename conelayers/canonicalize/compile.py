@@ -90,9 +90,11 @@ def canonicalize(
     groups = [output_specs(v, problem, program, reductions, E) for v in variables]
     outputs = tuple(spec for group in groups for spec in group)
     ends = np.cumsum([len(group) for group in groups]).tolist()
+    sources, expressions = sources_of(parts, parameters, lifted.definitions)
     interface = Interface(
         parameters=parameter_specs(parameters),
-        sources=sources_of(parts, parameters, lifted.definitions),
+        sources=sources,
+        expressions=expressions,
         outputs=tuple(tuple(range(end - len(group), end)) for group, end in zip(groups, ends, strict=True)),
         replacements=lifted.report,
     )

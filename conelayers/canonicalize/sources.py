@@ -19,24 +19,22 @@ def sources_of(
     parts: Sequence[Part],
     parameters: Sequence[cp.Parameter],
     definitions: Sequence[tuple[cp.Parameter, cp.Expression | Factor]],
-) -> tuple[Source, ...]:
-    """One for each part: the user's parameter, or the expression that a new one stands for."""
+) -> tuple[tuple[Source, ...], tuple[Expression, ...]]:
+    """One source for each part, the user's parameter or an expression that a new one stands for, and these expressions."""
     place = {p.id: i for i, p in enumerate(parameters)}
-    nodes: dict[int, Expression] = {}
+    known: dict[int, Expression] = {}
     for p, definition in definitions:
         expression = definition.P if isinstance(definition, Factor) else definition
-        (node,) = translate([expression], parameters, nodes)
+        (node,) = translate([expression], parameters, known)
         if isinstance(definition, Factor):
-            node = build.node(
-                "cholesky", node, shape=node.shape, sign=definition.sign, name=f"quad_form's matrix {definition.P}"
-            )
-        nodes[p.id] = node
+            name = f"quad_form's matrix {definition.P}"
+            node = build.node("cholesky", node, shape=node.shape, sign=definition.sign, name=name)
+        known[p.id] = node
+    used = [ident for ident in dict.fromkeys(part.parameter.id for part in parts) if ident not in place]
+    number = {ident: k for k, ident in enumerate(used)}
     sources = []
     for part in parts:
         ident = part.parameter.id
         kind = None if not part.parameter.is_complex() else "imag" if part.imaginary else "real"
-        own = ident in place
-        sources.append(
-            Source(place[ident] if own else None, None if own else nodes[ident], part.positions is not None, kind)
-        )
-    return tuple(sources)
+        sources.append(Source(place.get(ident), number.get(ident), part.positions is not None, kind))
+    return tuple(sources), tuple(known[ident] for ident in used)

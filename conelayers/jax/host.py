@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, final
 import jax
 import numpy as np
 
-from conelayers.derivative import Linearization, NullTest
 from conelayers.errors import SolveError, Status
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
+from conelayers.linearization import Linearization, NullTest
 
 __all__ = ["STATUSES", "HostProgram"]
 

@@ -274,12 +274,9 @@ def _policy(on_failure: str) -> str:
 
 def _output_type(values: Sequence[Any]) -> Any:
     """The common dtype of the inputs by JAX's promotion, that of real parts for complex ones, the default floating-point one for integers."""
-    dtypes = [v.dtype if isinstance(v, BCOO) else jnp.result_type(v) for v in values]
-    dtype = (
-        jnp.finfo(jnp.result_type(*dtypes)).dtype
-        if any(jnp.issubdtype(d, jnp.inexact) for d in dtypes)
-        else jnp.float64
-    )
+    dtype = jnp.result_type(*(v.data if isinstance(v, BCOO) else v for v in values)) if values else jnp.dtype("float64")
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        dtype = jnp.finfo(dtype).dtype
     return jax.dtypes.canonicalize_dtype(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float64)
 
 

@@ -9,10 +9,10 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from conelayers.derivative import Linearization, NullTest
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
+from conelayers.linearization import Linearization, NullTest
 from conelayers.smoothing import Smoothing
 from conelayers.torch.conversion import from_array, to_array
 
