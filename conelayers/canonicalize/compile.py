@@ -142,6 +142,11 @@ def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[A
             return problem.get_problem_data(cp.SCS, **options)
         except cp.error.SolverError:
             pass  # what cvxpy says where there are no constraints
+        except (NotImplementedError, AssertionError, TypeError, AttributeError) as error:
+            raise CanonicalizationError(
+                f"problem: cvxpy's own reduction to a cone program failed with {type(error).__name__} ({error}), as it would in problem.solve(); "
+                "write the expression that it stumbles over in another way"
+            ) from error
         void = cp.Problem(problem.objective, [*problem.constraints, cp.Constant(1) >= 0])
         try:
             return void.get_problem_data(cp.SCS, **options)

@@ -24,20 +24,31 @@ from typing import Any, final
 import cvxpy as cp
 from cvxpy.atoms.affine.add_expr import AddExpression
 from cvxpy.atoms.affine.affine_atom import AffAtom
-from cvxpy.atoms.affine.binary_operators import DivExpression, MulExpression, multiply
-from cvxpy.atoms.affine.conv import conv, convolve
+from cvxpy.atoms.affine.binary_operators import DivExpression
 from cvxpy.atoms.affine.promote import Promote
-from cvxpy.atoms.affine.transpose import transpose
 from cvxpy.atoms.affine.unary_operators import NegExpression
-from cvxpy.atoms.affine.wraps import Wrap, nonneg_wrap, nonpos_wrap, nsd_wrap, psd_wrap
+from cvxpy.atoms.affine.wraps import nonneg_wrap, nonpos_wrap
 from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.utilities import scopes
 
+from conelayers.canonicalize.complex_forms import complex_form, has_complex_form
+from conelayers.canonicalize.forms import (
+    attributes,
+    convolution,
+    definite,
+    gram_root,
+    is_convolution,
+    is_product,
+    kronecker,
+    said,
+    scaled_core,
+    text,
+    with_args,
+    wrapped,
+)
 from conelayers.interface import Replacement
 
 __all__ = ["Factor", "Lifted", "as_it_is", "lift"]
-
-_LONGEST = 120
 
 
 @final
@@ -62,10 +73,11 @@ class Lifted:
 
 def lift(problem: cp.Problem, *, gp: bool, quadratic: bool) -> Lifted:
     """The problem in DPP form, as far as the rules go: whether they sufficed is for the caller to check. ``quadratic``: P may vary."""
-    rewriter = _Rewriter(gp, quadratic and not gp)
+    complex_values = not gp and any(leaf.is_complex() for leaf in _leaves(problem))
+    rewriter = _Rewriter(gp, quadratic and not gp, complex_values)
     expression = rewriter.rewrite(problem.objective.args[0], objective=True)
     constraints = [rewriter.constraint(c) for c in problem.constraints]
-    if not rewriter.reports:
+    if not rewriter.reports and not rewriter.changed:
         return as_it_is(problem)
     lifted = cp.Problem(type(problem.objective)(expression), [*constraints, *rewriter.added])
     used = {leaf.id for leaf in (*lifted.parameters(), *lifted.variables())}
@@ -82,15 +94,21 @@ def as_it_is(problem: cp.Problem) -> Lifted:
     return Lifted(problem, (), frozenset(), ())
 
 
+def _leaves(problem: cp.Problem) -> list[Any]:
+    return [*problem.variables(), *problem.parameters(), *problem.constants()]
+
+
 @final
 class _Rewriter:
-    def __init__(self, gp: bool, quadratic: bool) -> None:
-        self.gp, self.quadratic = gp, quadratic
+    def __init__(self, gp: bool, quadratic: bool, complex_values: bool) -> None:
+        self.gp, self.quadratic, self._complex = gp, quadratic, complex_values
+        self.changed = False
         self.definitions: dict[int, tuple[cp.Parameter, cp.Expression | Factor]] = {}
         self.added: list[cp.Constraint] = []
         self.auxiliary: set[int] = set()
         self.reports: dict[int, Replacement] = {}  # of new parameters and variables, by their identifiers
-        self._lifted: dict[int, cp.Parameter] = {}  # by the expression's identity
+        self._rewritten: dict[tuple[int, bool], Any] = {}  # by the expression's identity, in the objective or not
+        self._lifted: dict[int, Any] = {}  # by the expression's identity
         self._freed: dict[int, Any] = {}  # likewise
         self._kept: list[Any] = []  # so that no identity is given twice
 
@@ -118,26 +136,46 @@ class _Rewriter:
         return new
 
     def rewrite(self, e: Any, *, objective: bool) -> Any:
-        """e in a form that is affine in the parameters, where the rules give one."""
-        if not e.parameters():
+        """e in a form that is affine in the parameters, where the rules give one; the same for the same e, and itself for such a form."""
+        key = (id(e), objective)
+        if key not in self._rewritten:
+            new = self._rewrite(e, objective)
+            if new.shape != e.shape:  # (1,) for (), and the like
+                new = cp.reshape(new, e.shape, order="F")
+            self.changed = self.changed or new is not e
+            self._kept += [e, new]
+            self._rewritten[key] = new
+            self._rewritten.setdefault((id(new), objective), new)
+        return self._rewritten[key]
+
+    def _rewrite(self, e: Any, objective: bool) -> Any:
+        if not e.parameters() and not (self._complex and e.variables() and has_complex_form(e)):
             return e
         if not e.variables():
             return self._as_parameter(e)
+        if self._complex:
+            e = complex_form(e)
         if isinstance(e, DivExpression) and not self.gp and e.args[1].parameters():
             denominator = e.args[1]
             while isinstance(denominator, Promote):
                 denominator = denominator.args[0]
+            if denominator.is_scalar() and denominator.shape:
+                denominator = cp.sum(denominator)
             e = cp.multiply(self._as_parameter(1 / denominator), e.args[0])
         # cvxpy keeps quadratic forms as such where nothing but affine atoms stands over them.
         objective = objective and isinstance(e, (AffAtom, QuadForm))
-        e = _with_args(e, [self.rewrite(a, objective=objective) for a in e.args])
+        e = with_args(e, [self.rewrite(a, objective=objective) for a in e.args])
         if isinstance(e, cp.huber) and e.M.parameters():
             e = cp.huber(e.args[0], self.rewrite(e.M, objective=False))
+        if not e.parameters():
+            return e
         if isinstance(e, QuadForm) and not self._keeps(e, objective):
             return self._quadratic_form(e, objective)
+        if not self.gp and (is_convolution(e) or isinstance(e, cp.kron)) and not self._complies(e, objective):
+            return self.rewrite(convolution(e) if is_convolution(e) else kronecker(e), objective=objective)
         if self.gp or self._complies(e, objective):
             return e
-        if _is_product(e):
+        if is_product(e):
             return self._times(e, objective)
         inner = self._without_parameters(e)
         return inner if inner.is_dcp() else e
@@ -161,12 +199,12 @@ class _Rewriter:
             return sum(self._scaled(factor, a, objective) for a in e.args)
         if isinstance(e, NegExpression):
             return -self._scaled(factor, e.args[0], objective)
-        if _is_product(e):
+        if is_product(e):
             for own, other in (e.args, e.args[::-1]):
                 if own.is_scalar() and not own.variables():
                     return self._scaled(self._as_parameter(factor * own), other, objective)
         if isinstance(e, QuadForm) and self._varies(e, objective):
-            return QuadForm(self._without_parameters(e.args[0]), self._as_parameter(_definite(factor, e.args[1])))
+            return QuadForm(self._without_parameters(e.args[0]), self._as_parameter(definite(factor, e.args[1])))
         return cp.multiply(factor, self._without_parameters(e))
 
     def _varies(self, e: Any, objective: bool) -> bool:
@@ -184,23 +222,23 @@ class _Rewriter:
             return QuadForm(x, P)
         if not (P.is_psd() or P.is_nsd()):
             return e
-        square = cp.sum_squares(self._root(P) @ x)
+        scale, core = scaled_core(P, self._definition)
+        inner = self._root(core, core.is_psd()) @ x
+        if scale is None:
+            square = cp.sum_squares(inner)
+        else:
+            square = cp.multiply(self._as_parameter(scale), cp.sum_squares(self._without_parameters(inner)))
         self._kept.append(e)
-        self.reports[id(e)] = Replacement(_text(e), "sum of squares", (), "")
+        self.reports[id(e)] = Replacement(text(e), "sum of squares", (), "")
         return square if P.is_psd() else -square
 
-    def _root(self, P: Any) -> Any:
+    def _root(self, P: Any, positive: bool) -> Any:
         """R with P = RᴴR, or −RᴴR: M where P was written MᵀM."""
-        gram = self._definition(P)
-        while isinstance(gram, Wrap):
-            gram = self._definition(gram.args[0])
-        if type(gram) is MulExpression:
-            left, right = gram.args
-            for one, other, root in ((left, right, right), (right, left, left.T)):
-                if isinstance(one, transpose) and one.args[0] is other and not other.is_complex():
-                    return self._as_parameter(root)
-        factor = cp.Parameter(P.shape, complex=P.is_complex(), name=f"factor of {_text(P)}")
-        self._define(factor, Factor(P, 1 if P.is_psd() else -1), f"factor of {_text(P)}")
+        root = gram_root(P, self._definition) if positive else None
+        if root is not None:
+            return self._as_parameter(root)
+        factor = cp.Parameter(P.shape, complex=P.is_complex(), name=f"factor of {text(P)}")
+        self._define(factor, Factor(P, 1 if positive else -1), f"factor of {text(P)}")
         return factor.H if P.is_complex() else factor.T
 
     def _without_parameters(self, e: Any) -> Any:
@@ -209,6 +247,7 @@ class _Rewriter:
             return e
         if id(e) not in self._freed:
             self._kept.append(e)
+            self._freed[id(e)] = e  # where the rules lead back to e they do not help
             self._freed[id(e)] = self._free(e)
         return self._freed[id(e)]
 
@@ -217,8 +256,8 @@ class _Rewriter:
             return self._as_variable(self.rewrite(e, objective=False))
         if isinstance(e, QuadForm) and e.args[1].parameters():
             return self._without_parameters(self._quadratic_form(e, objective=False))
-        if not _is_product(e):
-            freed = _with_args(e, [self._without_parameters(a) for a in e.args])
+        if not is_product(e):
+            freed = with_args(e, [self._without_parameters(a) for a in e.args])
             if freed.is_dcp() and not freed.parameters():
                 return freed
         return self._as_bound(self.rewrite(e, objective=False))
@@ -233,75 +272,41 @@ class _Rewriter:
             return Promote(self._as_parameter(e.args[0]), e.shape)
         if id(e) in self._lifted:
             return self._lifted[id(e)]
-        text = _text(e)
-        parameter = cp.Parameter(e.shape, name=f"({text})", **({"pos": True} if self.gp else _attributes(e)))
-        self._define(parameter, e, text)
+        line = text(e)
+        parameter = cp.Parameter(e.shape, name=f"({line})", **({"pos": True} if self.gp else attributes(e)))
+        self._define(parameter, e, line)
         self._kept.append(e)
-        self._lifted[id(e)] = parameter
-        return parameter
+        self._lifted[id(e)] = wrapped(parameter, e)
+        return self._lifted[id(e)]
 
-    def _define(self, parameter: cp.Parameter, definition: Any, text: str) -> None:
+    def _define(self, parameter: cp.Parameter, definition: Any, line: str) -> None:
         self.definitions[parameter.id] = (parameter, definition)
-        self.reports[parameter.id] = Replacement(text, "parameter", tuple(parameter.shape), _said(parameter))
+        self.reports[parameter.id] = Replacement(line, "parameter", tuple(parameter.shape), said(parameter))
 
     def _definition(self, e: Any) -> Any:
         """What a new parameter stands for."""
         return self.definitions[e.id][1] if isinstance(e, cp.Parameter) and e.id in self.definitions else e
 
     def _as_variable(self, e: Any) -> Any:
-        z = cp.Variable(e.shape, complex=e.is_complex(), name=f"({_text(e)})")
-        self.added.append(z == e)
+        if e.is_complex() and e.ndim == 2 and e.size > 1 and e.is_hermitian():  # all entries would be equal twice
+            z = cp.Variable(e.shape, hermitian=True, name=f"({text(e)})")
+            self.added += [cp.diag(cp.real(z)) == cp.diag(cp.real(e))]
+            self.added += [cp.upper_tri(part(z)) == cp.upper_tri(part(e)) for part in (cp.real, cp.imag)]
+        else:
+            z = cp.Variable(e.shape, complex=e.is_complex(), name=f"({text(e)})")
+            self.added.append(z == e)
         return self._introduced(z, e, "variable")
 
     def _as_bound(self, e: Any) -> Any:
         if not (e.is_convex() or e.is_concave()):
             return e
-        t = cp.Variable(e.shape, name=f"({_text(e)})")
+        t = cp.Variable(e.shape, name=f"({text(e)})")
         self.added.append(e <= t if e.is_convex() else e >= t)
         return self._introduced(t, e, "upper bound" if e.is_convex() else "lower bound")
 
     def _introduced(self, z: cp.Variable, e: Any, kind: str) -> Any:
         self.auxiliary.add(z.id)
-        self.reports[z.id] = Replacement(_text(e), kind, tuple(e.shape), "")
+        self.reports[z.id] = Replacement(text(e), kind, tuple(e.shape), "")
         if e.is_nonneg():
             return nonneg_wrap(z)
         return nonpos_wrap(z) if e.is_nonpos() else z
-
-
-def _with_args(e: Any, args: list[Any]) -> Any:
-    return e if all(new is old for new, old in zip(args, e.args, strict=True)) else e.copy(args)
-
-
-def _is_product(e: Any) -> bool:
-    return len(e.args) == 2 and isinstance(e, (multiply, MulExpression, cp.kron, conv, convolve))
-
-
-def _definite(factor: Any, P: Any) -> Any:
-    """factor·P, which is as definite as DCP has found it to be."""
-    scaled = factor * P
-    positive = P.is_psd() if factor.is_nonneg() else P.is_nsd()
-    return psd_wrap(scaled) if positive else nsd_wrap(scaled)
-
-
-def _attributes(e: Any) -> dict[str, bool]:
-    """What is known of e's sign, symmetry and definiteness, as attributes of a parameter: one of them where cvxpy takes one only."""
-    square = e.ndim == 2 and e.shape[0] == e.shape[1]
-    if e.is_complex():
-        if e.is_imag():
-            return {"imag": True}
-        return {"hermitian": True} if square and e.is_hermitian() else {"complex": True}
-    if square and (e.is_psd() or e.is_nsd()):
-        return {"PSD": True} if e.is_psd() else {"NSD": True}
-    if e.is_nonneg() or e.is_nonpos():
-        return {"nonneg": True} if e.is_nonneg() else {"nonpos": True}
-    return {"symmetric": True} if square and e.size > 1 and e.is_symmetric() else {}
-
-
-def _said(parameter: cp.Parameter) -> str:
-    names = ("pos", "nonneg", "nonpos", "symmetric", "PSD", "NSD", "complex", "imag", "hermitian")
-    return ", ".join(a for a in names if parameter.attributes[a])
-
-
-def _text(e: Any) -> str:
-    text = " ".join(str(e).split())
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

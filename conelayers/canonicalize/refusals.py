@@ -123,7 +123,12 @@ def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original
             with scope():
                 return complies(expression)
 
-        culprits = _offenders(original, complies, objective_complies)
+        bounded = [v.name() for v in problem.variables() if _bounds_escape(v)]
+        culprits = (
+            f"the offending bounds are those of {', '.join(bounded)}: write them as constraints"
+            if bounded
+            else _offenders(original, complies, objective_complies)
+        )
         raise CanonicalizationError(
             f"Problem must be DPP, so that its data are affine in the parameters; {culprits}. "
             + (
@@ -134,6 +139,13 @@ def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original
             )
             + ". See https://www.cvxpy.org/tutorial/dpp/index.html"
         )
+
+
+def _bounds_escape(variable: cp.Variable) -> bool:
+    """Whether a bound of the variable is not affine in its parameters."""
+    bounds: Any = variable.attributes["bounds"]
+    with scopes.dpp_scope():
+        return any(isinstance(b, cp.Expression) and bool(b.parameters()) and not b.is_affine() for b in bounds or ())
 
 
 def _escapes(e: Any, affine: bool = True) -> bool:
@@ -173,6 +185,6 @@ def _offenders(
         if not complies(constraint):
             descend(constraint, complies)
     if not found:
-        return "a variable's bounds do not comply"
+        return "a variable's bounds do not comply: write them as constraints"
     shown = "; ".join(f"`{text if len(text) <= 200 else text[:200] + '…'}`" for text in found[:3])
     return f"the offending expression{'s are' if len(found) > 1 else ' is'} {shown}"

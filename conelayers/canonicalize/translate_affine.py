@@ -65,6 +65,11 @@ def product(e: Any, children: Children) -> Expression:
     return multiply(x, y) if () in (x.shape, y.shape) else matmul(x, y)
 
 
+def _quotient(e: Any, children: Children) -> Expression:
+    quotient = multiply(*children, "divide")
+    return quotient if quotient.shape == e.shape else node("reshape", quotient, shape=e.shape)  # of one entry
+
+
 def _diag_vec(e: Any, children: Children) -> Expression:
     positions = np.diag(1 + np.arange(size(children[0])), k=e.k)
     return take(e.shape, positions, Constant(np.zeros(1)), children[0])
@@ -141,7 +146,7 @@ AFFINE: dict[type, Rule] = {
     affine.add_expr.AddExpression: simple("add"),
     affine.unary_operators.NegExpression: simple("negative"),
     cp.multiply: simple("multiply"),
-    affine.binary_operators.DivExpression: simple("divide"),
+    affine.binary_operators.DivExpression: _quotient,
     affine.binary_operators.MulExpression: product,
     index: _picked(lambda e, i: i[0][e._orig_key]),
     special_index: _picked(lambda e, i: i[0][e.key]),

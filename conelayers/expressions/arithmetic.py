@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Arithmetic", "Array", "precision"]
+__all__ = ["Arithmetic", "Array", "pivot_floor", "precision"]
 
 Array = Any  # of the framework
 
@@ -15,6 +15,11 @@ Array = Any  # of the framework
 def precision(x: Array) -> np.finfo:
     """The machine's numbers for the array, by its dtype's name, which is NumPy's in every framework."""
     return np.finfo(np.float32 if any(name in str(x.dtype) for name in ("float32", "complex64")) else np.float64)
+
+
+def pivot_floor(x: Array) -> float:
+    """The part of its diagonal entry below which a pivot of the matrices x is one of rounding errors."""
+    return float(precision(x).eps) ** 0.75
 
 
 class Arithmetic(Protocol):
@@ -81,7 +86,10 @@ class Arithmetic(Protocol):
         """Of square matrices."""
 
     def cholesky(self, x: Array) -> Array:
-        """The lower factors of Hermitian positive definite matrices; LinAlgError, or NaN where the value is hidden, where one is not."""
+        """The lower factors of Hermitian positive definite matrices; LinAlgError, or NaN where the value is hidden, where one is not.
+
+        Pivots below ``pivot_floor`` count as zero: rounding makes singular matrices definite.
+        """
 
     def eigh(self, x: Array) -> tuple[Array, Array]:
         """Ascending eigenvalues and the eigenvectors of Hermitian matrices; never differentiated."""

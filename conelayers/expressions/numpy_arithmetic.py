@@ -10,7 +10,7 @@ import numpy as np
 from autograd.extend import defjvp, defvjp, notrace_primitive, primitive
 from scipy.special import ndtr
 
-from conelayers.expressions.arithmetic import Array
+from conelayers.expressions.arithmetic import Array, pivot_floor
 
 __all__ = ["NumpyArithmetic"]
 
@@ -58,7 +58,11 @@ defjvp(_inverse, lambda g, ans, x: -anp.matmul(ans, anp.matmul(g, ans)))
 
 @primitive
 def _cholesky(x: np.ndarray) -> np.ndarray:
-    return np.linalg.cholesky(x)
+    factor = np.linalg.cholesky(x)
+    pivots = np.square(np.abs(np.diagonal(factor, axis1=-2, axis2=-1)))
+    if (pivots <= pivot_floor(x) * np.diagonal(x, axis1=-2, axis2=-1).real).any():
+        raise np.linalg.LinAlgError
+    return factor
 
 
 def _cholesky_vjp(L: np.ndarray, x: np.ndarray) -> Any:

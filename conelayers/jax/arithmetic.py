@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import jax.scipy.special
 import numpy as np
 
+from conelayers.expressions.arithmetic import pivot_floor
+
 __all__ = ["JaxArithmetic"]
 
 Array = jax.Array
@@ -82,6 +84,9 @@ class JaxArithmetic:
 
     def cholesky(self, x: Array) -> Array:
         factor = jnp.linalg.cholesky(x)
+        pivots, entries = (jnp.abs(jnp.diagonal(h, axis1=-2, axis2=-1)) for h in (factor, x))
+        above = jnp.square(pivots) > pivot_floor(x) * entries
+        factor = jnp.where(above.all(axis=-1)[..., None, None], factor, jnp.nan)
         if not isinstance(factor, jax.core.Tracer) and bool(jnp.isnan(factor).any()):
             raise np.linalg.LinAlgError
         return factor

@@ -8,6 +8,8 @@ from typing import final
 import numpy as np
 import torch
 
+from conelayers.expressions.arithmetic import pivot_floor
+
 __all__ = ["TorchArithmetic"]
 
 Tensor = torch.Tensor
@@ -86,9 +88,12 @@ class TorchArithmetic:
     def cholesky(self, x: Tensor) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(x)
         hidden = torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
-        if not hidden and bool((info != 0).any()):
+        pivots, entries = (torch.diagonal(h, dim1=-2, dim2=-1).abs() for h in (factor, x))
+        above = pivots.square() > pivot_floor(x) * entries
+        definite = (info == 0) & above.all(dim=-1)
+        if not hidden and not bool(definite.all()):
             raise np.linalg.LinAlgError
-        return torch.where((info == 0)[..., None, None], factor, torch.nan)
+        return torch.where(definite[..., None, None], factor, torch.nan)
 
     def eigh(self, x: Tensor) -> tuple[Tensor, Tensor]:
         w, V = torch.linalg.eigh(x)
