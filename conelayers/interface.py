@@ -15,7 +15,7 @@ import numpy as np
 from conelayers.expressions import Arithmetic, Evaluation, Expression, positions_in
 from conelayers.parameters import ParameterSpec, batch_sizes, check_values
 
-__all__ = ["Interface", "Replacement", "Source", "Values", "leading"]
+__all__ = ["Interface", "Replacement", "Source", "Values", "leading", "structured"]
 
 
 class Values(Protocol):
@@ -157,7 +157,7 @@ class Interface:
     def _computed(self, given: Sequence[Any], values: Values) -> list[Any]:
         used = frozenset().union(*self.used)
         fronted = [
-            leading(values.wide(v), spec) if i in used else None
+            structured(values.arithmetic, leading(values.wide(v), spec), spec) if i in used else None
             for i, (v, spec) in enumerate(zip(given, self.parameters, strict=True))
         ]
         results = [values.narrow(r, given) for r in self.evaluation(values)(fronted)]
@@ -167,3 +167,19 @@ class Interface:
 def leading(value: Any, spec: ParameterSpec) -> Any:
     """With a batch axis in front, of length 1 for an unbatched value."""
     return value if value.ndim > len(spec.shape) else value[None]
+
+
+def structured(xp: Arithmetic, value: Any, spec: ParameterSpec) -> Any:
+    """The nearest value with the parameter's structure, for a value (B, *shape): itself for one that has it, and a gradient's part that has it."""
+    attributes = spec.attributes
+    if attributes & {"symmetric", "PSD", "NSD", "hermitian"}:
+        rank = len(spec.shape)
+        mirrored = xp.permute(value, (*range(rank - 1), rank, rank - 1))
+        value = (value + (xp.conjugate(mirrored) if "hermitian" in attributes else mirrored)) / 2
+    if "imag" in attributes and spec.is_complex:
+        value = (value - xp.conjugate(value)) / 2
+    if spec.positions is not None:
+        mask = np.zeros(spec.size)
+        mask[list(spec.positions)] = 1
+        value = value * xp.constant(np.reshape(mask, spec.shape, order="F"))
+    return value

@@ -278,7 +278,8 @@ class Layer:
         return self._solve(self._batch(theta, compiled), solver_args, warm_start).certify()
 
     def _batch(self, values: Sequence[Any], compiled: ParametricProgram) -> Batch:
-        return combine_batch(compiled.parameters, [np.asarray(value) for value in values], validate=self.validate)
+        dense = [value.toarray() if hasattr(value, "toarray") else np.asarray(value) for value in values]
+        return combine_batch(compiled.parameters, dense, validate=self.validate)
 
     def solve_flat(
         self,

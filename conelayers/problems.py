@@ -51,14 +51,20 @@ def derivative(problem: cp.Problem, *, gp: bool = False, **options: Any) -> Laye
 def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolution:
     if not isinstance(problem, cp.Problem):
         raise TypeError(f"problem: got {type(problem).__name__}, expected a cvxpy.Problem")
-    missing = [p.name() for p in problem.parameters() if p.value is None]
+    values = [_value(p) for p in problem.parameters()]
+    missing = [p.name() for p, value in zip(problem.parameters(), values, strict=True) if value is None]
     if missing:
         raise ValueError(f"problem: the parameters {', '.join(missing)} have no value; set their .value")
     kept = vars(problem).setdefault(_KEPT, {})
     key = repr((gp, sorted(options.items())))
     if key not in kept:
         kept[key] = Layer(problem, problem.parameters(), problem.variables(), gp=gp, **options)
-    return kept[key].solve(*[p.value for p in problem.parameters()])
+    return kept[key].solve(*values)
+
+
+def _value(parameter: cp.Parameter) -> Any:
+    """Sparse where the parameter was declared so."""
+    return parameter.value_sparse if parameter.attributes["sparsity"] else parameter.value
 
 
 def _given(leaf: Any, value: Any, what: str) -> np.ndarray:

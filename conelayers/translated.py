@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from conelayers.expressions import Arithmetic, NumpyArithmetic, pullback, pushforward
-from conelayers.interface import Interface, Source, leading
+from conelayers.interface import Interface, Source, leading, structured
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import ParameterSpec, flatten, unflatten
 
@@ -78,7 +78,7 @@ class TranslatedSolution(LayerSolution):
         interface = self.interface
         _count("jvp", "tangents", len(dtheta), len(interface.parameters), "parameter")
         tangents = [
-            np.zeros_like(value)
+            np.zeros(value.shape)
             if d is None
             else _shaped(f"jvp: tangent {i} ({spec.name})", d, value.shape, spec.is_complex)
             for i, (d, value, spec) in enumerate(zip(dtheta, self._given, interface.parameters, strict=True))
@@ -112,7 +112,7 @@ class TranslatedSolution(LayerSolution):
         count = self._batch.theta.shape[0]
         given = [
             value if value.ndim > len(spec.shape) else np.repeat(value[None], count, axis=0)
-            for value, spec in zip(self._given, interface.parameters, strict=True)
+            for value, spec in zip(map(ARRAYS.dense, self._given), interface.parameters, strict=True)
         ]
         rows = [self._row_blocks(blocks, given, batched) for blocks in super().jacobian()]
         return tuple(
@@ -162,7 +162,7 @@ def _count(where: str, what: str, got: int, expected: int, of: str) -> None:
 
 
 def _shaped(what: str, value: Any, shape: tuple[int, ...], is_complex: bool) -> np.ndarray:
-    value = np.asarray(value)
+    value = np.asarray(ARRAYS.dense(value))
     if value.shape != shape:
         raise ValueError(f"{what}: got shape {value.shape}, expected {shape}")
     if np.iscomplexobj(value) and not is_complex:
@@ -179,7 +179,11 @@ def _joined_row(rows: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
 
 
 def _leading(interface: Interface, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    return [leading(ARRAYS.dense(v), spec) for v, spec in zip(values, interface.parameters, strict=True)]
+    """Dense, with a batch axis, and with the structure of their parameters."""
+    return [
+        structured(ARRAYS.arithmetic, leading(ARRAYS.wide(v), spec), spec)
+        for v, spec in zip(values, interface.parameters, strict=True)
+    ]
 
 
 def _pushed(interface: Interface, given: Sequence[np.ndarray], tangents: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -201,35 +205,46 @@ def _taken(interface: Interface, source: Source, values: Sequence[np.ndarray]) -
     return ARRAYS.entries(value, interface.parameters[source.position]) if source.entries else value
 
 
-def _pulled(interface: Interface, given: Sequence[np.ndarray], inner: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-    """The gradients of the user's parameters for those of the program's."""
+def _pulled(interface: Interface, given: Sequence[Any], inner: Sequence[np.ndarray | None]) -> list[Any]:
+    """The gradients of the user's parameters for those of the program's; sparse for sparse values."""
     specs = interface.parameters
-    gradients = [
-        np.zeros(v.shape, np.complex128 if spec.is_complex else np.float64)
+    gradients: list[Any] = [
+        sp.csr_array(v.shape) if sp.issparse(v) else np.zeros(v.shape, np.complex128 if spec.is_complex else np.float64)
         for v, spec in zip(given, specs, strict=True)
     ]
-    batch = max((v.shape[0] for v in _leading(interface, given)), default=1)
-    of_expressions = [
-        np.zeros((batch if interface.batched(k, given) else 1, *e.shape), complex)
-        for k, e in enumerate(interface.expressions)
-    ]
+    of_expressions: dict[int, np.ndarray] = {}
     for source, g in zip(interface.sources, inner, strict=True):
         if g is None:
             continue
         g = 1j * g if source.part == "imag" else g
         if source.expression is not None:
-            of_expressions[source.expression] += g if interface.batched(source.expression, given) else g[None]
+            k = source.expression
+            of_expressions[k] = of_expressions.get(k, 0) + (g if interface.batched(k, given) else g[None])
             continue
-        assert source.position is not None
-        own, spec = gradients[source.position], specs[source.position]
-        if source.entries:
-            flat = np.zeros((*own.shape[: own.ndim - len(spec.shape)], spec.size))
-            flat[..., list(spec.positions or ())] = g
-            g = unflatten(flat, spec.shape) if flat.ndim == 2 else unflatten(flat[None], spec.shape)[0]
-        own += np.asarray(g)
+        position = source.position
+        assert position is not None
+        gradients[position] += _spread(g, specs[position], gradients[position]) if source.entries else np.asarray(g)
     if of_expressions:
-        found = pullback(interface.evaluation(ARRAYS), _leading(interface, given), of_expressions)
-        for own, spec, g in zip(gradients, specs, found, strict=True):
-            g = g if spec.is_complex else np.real(g)
-            own += g if own.ndim > len(spec.shape) else g[0]
+        values = _leading(interface, given)
+        batch = max(v.shape[0] for v in values)
+        cotangents = [
+            np.zeros((batch if interface.batched(k, given) else 1, *e.shape), complex) + of_expressions.get(k, 0)
+            for k, e in enumerate(interface.expressions)
+        ]
+        found = pullback(interface.evaluation(ARRAYS), values, cotangents)
+        for i, (spec, g) in enumerate(zip(specs, found, strict=True)):
+            g = structured(ARRAYS.arithmetic, g if spec.is_complex else np.real(g), spec)
+            g = g if gradients[i].ndim > len(spec.shape) else g[0]
+            gradients[i] += sp.csr_array(g) if sp.issparse(gradients[i]) else g
     return gradients
+
+
+def _spread(entries: np.ndarray, spec: ParameterSpec, like: Any) -> Any:
+    """Entries at the parameter's positions, as a sparse or dense array."""
+    positions = np.asarray(spec.positions or (), dtype=np.int64)
+    if sp.issparse(like):
+        return sp.csr_array((entries, (positions % spec.shape[0], positions // spec.shape[0])), shape=spec.shape)
+    batched = entries.ndim > 1
+    flat = np.zeros((len(entries) if batched else 1, spec.size))
+    flat[:, positions] = entries
+    return unflatten(flat, spec.shape) if batched else unflatten(flat, spec.shape)[0]

@@ -9,6 +9,7 @@ import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 
 from conelayers.certificate import Certificates
@@ -280,9 +281,13 @@ def _output_type(values: Sequence[Any]) -> Any:
     return jax.dtypes.canonicalize_dtype(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float64)
 
 
-def _canonical(value: Any) -> np.ndarray:
+def _canonical(value: Any) -> Any:
     """A concrete value as JAX would hold it, in float64, or complex128."""
     if isinstance(value, BCOO):
+        if value.n_batch == value.n_dense == 0 and value.ndim == 2:
+            indices, data = np.asarray(value.indices), np.asarray(value.data, dtype=np.float64)
+            stored = (indices < np.asarray(value.shape)).all(axis=1)  # BCOO pads with indices beyond the shape
+            return sp.coo_array((data[stored], tuple(indices[stored].T)), shape=value.shape)
         value = value.todense()
     dtype = jax.dtypes.canonicalize_dtype(jax.dtypes.result_type(value))
     return np.asarray(

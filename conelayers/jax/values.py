@@ -29,7 +29,10 @@ class _Arrays:
         return value.astype(jax.dtypes.canonicalize_dtype(wide))
 
     def narrow(self, value: Any, given: Sequence[Any]) -> Any:
-        real = jnp.finfo(jnp.result_type(*(g.dtype for g in given), jnp.float32)).dtype
+        kind = jnp.result_type(*(g.dtype for g in given))
+        if not jnp.issubdtype(kind, jnp.inexact):
+            kind = jax.dtypes.canonicalize_dtype(jnp.float64)
+        real = jnp.finfo(kind).dtype
         return value.astype(jnp.result_type(real, jnp.complex64) if jnp.iscomplexobj(value) else real)
 
     def dense(self, value: Any) -> Any:
@@ -54,16 +57,17 @@ ARRAYS = _Arrays()
 def _sparse_entries(value: BCOO, positions: np.ndarray, spec: ParameterSpec) -> jax.Array:
     if not positions.size:
         return jnp.zeros(0, value.dtype)
+    # BCOO pads with indices beyond the shape.
+    within = (value.indices < jnp.asarray(spec.shape)).all(axis=1)
     order = np.argsort(positions)
-    stored = value.indices[:, 0] + spec.shape[0] * value.indices[:, 1]
-    place = jnp.clip(jnp.searchsorted(jnp.asarray(positions[order]), stored), 0, positions.size - 1)
-    inside = jnp.asarray(positions[order])[place] == stored
-    if not any(isinstance(h, jax.core.Tracer) for h in (value.data, inside)):
-        # BCOO pads with entries outside of the matrix.
-        within = (value.indices < jnp.asarray(spec.shape)).all(axis=1)
-        if bool((within & ~inside & (value.data != 0)).any()):
-            raise ValueError(
-                f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero"
-            )
+    ranks = jnp.asarray(positions[order])
+    stored = value.indices[:, 0].astype(ranks.dtype) + spec.shape[0] * value.indices[:, 1].astype(ranks.dtype)
+    place = jnp.clip(jnp.searchsorted(ranks, stored), 0, positions.size - 1)
+    inside = within & (ranks[place] == stored)
+    outside = within & ~inside & (value.data != 0)
+    if not isinstance(outside, jax.core.Tracer) and bool(outside.any()):
+        raise ValueError(
+            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero"
+        )
     data = jnp.where(inside, value.data, 0)
     return jnp.zeros(positions.size, value.dtype).at[jnp.asarray(order)[place]].add(data)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import cvxpy as cp
-import numpy as np
+import scipy.sparse as sp
 import torch
 
 from conelayers.certificate import Certificates
@@ -294,7 +294,10 @@ class ConeLayer(torch.nn.Module):
         return params if interface.trivial else interface.inner(params, TENSORS, validate=self.engine.validate)
 
     @staticmethod
-    def _array(value: torch.Tensor) -> np.ndarray:
+    def _array(value: torch.Tensor) -> Any:
+        if value.layout is not torch.strided and value.dim() == 2:
+            stored = value.detach().cpu().to_sparse_coo().coalesce()
+            return sp.coo_array((stored.values().double().numpy(), tuple(stored.indices().numpy())), shape=value.shape)
         array = TENSORS.dense(value.detach())
         return array.cpu().resolve_conj().numpy() if array.is_complex() else to_array(array)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import numpy as np
@@ -20,7 +21,7 @@ def flatten(value: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(B, *shape) to (B, size), column by column."""
     if len(shape) > 1:
         value = value.permute(0, *range(len(shape), 0, -1))
-    return value.reshape(value.shape[0], -1) if shape else value.reshape(-1, 1)
+    return value.reshape(value.shape[0], math.prod(shape))
 
 
 @final
