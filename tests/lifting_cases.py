@@ -153,6 +153,32 @@ def semidefinite(rng):
     return problem, [C, p], [X], [C0 + C0.T, rng.uniform(0.5, 1)]
 
 
+def convolutions(rng):
+    x, c, K = cp.Variable(3), cp.Parameter(2, name="c"), cp.Parameter((2, 2), name="K")
+    p = cp.Parameter(nonneg=True, name="p")
+    blurred, spread = cp.convolve(c, p * x - 1), cp.kron(K, p * cp.diag(x))
+    return (
+        cp.Problem(cp.Minimize(cp.sum_squares(x) + cp.norm1(blurred) + p * cp.norm(cp.vec(spread, order="F")))),
+        [c, K, p],
+        [x],
+        [rng.normal(size=2), rng.normal(size=(2, 2)), 0.8],
+    )
+
+
+def scaled_gram_limit(rng):
+    x, M, mu = cp.Variable(4), cp.Parameter((2, 4), name="M"), cp.Parameter(4, name="mu")
+    p = cp.Parameter(nonneg=True, name="p")
+    risk = p * cp.quad_form(x, cp.psd_wrap(p**2 * cp.psd_wrap(M.T @ M)))
+    problem = cp.Problem(cp.Maximize(mu @ x - cp.sum_squares(x)), [risk <= 0.05])
+    return problem, [M, mu, p], [x], [rng.normal(size=(2, 4)), rng.normal(size=4), 0.9]
+
+
+def shapes_of_one_entry(rng):
+    x, p, q = cp.Variable(3), cp.Parameter((1,), pos=True, name="p"), cp.Parameter((1, 1), pos=True, name="q")
+    fit = cp.sum_squares(x / q - 1 / (p + 0.1)) + cp.sum(cp.multiply(q, cp.multiply(p, cp.norm(p * x - 1))))
+    return cp.Problem(cp.Minimize(fit)), [p, q], [x], [np.array([0.7]), np.array([[1.3]])]
+
+
 def geometric(rng):
     x, y = cp.Variable(pos=True), cp.Variable(pos=True)
     a, b = cp.Parameter(pos=True, name="a"), cp.Parameter(pos=True, name="b")
@@ -177,6 +203,9 @@ REAL = [
     norms_of_parameters,
     huber_threshold,
     semidefinite,
+    convolutions,
+    scaled_gram_limit,
+    shapes_of_one_entry,
     geometric,
 ]
 
@@ -233,4 +262,11 @@ def phases(rng):
     return problem, [phi, p], [z], [1j * rng.normal(size=3), rng.normal()]
 
 
-COMPLEX = [beamforming, complex_lasso, density_matrix, complex_projection, phases]
+def hermitian_products(rng):
+    X, H = cp.Variable((2, 2), hermitian=True), cp.Parameter((2, 2), hermitian=True, name="H")
+    p = cp.Parameter(nonneg=True, name="p")
+    problem = cp.Problem(cp.Minimize(cp.lambda_max(p * (p * X + H)) + cp.sigma_max(X - H @ H) + cp.sum_squares(X)))
+    return problem, [H, p], [X], [hermitian(rng, 2), 0.7]
+
+
+COMPLEX = [beamforming, complex_lasso, density_matrix, complex_projection, phases, hermitian_products]

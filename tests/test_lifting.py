@@ -11,6 +11,7 @@ import lifting_cases as cases
 import numpy as np
 import pytest
 import torch
+from cvxpy.atoms.affine.wraps import nsd_wrap
 from torch.func import hessian, jacrev, vmap
 
 from conelayers import CanonicalizationError, Layer, Verdict
@@ -298,3 +299,43 @@ def test_a_singular_matrix_of_a_quadratic_constraint_is_refused_with_a_way_out()
     problem, parameters, variables, values = drawn(cases.mean_variance)
     values[2] = np.diag([1.0, 1.0, 1.0, 0.0])  # in a quadratic objective nothing is factored
     Layer(problem, parameters, variables).solve(*values)
+
+
+def test_a_singular_matrix_that_rounding_makes_definite_is_refused() -> None:
+    x, M = cp.Variable(3), cp.Parameter((2, 3), name="M")
+    P = cp.psd_wrap(M.T @ M / 2 + M.T @ M / 2)  # not seen to be MᵀM
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - 1)), [cp.quad_form(x, P) <= 0.1]), [M], [x])
+    torch_layer = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - 1)), [cp.quad_form(x, P) <= 0.1]), [M], [x])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        value = rng.normal(size=(2, 3))
+        refused(lambda v=value: layer.solve(v), "not positive definite")
+        refused(lambda v=value: torch_layer(torch.tensor(v)), "not positive definite")
+
+
+def test_expressions_that_are_written_twice_are_one_parameter() -> None:
+    x, p, q = cp.Variable(3), cp.Parameter(name="p"), cp.Parameter((3, 3), name="q")
+    problem = cp.Problem(cp.Minimize(p**2 * cp.norm1(x) + cp.norm(p * q @ x - 1)), [p * q @ x >= -1, p**2 * x <= 1])
+    by_parameters = [said.expression for said in Layer(problem, [p, q], [x]).lifted if said.by == "parameter"]
+    assert len(by_parameters) == 2, by_parameters
+
+
+def test_what_stays_refused_says_what_to_do() -> None:
+    p, q = cp.Parameter(nonneg=True, name="p"), cp.Parameter(nonneg=True, name="q")
+    x = cp.Variable(2, name="x", bounds=[-p * q, q])
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(p**2 * x - 1)))
+    refused(lambda: Layer(problem, [p, q], [x]), "bounds are those of x", "constraints", error=CanonicalizationError)
+    y = cp.Variable(2)
+    deep = y
+    for _ in range(180):
+        deep = p * deep + 1
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(deep)))
+    refused(lambda: Layer(problem, [p], [y]), "setrecursionlimit", error=CanonicalizationError)
+    summed = cp.Problem(cp.Minimize(cp.quad_form(cp.cumsum(y), cp.psd_wrap(p * np.eye(2)))))
+    refused(lambda: Layer(summed, [p], [y]), "NotImplementedError", "another way", error=CanonicalizationError)
+
+
+def test_a_matrix_wrapped_as_the_opposite_of_what_it_is_is_refused() -> None:
+    x, M = cp.Variable(2), cp.Parameter((2, 2), name="M")
+    problem = cp.Problem(cp.Maximize(-cp.sum_squares(x - 1)), [cp.quad_form(x, nsd_wrap(M.T @ M)) >= -1])
+    refused(lambda: Layer(problem, [M], [x]).solve(np.eye(2)), "not negative definite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import lifting_cases as cases
@@ -115,3 +116,20 @@ def test_a_singular_matrix_of_a_quadratic_constraint_is_an_error_or_nan() -> Non
     outputs, info = jax.jit(ConeLayer(*arguments, on_failure="nan").solve)(*values)
     assert bool(jnp.isnan(outputs[0]).all())
     assert int(info.status) != 0
+
+
+def test_entries_of_sparse_matrices_beyond_their_shape_are_none() -> None:
+    problem, parameters, variables = sparse_problem()
+    A, b = sparse_values()
+    layer = ConeLayer(problem, parameters, variables)
+    expected = layer(jnp.asarray(A), b)[0]
+    data = jnp.asarray([*A[ROWS, COLS], 9.0])
+    indices = jnp.asarray(np.stack([[*ROWS, 4], [*COLS, 0]], axis=1))  # (4, 0) would be where (0, 1) is
+    for function in (lambda h: layer(h, b)[0], jax.jit(lambda h: layer(h, b)[0])):
+        np.testing.assert_allclose(function(BCOO((data, indices), shape=(4, 3))), expected, atol=1e-14)
+
+
+def test_integers_are_not_computed_in_single_precision() -> None:
+    x, p = cp.Variable(), cp.Parameter(pos=True)
+    layer = ConeLayer(cp.Problem(cp.Minimize(cp.square(x - 1 / p))), [p], [x])
+    assert float(jax.jit(lambda h: layer(h)[0])(3)) == pytest.approx(1 / 3, abs=1e-14)

@@ -104,6 +104,23 @@ def test_hermitian_gradients_are_hermitian() -> None:
     np.testing.assert_allclose(gradient, gradient.conj().T, atol=1e-14)
 
 
+def test_gradients_through_expressions_have_the_structure_too() -> None:
+    b = np.array([1.0, -2.0, 0.5])
+    H = np.array([[1, 2j, 1], [-2j, 3, 1j], [1, -1j, 2]])
+    for attribute, value in (("PSD", H.real + np.eye(3)), ("diag", np.diag([1.0, 2.0, 3.0])), ("hermitian", H)):
+        S, x = cp.Parameter((3, 3), **{attribute: True}), cp.Variable(3, complex=attribute == "hermitian")
+        problem = cp.Problem(cp.Minimize(cp.sum_squares(x - S @ S @ b) + cp.norm(x)))
+        layer = ConeLayer(problem, [S], [x])
+        solution = layer.engine.solve(value)
+        (gradient,) = solution.vjp(b)
+        np.testing.assert_allclose(gradient, gradient.conj().T, atol=1e-13)
+        tensor = torch.tensor(value, requires_grad=True)
+        (layer(tensor)[0].real @ torch.tensor(b)).backward()
+        np.testing.assert_allclose(tensor.grad.numpy(), gradient, atol=1e-12)
+        if attribute == "diag":
+            assert not gradient[~np.eye(3, dtype=bool)].any()
+
+
 def test_sparse_values_give_sparse_gradients() -> None:
     problem, parameters, variables = sparse_problem()
     A, b = sparse_values()
@@ -173,6 +190,26 @@ def test_a_large_sparse_parameter_is_never_made_dense() -> None:
     assert value.grad.is_sparse
 
 
+def test_scipys_sparse_values_in_every_derivative() -> None:
+    A, s, x = cp.Parameter((4, 3), sparsity=(ROWS, COLS)), cp.Parameter(nonneg=True), cp.Variable(3)
+    value, b = sparse_values()
+    layer = Layer(cp.Problem(cp.Minimize(s**2 * cp.sum_squares(A @ x - b) + cp.sum_squares(x))), [A, s], [x])
+    dense, sparse = layer.solve(value, 0.9), layer.solve(sp.csc_array(value), 0.9)
+    (gradient, _), (expected, _) = sparse.vjp(b[:3]), dense.vjp(b[:3])
+    np.testing.assert_allclose(gradient.toarray(), expected, atol=1e-14)
+    np.testing.assert_allclose(sparse.jvp(sp.csr_array(value), 1.0)[0], dense.jvp(value, 1.0)[0], atol=1e-14)
+    np.testing.assert_allclose(sparse.jacobian()[0][0], dense.jacobian()[0][0], atol=1e-14)
+    plain = cp.Parameter((4, 3))
+    other = Layer(cp.Problem(cp.Minimize(cp.sum_squares(plain @ x - b))), [plain], [x])
+    np.testing.assert_array_equal(other.solve(sp.csr_array(value)).variables[0], other.solve(value).variables[0])
+
+
+def test_an_empty_batch() -> None:
+    problem, parameters, variables = sparse_problem()
+    layer = ConeLayer(problem, parameters, variables)
+    assert layer(torch.zeros(0, 4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))[0].shape == (0, 3)
+
+
 # Complex values
 
 
@@ -230,3 +267,41 @@ def test_values_that_are_not_hermitian_or_imaginary_are_refused() -> None:
 def test_the_optimal_value_of_a_complex_problem() -> None:
     layer, tensors = complex_tensors(cases.complex_lasso)
     assert torch.autograd.gradcheck(layer.value, tensors, atol=1e-5)
+
+
+def test_what_cvxpys_reduction_of_complex_values_gets_wrong() -> None:
+    """It divides by complex numbers as by their parts, and has no squares of what is imaginary only."""
+    z, w, c = cp.Variable(2, complex=True), cp.Variable(2, imag=True), cp.Parameter(2, complex=True)
+    value = np.array([1 + 2j, 0.5 - 1j])
+    two = cp.Constant(2 - 1j)
+    for quotient, expected in (
+        (z / c[0] - c, value * value[0]),
+        (z / two - c, value * (2 - 1j)),
+        (z - c / two, value / (2 - 1j)),
+        (1 / two * z - c, value * (2 - 1j)),
+    ):
+        layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(quotient))), [c], [z])
+        np.testing.assert_allclose(layer.solve(value).variables[0], expected, atol=1e-12)
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(w - 1j * cp.imag(c)))), [c], [w])
+    np.testing.assert_allclose(layer.solve(value).variables[0], 1j * value.imag, atol=1e-12)
+
+
+def test_hermitian_quadratic_forms_of_expressions() -> None:
+    z, A, p = cp.Variable(2, complex=True), cp.Parameter((1, 2), complex=True), cp.Parameter(nonneg=True)
+    H, c = cp.Parameter((2, 2), hermitian=True), np.array([1 + 1j, -2.0])
+    value, root = np.array([[2, 1j], [-1j, 3]]), np.array([[1.0, 1j]])
+    for P, matrix in ((cp.psd_wrap(p**2 * H), 0.25 * value), (cp.psd_wrap(p**2 * cp.psd_wrap(A.H @ A)), None)):
+        problem = cp.Problem(cp.Minimize(cp.sum_squares(z - c) + cp.quad_form(z, P)))
+        matrix = 0.25 * root.conj().T @ root if matrix is None else matrix
+        values = {H.id: value, A.id: root, p.id: 0.5}
+        layer = Layer(problem, problem.parameters(), [z])
+        solution = layer.solve(*(values[h.id] for h in problem.parameters()))
+        np.testing.assert_allclose(solution.variables[0], np.linalg.solve(np.eye(2) + matrix, c), atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_products_with_hermitian_variables_keep_their_cones(seed: int) -> None:
+    problem, parameters, variables, values = cases.hermitian_products(np.random.default_rng(seed))
+    layer = Layer(problem, parameters, variables)
+    assert layer.problem_data(*map(np.asarray, values)).cones.hermitian == (2, 4)
+    assert layer.certify(*map(np.asarray, values))[0].verdict is Verdict.CLASSICAL

@@ -8,6 +8,7 @@ import cvxpy as cp
 import lifting_cases as cases
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from conelayers import LPGD, SingularDerivativeError, SolveError, Verdict, backward, derivative
 
@@ -110,6 +111,17 @@ def test_options_are_the_layers() -> None:
     c.value = np.zeros(2)
     with pytest.raises(SingularDerivativeError):
         backward(flat, singular="raise")
+
+
+def test_sparse_parameters_without_a_warning() -> None:
+    A, x = cp.Parameter((2, 2), sparsity=([0, 1], [1, 0])), cp.Variable(2)
+    A.value_sparse = sp.coo_array((np.array([1.0, 2.0]), ([0, 1], [1, 0])), shape=(2, 2))
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(A @ x - 1) + cp.sum_squares(x)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backward(problem)
+    expected = [0.0, (1 - 1) / 4, (1 - 4) / 25, 0.0]  # a/(1 + a²), differentiated, column by column
+    np.testing.assert_allclose(np.ravel(A.gradient.toarray()), [0.0, expected[1], expected[2], 0.0], atol=1e-12)
 
 
 def test_errors() -> None:

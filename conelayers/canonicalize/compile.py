@@ -6,6 +6,7 @@ for a geometric program, φ = (θ, log θ); both maps are kept as sparse matrice
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -51,7 +52,26 @@ def canonicalize(
     Raises CanonicalizationError (a ValueError) for a problem that is not DCP, that is not DPP and cannot be made so, or has integer
     variables or a parameter in an exponent, and ValueError for parameters or variables that are not its own.
     """
-    check_arguments(problem, parameters, variables)
+    try:
+        check_arguments(problem, parameters, variables)
+        return _canonicalize(problem, parameters, variables, gp, quadratic, lifting, canon_backend, verbose)
+    except RecursionError as error:
+        raise CanonicalizationError(
+            f"problem: its expressions are nested more deeply than Python's recursion limit ({sys.getrecursionlimit()}) lets cvxpy follow; raise it "
+            "with sys.setrecursionlimit, or name parts of them with new variables"
+        ) from error
+
+
+def _canonicalize(
+    problem: cp.Problem,
+    parameters: Sequence[cp.Parameter],
+    variables: Sequence[cp.Variable],
+    gp: bool,
+    quadratic: bool,
+    lifting: bool,
+    canon_backend: str | None,
+    verbose: bool,
+) -> ParametricProgram:
     if not gp:
         check_discipline(problem, gp)
     lifted = lift(problem, gp=gp, quadratic=quadratic) if lifting else as_it_is(problem)

@@ -19,7 +19,8 @@ def complex_form(e: Any) -> Any:
     singular value of [Re, −Im; Im, Re], where every one is double, so that its multipliers are never unique.
     """
     if isinstance(e, DivExpression) and e.args[1].is_complex():
-        return cp.multiply(1 / e.args[1], e.args[0])
+        whole = not e.args[1].parameters() and not e.args[1].variables()
+        return cp.multiply(cp.Constant(1 / e.args[1].value) if whole else 1 / e.args[1], e.args[0])
     if isinstance(e, cp.quad_over_lin) and e.args[0].is_imag():
         return e.copy([cp.imag(e.args[0]), e.args[1]])
     if isinstance(e, cp.sigma_max) and e.args[0].is_complex():

@@ -69,7 +69,7 @@ def is_product(e: Any) -> bool:
 
 def definite(factor: Any, P: Any) -> Any:
     """factor·P, which is as definite as DCP has found it to be."""
-    scaled = factor * P
+    scaled = cp.multiply(factor, P)
     positive = P.is_psd() if factor.is_nonneg() else P.is_nsd()
     return psd_wrap(scaled) if positive else nsd_wrap(scaled)
 
@@ -95,9 +95,10 @@ def scaled_core(P: Any, definition: Callable[[Any], Any]) -> tuple[Any, Any]:
         for factor, other in (written.args, written.args[::-1]):
             while isinstance(factor, Promote):
                 factor = factor.args[0]
-            if factor.is_scalar() and factor.is_nonneg() and (other.is_psd() if P.is_psd() else other.is_nsd()):
+            known = (other.is_psd() or gram_root(other, definition) is not None) if P.is_psd() else other.is_nsd()
+            if factor.is_scalar() and factor.is_nonneg() and known:
                 scale, core = scaled_core(other, definition)
-                return factor if scale is None else factor * scale, core
+                return factor if scale is None else cp.multiply(factor, scale), core
     return None, P
 
 
@@ -107,7 +108,9 @@ def gram_root(P: Any, definition: Callable[[Any], Any]) -> Any:
     if type(written) is MulExpression:
         left, right = written.args
         for one, other, root in ((left, right, right), (right, left, left.H)):
-            inner = one.args[0] if isinstance(one, transpose) else None
+            if not isinstance(one, transpose):
+                continue
+            inner: Any = one.args[0]
             if (inner is other and not other.is_complex()) or (isinstance(inner, conj) and inner.args[0] is other):
                 return root
     return None

@@ -27,37 +27,25 @@ from cvxpy.atoms.affine.affine_atom import AffAtom
 from cvxpy.atoms.affine.binary_operators import DivExpression
 from cvxpy.atoms.affine.promote import Promote
 from cvxpy.atoms.affine.unary_operators import NegExpression
-from cvxpy.atoms.affine.wraps import nonneg_wrap, nonpos_wrap
 from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.utilities import scopes
 
+from conelayers.canonicalize.additions import Additions, Factor
 from conelayers.canonicalize.complex_forms import complex_form, has_complex_form
 from conelayers.canonicalize.forms import (
-    attributes,
     convolution,
     definite,
     gram_root,
     is_convolution,
     is_product,
     kronecker,
-    said,
     scaled_core,
     text,
     with_args,
-    wrapped,
 )
 from conelayers.interface import Replacement
 
 __all__ = ["Factor", "Lifted", "as_it_is", "lift"]
-
-
-@final
-@dataclass(frozen=True)
-class Factor:
-    """L with P = L Lᵀ, for a positive definite P; ``sign`` −1 for P = −L Lᵀ."""
-
-    P: cp.Expression
-    sign: int
 
 
 @final
@@ -77,15 +65,15 @@ def lift(problem: cp.Problem, *, gp: bool, quadratic: bool) -> Lifted:
     rewriter = _Rewriter(gp, quadratic and not gp, complex_values)
     expression = rewriter.rewrite(problem.objective.args[0], objective=True)
     constraints = [rewriter.constraint(c) for c in problem.constraints]
-    if not rewriter.reports and not rewriter.changed:
+    if not rewriter.new.reports and not rewriter.changed:
         return as_it_is(problem)
-    lifted = cp.Problem(type(problem.objective)(expression), [*constraints, *rewriter.added])
+    lifted = cp.Problem(type(problem.objective)(expression), [*constraints, *rewriter.new.added])
     used = {leaf.id for leaf in (*lifted.parameters(), *lifted.variables())}
     return Lifted(
         lifted,
-        tuple(rewriter.definitions.values()),
-        frozenset(rewriter.auxiliary),
-        tuple(said for ident, said in rewriter.reports.items() if ident in used or said.by == "sum of squares"),
+        tuple(rewriter.new.definitions.values()),
+        frozenset(rewriter.new.auxiliary),
+        tuple(said for ident, said in rewriter.new.reports.items() if ident in used or said.by == "sum of squares"),
     )
 
 
@@ -102,14 +90,9 @@ def _leaves(problem: cp.Problem) -> list[Any]:
 class _Rewriter:
     def __init__(self, gp: bool, quadratic: bool, complex_values: bool) -> None:
         self.gp, self.quadratic, self._complex = gp, quadratic, complex_values
-        self.changed = False
-        self.definitions: dict[int, tuple[cp.Parameter, cp.Expression | Factor]] = {}
-        self.added: list[cp.Constraint] = []
-        self.auxiliary: set[int] = set()
-        self.reports: dict[int, Replacement] = {}  # of new parameters and variables, by their identifiers
+        self.changed, self.new = False, Additions(gp)
         self._rewritten: dict[tuple[int, bool], Any] = {}  # by the expression's identity, in the objective or not
-        self._lifted: dict[int, Any] = {}  # by the expression's identity
-        self._freed: dict[int, Any] = {}  # likewise
+        self._freed: dict[int, Any] = {}  # by the expression's identity
         self._kept: list[Any] = []  # so that no identity is given twice
 
     # What the rules say
@@ -117,10 +100,6 @@ class _Rewriter:
     def _complies(self, e: Any, objective: bool) -> bool:
         with scopes.dpp_scope(), scopes.quad_form_dpp_scope() if objective and self.quadratic else nullcontext():
             return bool(e.is_dgp() if self.gp else e.is_dcp())
-
-    def _affine_in_parameters(self, e: cp.Expression) -> bool:
-        with scopes.dpp_scope():
-            return bool(e.is_log_log_affine() if self.gp else e.is_affine())
 
     # The passes
 
@@ -149,11 +128,14 @@ class _Rewriter:
         return self._rewritten[key]
 
     def _rewrite(self, e: Any, objective: bool) -> Any:
-        if not e.parameters() and not (self._complex and e.variables() and has_complex_form(e)):
+        broken = self._complex and has_complex_form(e)
+        if not e.parameters() and not broken:
             return e
+        if not e.parameters() and not e.variables():
+            return cp.Constant(e.value)
         if not e.variables():
-            return self._as_parameter(e)
-        if self._complex:
+            return self.new.as_parameter(e)
+        if broken:
             e = complex_form(e)
         if isinstance(e, DivExpression) and not self.gp and e.args[1].parameters():
             denominator = e.args[1]
@@ -161,7 +143,7 @@ class _Rewriter:
                 denominator = denominator.args[0]
             if denominator.is_scalar() and denominator.shape:
                 denominator = cp.sum(denominator)
-            e = cp.multiply(self._as_parameter(1 / denominator), e.args[0])
+            e = cp.multiply(self.new.as_parameter(1 / denominator), e.args[0])
         # cvxpy keeps quadratic forms as such where nothing but affine atoms stands over them.
         objective = objective and isinstance(e, (AffAtom, QuadForm))
         e = with_args(e, [self.rewrite(a, objective=objective) for a in e.args])
@@ -202,9 +184,9 @@ class _Rewriter:
         if is_product(e):
             for own, other in (e.args, e.args[::-1]):
                 if own.is_scalar() and not own.variables():
-                    return self._scaled(self._as_parameter(factor * own), other, objective)
+                    return self._scaled(self.new.as_parameter(cp.multiply(factor, own)), other, objective)
         if isinstance(e, QuadForm) and self._varies(e, objective):
-            return QuadForm(self._without_parameters(e.args[0]), self._as_parameter(definite(factor, e.args[1])))
+            return QuadForm(self._without_parameters(e.args[0]), self.new.as_parameter(definite(factor, e.args[1])))
         return cp.multiply(factor, self._without_parameters(e))
 
     def _varies(self, e: Any, objective: bool) -> bool:
@@ -222,23 +204,23 @@ class _Rewriter:
             return QuadForm(x, P)
         if not (P.is_psd() or P.is_nsd()):
             return e
-        scale, core = scaled_core(P, self._definition)
-        inner = self._root(core, core.is_psd()) @ x
+        scale, core = scaled_core(P, self.new.definition)
+        inner = self._root(core, P.is_psd()) @ x
         if scale is None:
             square = cp.sum_squares(inner)
         else:
-            square = cp.multiply(self._as_parameter(scale), cp.sum_squares(self._without_parameters(inner)))
+            square = cp.multiply(self.new.as_parameter(scale), cp.sum_squares(self._without_parameters(inner)))
         self._kept.append(e)
-        self.reports[id(e)] = Replacement(text(e), "sum of squares", (), "")
+        self.new.reports[id(e)] = Replacement(text(e), "sum of squares", (), "")
         return square if P.is_psd() else -square
 
     def _root(self, P: Any, positive: bool) -> Any:
         """R with P = RᴴR, or −RᴴR: M where P was written MᵀM."""
-        root = gram_root(P, self._definition) if positive else None
+        root = gram_root(P, self.new.definition) if positive else None
         if root is not None:
-            return self._as_parameter(root)
+            return self.new.as_parameter(root)
         factor = cp.Parameter(P.shape, complex=P.is_complex(), name=f"factor of {text(P)}")
-        self._define(factor, Factor(P, 1 if positive else -1), f"factor of {text(P)}")
+        self.new.define(factor, Factor(P, 1 if positive else -1), f"factor of {text(P)}")
         return factor.H if P.is_complex() else factor.T
 
     def _without_parameters(self, e: Any) -> Any:
@@ -253,60 +235,11 @@ class _Rewriter:
 
     def _free(self, e: Any) -> Any:
         if e.is_affine():
-            return self._as_variable(self.rewrite(e, objective=False))
+            return self.new.as_variable(self.rewrite(e, objective=False))
         if isinstance(e, QuadForm) and e.args[1].parameters():
             return self._without_parameters(self._quadratic_form(e, objective=False))
         if not is_product(e):
             freed = with_args(e, [self._without_parameters(a) for a in e.args])
             if freed.is_dcp() and not freed.parameters():
                 return freed
-        return self._as_bound(self.rewrite(e, objective=False))
-
-    # What is new
-
-    def _as_parameter(self, e: Any) -> Any:
-        """An expression of parameters alone: a new parameter, if it is not affine in them."""
-        if self._affine_in_parameters(e):
-            return e
-        if isinstance(e, Promote):
-            return Promote(self._as_parameter(e.args[0]), e.shape)
-        if id(e) in self._lifted:
-            return self._lifted[id(e)]
-        line = text(e)
-        parameter = cp.Parameter(e.shape, name=f"({line})", **({"pos": True} if self.gp else attributes(e)))
-        self._define(parameter, e, line)
-        self._kept.append(e)
-        self._lifted[id(e)] = wrapped(parameter, e)
-        return self._lifted[id(e)]
-
-    def _define(self, parameter: cp.Parameter, definition: Any, line: str) -> None:
-        self.definitions[parameter.id] = (parameter, definition)
-        self.reports[parameter.id] = Replacement(line, "parameter", tuple(parameter.shape), said(parameter))
-
-    def _definition(self, e: Any) -> Any:
-        """What a new parameter stands for."""
-        return self.definitions[e.id][1] if isinstance(e, cp.Parameter) and e.id in self.definitions else e
-
-    def _as_variable(self, e: Any) -> Any:
-        if e.is_complex() and e.ndim == 2 and e.size > 1 and e.is_hermitian():  # all entries would be equal twice
-            z = cp.Variable(e.shape, hermitian=True, name=f"({text(e)})")
-            self.added += [cp.diag(cp.real(z)) == cp.diag(cp.real(e))]
-            self.added += [cp.upper_tri(part(z)) == cp.upper_tri(part(e)) for part in (cp.real, cp.imag)]
-        else:
-            z = cp.Variable(e.shape, complex=e.is_complex(), name=f"({text(e)})")
-            self.added.append(z == e)
-        return self._introduced(z, e, "variable")
-
-    def _as_bound(self, e: Any) -> Any:
-        if not (e.is_convex() or e.is_concave()):
-            return e
-        t = cp.Variable(e.shape, name=f"({text(e)})")
-        self.added.append(e <= t if e.is_convex() else e >= t)
-        return self._introduced(t, e, "upper bound" if e.is_convex() else "lower bound")
-
-    def _introduced(self, z: cp.Variable, e: Any, kind: str) -> Any:
-        self.auxiliary.add(z.id)
-        self.reports[z.id] = Replacement(text(e), kind, tuple(e.shape), "")
-        if e.is_nonneg():
-            return nonneg_wrap(z)
-        return nonpos_wrap(z) if e.is_nonpos() else z
+        return self.new.as_bound(self.rewrite(e, objective=False))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import cvxpy as cp
 
+from conelayers.canonicalize.additions import Factor
 from conelayers.canonicalize.data import Part
-from conelayers.canonicalize.lift import Factor
 from conelayers.canonicalize.translate import translate
 from conelayers.expressions import Expression, build
 from conelayers.interface import Source

@@ -66,7 +66,8 @@ def product(e: Any, children: Children) -> Expression:
 
 
 def _quotient(e: Any, children: Children) -> Expression:
-    quotient = multiply(*children, "divide")
+    x, y = children
+    quotient = multiply(x, y, "divide")
     return quotient if quotient.shape == e.shape else node("reshape", quotient, shape=e.shape)  # of one entry
 
 
