@@ -14,8 +14,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import conelayers.linearization
 import conelayers.layer
+import conelayers.linearization
 import conelayers.parametric
 import conelayers.solve
 from benchmarks.suite.case import Case

@@ -137,6 +137,26 @@ def said(parameter: cp.Parameter) -> str:
 
 
 def text(e: Any) -> str:
-    """e on one line, and not all of a long one."""
-    line = " ".join(str(e).split())
+    """An expression on one line, without what cvxpy adds to what the user wrote."""
+    line = _demoted(" ".join(str(e).split()))
+    for name in ("PnormApprox", "PowerApprox", "GeoMeanApprox"):
+        line = line.replace(name, name.removesuffix("Approx").lower().replace("geomean", "geo_mean"))
     return line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
+
+
+def _demoted(line: str) -> str:
+    """Promote(e, shape) as e."""
+    start = line.find("Promote(")
+    if start < 0:
+        return line
+    depth, comma, end = 0, -1, -1
+    for i in range(start + len("Promote"), len(line)):
+        depth += (line[i] in "([") - (line[i] in ")]")
+        if line.startswith(", (", i) and depth == 1:
+            comma = i
+        if depth == 0:
+            end = i
+            break
+    if comma < 0 or end < 0:
+        return line
+    return _demoted(line[:start] + line[start + len("Promote(") : comma] + line[end + 1 :])
