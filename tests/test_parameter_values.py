@@ -282,6 +282,8 @@ def test_what_cvxpys_reduction_of_complex_values_gets_wrong() -> None:
     ):
         layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(quotient))), [c], [z])
         np.testing.assert_allclose(layer.solve(value).variables[0], expected, atol=1e-12)
+    with pytest.raises(ValueError, match="division by complex numbers"):
+        Layer(cp.Problem(cp.Minimize(cp.sum_squares(z / two - c))), [c], [z], lift=False)
     layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(w - 1j * cp.imag(c)))), [c], [w])
     np.testing.assert_allclose(layer.solve(value).variables[0], 1j * value.imag, atol=1e-12)
 

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from cvxpy.reductions.complex2real.complex2real import Complex2Real
 from cvxpy.reductions.eval_params import EvalParams
 
+from conelayers.canonicalize.complex_forms import divides_by_complex
 from conelayers.canonicalize.data import cones_of, data_maps, parameter_map, parameter_specs, part_specs, parts_of
 from conelayers.canonicalize.hermitian import hermitian_form
 from conelayers.canonicalize.lift import as_it_is, lift
@@ -75,6 +76,10 @@ def _canonicalize(
     if not gp:
         check_discipline(problem, gp)
     lifted = lift(problem, gp=gp, quadratic=quadratic) if lifting else as_it_is(problem)
+    if not lifting and any(map(divides_by_complex, (problem.objective, *problem.constraints))):
+        raise CanonicalizationError(
+            "problem: cvxpy reduces a division by complex numbers wrongly; leave lift=True, or multiply by their reciprocals"
+        )
     if gp:  # of which cvxpy's rules see through sums of parameters only where these have values
         check_discipline(lifted.problem, gp)
     check_parameters(lifted.problem, gp, quadratic, original=problem, lifting=lifting)

@@ -9,7 +9,7 @@ import numpy as np
 from cvxpy.atoms.affine.binary_operators import DivExpression
 from cvxpy.atoms.affine.wraps import hermitian_wrap, nonneg_wrap
 
-__all__ = ["complex_form", "has_complex_form"]
+__all__ = ["complex_form", "divides_by_complex", "has_complex_form"]
 
 
 def complex_form(e: Any) -> Any:
@@ -34,3 +34,8 @@ def complex_form(e: Any) -> Any:
 def has_complex_form(e: Any) -> bool:
     """Whether something in e has another form."""
     return complex_form(e) is not e or any(has_complex_form(a) for a in e.args if isinstance(a, cp.Expression))
+
+
+def divides_by_complex(e: Any) -> bool:
+    """Whether something in e, an expression, objective or constraint, is a quotient that cvxpy gets wrong."""
+    return (isinstance(e, DivExpression) and e.args[1].is_complex()) or any(map(divides_by_complex, e.args))

@@ -9,8 +9,10 @@ A problem is DCP for every value of its parameters, but not DPP, where parameter
 - p·e, e affine in the variables and with parameters of its own, becomes p·z with a new variable z = e;
 - c·f(e), f convex or concave, becomes c·f(z) likewise; c·quad_form(x, P) becomes quad_form(x, cP); where parameters remain in f's own
   terms, f(e) becomes a variable t with f(e) ≤ t, or ≥ t, as the rules of DCP allow where c·f(e) is DCP;
+- convolutions and Kronecker products become products of matrices, and of entries, which cvxpy's rules take parameters in;
 - quad_form(x, P) where P's coefficients may not vary (in constraints, for solvers without a quadratic objective, and complex ones) becomes
-  ‖Lᴴx‖² with the parameter L, P = LLᴴ: Cholesky's, or Mᵀ where P was written MᵀM.
+  ‖Lᴴx‖² with the parameter L, P = LLᴴ: Cholesky's, or Mᵀ where P was written MᵀM; c P
+  with a scalar c becomes c ‖z‖², z = Lᴴx.
 
 The constraints keep their identity, so that their dual variables are those of the user's problem.
 """
