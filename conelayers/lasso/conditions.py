@@ -50,37 +50,21 @@ class SupportConditions(Conditions):
         return self.fit.curvatures(self.z)
 
     @cached_property
-    def _distances(self) -> np.ndarray:
+    def distances(self) -> np.ndarray:
         return self.penalty.kink_distances(self.z, self.gradient, self._curvatures)
 
     @cached_property
-    def _tolerances(self) -> np.ndarray:
+    def tolerances(self) -> np.ndarray:
         columns = np.flatnonzero(self.penalty.support(self.z))
         r = self.gradient + self.penalty.gradient(self.z)
         e = newton_step(self.fit, self.penalty, self.z, r, columns)
         step = np.abs(self._curvatures * e) + np.abs(self.fit.hessian_vector(self.z, e))
         return _STEPS * step + _ROUNDING * self.fit.scale
 
-    @cached_property
-    def _at_kinks(self) -> np.ndarray:
-        return self._distances <= self._tolerances
-
-    @property
-    def kinks(self) -> np.ndarray:
-        return np.flatnonzero(self._at_kinks)
-
-    @property
-    def margin(self) -> float:
-        return float(self._distances.min(initial=np.inf))
-
-    @property
-    def kink_tolerance(self) -> float:
-        return float(self._tolerances.max(initial=0.0))
-
     def _basis(self, side: Side) -> Basis:
         none = np.zeros(self.z.size, dtype=bool)
-        drop = none if side is Side.OWN else self._at_kinks
-        return self.penalty.basis(self.z, self.gradient, drop, self._at_kinks if side is Side.HIGH else none)
+        drop = none if side is Side.OWN else self.at_kinks
+        return self.penalty.basis(self.z, self.gradient, drop, self.at_kinks if side is Side.HIGH else none)
 
     def linearized(self, side: Side) -> Linearization:
         U = self._basis(side)

@@ -112,13 +112,13 @@ class MarginConditions(Conditions):
         return np.einsum("ij,ij->i", self.samples.Z, self.samples.Z)
 
     @cached_property
-    def _distances(self) -> np.ndarray:
+    def distances(self) -> np.ndarray:
         # v = ‖z‖²a + slack is projected on [0, C‖z‖²]
         inside = self._lengths * np.minimum(self.multipliers, self.C - self.multipliers)
         return np.where(self.free, np.abs(inside), np.abs(self._slack))
 
     @cached_property
-    def _tolerances(self) -> np.ndarray:
+    def tolerances(self) -> np.ndarray:
         step, d = self._newton(), len(self.point)
         moves = np.zeros(len(self.free))
         moves[self.free] = np.abs(step[d:])
@@ -126,26 +126,10 @@ class MarginConditions(Conditions):
             1 + self.C * self._lengths
         )
 
-    @cached_property
-    def _at_kinks(self) -> np.ndarray:
-        return self._distances <= self._tolerances
-
-    @property
-    def kinks(self) -> np.ndarray:
-        return np.flatnonzero(self._at_kinks)
-
-    @property
-    def margin(self) -> float:
-        return float(self._distances.min())
-
-    @property
-    def kink_tolerance(self) -> float:
-        return float(self._tolerances.max())
-
     def _free_on(self, side: Side) -> np.ndarray:
         if side is Side.OWN:
             return self.free
-        return self.free & ~self._at_kinks if side is Side.LOW else self.free | self._at_kinks
+        return self.free & ~self.at_kinks if side is Side.LOW else self.free | self.at_kinks
 
     def linearized(self, side: Side) -> Linearization:
         free = self._free_on(side)

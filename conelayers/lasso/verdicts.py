@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import NamedTuple, final
 
 import numpy as np
@@ -69,18 +70,33 @@ class Conditions(ABC):
 
     @property
     @abstractmethod
+    def distances(self) -> np.ndarray:
+        """Those of the items from their kinks, in the units of λ."""
+
+    @property
+    @abstractmethod
+    def tolerances(self) -> np.ndarray:
+        """The distances up to which they count as being at one."""
+
+    @cached_property
+    def at_kinks(self) -> np.ndarray:
+        """Which items are, (items,) bool."""
+        return self.distances <= self.tolerances
+
+    @property
     def kinks(self) -> np.ndarray:
         """The items at a kink, (k,) int."""
+        return np.flatnonzero(self.at_kinks)
 
     @property
-    @abstractmethod
     def margin(self) -> float:
-        """The distance from the nearest kink, in the units of λ."""
+        """The distance from the nearest kink, infinite without one."""
+        return float(self.distances.min(initial=np.inf))
 
     @property
-    @abstractmethod
     def kink_tolerance(self) -> float:
         """The largest distance at which an item counts as being at one."""
+        return float(self.tolerances.max(initial=0.0))
 
     @abstractmethod
     def linearized(self, side: Side) -> Linearization:
