@@ -14,32 +14,38 @@ from conelayers.conic import ConeSolution, solve_and_differentiate
 from conelayers.errors import (
     CanonicalizationError,
     ConelayersWarning,
+    FailedInstancesWarning,
     InaccurateSolutionWarning,
     SingularDerivativeError,
     SingularDerivativeWarning,
     SolveError,
     Status,
 )
+from conelayers.failures import CallInfo, OnFailure
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.monitor import Monitor, Step
 from conelayers.problems import backward, derivative
 from conelayers.singular import Singular
 from conelayers.smoothing import LPGD, ProximalSmoothing
-from conelayers.solution import Residuals
+from conelayers.solution import Attempt, Residuals
 
 __all__ = [
     "LPGD",
+    "Attempt",
+    "CallInfo",
     "CanonicalizationError",
     "Certificate",
     "Certificates",
     "ConeSolution",
     "ConelayersWarning",
     "Cones",
+    "FailedInstancesWarning",
     "InaccurateSolutionWarning",
     "Layer",
     "LayerSolution",
     "Monitor",
+    "OnFailure",
     "ProximalSmoothing",
     "Residuals",
     "Selection",

@@ -34,7 +34,7 @@ from conelayers.certificate import Certificate, Certificates, Verdict
 from conelayers.cones import Cones, ProductElement
 from conelayers.errors import Status, usable_mask
 from conelayers.kkt import null_space
-from conelayers.linearization import Linearization
+from conelayers.linearization import Linearization, SolutionMap
 from conelayers.names import Names
 from conelayers.program import largest
 from conelayers.residual import apply_jacobian, apply_jacobian_transpose, evaluate
@@ -50,10 +50,10 @@ _DENSE_UP_TO = 300  # orders of J up to which its singular values are computed, 
 _SEEN = 1e-5  # parts of orthonormal null vectors below this are rounding
 
 
-def certify(linearization: Linearization, solution: Solution, names: Names) -> Certificates:
+def certify(linearization: SolutionMap, solution: Solution, names: Names) -> Certificates:
     """The certificates of a batch's solutions, at which the solution map is linearized."""
     usable = np.flatnonzero(usable_mask(solution.status))
-    made = [_without_solution(solution, i, linearization.program.structure.cones) for i in range(len(solution.status))]
+    made = [_without_solution(solution, i, linearization.structure.cones) for i in range(len(solution.status))]
     if usable.size:
         kept = linearization.take(usable)
         kinks = Kinks.of(kept)

@@ -15,13 +15,14 @@ from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones, Selection, as_cones, as_selection
 from conelayers.errors import Status
+from conelayers.failures import OnFailure, react
 from conelayers.linearization import Linearization
 from conelayers.names import Names, Naming
 from conelayers.plan import Plan
 from conelayers.program import ConeProgram, Pattern, Structure
 from conelayers.singular import Singular, Watch, as_singular
 from conelayers.solution import Residuals, Solution
-from conelayers.solve import raise_or_warn, solve_batch
+from conelayers.solve import solve_batch
 from conelayers.solvers import choose_solver, parse_solver_args
 
 __all__ = ["ConeSolution", "solve_and_differentiate"]
@@ -136,7 +137,7 @@ def solve_and_differentiate(
     solution, linearization = solve_batch(
         program, plan, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward
     )
-    raise_or_warn(solution)
+    react(solution, OnFailure.RAISE)
     watch = Watch(*policies, Naming(partial(Names.of_rows, structure.n, structure.m)))
     solution, linearization = watch.over(solution, linearization)
     return _single(structure, solution, linearization)

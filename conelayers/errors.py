@@ -11,12 +11,14 @@ import numpy as np
 __all__ = [
     "CanonicalizationError",
     "ConelayersWarning",
+    "FailedInstancesWarning",
     "InaccurateSolutionWarning",
     "SingularDerivativeError",
     "SingularDerivativeWarning",
     "SolveError",
     "Status",
     "as_member",
+    "failures_by_status",
     "usable_mask",
 ]
 
@@ -89,6 +91,10 @@ class InaccurateSolutionWarning(ConelayersWarning):
     """A solution was returned whose residuals miss the requested accuracy."""
 
 
+class FailedInstancesWarning(ConelayersWarning):
+    """Instances of a batch have no solution: their values are NaN."""
+
+
 class SingularDerivativeWarning(ConelayersWarning):
     """The derivative's linear system is singular: a minimum-norm least-squares solution was returned."""
 
@@ -108,6 +114,21 @@ class CanonicalizationError(ValueError):
     """The problem cannot be turned into a parametric cone program; the message names the expression and the fix."""
 
 
+def failures_by_status(statuses: Sequence[Status], indices: Sequence[int], messages: Sequence[str]) -> list[str]:
+    """For each status, at which of the ``indices`` it occurred, what it means, and a solver's own words."""
+    by_status: dict[Status, list[int]] = {}
+    for i in indices:
+        by_status.setdefault(statuses[i], []).append(i)
+    lines = []
+    for status, members in by_status.items():
+        shown = ", ".join(map(str, members[:10])) + (", …" if len(members) > 10 else "")
+        said = messages[members[0]] if messages and status is Status.FAILED else ""
+        lines.append(
+            f"{status.value} at batch index {shown}. {status.advice}" + (f" The solver said: {said}." if said else "")
+        )
+    return lines
+
+
 class SolveError(RuntimeError):
     """Instances of a batch have no solution to return.
 
@@ -122,17 +143,7 @@ class SolveError(RuntimeError):
         self.indices = tuple(int(i) for i in indices)
         self.solver = solver
         self.messages = tuple(messages)
-        by_status: dict[Status, list[int]] = {}
-        for i in self.indices:
-            by_status.setdefault(self.statuses[i], []).append(i)
-        lines = []
-        for status, members in by_status.items():
-            shown = ", ".join(map(str, members[:10])) + (", …" if len(members) > 10 else "")
-            said = self.messages[members[0]] if self.messages and status is Status.FAILED else ""
-            lines.append(
-                f"{status.value} at batch index {shown}. {status.advice}"
-                + (f" The solver said: {said}." if said else "")
-            )
+        lines = failures_by_status(self.statuses, self.indices, self.messages)
         super().__init__(
             f"{len(self.indices)} of {len(self.statuses)} instances were not solved by {solver}: " + " ".join(lines)
         )

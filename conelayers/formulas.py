@@ -5,13 +5,15 @@ The arrays here are tensors of torch or arrays of JAX; ``Operations`` is what is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.cones import ProductElement, Selection
+from conelayers.cones import Selection
+from conelayers.failures import scattered
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, OutputSpec, ParametricProgram
 from conelayers.program import Pattern
@@ -37,7 +39,7 @@ class Operations(Protocol):
         """log h where the mask holds, zero elsewhere, with a derivative that is zero there too."""
 
     def exp(self, h: Array) -> Array:
-        """Entry by entry."""
+        """Entry by entry; NaN has the derivative 1, so that what does not depend on it does not become NaN."""
 
     def join(self, a: Array, b: Array) -> Array:
         """(B, p + q) from (B, p) and (B, q)."""
@@ -143,9 +145,13 @@ class Formulas:
         """Whether D is diag(v > 0 or free), in the framework's own operations."""
         return not self.cones.curved and self.selection is Selection.DEFAULT
 
-    def element(self, v: np.ndarray) -> ProductElement:
-        """The Clarke element D(v) that was selected, for v (..., m)."""
-        return self.cones.element(v, self.selection)
+    def derivative(self, v: np.ndarray, h: np.ndarray) -> np.ndarray:
+        """D(v)h of the Clarke element that was selected, for v, h (..., m); of no solution (v is NaN) NaN, or zero for h = 0."""
+        return _where_solved(lambda v, h: self.cones.element(v, self.selection).apply(h), v, h)
+
+    def second_derivative(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """D²Π(v)[a, c] for v, a, c (..., m), likewise."""
+        return _where_solved(self.cones.second_derivative, v, a, c)
 
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
@@ -214,6 +220,18 @@ class Formulas:
         """With respect to φ (B, ·), of what has the adjoint λ, μ: dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ, dP = −½(λxᵀ + xλᵀ)."""
         gradient = self.A_gradient(mu, x) - self.A_gradient(y, lam) - self.P_gradient(lam, x)
         return gradient - self.q.matrix.transposed_times(lam) - self.b.matrix.transposed_times(mu)
+
+
+def _where_solved(function: Callable[..., np.ndarray], v: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    if np.isfinite(v).all():
+        return function(v, *others)
+    flat, *rest = (h.reshape(-1, h.shape[-1]) for h in (v, *others))
+    members = np.flatnonzero(np.isfinite(flat).all(axis=1))
+    nothing = np.zeros(len(flat), dtype=bool)
+    for h in rest:
+        nothing |= (h == 0).all(axis=1)
+    values = function(*(h[members] for h in (flat, *rest))) if members.size else np.zeros((0, flat.shape[1]))
+    return scattered(values, members, np.where(nothing, 0.0, np.nan)).reshape(v.shape)
 
 
 def _matrix(ops: Operations, matrix: sp.csr_array) -> _Sparse:

@@ -12,9 +12,11 @@ import numpy as np
 from conelayers.canonicalize import canonicalize
 from conelayers.certificate import Certificates
 from conelayers.cones import Cones, Selection, as_selection
+from conelayers.errors import usable_mask
+from conelayers.failures import CallInfo, OnFailure, PartialLinearization, as_on_failure
 from conelayers.interface import Replacement
 from conelayers.layer_solution import LayerSolution
-from conelayers.linearization import Linearization
+from conelayers.linearization import Linearization, SolutionMap
 from conelayers.parameters import Batch, ParameterSpec, check_values, combine_batch, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan
@@ -64,6 +66,9 @@ class Layer:
     lift: where the problem is not DPP, replace what holds only parameters by new parameters (``layer.lifted``; docs/parameters.md); False
     refuses it. validate: check values against the attributes of their parameters.
 
+    on_failure: where instances have no solution, "raise" a SolveError, or go on with NaN for those ("nan"), or that with a
+    FailedInstancesWarning ("warn"); ``last`` tells how each instance ended, whatever happened (docs/failures.md).
+
     Raises CanonicalizationError (a ValueError) for a problem that is not DCP, cannot be made DPP, or has integer variables; ValueError for parameters or variables that are not the problem's, a solver that does not take it, and
     unknown options. The problem is compiled here, once; later changes to it do not reach the layer.
     """
@@ -88,8 +93,9 @@ class Layer:
         smoothing: Smoothing | None = None,
         lift: bool = True,
         validate: bool = True,
+        on_failure: OnFailure | str = OnFailure.RAISE,
     ) -> None:
-        self.validate = bool(validate)
+        self.validate, self.on_failure = bool(validate), as_on_failure(on_failure)
         self._policies, self.smoothing = (as_singular(singular), as_selection(selection)), smoothing
         if smoothing is not None and not isinstance(smoothing, Smoothing):
             raise TypeError(
@@ -115,10 +121,12 @@ class Layer:
         solver: str | None = None,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool = False,
+        on_failure: OnFailure | str = OnFailure.RAISE,
     ) -> Layer:
         """A layer of a program that is in conic form already."""
         layer = object.__new__(cls)
         layer._policies, layer.smoothing, layer.validate = (Singular.WARN, Selection.DEFAULT), None, True
+        layer.on_failure = as_on_failure(on_failure)
         arguments = layer._choose(solver, solver_args or {}, warm_start)
         layer._compilation, layer._source = {}, None
         layer._take(compiled, arguments)
@@ -199,44 +207,59 @@ class Layer:
         arguments.for_solver(solver)
         return solver, compiled
 
+    @property
+    def last(self) -> CallInfo | None:
+        """How each instance of this thread's last call ended, also of one that raised a SolveError; None before the first."""
+        return getattr(self._last, "info", None)
+
     def solve(
-        self, *theta: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None
+        self,
+        *theta: Any,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool | None = None,
+        on_failure: OnFailure | str | None = None,
     ) -> LayerSolution:
         """Solve for parameter values, one array (*shape) or (B, *shape) each; unbatched ones are broadcast.
 
-        solver_args: options for this call, over the layer's. Returns a LayerSolution. Raises ValueError for bad values
+        solver_args, on_failure: for this call, over the layer's. Returns a LayerSolution. Raises ValueError for bad values
         (naming the parameter and the instance), SolveError naming the instances without a solution; warns
         InaccurateSolutionWarning where the residuals miss 1e−9.
         """
+        options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         interface = self.compiled_for(solver_args).interface
         if interface.trivial:
-            return self.solve_parts(*theta, solver_args=solver_args, warm_start=warm_start)
+            return self.solve_parts(*theta, **options)
         given = interface.arrays(theta)
         inner = inner_arrays(interface, given, self.validate)
-        return translated(interface, given, self.solve_parts(*inner, solver_args=solver_args, warm_start=warm_start))
+        return translated(interface, given, self.solve_parts(*inner, **options))
 
     def solve_parts(
-        self, *values: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None
+        self,
+        *values: Any,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: bool | None = None,
+        on_failure: OnFailure | str | None = None,
     ) -> LayerSolution:
         """The same for the values of the program's own parameters, which may be parts of the user's or expressions of them (interface.py)."""
-        return self._observed(self._batch(values, self.compiled_for(solver_args)), solver_args, warm_start)
+        return self._observed(self._batch(values, self.compiled_for(solver_args)), solver_args, warm_start, on_failure)
 
     def _observed(
         self,
         batch: Batch,
         solver_args: Mapping[str, Any] | None,
         warm_start: bool | None,
-        *,
-        watched: bool = True,
+        on_failure: OnFailure | str | None,
     ) -> LayerSolution:
-        solution = self._solve(batch, solver_args, warm_start)
-        solution.raise_or_warn()
-        for observer in tuple(self._observers) if watched else ():
+        policy = self.on_failure if on_failure is None else as_on_failure(on_failure)
+        solution = self._solve(batch, solver_args, warm_start, policy)
+        solution.react()
+        # A part of the batch is not what a monitor compares with other calls.
+        for observer in tuple(self._observers) if solution.solved.all() else ():
             observer(batch.theta, solution)
         return solution
 
     def observe(self, observer: Observer) -> None:
-        """Call ``observer(θ (B, p), solution)`` after every solve from now on; see monitor.py."""
+        """Call ``observer(θ (B, p), solution)`` after every solve of a whole batch from now on; see monitor.py."""
         self._observers.append(observer)
 
     def forget(self, observer: Observer) -> None:
@@ -275,7 +298,7 @@ class Layer:
         interface = compiled.interface
         if not interface.trivial:
             theta = tuple(inner_arrays(interface, interface.arrays(theta), self.validate))
-        return self._solve(self._batch(theta, compiled), solver_args, warm_start).certify()
+        return self._solve(self._batch(theta, compiled), solver_args, warm_start, OnFailure.NAN).certify()
 
     def _batch(self, values: Sequence[Any], compiled: ParametricProgram) -> Batch:
         dense = [value.toarray() if hasattr(value, "toarray") else np.asarray(value) for value in values]
@@ -287,17 +310,14 @@ class Layer:
         *,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool | None = None,
-        watched: bool = True,
+        on_failure: OnFailure | str | None = None,
     ) -> LayerSolution:
-        """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on.
-
-        Observers see the call unless ``watched`` is false.
-        """
+        """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
         specs = self.compiled_for(solver_args).parameters
         for spec in specs:
             check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True, attributes=self.validate)
         batch = Batch(theta, True, (True,) * len(specs))
-        return self._observed(batch, solver_args, warm_start, watched=watched)
+        return self._observed(batch, solver_args, warm_start, on_failure)
 
     def smoothing_for(self, solver_args: Mapping[str, Any] | None = None) -> Smoothing | None:
         """What stands in for the exact derivative in a call with these options."""
@@ -315,8 +335,13 @@ class Layer:
             return self._default[1]
         return self._solver_for(parse_solver_args({**self._solver_args, **solver_args}, self._solver))[1]
 
-    def linearize(self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray) -> Linearization:
-        """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whoever found it."""
+    def linearize(self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray) -> SolutionMap:
+        """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whoever found it; NaN for none."""
+        members = np.flatnonzero(~np.isnan(v).any(axis=1))
+        made = self._linearized(compiled, theta[members], v[members])
+        return made if members.size == len(v) else PartialLinearization(made, members, len(v))
+
+    def _linearized(self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray) -> Linearization:
         program = compiled.program(theta)
         scaled, scaling = equilibrate_program(program)
         presolved = presolve(scaled)
@@ -326,7 +351,9 @@ class Layer:
         made = Linearization(presolved, point, scaling, self._default_arguments.jobs_backward)
         return self._watch.over_point(made)
 
-    def _solve(self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None) -> LayerSolution:
+    def _solve(
+        self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None, policy: OnFailure
+    ) -> LayerSolution:
         if solver_args:
             arguments = parse_solver_args({**self._solver_args, **solver_args}, self._solver)
             solver, compiled = self._solver_for(arguments)
@@ -341,6 +368,7 @@ class Layer:
         plan = Plan(solver, arguments.for_solver(solver), (arguments.method or self._solver) is not None)
         solved = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
         solution, linearization = self._watch.over(*solved)
+        self._last.info = CallInfo.of(solution)
         if warm and solution.x.size:
             self._last.solution = solution
         values = [o.value(solution.x, solution.y) for o in compiled.outputs]
@@ -352,7 +380,8 @@ class Layer:
             _batch=batch if compiled.gp else batch._replace(theta=np.empty((program.batch, 0))),
             _value=compiled.value(batch.theta, program, solution.x),
             _solution=solution,
-            _linearization=linearization,
+            _linearization=PartialLinearization.of(linearization, solution),
+            _on_failure=policy,
             _smoothing=(smoothing := self._smoothing_of(arguments)),
             _base=self._base(program, plan, solution, compiled, arguments) if smoothing is not None else None,
         )
@@ -365,9 +394,11 @@ class Layer:
         compiled: ParametricProgram,
         arguments: SolverArguments,
     ) -> Base:
-        """What a smoothed derivative needs to solve perturbed problems."""
-
+        """What a smoothed derivative needs to solve perturbed problems: those of the instances that have a solution."""
         resolver = Resolver(plan, arguments.jobs_forward, arguments.jobs_backward, self._watch)
+        usable = np.flatnonzero(usable_mask(solution.status))
+        if usable.size < program.batch:
+            program, solution = program.take(usable), solution.take(usable.tolist())
         return Base(program, solution, compiled.naming, resolver)
 
     def jvp(

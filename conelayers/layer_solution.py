@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ import numpy as np
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones
-from conelayers.errors import Status
-from conelayers.linearization import Linearization, NullTest
+from conelayers.errors import Status, usable_mask
+from conelayers.failures import CallInfo, OnFailure, PartialLinearization, poisoned, react, scattered
+from conelayers.linearization import NullTest, SolutionMap, ignored
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.smoothing import Adjoint, Base, Smoothing
 from conelayers.solution import Residuals, Solution
-from conelayers.solve import raise_or_warn
 
 __all__ = ["LayerSolution"]
 
@@ -35,6 +36,9 @@ class LayerSolution:
     variables: the requested variables, in their order, each (*shape) or (B, *shape). x (n,), y (m,), s (m,): the cone
     program's solution, with a leading B in a batched call; status: a Status, or a tuple of B; residuals: a Residuals.
     The factored linear system is made at the first derivative and kept.
+
+    Where ``on_failure`` lets a call return without some instances' solutions, their values and tangents are NaN, and their gradients
+    NaN, or zero where their cotangents are zero.
     """
 
     variables: tuple[np.ndarray, ...]
@@ -42,9 +46,10 @@ class LayerSolution:
     _batch: Batch
     _value: np.ndarray  # the optimal values of the batch, (B,)
     _solution: Solution
-    _linearization: Linearization
+    _linearization: SolutionMap
+    _on_failure: OnFailure = OnFailure.RAISE
     _smoothing: Smoothing | None = None
-    _base: Base | None = None
+    _base: Base | None = None  # the instances that have a solution
 
     def _unbatch(self, values: Any) -> Any:
         if self._batch.batched:
@@ -71,6 +76,19 @@ class LayerSolution:
         """x (B, n), y (B, m) and s (B, m) of the batch."""
         return self._solution.x, self._solution.y, self._solution.s
 
+    @cached_property
+    def solved(self) -> np.ndarray:
+        """Which instances have a solution, (B,) bool."""
+        return usable_mask(self._solution.status)
+
+    @cached_property
+    def finite_points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``points`` with zeros where there is no solution."""
+        if self.solved.all():
+            return self.points
+        x, y, s = (np.where(self.solved[:, None], h, 0.0) for h in self.points)
+        return x, y, s
+
     def outputs_move(self) -> NullTest:
         """Whether the variables of instance i change along null vectors (dx, dy) of J."""
         x, y, _ = self.points
@@ -96,7 +114,7 @@ class LayerSolution:
         return moves
 
     @property
-    def linearization(self) -> Linearization:
+    def linearization(self) -> SolutionMap:
         """The solution map of the cone program, linearized here."""
         return self._linearization
 
@@ -111,6 +129,11 @@ class LayerSolution:
         return self._unbatch(self._solution.solver)
 
     @property
+    def info(self) -> CallInfo:
+        """How each instance ended: statuses, residuals, and who was tried."""
+        return CallInfo.of(self._solution)
+
+    @property
     def residuals(self) -> Residuals:
         """The relative errors in the optimality conditions, recomputed from the data."""
         r = self._solution.residuals
@@ -121,9 +144,9 @@ class LayerSolution:
         """The optimal value of the user's problem, () or (B,)."""
         return self._unbatch(self._value)
 
-    def raise_or_warn(self) -> None:
-        """SolveError where an instance has no solution; InaccurateSolutionWarning where one misses the accuracy."""
-        raise_or_warn(self._solution)
+    def react(self) -> None:
+        """Raise or warn where an instance has no solution, as ``on_failure`` asks; InaccurateSolutionWarning where one misses the accuracy."""
+        react(self._solution, self._on_failure)
 
     def certify(self) -> Certificates:
         """Whether the derivative here is justified: a Certificate for each instance. At most three factorizations an instance."""
@@ -141,7 +164,7 @@ class LayerSolution:
 
     def predict(self, direction: np.ndarray) -> np.ndarray:
         """DΔ for Δ = ``direction`` (B, p), (B, size): the exact derivative's, or its least-squares stand-in, without a word."""
-        x, y, _ = self.points
+        x, y, _ = self.finite_points
         moved = self._push_at(x, y, self._linearization, self._batch.theta, direction, silent=True)
         return np.concatenate([np.empty((len(direction), 0)), *moved], axis=1)
 
@@ -168,17 +191,21 @@ class LayerSolution:
 
     def _push(self, theta: np.ndarray, direction: np.ndarray) -> list[np.ndarray]:
         """The tangents of the outputs' values along dθ (B, p)."""
-        (x, y, _), linearization = self.points, self._linearization
+        (x, y, _), linearization = self.finite_points, self._linearization
         if self._smoothing is not None:
             assert self._base is not None
-            x, y, linearization = self._smoothing.linearized(self._base)
+            x, y, smoothed = self._smoothing.linearized(self._base)
+            members = np.flatnonzero(self.solved)
+            linearization = PartialLinearization(smoothed, members, self.solved.size)
+            zero = np.zeros(self.solved.size)
+            x, y = scattered(x, members, zero), scattered(y, members, zero)
         return self._push_at(x, y, linearization, theta, direction)
 
     def _push_at(
         self,
         x: np.ndarray,
         y: np.ndarray,
-        linearization: Linearization,
+        linearization: SolutionMap,
         theta: np.ndarray,
         direction: np.ndarray,
         *,
@@ -189,8 +216,8 @@ class LayerSolution:
         r1 = -(dprogram.Px(x) + dprogram.ATy(y) + dprogram.q)
         r2 = dprogram.Ax(x) - dprogram.b
 
-        dx, dy, _ = linearization.tangent(r1, r2, self.outputs_move(), silent=silent)
-        own_x, own_y, _ = self.points
+        dx, dy, _ = linearization.tangent(r1, r2, self.outputs_move(), tell=ignored if silent else None)
+        own_x, own_y, _ = self.finite_points
         return [o.tangent(o.value(own_x, own_y), dx, dy) for o in outputs]
 
     def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
@@ -209,7 +236,7 @@ class LayerSolution:
         wanted = tuple(bool(w) for w in needed) if needed is not None else (True,) * len(specs)
         if len(wanted) != len(specs):
             raise ValueError(f"vjp: needed: got {len(wanted)} flags, expected {len(specs)}, one for each parameter")
-        x, y, _ = self.points
+        x, y, _ = self.finite_points
         gx, gy = np.zeros_like(x), np.zeros_like(y)
         for i, (o, g) in enumerate(zip(outputs, cotangents, strict=True)):
             if g is not None:
@@ -252,17 +279,16 @@ class LayerSolution:
         gy: np.ndarray,
         gs: np.ndarray,
         chosen: ParametricProgram | None = None,
-        *,
-        nan: bool = False,
     ) -> Adjoint:
-        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·): the exact adjoint, or what stands in for it.
-
-        ``nan``: instances whose perturbed problems have no solution are NaN, and no error.
-        """
+        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·): the exact adjoint, or what stands in for it."""
         if self._smoothing is not None:
             assert self._base is not None
-            return self._smoothing.adjoint(self._base, gx, gy, gs, nan=nan)
-        x, y, _ = self.points
+            others = poisoned((gx, gy, gs))
+            members = np.flatnonzero(self.solved)
+            nan = self._on_failure is not OnFailure.RAISE
+            found = self._smoothing.adjoint(self._base, *(g[members] for g in (gx, gy, gs)), nan=nan)
+            return Adjoint(*(scattered(h, members, others) for h in found))
+        x, y, _ = self.finite_points
         return Adjoint(x, y, *self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen)))
 
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
@@ -273,7 +299,7 @@ class LayerSolution:
         """
         compiled, theta = self._compiled, self._batch.theta
         outputs, specs = compiled.outputs, compiled.parameters
-        x, y, _ = self.points
+        x, y, _ = self.finite_points
         values = [o.value(x, y) for o in outputs]
         rows = [v.shape[1] for v in values]
         batch, count = x.shape[0], sum(spec.size for spec in specs)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import NamedTuple, final
+from functools import cached_property, partial
+from typing import NamedTuple, Protocol, final
 
 import numpy as np
 
@@ -23,11 +23,11 @@ from conelayers.errors import SingularDerivativeWarning
 from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize
 from conelayers.parallel import one_blas_thread
 from conelayers.presolve import Presolved
-from conelayers.program import ConeProgram, largest
+from conelayers.program import ConeProgram, Structure, largest
 from conelayers.residual import Point, apply_jacobian, apply_jacobian_transpose
 from conelayers.scaling import Scaling
 
-__all__ = ["Linearization", "NullTest", "Trouble", "warn_of"]
+__all__ = ["Linearization", "NullTest", "SolutionMap", "Tell", "Trouble", "always", "ignored", "warn_of"]
 
 _ACCEPTED = 1e-10  # relative residual of J above which the factor is not trusted
 _ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
@@ -42,7 +42,7 @@ _Moves = Callable[[Factorization, int], bool]
 NullTest = Callable[[int, np.ndarray, np.ndarray], bool]
 
 
-def _always(i: int, a: np.ndarray, b: np.ndarray) -> bool:
+def always(i: int, a: np.ndarray, b: np.ndarray) -> bool:
     """Whoever reads everything is concerned by every null vector."""
     return True
 
@@ -78,7 +78,38 @@ class Trouble(NamedTuple):
         )
 
 
-def warn_of(linearization: Linearization, trouble: Trouble) -> None:
+Tell = Callable[[Trouble], None]
+
+
+def ignored(trouble: Trouble) -> None:
+    """For whoever does not want to hear of it."""
+
+
+class SolutionMap(Protocol):
+    """A linearized solution map of a batch, wherever its factors are.
+
+    ``tell`` hears of trouble in the place of what the layer's policy says.
+    """
+
+    @property
+    def structure(self) -> Structure:
+        """That of the programs."""
+
+    def take(self, index: np.ndarray | list[int]) -> Linearization:
+        """That of a part of the batch, at ascending positions."""
+
+    def tangent(
+        self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = always, *, tell: Tell | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """dx (B, n), dy (B, m), ds (B, m) for the right-hand side r₁ (B, n), r₂ (B, m)."""
+
+    def adjoint(
+        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, matters: NullTest = always, *, tell: Tell | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """λ (B, n) and μ (B, m) for the cotangents gx (B, n), gy (B, m), gs (B, m)."""
+
+
+def warn_of(linearization: SolutionMap, trouble: Trouble) -> None:
     """What is done about trouble where nobody asked for anything else: a SingularDerivativeWarning."""
     warnings.warn(trouble.message, SingularDerivativeWarning, stacklevel=6)
 
@@ -107,12 +138,17 @@ class Linearization:
     scaling: Scaling
     jobs: int
     parts: tuple[tuple[np.ndarray, Factorization], ...] = ()
-    on_trouble: Callable[[Linearization, Trouble], None] = warn_of
+    on_trouble: Callable[[SolutionMap, Trouble], None] = warn_of
 
     @property
     def program(self) -> ConeProgram:
         """The equilibrated program."""
         return self.presolved.whole
+
+    @property
+    def structure(self) -> Structure:
+        """That of the programs."""
+        return self.presolved.whole.structure
 
     @cached_property
     def factorization(self) -> Factorization:
@@ -185,7 +221,7 @@ class Linearization:
         return self._solve(steps, lambda *_: False)[1].error
 
     def tangent(
-        self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = _always, *, silent: bool = False
+        self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = always, *, tell: Tell | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """dx (B, n), dy (B, m), ds (B, m) for the right-hand side r₁ (B, n), r₂ (B, m).
 
@@ -206,8 +242,7 @@ class Linearization:
         (dx, dv), trouble = self._solve(
             self._forward(r1, r2), moves, "the solution is not unique in what was asked for"
         )
-        if not silent:
-            self._tell(trouble)
+        self._tell(trouble, tell)
         singular = trouble.singular
         # Where J is regular, dy = D dv. In a least-squares solution that fails, and Bη keeps ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
         ds = -program.Ax(dx) - r2
@@ -229,7 +264,7 @@ class Linearization:
         return _Steps(lambda f: solve(f, r1, r2), solve, residual, (r1, r2))
 
     def adjoint(
-        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, matters: NullTest = _always
+        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, matters: NullTest = always, *, tell: Tell | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """λ (B, n) and μ (B, m) for the cotangents gx (B, n), gy (B, m), gs (B, m).
 
@@ -259,7 +294,7 @@ class Linearization:
 
         steps = _Steps(first, correct, residual, (gx, h))
         (lam, mu), trouble = self._solve(steps, moves, "some changes of the data leave no solution nearby")
-        self._tell(trouble)
+        self._tell(trouble, tell)
         return self.scaling.scale_rows(lam, mu)
 
     @np.errstate(over="ignore", invalid="ignore")  # factors that broke down are found by their residuals
@@ -292,9 +327,9 @@ class Linearization:
             inconsistent = np.flatnonzero(error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED)).tolist()
             return solution, Trouble(error, singular, sorted(ambiguous), inconsistent, consequence)
 
-    def _tell(self, trouble: Trouble) -> None:
+    def _tell(self, trouble: Trouble, tell: Tell | None) -> None:
         if trouble.ambiguous or trouble.inconsistent:
-            self.on_trouble(self, trouble)
+            (tell or partial(self.on_trouble, self))(trouble)
 
 
 def _refine(factorization: Factorization, steps: _Steps) -> tuple[_Pair, np.ndarray]:

@@ -14,7 +14,7 @@ from conelayers.certificate import Certificate
 from conelayers.certify import certify, snapped
 from conelayers.cones import Selection
 from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning, as_member
-from conelayers.linearization import Linearization, Trouble
+from conelayers.linearization import Linearization, SolutionMap, Trouble
 from conelayers.names import Naming
 from conelayers.solution import Solution
 
@@ -57,7 +57,7 @@ class Watch:
         """The linearization alone; ``solution`` is what it was made at, if that is known."""
         return replace(linearization.select(self.selection), on_trouble=partial(self._tell, solution))
 
-    def _tell(self, solution: Solution | None, linearization: Linearization, trouble: Trouble) -> None:
+    def _tell(self, solution: Solution | None, linearization: SolutionMap, trouble: Trouble) -> None:
         if self.policy is Singular.LEAST_SQUARES:
             return
         troubled = sorted(trouble.ambiguous + trouble.inconsistent)
@@ -79,10 +79,10 @@ class Watch:
         warnings.warn(message, SingularDerivativeWarning, stacklevel=8)
 
     @staticmethod
-    def _cause(linearization: Linearization, trouble: Trouble, i: int) -> Any:
+    def _cause(linearization: SolutionMap, trouble: Trouble, i: int) -> Any:
         """What makes two warnings say the same: the kind of trouble, and which variables and rows it is about."""
         kind = trouble.consequence, i in trouble.ambiguous, i in trouble.inconsistent
-        null = linearization.factorization.null_vectors(i)
+        null = linearization.take([i]).factorization.null_vectors(0)
         if null is None:
             return kind
         supports = (np.max(np.abs(h), axis=0, initial=0.0) > _SEEN for h in null)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 
 from conelayers.errors import Status
 from conelayers.program import ConeProgram, largest
 
-__all__ = ["Residuals", "Solution"]
+__all__ = ["Attempt", "Attempts", "Residuals", "Solution"]
 
 
 @final
@@ -63,6 +64,51 @@ class Residuals:
 
 
 @final
+class Attempt(NamedTuple):
+    """One solver's try at an instance: its name, what it said, and ‖F‖ after Newton's steps from its point, infinite without one."""
+
+    solver: str
+    status: Status
+    error: float
+
+
+@final
+@dataclass(frozen=True)
+class Attempts:
+    """Who was tried in turn, and at which instances of the batch: (name, positions, statuses, errors)."""
+
+    rounds: tuple[tuple[str, np.ndarray, Sequence[Status], np.ndarray], ...] = ()
+
+    def by_instance(self, batch: int) -> tuple[tuple[Attempt, ...], ...]:
+        """Those at each instance."""
+        found: list[list[Attempt]] = [[] for _ in range(batch)]
+        for name, index, statuses, errors in self.rounds:
+            for i, status, error in zip(index.tolist(), statuses, errors.tolist(), strict=True):
+                found[i].append(Attempt(name, status, error))
+        return tuple(map(tuple, found))
+
+    def take(self, index: Sequence[int]) -> Attempts:
+        """Those at a part of the batch."""
+        rounds = []
+        for name, members, statuses, errors in self.rounds:
+            at = {int(i): k for k, i in enumerate(members)}
+            kept = [(new, at[old]) for new, old in enumerate(index) if old in at]
+            if kept:
+                places = [k for _, k in kept]
+                rounds.append((name, np.array([new for new, _ in kept]), [statuses[k] for k in places], errors[places]))
+        return Attempts(tuple(rounds))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Attempts], sizes: Sequence[int]) -> Attempts:
+        """Those of batches one after the other."""
+        rounds, first = [], 0
+        for part, size in zip(parts, sizes, strict=True):
+            rounds += [(name, index + first, statuses, errors) for name, index, statuses, errors in part.rounds]
+            first += size
+        return cls(tuple(rounds))
+
+
+@final
 @dataclass(frozen=True)
 class Solution:
     """x (B, n), y (B, m), s (B, m), a Status, the backend and its own words for each instance, and the residuals.
@@ -78,6 +124,7 @@ class Solution:
     judged: np.ndarray  # the worst residual in the user's and in the equilibrated units, (B,)
     solver: tuple[str, ...]
     message: tuple[str, ...]
+    attempts: Attempts = Attempts()
 
     def take(self, index: list[int]) -> Solution:
         """A part of the batch."""
@@ -90,6 +137,7 @@ class Solution:
             self.judged[index],
             tuple(self.solver[i] for i in index),
             tuple(self.message[i] for i in index),
+            self.attempts.take(index),
         )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, final
 
 import numpy as np
 
-from conelayers.errors import InaccurateSolutionWarning, SolveError, Status, usable_mask
+from conelayers.errors import Status, usable_mask
 from conelayers.kkt import EliminatedFactorization, Part, combine
 from conelayers.linearization import Linearization
 from conelayers.newton import polish
@@ -21,9 +20,9 @@ from conelayers.residual import Point, evaluate
 from conelayers.routes import Previous, Route
 from conelayers.scaling import Scaling, equilibrate_program
 from conelayers.small_quadratic import SmallQuadratic
-from conelayers.solution import Residuals, Solution
+from conelayers.solution import Attempts, Residuals, Solution
 
-__all__ = ["Solved", "WarmStart", "raise_or_warn", "solve_batch"]
+__all__ = ["Solved", "WarmStart", "solve_batch"]
 
 ACCURACY = 1e-9  # residuals up to which an instance counts as solved, whoever solved it
 _ENOUGH = 1e-10  # ‖F‖ up to which Newton has arrived
@@ -71,6 +70,7 @@ class _Outcome:
         self.message, self.solver = [""] * batch, [""] * batch
         self.parts: list[Part] = []
         self.point: Point | None = None  # all of them evaluated, where that is at hand
+        self.rounds: list[tuple[str, np.ndarray, tuple[Status, ...], np.ndarray]] = []
 
     def unsolved(self, previous: Route | None) -> np.ndarray:
         """The instances for the next route: not infeasible, and not stopped by a limit that the user set."""
@@ -106,6 +106,7 @@ class _Outcome:
             x[kept], v[kept], error[kept] = polished.x, polished.v, polished.error
             parts = [(kept[i], f) for i, f in polished.parts]
             self.point = polished.point if previous is None and kept.size == self.error.size else None
+        self.rounds.append((route.name, index, tuple(start.status), error.copy()))
         if previous is None and index.size == self.error.size:
             self.x, self.v, self.error = x, v, error
             self.status, self.message, self.solver = start.status, start.message, [route.name] * index.size
@@ -234,20 +235,5 @@ def _judge(
         x, y, s = (np.where(lost[:, None], np.nan, h) for h in (x, y, s))
         blank = {name: np.where(lost, np.nan, getattr(residuals, name)) for name in ("primal", "dual", "gap", "cone")}
         residuals = Residuals(**blank)
-    return Solution(x, y, s, tuple(status), residuals, judged, tuple(outcome.solver), tuple(outcome.message))
-
-
-def raise_or_warn(solution: Solution) -> None:
-    """SolveError where an instance has no solution; one InaccurateSolutionWarning for those that miss the accuracy."""
-    lost = [i for i, s in enumerate(solution.status) if not s.usable]
-    if lost:
-        raise SolveError(solution.status, lost, solution.solver[lost[0]], solution.message)
-    inaccurate = [i for i, s in enumerate(solution.status) if s is Status.INACCURATE]
-    if inaccurate:
-        worst = float(np.max(solution.judged[inaccurate]))
-        warnings.warn(
-            f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} to a residual of "
-            f"{worst:.1e} only (in the user's or in the equilibrated units). {Status.INACCURATE.advice}",
-            InaccurateSolutionWarning,
-            stacklevel=4,
-        )
+    attempts = Attempts(tuple(outcome.rounds))
+    return Solution(x, y, s, tuple(status), residuals, judged, tuple(outcome.solver), tuple(outcome.message), attempts)

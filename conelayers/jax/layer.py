@@ -15,11 +15,12 @@ from jax.experimental.sparse import BCOO
 from conelayers.certificate import Certificates
 from conelayers.cones import Selection
 from conelayers.errors import Status
+from conelayers.failures import CallInfo, OnFailure, as_on_failure
 from conelayers.formulas import Formulas
 from conelayers.interface import Interface, Replacement
 from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.operations import formulas_of
-from conelayers.jax.primitives import optimal_value, solve
+from conelayers.jax.primitives import optimal_value, solve, solved
 from conelayers.jax.smoothed import solve_smoothed
 from conelayers.jax.values import ARRAYS
 from conelayers.layer import Layer, ProblemData
@@ -48,8 +49,8 @@ class ConeLayer:
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned arrays.
     solver: "CLARABEL", "SCS", "ECOS" or None. gp: a geometric program. solver_args: defaults for every call, see
     conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
-    canon_backend: cvxpy's canonicalization backend. on_failure: "raise", or "nan" for NaN in the values and gradients of
-    instances without a solution (``solve`` returns their statuses). singular: "warn", "raise" or "least_squares", where the
+    canon_backend: cvxpy's canonicalization backend. on_failure: where instances have no solution, "raise", or go on
+    with NaN for those ("nan"), or that with a FailedInstancesWarning ("warn"); ``solve`` returns their statuses (docs/failures.md). singular: "warn", "raise" or "least_squares", where the
     derivative's linear system is singular. selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None
     for the exact derivative, ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only). lift: replace expressions of
     parameters that break DPP by new parameters, computed in JAX (``layer.lifted``); False refuses such a problem. validate: check
@@ -75,14 +76,13 @@ class ConeLayer:
         canon_backend: str | None = None,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool = False,
-        on_failure: str = "raise",
+        on_failure: OnFailure | str = OnFailure.RAISE,
         singular: Singular | str = Singular.WARN,
         selection: Selection | str = Selection.DEFAULT,
         smoothing: Smoothing | None = None,
         lift: bool = True,
         validate: bool = True,
     ) -> None:
-        self._on_failure = _policy(on_failure)
         self.engine = Layer(
             problem,
             parameters,
@@ -98,6 +98,7 @@ class ConeLayer:
             smoothing=smoothing,
             lift=lift,
             validate=validate,
+            on_failure=on_failure,
         )
         self._programs: dict[Any, HostProgram] = {}  # one for each set of options that was asked for
 
@@ -106,7 +107,7 @@ class ConeLayer:
         *params: Any,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool | None = None,
-        on_failure: str | None = None,
+        on_failure: OnFailure | str | None = None,
         **named: Any,
     ) -> tuple[Array, ...]:
         """The solution for these parameter values, a tuple with one array for each of ``variables``.
@@ -122,16 +123,18 @@ class ConeLayer:
         *params: Any,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool | None = None,
-        on_failure: str | None = None,
+        on_failure: OnFailure | str | None = None,
         **named: Any,
     ) -> tuple[tuple[Array, ...], SolveInfo]:
         """Like the call, and with it a SolveInfo."""
         values = self._checked(params, named)
-        policy = self._on_failure if on_failure is None else _policy(on_failure)
+        policy = self._policy(on_failure)
         dtype = _output_type(values)
         interface = self.engine.compiled_for(solver_args).interface
-        if policy == "raise" and not _traced(values):
-            solution = self.engine.solve(*map(_canonical, values), solver_args=solver_args, warm_start=warm_start)
+        if policy is OnFailure.RAISE and not _traced(values):
+            solution = self.engine.solve(
+                *map(_canonical, values), solver_args=solver_args, warm_start=warm_start, on_failure=policy
+            )
             said = solution.status
             positions = [STATUSES.index(one) for one in said] if isinstance(said, tuple) else STATUSES.index(said)
             info = SolveInfo(jnp.asarray(positions, jnp.int32), jnp.asarray(solution.residuals.worst, dtype))
@@ -154,7 +157,7 @@ class ConeLayer:
         *params: Any,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool | None = None,
-        on_failure: str | None = None,
+        on_failure: OnFailure | str | None = None,
         **named: Any,
     ) -> Array:
         """The optimal value of the problem, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
@@ -163,12 +166,15 @@ class ConeLayer:
         raises what the call does.
         """
         values = self._checked(params, named)
-        program = self._program(
-            solver_args, warm_start, self._on_failure if on_failure is None else _policy(on_failure)
-        )
+        program = self._program(solver_args, warm_start, self._policy(on_failure))
         phi, batch = _phi(program, self._inner(self.engine.compiled_for(solver_args).interface, values))
         x, y, *_ = solve(program, phi)
-        value = program.formulas.user_value(optimal_value(program, phi, x, y))
+        value = optimal_value(program, phi, x, y)
+        if program.on_failure is not OnFailure.RAISE:
+            value = value + (x - solved(x)).sum(
+                axis=1
+            )  # what is asked of no solution reaches x, whose derivative knows
+        value = program.formulas.user_value(value)
         return (value[0] if batch is None else value).astype(_output_type(values))
 
     def jacobian(
@@ -208,19 +214,29 @@ class ConeLayer:
         """What was replaced to make the problem's data affine in its parameters."""
         return self.engine.lifted
 
+    @property
+    def last(self) -> CallInfo | None:
+        """How each instance of this thread's last solve ended; compiled functions solve in threads of JAX's own: use ``solve`` there."""
+        return self.engine.last
+
+    def _policy(self, on_failure: OnFailure | str | None) -> OnFailure:
+        return self.engine.on_failure if on_failure is None else as_on_failure(on_failure)
+
     @staticmethod
     def statuses(info: SolveInfo) -> Status | tuple[Status, ...]:
         """The Status of the instance, or of each instance in a batched call, from a SolveInfo of concrete arrays."""
         positions = np.asarray(info.status)
         return tuple(STATUSES[i] for i in positions) if positions.ndim else STATUSES[int(positions)]
 
-    def _program(self, solver_args: Mapping[str, Any] | None, warm_start: bool | None, policy: str) -> HostProgram:
+    def _program(
+        self, solver_args: Mapping[str, Any] | None, warm_start: bool | None, policy: OnFailure
+    ) -> HostProgram:
         key = repr(sorted((solver_args or {}).items())), warm_start, policy
         known = self._programs.get(key)
         if known is None:
             formulas = formulas_of(self.engine.compiled_for(solver_args), self.engine.selection)
             options = {"solver_args": dict(solver_args or {}), "warm_start": warm_start}
-            known = self._programs.setdefault(key, HostProgram(self.engine, formulas, options, nan=policy == "nan"))
+            known = self._programs.setdefault(key, HostProgram(self.engine, formulas, options, policy))
         return known
 
     def _inner(self, interface: Interface, values: Sequence[Any]) -> Sequence[Any]:
@@ -265,12 +281,6 @@ class ConeLayer:
 
     def __repr__(self) -> str:
         return f"ConeLayer({', '.join(f'{spec.name}{list(spec.shape)}' for spec in self.engine.parameters)})"
-
-
-def _policy(on_failure: str) -> str:
-    if on_failure not in ("raise", "nan"):
-        raise ValueError(f"on_failure: got {on_failure!r}, expected 'raise' or 'nan'")
-    return on_failure
 
 
 def _output_type(values: Sequence[Any]) -> Any:

@@ -34,7 +34,8 @@ class _Operations:
         return jnp.log(jnp.where(mask, h, 1.0))
 
     def exp(self, h: Array) -> Array:
-        return jnp.exp(h)
+        solved = ~jnp.isnan(h)
+        return jnp.exp(jnp.where(solved, h, 0.0)) + jnp.where(solved, 0.0, h)
 
     def join(self, a: Array, b: Array) -> Array:
         return jnp.concatenate([a, b], axis=1)

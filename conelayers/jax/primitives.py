@@ -26,7 +26,7 @@ from conelayers.formulas import Formulas
 from conelayers.jax.host import HostProgram
 from conelayers.jax.host_primitive import alike, front, host_primitive, mapped_size
 
-__all__ = ["optimal_value", "solve"]
+__all__ = ["optimal_value", "solve", "solved"]
 
 Array = jax.Array
 _Pair = tuple[Array, Array]
@@ -52,7 +52,7 @@ def derivative(program: HostProgram, v: Array, h: Array) -> Array:
     """D(v)h for v, h (..., m)."""
     f = program.formulas
     if f.piecewise:
-        return jnp.where((v > 0) | f.free, h, jnp.zeros_like(h))
+        return jnp.where(~(v <= 0) | f.free, h, jnp.zeros_like(h))  # what is asked of no solution is kept
     return _derivative_p.bind(*alike(v, h), program=program)[0]
 
 
@@ -97,8 +97,14 @@ def _solve_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: Ho
 
 
 def _right_hand_sides(f: Formulas, dphi: Array, x: Array, y: Array) -> _Pair:
-    """−F_φ dφ."""
+    """−F_φ dφ; of no solution (NaN) as at zero, so that what does not depend on it does not become NaN."""
+    x, y = solved(x), solved(y)
     return -(f.dP(dphi, x) + f.dAT(dphi, y) + f.q.matrix.times(dphi)), f.dA(dphi, x) - f.b.matrix.times(dphi)
+
+
+def solved(h: Array) -> Array:
+    """With zero in the place of NaN, where there is no solution."""
+    return jnp.where(jnp.isnan(h), 0.0, h)
 
 
 def _solve_batch(args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram) -> tuple[Any, Any]:
@@ -263,9 +269,9 @@ def optimal_value(program: HostProgram, phi: Array, x: Array, y: Array) -> Array
 def _(program: HostProgram, primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     """dV = ½ xᵀdP x + dqᵀx + yᵀ(dA x − db) + dc."""
     f = program.formulas
-    phi, x, y = primals
+    x, y = map(solved, primals[1:])
     dphi = tangents[0]
     slope = 0.5 * f.dP(dphi, x) + f.q.matrix.times(dphi)
     rows = f.dA(dphi, x) - f.b.matrix.times(dphi)
     tangent = (slope * x).sum(1) + (rows * y).sum(1) + f.constant.matrix.times(dphi)[:, 0]
-    return optimal_value(program, phi, x, y), tangent
+    return optimal_value(program, *primals), tangent

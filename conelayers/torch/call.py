@@ -12,7 +12,7 @@ import torch
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
-from conelayers.linearization import Linearization, NullTest
+from conelayers.linearization import NullTest, SolutionMap
 from conelayers.smoothing import Smoothing
 from conelayers.torch.conversion import from_array, to_array
 
@@ -32,7 +32,7 @@ class Call:
         self.layer, self.options, self.points, self._make = layer, options, points, formulas
         self.solution: LayerSolution | None = None
         self._theta: np.ndarray | None = None  # of the solution; None where that was given
-        self._remade: tuple[np.ndarray, np.ndarray, Linearization] | None = None
+        self._remade: tuple[np.ndarray, np.ndarray, SolutionMap] | None = None
 
     @cached_property
     def formulas(self) -> Formulas:
@@ -72,12 +72,14 @@ class Call:
             return (lambda *_: True), (lambda *_: True)
         return self.solution.gradients_move(), self.solution.outputs_move()
 
-    def linearization(self, theta: np.ndarray, v: np.ndarray) -> Linearization:
+    def linearization(self, theta: np.ndarray, v: np.ndarray) -> SolutionMap:
         """The one that the solve left, if it was for these arguments; else made anew."""
         if self.solution is not None and self._theta is not None and np.array_equal(self._theta, theta):
             _, y, s = self.solution.points
-            if np.array_equal(y - s, v):
+            if np.array_equal(y - s, v, equal_nan=True):
                 return self.solution.linearization
-        if self._remade is None or not (np.array_equal(self._remade[0], theta) and np.array_equal(self._remade[1], v)):
+        if self._remade is None or not (
+            np.array_equal(self._remade[0], theta) and np.array_equal(self._remade[1], v, equal_nan=True)
+        ):
             self._remade = theta, v, self.layer.linearize(self.formulas.compiled, theta, v)
         return self._remade[2]

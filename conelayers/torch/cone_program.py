@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import torch
 
 from conelayers.cones import Cones, as_cones
+from conelayers.failures import OnFailure
 from conelayers.formulas import Formulas
 from conelayers.interface import Interface
 from conelayers.layer import Layer
@@ -50,13 +51,14 @@ def solve_cone_program(
     A_pattern: Any = None,
     solver: str | None = None,
     solver_args: Mapping[str, Any] | None = None,
+    on_failure: OnFailure | str = OnFailure.RAISE,
 ) -> ConeProgramSolution:
     """minimize ½ xᵀPx + qᵀx subject to Ax + s = b, s ∈ K, differentiable in P, q, A and b.
 
     P: (n, n), full symmetric positive semidefinite, or None for zero. q: (n,). A: (m, n). b: (m,). Each may have a leading B; the
     others are shared by the batch. cones: a Cones or an SCS-style dict; its order and scaling are those of the rows.
     P_pattern, A_pattern: a scipy sparse matrix, or (rows, columns); then P and A are the values (nnz,) or (B, nnz) of its entries, in
-    the order of (rows, columns), or of the matrix's COO form. P's pattern holds both triangles. solver, solver_args: as for ConeLayer.
+    the order of (rows, columns), or of the matrix's COO form. P's pattern holds both triangles. solver, solver_args, on_failure: as for ConeLayer.
 
     The gradient of P is symmetric. Everything that ConeLayer offers holds here too: torch.func, forward mode, second derivatives.
     Raises ValueError for bad data, naming the argument, SolveError naming the instances that have no solution.
@@ -77,7 +79,9 @@ def solve_cone_program(
     A_entries = _entries("A_pattern", A_pattern, (m, n))
     layer, formulas = _known(n, cones, P_entries, A_entries, P is not None, solver, solver_args)
     params = (q, A, b) if P is None else (P, q, A, b)
-    call = Call(layer, lambda: formulas, {"solver_args": None, "warm_start": None}, points=True)
+    call = Call(
+        layer, lambda: formulas, {"solver_args": None, "warm_start": None, "on_failure": on_failure}, points=True
+    )
     _check_convex(P, P_entries, n)
     return ConeProgramSolution(*solve_parameters(call, params))
 

@@ -45,10 +45,15 @@ def _zeros(value: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if value is None else value
 
 
+def _solved(h: Tensor) -> Tensor:
+    """With zero in the place of NaN: instances without a solution have NaN in v, and where nothing is asked of them a gradient of zero."""
+    return torch.where(h.isnan(), torch.zeros_like(h), h)
+
+
 def derivative(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
     """D(v)h for v, h (..., m)."""
     if formulas.piecewise:
-        return torch.where((v > 0) | formulas.free, h, torch.zeros_like(h))
+        return torch.where(~(v <= 0) | formulas.free, h, torch.zeros_like(h))  # what is asked of no solution is kept
     return _Derivative.apply(formulas, v, h)
 
 
@@ -105,6 +110,7 @@ class _Solve(Function):
             return None, None
         phi, x, y, s = ctx.saved_tensors
         f, v = ctx.call.formulas, y - s
+        x, y = _solved(x), _solved(y)
         gx, gy, gs = _zeros(gx, x), _zeros(gy, y), _zeros(gs, s)
         h = derivative(f, v, gy + gs) - gs
         lam, mu = (t[0] for t in linear(ctx.call, phi, v, gx[None], h[None], True))
@@ -115,6 +121,7 @@ class _Solve(Function):
     def jvp(ctx: Any, saved: list[Tensor], _: None, dphi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         phi, x, y, s = saved
         f, v = ctx.call.formulas, y - s
+        x, y = _solved(x), _solved(y)
         r1 = -(f.dP(dphi, x) + f.dAT(dphi, y) + f.q.matrix.times(dphi))
         r2 = f.dA(dphi, x) - f.b.matrix.times(dphi)
         dx, dv = (t[0] for t in linear(ctx.call, phi, v, r1[None], r2[None], False))
@@ -289,9 +296,12 @@ class _Value(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, None, None]:
         _, x, y = ctx.saved_tensors
         f = ctx.call.formulas
+        lost = x.isnan().any(1, keepdim=True)
+        x, y = _solved(x), _solved(y)
         moved = 0.5 * f.P_gradient(x, x) + f.q.matrix.transposed_times(x) + f.A_gradient(y, x)
         moved = moved - f.b.matrix.transposed_times(y) + f.constant.matrix.transposed_times(torch.ones_like(x[:, :1]))
-        return None, g[:, None] * moved, None, None
+        nothing = lost & (g[:, None] == 0)
+        return None, torch.where(nothing, 0.0, g[:, None] * torch.where(lost, torch.nan, moved)), None, None
 
     @staticmethod
     @_tangent_rule
@@ -311,7 +321,7 @@ class _Derivative(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
-        return from_array(formulas.element(to_array(v)).apply(to_array(h)))
+        return from_array(formulas.derivative(to_array(v), to_array(h)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -347,7 +357,7 @@ class _Second(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(formulas: Formulas, v: Tensor, a: Tensor, c: Tensor) -> Tensor:
-        return from_array(formulas.cones.second_derivative(to_array(v), to_array(a), to_array(c)))
+        return from_array(formulas.second_derivative(to_array(v), to_array(a), to_array(c)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

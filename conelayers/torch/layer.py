@@ -11,6 +11,7 @@ import torch
 
 from conelayers.certificate import Certificates
 from conelayers.cones import Selection
+from conelayers.failures import CallInfo, OnFailure
 from conelayers.formulas import Formulas
 from conelayers.interface import Interface, Replacement
 from conelayers.layer import Layer, ProblemData
@@ -139,7 +140,8 @@ class ConeLayer(torch.nn.Module):
     selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None for the exact derivative,
     ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only); the solution itself stays the exact one.
     lift: replace expressions of parameters that break DPP by new parameters, computed in torch (``layer.lifted``); False refuses such a
-    problem. validate: check values against the parameters' attributes.
+    problem. validate: check values against the parameters' attributes. on_failure: where instances have no solution, "raise", or go on
+    with NaN for those ("nan"), or that with a FailedInstancesWarning ("warn"); ``last`` tells how each one ended (docs/failures.md).
 
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.
@@ -166,6 +168,7 @@ class ConeLayer(torch.nn.Module):
         smoothing: Smoothing | None = None,
         lift: bool = True,
         validate: bool = True,
+        on_failure: OnFailure | str = OnFailure.RAISE,
     ) -> None:
         super().__init__()
         self.engine = Layer(
@@ -183,6 +186,7 @@ class ConeLayer(torch.nn.Module):
             smoothing=smoothing,
             lift=lift,
             validate=validate,
+            on_failure=on_failure,
         )
         self._known: list[Formulas] = []  # one for each program that options asked for
         self._number = register(self.engine)
@@ -192,6 +196,7 @@ class ConeLayer(torch.nn.Module):
         *params: torch.Tensor,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool | None = None,
+        on_failure: OnFailure | str | None = None,
         **named: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """The solution for these parameter values, a tuple with one tensor for each of ``variables``.
@@ -203,11 +208,13 @@ class ConeLayer(torch.nn.Module):
             raise NotImplementedError(
                 "ConeLayer: torch.export was asked for, but the solver lives in this Python process; pickle the model instead"
             )
-        if torch.compiler.is_compiling() and solver_args is None and warm_start is None and not _transformed():
+        asked = (solver_args, warm_start, on_failure)
+        if torch.compiler.is_compiling() and all(a is None for a in asked) and not _transformed():
             interface = self.engine.compiled_for().interface
             inner = self._inner(interface, self._checked(params, named))
             return _joined(interface, solve_in_graph(inner, self._number))
-        return self.solve(*params, solver_args=solver_args, warm_start=warm_start, **named)[0]
+        options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
+        return self.solve(*params, **options, **named)[0]
 
     @torch.compiler.disable  # NumPy: what is not an operator in a compiled graph is called between two graphs
     def solve(
@@ -215,6 +222,7 @@ class ConeLayer(torch.nn.Module):
         *params: torch.Tensor,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool | None = None,
+        on_failure: OnFailure | str | None = None,
         **named: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, ...], LayerSolution]:
         """Like the call, and with it the engine's LayerSolution: statuses, residuals, value, x, y, s.
@@ -222,7 +230,7 @@ class ConeLayer(torch.nn.Module):
         Under ``torch.func.vmap`` the LayerSolution is that of the folded batch.
         """
         params = self._checked(params, named)
-        options = {"solver_args": solver_args, "warm_start": warm_start}
+        options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         call = Call(self.engine, lambda: self._formulas(solver_args), options)
         interface = self.engine.compiled_for(solver_args).interface
         outputs = _joined(interface, solve_parameters(call, self._inner(interface, params)))
@@ -238,6 +246,7 @@ class ConeLayer(torch.nn.Module):
         *params: torch.Tensor,
         solver_args: Mapping[str, Any] | None = None,
         warm_start: bool | None = None,
+        on_failure: OnFailure | str | None = None,
         **named: torch.Tensor,
     ) -> torch.Tensor:
         """The optimal value of the problem, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
@@ -246,7 +255,7 @@ class ConeLayer(torch.nn.Module):
         raises what the call does.
         """
         params = self._checked(params, named)
-        options = {"solver_args": solver_args, "warm_start": warm_start}
+        options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         call = Call(self.engine, lambda: self._formulas(solver_args), options)
         phi, batch = _phi(call, self._inner(self.engine.compiled_for(solver_args).interface, params))
         x, y, _ = solve(call, phi)
@@ -345,6 +354,11 @@ class ConeLayer(torch.nn.Module):
         for name in ("P", "q", "A"):
             state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def last(self) -> CallInfo | None:
+        """How each instance of this thread's last call ended: statuses, residuals, who was tried; None before the first."""
+        return self.engine.last
 
     @property
     def lifted(self) -> tuple[Replacement, ...]:

@@ -39,7 +39,8 @@ class _Operations:
         return torch.where(mask, h, torch.ones_like(h)).log()
 
     def exp(self, h: Tensor) -> Tensor:
-        return h.exp()
+        solved = ~h.isnan()
+        return torch.where(solved, h, 0.0).exp() + torch.where(solved, 0.0, h)
 
     def join(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.cat([a, b], dim=1)

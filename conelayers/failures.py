@@ -1,0 +1,188 @@
+"""What a call does about instances without a solution, and what it tells of all of them.
+
+An instance that is infeasible, unbounded or not solved concerns itself only: the others keep their values and gradients. Under
+``OnFailure.NAN`` its own value is NaN, its tangent is NaN, and its gradient is NaN where anything is asked of it and zero where nothing
+is (its cotangent is zero): a loss that masks it out stays finite, also in the gradients of values that the batch shares.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property, partial
+from typing import final
+
+import numpy as np
+
+from conelayers.errors import (
+    FailedInstancesWarning,
+    InaccurateSolutionWarning,
+    SolveError,
+    Status,
+    as_member,
+    failures_by_status,
+    usable_mask,
+)
+from conelayers.linearization import Linearization, NullTest, SolutionMap, Tell, Trouble, always
+from conelayers.program import Structure
+from conelayers.solution import Attempt, Attempts, Residuals, Solution
+
+__all__ = ["CallInfo", "OnFailure", "PartialLinearization", "as_on_failure", "poisoned", "react", "scattered"]
+
+
+@final
+class OnFailure(Enum):
+    """RAISE a SolveError that names the instances; NAN for those, silently; or that and a FailedInstancesWarning (WARN)."""
+
+    RAISE = "raise"
+    NAN = "nan"
+    WARN = "warn"
+
+
+def as_on_failure(value: OnFailure | str) -> OnFailure:
+    """An OnFailure from itself or its string. Raises ValueError naming the strings."""
+    return as_member(OnFailure, "on_failure", value)
+
+
+@final
+@dataclass(frozen=True)
+class CallInfo:
+    """How each instance of a call ended: ``layer.last``.
+
+    Every field has one entry for each instance, one in an unbatched call. status: a Status, whose ``advice`` says what to do. residuals:
+    the relative errors in the optimality conditions, recomputed from the data, NaN without a solution. solver: whose point was taken.
+    message: the solver's own words.
+    """
+
+    status: tuple[Status, ...]
+    residuals: Residuals
+    solver: tuple[str, ...]
+    message: tuple[str, ...]
+    _attempts: Attempts
+
+    @classmethod
+    def of(cls, solution: Solution) -> CallInfo:
+        """Of the solutions of a batch."""
+        return cls(solution.status, solution.residuals, solution.solver, solution.message, solution.attempts)
+
+    @cached_property
+    def attempts(self) -> tuple[tuple[Attempt, ...], ...]:
+        """Who was tried at each instance, in order."""
+        return self._attempts.by_instance(len(self.status))
+
+    @cached_property
+    def solved(self) -> np.ndarray:
+        """Which instances have a solution, (B,) bool."""
+        return usable_mask(self.status)
+
+    @property
+    def failed(self) -> tuple[int, ...]:
+        """The positions of those without one."""
+        return tuple(np.flatnonzero(~self.solved).tolist())
+
+    def __str__(self) -> str:
+        worst = np.max(self.residuals.worst[self.solved], initial=0.0)
+        head = f"{int(self.solved.sum())} of {len(self.status)} instances solved, largest residual {worst:.1e}"
+        lines = [head, *failures_by_status(self.status, self.failed, self.message)]
+        fallen = sum(len(a) > 1 for a in self.attempts)
+        if fallen:
+            lines.append(f"{fallen} needed more than one attempt, see attempts.")
+        return "\n".join(lines)
+
+
+def react(solution: Solution, policy: OnFailure) -> None:
+    """SolveError or a FailedInstancesWarning where an instance has no solution; one InaccurateSolutionWarning for those that miss the accuracy."""
+    lost = np.flatnonzero(~usable_mask(solution.status)).tolist()
+    if lost and policy is not OnFailure.NAN:
+        error = SolveError(solution.status, lost, solution.solver[lost[0]], solution.message)
+        if policy is OnFailure.RAISE:
+            raise error
+        warnings.warn(f"{error} Their values are NaN.", FailedInstancesWarning, stacklevel=4)
+    inaccurate = [i for i, s in enumerate(solution.status) if s is Status.INACCURATE]
+    if inaccurate:
+        worst = float(np.max(solution.judged[inaccurate]))
+        warnings.warn(
+            f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} to a residual of "
+            f"{worst:.1e} only (in the user's or in the equilibrated units). {Status.INACCURATE.advice}",
+            InaccurateSolutionWarning,
+            stacklevel=4,
+        )
+
+
+def poisoned(cotangents: Sequence[np.ndarray]) -> np.ndarray:
+    """NaN for the instances of which anything is asked, else zero, (B,)."""
+    asked = np.zeros(len(cotangents[0]), dtype=bool)
+    for g in cotangents:
+        asked |= (g != 0).any(axis=1)
+    return np.where(asked, np.nan, 0.0)
+
+
+def scattered(values: np.ndarray, members: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The rows of the members of a batch, and one number (B,) for each of the rest."""
+    out = np.repeat(others[:, None], values.shape[1], axis=1)
+    out[members] = values
+    return out
+
+
+@final
+@dataclass(frozen=True)
+class PartialLinearization:
+    """The linearized solution map of a batch some of whose instances have no solution: ``inner`` is that of the ``members``."""
+
+    inner: Linearization
+    members: np.ndarray
+    batch: int
+
+    @classmethod
+    def of(cls, whole: Linearization, solution: Solution) -> SolutionMap:
+        """The whole one, or the part of it that there is."""
+        usable = usable_mask(solution.status)
+        return whole if usable.all() else cls(whole.take(np.flatnonzero(usable)), np.flatnonzero(usable), usable.size)
+
+    @property
+    def structure(self) -> Structure:
+        """That of the program."""
+        return self.inner.structure
+
+    def take(self, index: np.ndarray | list[int]) -> Linearization:
+        """That of a part of the batch, at ascending positions which all have a solution."""
+        return self.inner.take(np.searchsorted(self.members, np.asarray(index)))
+
+    def _matters(self, matters: NullTest) -> NullTest:
+        return lambda i, a, b: matters(int(self.members[i]), a, b)
+
+    def _told(self, tell: Tell | None) -> Tell:
+        """``tell``, which speaks of positions in the whole batch."""
+        at = self.members.tolist()
+
+        def translated(trouble: Trouble) -> None:
+            error, singular = (np.zeros(self.batch, h.dtype) for h in (trouble.error, trouble.singular))
+            error[self.members], singular[self.members] = trouble.error, trouble.singular
+            ambiguous, inconsistent = ([at[i] for i in h] for h in (trouble.ambiguous, trouble.inconsistent))
+            told = Trouble(error, singular, ambiguous, inconsistent, trouble.consequence)
+            (tell or partial(self.inner.on_trouble, self))(told)
+
+        return translated
+
+    def _scatter(self, values: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return scattered(values, self.members, others)
+
+    def tangent(
+        self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = always, *, tell: Tell | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """dx (B, n), dy (B, m), ds (B, m), NaN for instances without a solution."""
+        kept = (r1[self.members], r2[self.members])
+        nan = np.full(self.batch, np.nan)
+        dx, dy, ds = self.inner.tangent(*kept, self._matters(matters), tell=self._told(tell))
+        return self._scatter(dx, nan), self._scatter(dy, nan), self._scatter(ds, nan)
+
+    def adjoint(
+        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, matters: NullTest = always, *, tell: Tell | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """λ (B, n) and μ (B, m); for instances without a solution NaN, or zero where their cotangents are."""
+        others = poisoned((gx, gy, gs))
+        gx, gy, gs = (h[self.members] for h in (gx, gy, gs))
+        lam, mu = self.inner.adjoint(gx, gy, gs, self._matters(matters), tell=self._told(tell))
+        return self._scatter(lam, others), self._scatter(mu, others)
