@@ -14,6 +14,7 @@ from conelayers.conic import ConeSolution, solve_and_differentiate
 from conelayers.errors import (
     CanonicalizationError,
     ConelayersWarning,
+    ExecutorError,
     FailedInstancesWarning,
     InaccurateSolutionWarning,
     SingularDerivativeError,
@@ -40,6 +41,7 @@ __all__ = [
     "ConeSolution",
     "ConelayersWarning",
     "Cones",
+    "ExecutorError",
     "FailedInstancesWarning",
     "InaccurateSolutionWarning",
     "Layer",

@@ -11,6 +11,7 @@ import numpy as np
 __all__ = [
     "CanonicalizationError",
     "ConelayersWarning",
+    "ExecutorError",
     "FailedInstancesWarning",
     "InaccurateSolutionWarning",
     "SingularDerivativeError",
@@ -112,6 +113,10 @@ class SingularDerivativeError(ArithmeticError):
 
 class CanonicalizationError(ValueError):
     """The problem cannot be turned into a parametric cone program; the message names the expression and the fix."""
+
+
+class ExecutorError(RuntimeError):
+    """A layer's executor takes no work, or lost some: a process that died, a pool that was shut down."""
 
 
 def failures_by_status(statuses: Sequence[Status], indices: Sequence[int], messages: Sequence[str]) -> list[str]:

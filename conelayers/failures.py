@@ -8,7 +8,7 @@ is (its cotangent is zero): a loss that masks it out stays finite, also in the g
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, partial
@@ -134,6 +134,7 @@ class PartialLinearization:
     inner: Linearization
     members: np.ndarray
     batch: int
+    on_trouble: Callable[[SolutionMap, Trouble], None] | None = None  # None: the inner one's
 
     @classmethod
     def of(cls, whole: Linearization, solution: Solution) -> SolutionMap:
@@ -162,7 +163,7 @@ class PartialLinearization:
             error[self.members], singular[self.members] = trouble.error, trouble.singular
             ambiguous, inconsistent = ([at[i] for i in h] for h in (trouble.ambiguous, trouble.inconsistent))
             told = Trouble(error, singular, ambiguous, inconsistent, trouble.consequence)
-            (tell or partial(self.inner.on_trouble, self))(told)
+            (tell or partial(self.on_trouble or self.inner.on_trouble, self))(told)
 
         return translated
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any, NamedTuple, final
 
 import cvxpy as cp
@@ -13,6 +15,7 @@ from conelayers.canonicalize import canonicalize
 from conelayers.certificate import Certificates
 from conelayers.cones import Cones, Selection, as_selection
 from conelayers.errors import usable_mask
+from conelayers.executors import Spread, check_chunk_size, check_executor
 from conelayers.failures import CallInfo, OnFailure, PartialLinearization, as_on_failure
 from conelayers.interface import Replacement
 from conelayers.layer_solution import LayerSolution
@@ -45,6 +48,8 @@ class ProblemData(NamedTuple):
     cones: Cones
 
 
+_ITS_OWN = frozenset({"_source", "_last", "_watch", "_observers", "_executor", "_spread"})  # what does not travel
+
 Observer = Callable[[np.ndarray, LayerSolution], None]
 
 
@@ -68,6 +73,8 @@ class Layer:
 
     on_failure: where instances have no solution, "raise" a SolveError, or go on with NaN for those ("nan"), or that with a
     FailedInstancesWarning ("warn"); ``last`` tells how each instance ended, whatever happened (docs/failures.md).
+    executor: any ``concurrent.futures.Executor``, on which batches are solved and differentiated in chunks of ``chunk_size`` instances
+    (None: two for each worker); it stays the caller's to shut down (docs/scale_out.md).
 
     Raises CanonicalizationError (a ValueError) for a problem that is not DCP, cannot be made DPP, or has integer variables; ValueError for parameters or variables that are not the problem's, a solver that does not take it, and
     unknown options. The problem is compiled here, once; later changes to it do not reach the layer.
@@ -94,8 +101,11 @@ class Layer:
         lift: bool = True,
         validate: bool = True,
         on_failure: OnFailure | str = OnFailure.RAISE,
+        executor: Executor | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         self.validate, self.on_failure = bool(validate), as_on_failure(on_failure)
+        self._executor, self.chunk_size = check_executor(executor), check_chunk_size(chunk_size)
         self._policies, self.smoothing = (as_singular(singular), as_selection(selection)), smoothing
         if smoothing is not None and not isinstance(smoothing, Smoothing):
             raise TypeError(
@@ -126,7 +136,7 @@ class Layer:
         """A layer of a program that is in conic form already."""
         layer = object.__new__(cls)
         layer._policies, layer.smoothing, layer.validate = (Singular.WARN, Selection.DEFAULT), None, True
-        layer.on_failure = as_on_failure(on_failure)
+        layer.on_failure, layer._executor, layer.chunk_size = as_on_failure(on_failure), None, None
         arguments = layer._choose(solver, solver_args or {}, warm_start)
         layer._compilation, layer._source = {}, None
         layer._take(compiled, arguments)
@@ -161,11 +171,11 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         # cvxpy's objects carry process-wide ids that can collide elsewhere: only the compiled program travels.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_source", "_last", "_watch", "_observers")}
+        return {k: v for k, v in self.__dict__.items() if k not in _ITS_OWN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._source = None
+        self._source, self._executor = None, None
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -173,11 +183,22 @@ class Layer:
         self._last = threading.local()
         self._watch = Watch(*self._policies, self._compiled.naming)
         self._observers: list[Observer] = []
+        self._spread = None if self._executor is None else Spread(self, self._executor, self.chunk_size)
+
+    @property
+    def executor(self) -> Executor | None:
+        """Where batches are solved; another one may take its place."""
+        return self._executor
+
+    @executor.setter
+    def executor(self, executor: Executor | None) -> None:
+        self._executor = check_executor(executor)
+        self._spread = None if executor is None else Spread(self, executor, self.chunk_size)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
         clone = object.__new__(Layer)
         clone.__setstate__(dict(self.__getstate__()))
-        clone._source = self._source
+        clone._source, clone.executor = self._source, self._executor
         return clone
 
     def _epigraph(self, solver: str) -> ParametricProgram:
@@ -335,18 +356,25 @@ class Layer:
             return self._default[1]
         return self._solver_for(parse_solver_args({**self._solver_args, **solver_args}, self._solver))[1]
 
-    def linearize(self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray) -> SolutionMap:
-        """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whoever found it; NaN for none."""
+    def linearize(
+        self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray, x: np.ndarray | None = None
+    ) -> SolutionMap:
+        """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whoever found it; NaN for none.
+
+        Certificates need x (B, n) too: they ask how exact the solution is.
+        """
         members = np.flatnonzero(~np.isnan(v).any(axis=1))
-        made = self._linearized(compiled, theta[members], v[members])
+        made = self._linearized(compiled, theta[members], v[members], None if x is None else x[members])
         return made if members.size == len(v) else PartialLinearization(made, members, len(v))
 
-    def _linearized(self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray) -> Linearization:
+    def _linearized(
+        self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray, x: np.ndarray | None
+    ) -> Linearization:
         program = compiled.program(theta)
         scaled, scaling = equilibrate_program(program)
         presolved = presolve(scaled)
         y, s, _ = program.structure.cones.decompose(v)
-        x, y, s = scaling.scale(np.zeros_like(program.q), y, s)
+        x, y, s = scaling.scale(np.zeros_like(program.q) if x is None else x, y, s)
         point = evaluate(presolved.whole, x, y - s)
         made = Linearization(presolved, point, scaling, self._default_arguments.jobs_backward)
         return self._watch.over_point(made)
@@ -354,20 +382,19 @@ class Layer:
     def _solve(
         self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None, policy: OnFailure
     ) -> LayerSolution:
-        if solver_args:
-            arguments = parse_solver_args({**self._solver_args, **solver_args}, self._solver)
-            solver, compiled = self._solver_for(arguments)
-        else:
-            arguments, (solver, compiled) = self._default_arguments, self._default
+        arguments, plan, compiled = self._plan_for(solver_args)
         program = compiled.program(batch.theta)
         warm = self._warm_start if warm_start is None else warm_start
         last = getattr(self._last, "solution", None) if warm and program.batch else None
         # A backend named at the call may have another program.
         fits = last is not None and last.x.shape[1:] == program.q.shape[1:] and last.y.shape[1:] == program.b.shape[1:]
         start = WarmStart.of(last, program.batch) if last is not None and fits else None
-        plan = Plan(solver, arguments.for_solver(solver), (arguments.method or self._solver) is not None)
-        solved = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
-        solution, linearization = self._watch.over(*solved)
+        linearization: SolutionMap
+        if self._spread is not None and program.batch > 1:
+            solution, remote = self._spread.solve(program.structure, batch.theta, solver_args, start)
+            linearization = replace(remote, on_trouble=self._watch.teller(solution))
+        else:
+            solution, linearization = self._run(program, plan, arguments, start)
         self._last.info = CallInfo.of(solution)
         if warm and solution.x.size:
             self._last.solution = solution
@@ -380,11 +407,48 @@ class Layer:
             _batch=batch if compiled.gp else batch._replace(theta=np.empty((program.batch, 0))),
             _value=compiled.value(batch.theta, program, solution.x),
             _solution=solution,
-            _linearization=PartialLinearization.of(linearization, solution),
+            _linearization=linearization,
             _on_failure=policy,
             _smoothing=(smoothing := self._smoothing_of(arguments)),
             _base=self._base(program, plan, solution, compiled, arguments) if smoothing is not None else None,
         )
+
+    def _plan_for(self, solver_args: Mapping[str, Any] | None) -> tuple[SolverArguments, Plan, ParametricProgram]:
+        """The options of a call, how it is solved, and what."""
+        if solver_args:
+            arguments = parse_solver_args({**self._solver_args, **solver_args}, self._solver)
+            solver, compiled = self._solver_for(arguments)
+        else:
+            arguments, (solver, compiled) = self._default_arguments, self._default
+        return (
+            arguments,
+            Plan(solver, arguments.for_solver(solver), (arguments.method or self._solver) is not None),
+            compiled,
+        )
+
+    def _run(
+        self, program: ConeProgram, plan: Plan, arguments: SolverArguments, start: WarmStart | None
+    ) -> tuple[Solution, SolutionMap]:
+        solved = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
+        solution, linearization = self._watch.over(*solved)
+        return solution, PartialLinearization.of(linearization, solution)
+
+    def run(
+        self, theta: np.ndarray, solver_args: Mapping[str, Any] | None, start: WarmStart | None
+    ) -> tuple[Solution, SolutionMap]:
+        """Solve for θ (B, p) in this process: what an executor's worker does with its chunk (executors.py)."""
+        arguments, plan, compiled = self._plan_for(solver_args)
+        return self._run(compiled.program(theta), plan, arguments, start)
+
+    def relinearize(
+        self,
+        theta: np.ndarray,
+        v: np.ndarray,
+        solver_args: Mapping[str, Any] | None,
+        x: np.ndarray | None = None,
+    ) -> SolutionMap:
+        """The solution map that ``run`` gave, made anew from its solution."""
+        return self.linearize(self.compiled_for(solver_args), theta, v, x)
 
     def _base(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -55,7 +56,11 @@ class Watch:
 
     def over_point(self, linearization: Linearization, solution: Solution | None = None) -> Linearization:
         """The linearization alone; ``solution`` is what it was made at, if that is known."""
-        return replace(linearization.select(self.selection), on_trouble=partial(self._tell, solution))
+        return replace(linearization.select(self.selection), on_trouble=self.teller(solution))
+
+    def teller(self, solution: Solution | None) -> Callable[[SolutionMap, Trouble], None]:
+        """What is done about trouble at these solutions."""
+        return partial(self._tell, solution)
 
     def _tell(self, solution: Solution | None, linearization: SolutionMap, trouble: Trouble) -> None:
         if self.policy is Singular.LEAST_SQUARES:

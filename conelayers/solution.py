@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple, final
 
 import numpy as np
@@ -125,6 +125,18 @@ class Solution:
     solver: tuple[str, ...]
     message: tuple[str, ...]
     attempts: Attempts = Attempts()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Solution]) -> Solution:
+        """Batches one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        x, y, s, judged = (np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "y", "s", "judged"))
+        status, solver, message = (sum((getattr(p, k) for p in parts), ()) for k in ("status", "solver", "message"))
+        names = [f.name for f in fields(Residuals)]
+        residuals = Residuals(*(np.concatenate([getattr(p.residuals, k) for p in parts]) for k in names))
+        attempts = Attempts.joined([p.attempts for p in parts], [len(p.status) for p in parts])
+        return cls(x, y, s, status, residuals, judged, solver, message, attempts)
 
     def take(self, index: list[int]) -> Solution:
         """A part of the batch."""

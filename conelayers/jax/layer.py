@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, NamedTuple, final
 
 import cvxpy as cp
@@ -54,7 +55,8 @@ class ConeLayer:
     derivative's linear system is singular. selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None
     for the exact derivative, ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only). lift: replace expressions of
     parameters that break DPP by new parameters, computed in JAX (``layer.lifted``); False refuses such a problem. validate: check
-    values against the parameters' attributes.
+    values against the parameters' attributes. executor, chunk_size: solve batches in chunks on a ``concurrent.futures.Executor``
+    (docs/scale_out.md).
 
     Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the gradients.
     The solver computes in float64 on the host; the outputs have the inputs' common dtype.
@@ -82,6 +84,8 @@ class ConeLayer:
         smoothing: Smoothing | None = None,
         lift: bool = True,
         validate: bool = True,
+        executor: Executor | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         self.engine = Layer(
             problem,
@@ -99,6 +103,8 @@ class ConeLayer:
             lift=lift,
             validate=validate,
             on_failure=on_failure,
+            executor=executor,
+            chunk_size=chunk_size,
         )
         self._programs: dict[Any, HostProgram] = {}  # one for each set of options that was asked for
 

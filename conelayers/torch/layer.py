@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, final
 
 import cvxpy as cp
@@ -142,6 +143,7 @@ class ConeLayer(torch.nn.Module):
     lift: replace expressions of parameters that break DPP by new parameters, computed in torch (``layer.lifted``); False refuses such a
     problem. validate: check values against the parameters' attributes. on_failure: where instances have no solution, "raise", or go on
     with NaN for those ("nan"), or that with a FailedInstancesWarning ("warn"); ``last`` tells how each one ended (docs/failures.md).
+    executor, chunk_size: solve batches in chunks on a ``concurrent.futures.Executor`` (docs/scale_out.md).
 
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.
@@ -169,6 +171,8 @@ class ConeLayer(torch.nn.Module):
         lift: bool = True,
         validate: bool = True,
         on_failure: OnFailure | str = OnFailure.RAISE,
+        executor: Executor | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__()
         self.engine = Layer(
@@ -187,6 +191,8 @@ class ConeLayer(torch.nn.Module):
             lift=lift,
             validate=validate,
             on_failure=on_failure,
+            executor=executor,
+            chunk_size=chunk_size,
         )
         self._known: list[Formulas] = []  # one for each program that options asked for
         self._number = register(self.engine)
