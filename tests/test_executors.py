@@ -43,12 +43,12 @@ both = pytest.mark.parametrize("pool", ["threads", "processes"], indirect=True)
 
 def _problem(kind: str = "soc"):
     x, c, u = cp.Variable(4, name="x"), cp.Parameter(4, name="c"), cp.Parameter(name="u")
-    constraint = {
-        "soc": lambda: cp.norm(x) <= u,
-        "qp": lambda: cp.abs(x) <= u,
-        "lifted": lambda: x * u**2 <= u,  # not DPP
+    constraints = {
+        "soc": lambda: [cp.norm(x) <= u],
+        "qp": lambda: [x <= u, x >= -u],
+        "lifted": lambda: [x * u**2 <= u],  # not DPP
     }[kind]()
-    return cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [constraint]), [c, u], [x]
+    return cp.Problem(cp.Minimize(cp.sum_squares(x - c)), constraints), [c, u], [x]
 
 
 def _values(batch: int = 24) -> list[np.ndarray]:
