@@ -25,6 +25,7 @@ import numpy as np
 from conelayers.errors import ExecutorError
 from conelayers.failures import PartialLinearization
 from conelayers.linearization import Linearization, NullTest, SolutionMap, Tell, Trouble, always
+from conelayers.parallel import one_blas_thread
 from conelayers.program import Structure
 from conelayers.solution import Solution
 from conelayers.solve import WarmStart
@@ -176,7 +177,10 @@ class _Derive:
 
 def _work(token: str, sent: Work | None, task: Callable[[Work], Any]) -> Any:
     layer = _KEPT.layer(token, sent)
-    return _Missing(f"{socket.gethostname()}:{os.getpid()}") if layer is None else task(layer)
+    if layer is None:
+        return _Missing(f"{socket.gethostname()}:{os.getpid()}")
+    with one_blas_thread():  # there are other workers
+        return task(layer)
 
 
 # Here
