@@ -15,13 +15,14 @@ from typing import final, overload
 
 import numpy as np
 
+from conelayers.display import MOST_ROWS, html_table
 from conelayers.errors import Status
 from conelayers.solution import Residuals
 
 __all__ = ["Certificate", "Certificates", "Verdict"]
 
 _SHOWN = 5  # names in one sentence
-_ROWS = 20  # rows of a summary table
+_HEAD = ("instance", "verdict", "margin", "σ_min", "cond", "KKT", "kinks", "null")
 
 
 @final
@@ -62,7 +63,7 @@ _MEANING = {
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Certificate:
     """What is known of the derivative at one instance's solution.
 
@@ -149,6 +150,14 @@ class Certificate:
             )
         return " ".join(said)
 
+    def __repr__(self) -> str:
+        return f"Certificate({self.verdict.value}, {self.status.value}, margin {self.margin:.1e}, condition {self.condition:.1e})"
+
+    def _repr_html_(self) -> str:
+        head, *lines = str(self).splitlines()
+        rows = [line.split(maxsplit=1) for line in lines if line.strip() != self.advice]
+        return html_table(head, ("", ""), rows, [self.advice] if self.advice else [])
+
     def __str__(self) -> str:
         meaning = self.verdict.meaning if self.status.usable else "There is no solution to differentiate."
         if self.verdict is Verdict.LEAST_SQUARES and self.determined:
@@ -214,26 +223,42 @@ class Certificates(Sequence[Certificate]):
         if len(self) <= 1:
             return str(self[0]) if len(self) else "no instances"
         lines = [f"{len(self)} instances: {self._counts()}"]
-        lines.append(
-            f"{'instance':>8}  {'verdict':<13} {'margin':>8} {'σ_min':>8} {'cond':>8} {'KKT':>8}  {'kinks':>5} {'null':>4}"
-        )
+        for row in (_HEAD, *self._rows()):
+            i, verdict, *others, kinks, null = row
+            lines.append(f"{i:>8}  {verdict:<13} {' '.join(f'{h:>8}' for h in others)}  {kinks:>5} {null:>4}")
+        if len(self) > MOST_ROWS:
+            lines.append(f"{'…':>8}  the {MOST_ROWS} worst are shown")
+        return "\n".join([*lines, *self._advice()])
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """The worst ones, in the order of the batch."""
         order = {v: k for k, v in enumerate(Verdict)}
         worst_first = sorted(
             range(len(self)), key=lambda i: (-order[self[i].verdict], np.nan_to_num(self[i].margin, nan=-1.0))
         )
-        for i in sorted(worst_first[:_ROWS]):
+        rows = []
+        for i in sorted(worst_first[:MOST_ROWS]):
             c = self[i]
-            kkt = abs(float(np.max(c.residuals.worst)))
-            lines.append(
-                f"{i:>8}  {c.verdict.value:<13} {c.margin:>8.1e} {c.smallest_singular_value:>8.1e} {c.condition:>8.1e} "
-                f"{kkt:>8.1e}  {int(c.kinks.sum()):>5} {c.nullity:>4}"
+            figures = c.margin, c.smallest_singular_value, c.condition, abs(float(np.max(c.residuals.worst)))
+            rows.append(
+                (str(i), c.verdict.value, *(f"{h:.1e}" for h in figures), str(int(c.kinks.sum())), str(c.nullity))
             )
-        if len(self) > _ROWS:
-            lines.append(f"{'…':>8}  the {_ROWS} worst are shown")
+        return rows
+
+    def _advice(self) -> list[str]:
+        lines = []
         for text, members in _grouped([c.advice for c in self]).items():
             shown = ", ".join(map(str, members[:10])) + (", …" if len(members) > 10 else "")
             lines.append(f"instance{'s' if len(members) > 1 else ''} {shown}: {text}")
-        return "\n".join(lines)
+        return lines
+
+    def _repr_html_(self) -> str:
+        if len(self) == 1:
+            return self[0]._repr_html_()
+        title = f"{len(self)} instances: {self._counts()}"
+        if len(self) > MOST_ROWS:
+            title += f"; the {MOST_ROWS} worst"
+        return html_table(title, _HEAD, self._rows(), self._advice())
 
 
 def _grouped(texts: Sequence[str]) -> dict[str, list[int]]:

@@ -15,9 +15,11 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -33,6 +35,7 @@ from conelayers.solve import WarmStart
 __all__ = ["RemoteLinearization", "Spread", "check_chunk_size", "check_executor"]
 
 _CHUNKS = 2  # for each worker: one that is slow does not leave the others idle for long
+_LEAST_CHUNK, _STEPS = 16, 50  # of a progress bar in one process
 _LAYERS_KEPT = 16  # by a worker
 _MOST_NUMBERS = 2**25  # that the factors a worker keeps may hold, roughly
 _ROUNDS = 3  # in which the layer goes to as many workers as missed it; after them it goes with every chunk
@@ -187,12 +190,44 @@ def _work(token: str, sent: Work | None, task: Callable[[Work], Any]) -> Any:
 
 
 @final
+class Serial(Executor):
+    """Does the work here, chunk by chunk, when its result is asked for."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return _Lazy(partial(fn, *args, **kwargs))
+
+
+@final
+class _Lazy(Future[Any]):
+    def __init__(self, make: Callable[[], Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def result(self, timeout: float | None = None) -> Any:
+        return self._make()
+
+
+@contextmanager
+def _bar(shown: bool, what: str, total: int) -> Iterator[Callable[[int], Any]]:
+    """What counts finished instances."""
+    if not shown:
+        yield lambda count: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from error
+    with tqdm(total=total, desc=what, unit="instance", leave=False) as bar:
+        yield bar.update
+
+
+@final
 class Spread:
     """The chunks of one layer's calls on an executor."""
 
-    def __init__(self, layer: Work, executor: Executor, chunk_size: int | None) -> None:
+    def __init__(self, layer: Work, executor: Executor | None, chunk_size: int | None, progress: bool) -> None:
         self._token, self._layer = uuid.uuid4().hex, weakref.ref(layer)
-        self._executor, self._chunk_size = executor, chunk_size
+        self._executor, self._chunk_size, self._progress = executor or Serial(), chunk_size, progress
         self._calls = itertools.count()
         _OWN[self._token] = layer
         weakref.finalize(layer, _KEPT.drop, self._token).atexit = False
@@ -211,7 +246,7 @@ class Spread:
         args = dict(solver_args or {})
         starts = [None if start is None else WarmStart(*(h[c] for h in start)) for c in chunks]
         tasks = [_Solve(k, theta[c], args, s) for k, c, s in zip(keys, chunks, starts, strict=True)]
-        solution = Solution.joined(self.do(tasks, chunks))
+        solution = Solution.joined(self.do(tasks, chunks, "solve"))
         layer = self._layer()
         assert layer is not None
         return solution, RemoteLinearization(self, layer, structure, theta, solution, args, tuple(keys), tuple(chunks))
@@ -219,14 +254,22 @@ class Spread:
     def _size(self, batch: int) -> int:
         if self._chunk_size is not None:
             return self._chunk_size
+        if isinstance(self._executor, Serial):
+            return max(_LEAST_CHUNK, math.ceil(batch / _STEPS))
         workers = getattr(self._executor, "_max_workers", None) or os.cpu_count() or 1
         return max(1, math.ceil(batch / (_CHUNKS * workers)))
 
-    def do(self, tasks: Sequence[Callable[[Work], Any]], chunks: Sequence[slice]) -> list[Any]:
+    def do(self, tasks: Sequence[Callable[[Work], Any]], chunks: Sequence[slice], what: str) -> list[Any]:
         """The tasks' answers in order; the layer goes to the workers that do not have it.
 
         Raises ExecutorError where the executor takes no work or loses it.
         """
+        with _bar(self._progress, what, chunks[-1].stop if chunks else 0) as advance:
+            return self._do(tasks, chunks, advance)
+
+    def _do(
+        self, tasks: Sequence[Callable[[Work], Any]], chunks: Sequence[slice], advance: Callable[[int], Any]
+    ) -> list[Any]:
         answers: list[Any] = [None] * len(tasks)
         left, missed = list(range(len(tasks))), set[str]()
         for attempt in itertools.count():
@@ -237,6 +280,8 @@ class Spread:
                     futures.append((i, self._submit(self._layer() if k < sent else None, tasks[i])))
                 for i, future in futures:
                     answers[i] = self._result(future, chunks[i])
+                    if not isinstance(answers[i], _Missing):
+                        advance(chunks[i].stop - chunks[i].start)
             except BaseException:
                 for _, future in futures:
                     future.cancel()
@@ -322,7 +367,7 @@ class RemoteLinearization:
             _Derive(k, self.theta[c], v[c], self.solver_args, tuple(h[c] for h in sides), forward)
             for k, c in zip(self.keys, self.chunks, strict=True)
         ]
-        answers = self.spread.do(tasks, self.chunks)
+        answers = self.spread.do(tasks, self.chunks, "tangent" if forward else "gradient")
         found = [np.concatenate(parts) for parts in zip(*(values for values, _ in answers), strict=True)]
         troubled = [c.start + i for c, (_, at) in zip(self.chunks, answers, strict=True) for i in at]
         if troubled:

@@ -8,6 +8,7 @@ is (its cotangent is zero): a loss that masks it out stays finite, also in the g
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +17,7 @@ from typing import final
 
 import numpy as np
 
+from conelayers.display import MOST_ROWS, figure, html_table
 from conelayers.errors import (
     FailedInstancesWarning,
     InaccurateSolutionWarning,
@@ -47,7 +49,7 @@ def as_on_failure(value: OnFailure | str) -> OnFailure:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CallInfo:
     """How each instance of a call ended: ``layer.last``.
 
@@ -81,6 +83,38 @@ class CallInfo:
     def failed(self) -> tuple[int, ...]:
         """The positions of those without one."""
         return tuple(np.flatnonzero(~self.solved).tolist())
+
+    def counts(self) -> str:
+        """How many instances ended how."""
+        found = Counter(self.status)
+        return ", ".join(f"{found[s]} {s.value}" for s in Status if found[s])
+
+    def __repr__(self) -> str:
+        return f"CallInfo({self.counts()})"
+
+    def _repr_html_(self) -> str:
+        """The failed ones first."""
+        order = sorted(
+            range(len(self.status)), key=lambda i: (bool(self.solved[i]), -np.nan_to_num(self.residuals.worst[i]))
+        )
+        shown = order[:MOST_ROWS]
+        rows = [
+            (
+                str(i),
+                self.status[i].value,
+                figure(self.residuals.worst[i] if self.solved[i] else np.nan),
+                self.solver[i],
+                " → ".join(a.solver for a in self.attempts[i]),
+            )
+            for i in shown
+        ]
+        title = f"{len(self.status)} instances: {self.counts()}" + ("; the worst" if len(order) > len(shown) else "")
+        return html_table(
+            title,
+            ("instance", "status", "residual", "solver", "tried"),
+            rows,
+            failures_by_status(self.status, self.failed, self.message),
+        )
 
     def __str__(self) -> str:
         worst = np.max(self.residuals.worst[self.solved], initial=0.0)

@@ -14,6 +14,7 @@ import numpy as np
 from conelayers.canonicalize import canonicalize
 from conelayers.certificate import Certificates
 from conelayers.cones import Cones, Selection, as_selection
+from conelayers.display import html_table
 from conelayers.errors import usable_mask
 from conelayers.executors import Spread, check_chunk_size, check_executor
 from conelayers.failures import CallInfo, OnFailure, PartialLinearization, as_on_failure
@@ -74,7 +75,8 @@ class Layer:
     on_failure: where instances have no solution, "raise" a SolveError, or go on with NaN for those ("nan"), or that with a
     FailedInstancesWarning ("warn"); ``last`` tells how each instance ended, whatever happened (docs/failures.md).
     executor: any ``concurrent.futures.Executor``, on which batches are solved and differentiated in chunks of ``chunk_size`` instances
-    (None: two for each worker); it stays the caller's to shut down (docs/scale_out.md).
+    (None: two for each worker); it stays the caller's to shut down (docs/scale_out.md). progress: show a bar (tqdm) while batches are solved
+    and differentiated, with or without an executor.
 
     Raises CanonicalizationError (a ValueError) for a problem that is not DCP, cannot be made DPP, or has integer variables; ValueError for parameters or variables that are not the problem's, a solver that does not take it, and
     unknown options. The problem is compiled here, once; later changes to it do not reach the layer.
@@ -103,9 +105,11 @@ class Layer:
         on_failure: OnFailure | str = OnFailure.RAISE,
         executor: Executor | None = None,
         chunk_size: int | None = None,
+        progress: bool = False,
     ) -> None:
         self.validate, self.on_failure = bool(validate), as_on_failure(on_failure)
         self._executor, self.chunk_size = check_executor(executor), check_chunk_size(chunk_size)
+        self.progress = bool(progress)
         self._policies, self.smoothing = (as_singular(singular), as_selection(selection)), smoothing
         if smoothing is not None and not isinstance(smoothing, Smoothing):
             raise TypeError(
@@ -137,6 +141,7 @@ class Layer:
         layer = object.__new__(cls)
         layer._policies, layer.smoothing, layer.validate = (Singular.WARN, Selection.DEFAULT), None, True
         layer.on_failure, layer._executor, layer.chunk_size = as_on_failure(on_failure), None, None
+        layer.progress = False
         arguments = layer._choose(solver, solver_args or {}, warm_start)
         layer._compilation, layer._source = {}, None
         layer._take(compiled, arguments)
@@ -169,6 +174,25 @@ class Layer:
         """What was replaced to make the problem's data affine in its parameters; empty for a DPP-compliant problem."""
         return self._compiled.interface.replacements
 
+    def __repr__(self) -> str:
+        return f"Layer({self._described()})"
+
+    def _described(self) -> str:
+        """Its parameters and its cone program."""
+        specs = ", ".join(f"{spec.name} {spec.shape}" for spec in self.parameters) or "none"
+        structure = self._compiled.structure
+        return f"parameters {specs}; n = {structure.n}, m = {structure.m}; {structure.cones.described()}; solver {self._solver or 'default'}"
+
+    def _repr_html_(self) -> str:
+        structure = self._compiled.structure
+        rows = [(spec.name, str(spec.shape), ", ".join(sorted(spec.attributes))) for spec in self.parameters]
+        notes = [
+            f"cone program: {structure.n} variables, {structure.m} rows, {structure.A.nnz} entries in A, {structure.P.nnz} in P; {structure.cones.described()}",
+            f"solver: {self._solver or 'default'}",
+            *(f"lifted: {replacement}" for replacement in self.lifted),
+        ]
+        return html_table("Layer", ("parameter", "shape", "attributes"), rows, notes)
+
     def __getstate__(self) -> dict[str, Any]:
         # cvxpy's objects carry process-wide ids that can collide elsewhere: only the compiled program travels.
         return {k: v for k, v in self.__dict__.items() if k not in _ITS_OWN}
@@ -183,7 +207,7 @@ class Layer:
         self._last = threading.local()
         self._watch = Watch(*self._policies, self._compiled.naming)
         self._observers: list[Observer] = []
-        self._spread = None if self._executor is None else Spread(self, self._executor, self.chunk_size)
+        self.executor = self._executor
 
     @property
     def executor(self) -> Executor | None:
@@ -193,7 +217,8 @@ class Layer:
     @executor.setter
     def executor(self, executor: Executor | None) -> None:
         self._executor = check_executor(executor)
-        self._spread = None if executor is None else Spread(self, executor, self.chunk_size)
+        wanted = executor is not None or self.progress
+        self._spread = Spread(self, executor, self.chunk_size, self.progress) if wanted else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
         clone = object.__new__(Layer)

@@ -12,6 +12,7 @@ import numpy as np
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones
+from conelayers.display import html_table
 from conelayers.errors import Status, usable_mask
 from conelayers.failures import CallInfo, OnFailure, PartialLinearization, poisoned, react, scattered
 from conelayers.linearization import NullTest, SolutionMap, ignored
@@ -25,11 +26,15 @@ __all__ = ["LayerSolution"]
 _SEEN = 1e-8  # relative size from which a null vector of J counts as seen by an output or a parameter
 
 
+def _shown(values: np.ndarray) -> str:
+    return np.array2string(values, precision=4, threshold=12, edgeitems=3, separator=", ").replace("\n", "")
+
+
 def _largest(h: np.ndarray) -> float:
     return float(np.max(np.abs(h), initial=0.0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerSolution:
     """The solution of one call, and its derivatives.
 
@@ -50,6 +55,18 @@ class LayerSolution:
     _on_failure: OnFailure = OnFailure.RAISE
     _smoothing: Smoothing | None = None
     _base: Base | None = None  # the instances that have a solution
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {v.shape}" for name, v in zip(self._names(), self.variables, strict=True))
+        return f"LayerSolution({shapes}; {self.info.counts()})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, str(v.shape), _shown(v)) for name, v in zip(self._names(), self.variables, strict=True)]
+        value = f"optimal value {_shown(np.asarray(self.value))}"
+        return html_table("Solution", ("variable", "shape", "values"), rows, [value]) + self.info._repr_html_()
+
+    def _names(self) -> list[str]:
+        return [o.name for o in self._compiled.outputs]
 
     def _unbatch(self, values: Any) -> Any:
         if self._batch.batched:

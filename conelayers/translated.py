@@ -63,7 +63,7 @@ ARRAYS = _Arrays()
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TranslatedSolution(LayerSolution):
     """A LayerSolution whose variables, tangents and gradients are the user's, by the chain rule through an Interface.
 
@@ -72,6 +72,10 @@ class TranslatedSolution(LayerSolution):
 
     _interface: Interface | None = None
     _given: tuple[np.ndarray, ...] = ()
+
+    def _names(self) -> list[str]:
+        inner = [o.name for o in self._compiled.outputs]
+        return [inner[positions[0]] for positions in self.interface.outputs]
 
     def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
         """The tangents of the variables along dθ, one array (or None for zero) of the parameter's value's shape each."""

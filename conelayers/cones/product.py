@@ -78,6 +78,12 @@ class Cones:
                 )
         object.__setattr__(self, "power", exponents)
 
+    def described(self) -> str:
+        """The cones that there are, in words."""
+        sizes = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = (f"{name} {', '.join(map(str, s)) if isinstance(s, tuple) else s}" for name, s in sizes.items() if s)
+        return "; ".join(shown) or "no constraints"
+
     @property
     def dimension(self) -> int:
         """The number of rows, m."""

@@ -56,7 +56,7 @@ class ConeLayer:
     for the exact derivative, ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only). lift: replace expressions of
     parameters that break DPP by new parameters, computed in JAX (``layer.lifted``); False refuses such a problem. validate: check
     values against the parameters' attributes. executor, chunk_size: solve batches in chunks on a ``concurrent.futures.Executor``
-    (docs/scale_out.md).
+    (docs/scale_out.md). progress: show a bar (tqdm).
 
     Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the gradients.
     The solver computes in float64 on the host; the outputs have the inputs' common dtype.
@@ -86,6 +86,7 @@ class ConeLayer:
         validate: bool = True,
         executor: Executor | None = None,
         chunk_size: int | None = None,
+        progress: bool = False,
     ) -> None:
         self.engine = Layer(
             problem,
@@ -105,6 +106,7 @@ class ConeLayer:
             on_failure=on_failure,
             executor=executor,
             chunk_size=chunk_size,
+            progress=progress,
         )
         self._programs: dict[Any, HostProgram] = {}  # one for each set of options that was asked for
 
@@ -284,6 +286,9 @@ class ConeLayer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_programs": {}}
+
+    def _repr_html_(self) -> str:
+        return self.engine._repr_html_()
 
     def __repr__(self) -> str:
         return f"ConeLayer({', '.join(f'{spec.name}{list(spec.shape)}' for spec in self.engine.parameters)})"

@@ -143,7 +143,7 @@ class ConeLayer(torch.nn.Module):
     lift: replace expressions of parameters that break DPP by new parameters, computed in torch (``layer.lifted``); False refuses such a
     problem. validate: check values against the parameters' attributes. on_failure: where instances have no solution, "raise", or go on
     with NaN for those ("nan"), or that with a FailedInstancesWarning ("warn"); ``last`` tells how each one ended (docs/failures.md).
-    executor, chunk_size: solve batches in chunks on a ``concurrent.futures.Executor`` (docs/scale_out.md).
+    executor, chunk_size: solve batches in chunks on a ``concurrent.futures.Executor`` (docs/scale_out.md). progress: show a bar (tqdm).
 
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.
@@ -173,6 +173,7 @@ class ConeLayer(torch.nn.Module):
         on_failure: OnFailure | str = OnFailure.RAISE,
         executor: Executor | None = None,
         chunk_size: int | None = None,
+        progress: bool = False,
     ) -> None:
         super().__init__()
         self.engine = Layer(
@@ -193,6 +194,7 @@ class ConeLayer(torch.nn.Module):
             on_failure=on_failure,
             executor=executor,
             chunk_size=chunk_size,
+            progress=progress,
         )
         self._known: list[Formulas] = []  # one for each program that options asked for
         self._number = register(self.engine)
@@ -370,6 +372,9 @@ class ConeLayer(torch.nn.Module):
     def lifted(self) -> tuple[Replacement, ...]:
         """What was replaced to make the problem's data affine in its parameters."""
         return self.engine.lifted
+
+    def _repr_html_(self) -> str:
+        return self.engine._repr_html_()
 
     def extra_repr(self) -> str:
         """The names and shapes of the parameters."""
