@@ -43,9 +43,8 @@ class _Balanced(HTMLParser):
 def test_reprs_say_what_matters_in_one_line() -> None:
     layer = _layer(on_failure="nan")
     solution = layer.solve(*_values(30))
-    assert repr(
-        layer
-    ) == "Layer(parameters c<b> (2,), u (); n = 4, m = 7; soc 3, 4; solver default)" or "c<b> (2,)" in repr(layer)
+    assert repr(layer).startswith("Layer(parameters c<b> (2,), u (); n = ")
+    assert repr(layer).endswith("solver default)")
     assert repr(solution) == "LayerSolution(x (30, 2); 29 solved, 1 primal infeasible)"
     assert repr(layer.last) == "CallInfo(29 solved, 1 primal infeasible)"
     assert repr(solution.certify()[0]).startswith("Certificate(classical, solved, margin ")
