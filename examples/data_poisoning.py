@@ -28,7 +28,7 @@ from torch.func import grad, hessian, jacrev
 from conelayers.torch import ConeLayer
 
 TRAIN, TEST, PENALTY = 40, 40, 0.05
-SHIFTS = 0.2 / 2.0 ** torch.arange(8)
+SHIFTS = 0.2 / 2.0 ** torch.arange(8, dtype=torch.float64)
 
 
 def points(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -130,7 +130,7 @@ def draw(p: np.ndarray, answers: dict[str, np.ndarray], solution: np.ndarray) ->
         for line in range(5):
             thick = 2 if line % 2 == 0 else 0.7
             board.plot([0, 4], [line, line], [line, line], [0, 4], color="black", linewidth=thick, clip_on=False)
-        board.set(title=title, xlim=(0, 4), ylim=(4, 0), aspect="equal", xticks=[], yticks=[])
+        board.set(xlabel=title, xlim=(0, 4), ylim=(4, 0), aspect="equal", xticks=[], yticks=[])
     return curves
 
 
