@@ -1,6 +1,6 @@
 """Learn a convex control policy by the gradient of its simulated cost, compiled by JAX from end to end.
 
-    x(t+1) = A x(t) + B u(t) + w(t),    u(t) = argmin over |u| ≤ 0.5 of  ‖u‖² + ‖S (A x(t) + B u)‖²
+    x(t+1) = A x(t) + B u(t) + w(t),    u(t) = argmin over −½ ≤ u ≤ ½ of  ‖u‖² + ‖S (A x(t) + B u)‖²
 
 The policy is a quadratic program with the matrix S to be learned; the cost is the mean of ‖x‖² + ‖u‖² along the way. The simulation is a
 ``lax.scan`` around the layer, its gradient goes back through every solve, and optax's Adam takes the steps. S starts at

@@ -4,7 +4,7 @@
 A driver of two masses on springs is watched: its state x and the bounded force u that it applies, and nothing of why. It is a model predictive controller,
 which plans T steps ahead, applies the first force of the plan, and plans again:
 
-    minimize  Σₜ Σᵢ qᵢ xᵢ(t)² + Σₜ u(t)²   subject to  x(t+1) = A x(t) + B u(t),  |u(t)| ≤ 1,  x(0) = x
+    minimize  Σₜ Σᵢ qᵢ xᵢ(t)² + Σₜ u(t)²   subject to  x(t+1) = A x(t) + B u(t),  −1 ≤ u(t) ≤ 1,  x(0) = x
 
 The weights q are hidden. The plan is a layer with the parameters q and x, and what is learned is q, by Gauss-Newton steps
 (Levenberg and Marquardt's) on the squared error of the first force over all demonstrations: ``layer.jacobian`` gives its derivatives from one
