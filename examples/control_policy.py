@@ -1,10 +1,11 @@
 """Learn a convex control policy by the gradient of its simulated cost, compiled by JAX from end to end.
 
-    x(t+1) = A x(t) + B u(t) + w(t),    u(t) = argmin over |u| ≤ 0.5 of  ‖u‖² + ‖S (A x(t) + B u)‖²
+    x(t+1) = A x(t) + B u(t) + w(t),    u(t) = argmin over −½ ≤ u ≤ ½ of  ‖u‖² + ‖S (A x(t) + B u)‖²
 
 The policy is a quadratic program with the matrix S to be learned; the cost is the mean of ‖x‖² + ‖u‖² along the way. The simulation is a
 ``lax.scan`` around the layer, its gradient goes back through every solve, and optax's Adam takes the steps. S starts at
-a small multiple of the identity; for comparison, the policy of the linear-quadratic regulator's value function (S = √P), clipped by the same program.
+a small multiple of the identity; for comparison, the policy of the linear-quadratic regulator's value function (S = √P), clipped by the same
+program. What is learned comes within 3 % of it, though it has never seen P.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 import cvxpy as cp
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from scipy.linalg import solve_discrete_are, sqrtm
@@ -66,23 +68,19 @@ def main(picture: str) -> None:
     regulator = float(cost(jnp.asarray(sqrtm(P).real, jnp.float32), test))
     print(f"cost of a stage: {curve[0]:.2f} at the start, {regulator:.2f} clipped regulator, {curve[-1]:.2f} learned")
     print(f"{STEPS} steps of {HORIZON} × {BATCH} solves and their gradients: {seconds:.1f} s")
-    assert curve[-1] < 0.95 * curve[0]
-
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     axes.plot(curve, label="learned policy")
     axes.axhline(regulator, color="grey", linestyle="--", label="regulator's value function")
     axes.set_xlabel("step of Adam")
     axes.set_ylabel("mean cost of a stage, held-out noise")
     axes.legend()
     figure.savefig(picture, dpi=150)
+    # No policy of this form need be the best; the regulator's would be without the bound. Learning does not see its P.
+    assert regulator < 0.5 * curve[0]
+    assert curve[-1] < 1.03 * regulator
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--picture", default="control_policy.png", help="where the learning curve goes")
+    parser.add_argument("--picture", "--out", default="control_policy.png", help="where the learning curve goes")
     main(parser.parse_args().picture)

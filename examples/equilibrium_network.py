@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
@@ -115,16 +116,15 @@ def main(picture: str, epochs: int) -> None:
         layer = next(m for m in network if isinstance(m, EquilibriumLayer)).double()
         layer.solver = PeacemanRachford()
         x = data[1][:100].double()
-        print("  " + str(layer.certify(x if name == "convolutional" else x.flatten(1))).replace("\n", "\n  "))
+        certificate = layer.certify(x if name == "convolutional" else x.flatten(1))
+        print("  " + str(certificate).replace("\n", "\n  "))
+        assert certificate.verdict.justified
     memory(data[0][:BATCH].flatten(1))
     draw(picture, curves)
 
 
 def draw(picture: str, curves: dict[str, list[float]]) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for name, reached in curves.items():
         axes.plot(np.arange(1, len(reached) + 1), reached, label=name)
     axes.axhline(0.97, color="grey", linestyle="--", linewidth=0.8)
@@ -133,9 +133,10 @@ def draw(picture: str, curves: dict[str, list[float]]) -> None:
     figure.savefig(picture, dpi=150)
 
 
+# Gallery: --epochs 8
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--picture", default="equilibrium_network.png", help="where the picture goes")
+    parser.add_argument("--picture", "--out", default="equilibrium_network.png", help="where the picture goes")
     parser.add_argument("--epochs", type=int, default=12, help="passes over the training images")
     arguments = parser.parse_args()
     main(arguments.picture, arguments.epochs)

@@ -21,6 +21,7 @@ import argparse
 import time
 
 import cvxpy as cp
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -55,6 +56,19 @@ def descend(layer: ConeLayer, starts: torch.Tensor, steps: int) -> tuple[np.ndar
             z -= STEP * gradient
     iterates, gradients, losses = map(np.array, zip(*seen, strict=True))
     return iterates, gradients, losses
+
+
+def expected(epsilon: float, starts: np.ndarray, steps: int) -> np.ndarray:
+    """The iterates by the closed form of the inner solution: clip(t/ε), or a vertex."""
+    z, seen = starts.copy(), []
+    for _ in range(steps):
+        seen.append(z)
+        t = side(z)[:, None]
+        s = np.clip(t / epsilon, 0, BOX) if epsilon else np.where(t > 0, BOX, 0)
+        slope = ((s > 0) & (s < BOX)) / epsilon if epsilon else np.zeros_like(s)
+        pull = np.array([2.0, 8.0]) * (z - s)
+        z = z - STEP * (pull - (pull * slope).sum(axis=1, keepdims=True) * np.array([-3.0, 1.0]))
+    return np.array(seen)
 
 
 def side(iterates: np.ndarray) -> np.ndarray:
@@ -93,11 +107,6 @@ def report(name: str, iterates: np.ndarray, gradients: np.ndarray, losses: np.nd
 
 def draw(picture: str, runs: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
     """The trajectories of each run, and the gradient norms of all."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     for ax, colour, (name, (iterates, gradients, _)) in zip(axes, ("tab:red", "tab:blue"), runs.items(), strict=False):
         for path in iterates.swapaxes(0, 1):
@@ -118,22 +127,38 @@ def draw(picture: str, runs: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def main(picture: str, steps: int) -> None:
-    runs = {}
+    runs, jumps, errors, certified = {}, [], [], []
     for name, epsilon in (("linear program", 0.0), (f"strongly convex, ε = {EPSILON:g}", EPSILON)):
         layer, start = inner(epsilon), time.perf_counter()
         with Monitor(layer) as monitor:
             runs[name] = descend(layer, STARTS, steps)
         report(name, *runs[name], time.perf_counter() - start)
+        errors.append(np.abs(runs[name][0] - expected(epsilon, STARTS.numpy(), steps)).max())
+        jumps.append(monitor.jumps)
+        print(f"  largest difference from the iterates by the inner problem's closed form: {errors[-1]:.1e}")
         print(f"  monitor: {monitor}")
         certificates = layer.certify(torch.tensor(side(runs[name][0][:, 0])))
         print(f"  certificates of all iterates from (0, 0): {certificates!r}")
+        certified.append(all(certificate.verdict.justified for certificate in certificates))
         monitor.plot(picture.replace(".png", f"_monitor_{'convex' if epsilon else 'linear'}.png"))
     draw(picture, runs)
+    (_, cycling, _), (settled, _, _) = runs.values()
+    print(f"the cycle's gradients stay above {np.linalg.norm(cycling, axis=2).min():.2f};", end=" ")
+    distance = np.abs(settled[-1] - 2 / (2 + EPSILON)).max()
+    print(f"the strongly convex problem's iterates end within {distance:.1e} of x = y = {2 / (2 + EPSILON):g}")
+    assert max(errors) < 1e-6
+    assert all(certified)
+    if steps >= 2600:  # enough for a lap in the second half, and to settle
+        assert np.linalg.norm(cycling, axis=2).min() > 1
+        assert laps(runs["linear program"][0][:, 0])[0] == 1230
+        assert jumps[0] > 0 == jumps[1]
+        assert distance < 0.05
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--picture", default="limit_cycle.png", help="where the picture goes")
-    parser.add_argument("--steps", type=int, default=10_000, help="iterations of each run")
+    parser.add_argument("--picture", "--out", default="limit_cycle.png", help="where the picture goes")
+    parser.add_argument("--steps", type=int, default=2600, help="iterations of each run")
+    parser.add_argument("--full", action="store_true", help="10,000 iterations, which docs/trust.md reports")
     arguments = parser.parse_args()
-    main(arguments.picture, arguments.steps)
+    main(arguments.picture, 10_000 if arguments.full else arguments.steps)
