@@ -85,8 +85,7 @@ def draw(x: np.ndarray, y: np.ndarray, plan: np.ndarray, paths: dict[str, list[n
     )
     for (name, path), style in zip(paths.items(), ("-", "--"), strict=True):
         for k, color in enumerate(("tab:blue", "tab:orange")):
-            label = f"θ{'₁₂'[k]}, {name}"
-            costs.plot(np.array(path)[:, k], style, marker=".", color=color, label=label)
+            costs.plot(np.array(path)[:, k], style, marker=".", color=color, label=f"θ{'₁₂'[k]}, {name}")
     for truth in TRUTH:
         costs.axhline(truth, color="black", linewidth=0.8, linestyle=":")
     costs.set(

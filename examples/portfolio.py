@@ -27,8 +27,7 @@ from matplotlib.cbook import get_sample_data
 
 from conelayers.torch import ConeLayer
 
-SERIES = ("IBM", "AAPL", "MSFT", "XRX", "AMZN", "ADBE", "S&P 500", "NASDAQ")
-COLUMNS = (1, 2, 3, 4, 5, 8, 9, 10)
+COLUMNS = (1, 2, 3, 4, 5, 8, 9, 10)  # IBM, Apple, Microsoft, Xerox, Amazon, Adobe, S&P 500, NASDAQ
 SIGNALS, TRAIN, TEST, STEPS, AVERSION, MARKETS = 5, 300, 2000, 150, 5.0, 3
 WAYS = ("least squares", "decision-focused")
 
@@ -38,7 +37,7 @@ def monthly_returns() -> np.ndarray:
     with get_sample_data("Stocks.csv") as file:
         prices = np.genfromtxt(file, delimiter=",", skip_header=2, usecols=COLUMNS)
     prices = prices[np.isfinite(prices).all(axis=1)]
-    return prices[1:] / prices[:-1] - 1
+    return np.diff(prices, axis=0) / prices[:-1]
 
 
 def markowitz(covariance: np.ndarray) -> ConeLayer:
@@ -60,8 +59,8 @@ class Market:
         signals = self.rng.standard_normal((count, SIGNALS))
         mean = self.history.mean(axis=0) + 0.01 * (1 + signals @ self.loadings) ** 3
         shocks = self.rng.choice(self.history - self.history.mean(axis=0), count)
-        with_one = np.column_stack([signals, np.ones(count)])
-        return torch.tensor(with_one), torch.tensor(mean), torch.tensor(mean + self.shock * shocks)
+        signals = np.column_stack([signals, np.ones(count)])
+        return torch.tensor(signals), torch.tensor(mean), torch.tensor(mean + self.shock * shocks)
 
 
 def utility(w: torch.Tensor, returns: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
@@ -112,8 +111,9 @@ def draw(results: np.ndarray, forecasts: list[torch.Tensor]) -> plt.Figure:
 
 def main(shock: float, out: str | None) -> None:
     layer = markowitz(np.cov((history := monthly_returns()).T))
-    verdict = layer.certify(torch.tensor(history.mean(axis=0)))[0].verdict
-    print(f"certificate of the portfolio without signals: {verdict.value}")
+    print(
+        layer.certify(torch.tensor(history.mean(axis=0)))[0].verdict.value, "gradient at the portfolio without signals"
+    )
     runs = [experiment(history, layer, shock, seed) for seed in range(MARKETS)]
     results = np.array([table for table, _ in runs])
     for name, (error, regret) in zip(WAYS, 100 * results.mean(axis=0), strict=True):

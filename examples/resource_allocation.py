@@ -74,15 +74,14 @@ def check_water_filling(layer: Layer, totals: np.ndarray) -> tuple[np.ndarray, f
 def plan(layer: Layer, capacity: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """Capacities at which prices are costs, by Newton's method; the prices on the way, and the last rates."""
     prices = []
-    for _ in range(20):
+    while True:
         solution = layer.solve(capacity)
         x, price = solution.variables
         prices.append(price)
-        if np.abs(price - COST).max() < 1e-11:
-            break
+        if np.abs(price - COST).max() < 1e-11 or len(prices) > 20:
+            return capacity, prices, x
         step = np.linalg.solve(solution.jacobian()[1][0], COST - price)
         capacity = capacity * np.clip(1 + step / capacity, 0.5, 2.0)
-    return capacity, prices, x
 
 
 def draw(totals: np.ndarray, price: np.ndarray, prices: list[np.ndarray]) -> plt.Figure:
@@ -108,9 +107,8 @@ def main(out: str | None) -> None:
     price, error = check_water_filling(water_filling(), totals)
     layer = network()
     before = np.ones_like(COST)
-    # The price is the slope of the optimal value.
-    h, e = 1e-5, np.eye(COST.size)
-    slopes = (layer.solve(before + h * e).value - layer.solve(before - h * e).value) / (2 * h)
+    h = 1e-5 * np.eye(COST.size)
+    slopes = (layer.solve(before + h).value - layer.solve(before - h).value) / 2e-5
     shadow = np.abs(slopes - layer.solve(before).variables[1]).max()
     capacity, prices, x = plan(layer, before)
     best = WEIGHTS / (COST @ ROUTES)

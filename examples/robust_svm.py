@@ -7,7 +7,7 @@ perturbation in an ellipsoid with half-axes r, which is a second-order cone cons
     minimize   ½ ‖w‖² + C Σᵢ ξᵢ     over   yᵢ(wᵀxᵢ + b) − ‖diag(r) w‖ ≥ 1 − ξᵢ,  ξ ≥ 0.
 
 How large is the ellipsoid, and of what shape? Here its thirty half-axes are trained by Adam on the squared hinge loss of a few hundred patients who were
-measured in the field, through the layer r → (w, b). The opponents are the ordinary machine (r = 0, which has to be the one of scikit-learn), and the
+measured in the field, through the layer r → (w, b). The opponents are the ordinary machine (r = 0, which has to be scikit-learn's), and the
 best ball, whose radius is chosen on the test patients themselves. Data: breast cancer, 80 patients to train with; in the field
 five of the thirty features have noise of 2 standard deviations, the others of 0.2, and the machine is not told which.
 
@@ -28,7 +28,7 @@ from sklearn.svm import SVC
 
 from conelayers.torch import ConeLayer
 
-TRAIN, VALIDATION, REPEATS, C, STEPS = 80, 200, 5, 1.0, 80
+TRAIN, TEST, REPEATS, C, STEPS = 80, 289, 5, 1.0, 80
 Labelled = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -41,24 +41,17 @@ def patients(rng: np.random.Generator) -> tuple[Labelled, Labelled, Labelled, np
     noise = np.where(rng.random(X.shape[1]) < 0.3, 2.0, 0.2)
 
     def in_the_field(who: slice) -> Labelled:
-        measured = np.repeat(X[who], REPEATS, axis=0)
-        return torch.tensor(measured + noise * rng.standard_normal(measured.shape)), torch.tensor(
-            np.repeat(y[who], REPEATS)
-        )
+        true, labels = np.repeat(X[who], REPEATS, axis=0), np.repeat(y[who], REPEATS)
+        return torch.tensor(true + noise * rng.standard_normal(true.shape)), torch.tensor(labels)
 
     clean = torch.tensor(X[:TRAIN]), torch.tensor(y[:TRAIN])
-    end = TRAIN + VALIDATION
-    return clean, in_the_field(slice(TRAIN, end)), in_the_field(slice(end, None)), noise
+    return clean, in_the_field(slice(TRAIN, -TEST)), in_the_field(slice(-TEST, None)), noise
 
 
 def robust_svm(X: np.ndarray, y: np.ndarray) -> ConeLayer:
     """Half-axes of the ellipsoid in; weights and intercept out."""
-    w, b, margin, xi = (
-        cp.Variable(X.shape[1], name="w"),
-        cp.Variable(name="b"),
-        cp.Variable(name="margin"),
-        cp.Variable(len(y), name="xi"),
-    )
+    w, b = cp.Variable(X.shape[1], name="w"), cp.Variable(name="b")
+    margin, xi = cp.Variable(name="margin"), cp.Variable(len(y), name="xi")
     r = cp.Parameter(X.shape[1], nonneg=True, name="r")
     constraints = [cp.multiply(y, X @ w + b) - margin >= 1 - xi, xi >= 0, cp.norm(cp.multiply(r, w)) <= margin]
     return ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(w) / 2 + C * cp.sum(xi)), constraints), [r], [w, b])

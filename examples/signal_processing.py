@@ -68,39 +68,26 @@ def tune(layer: ConeLayer, y: torch.Tensor, truth: torch.Tensor) -> list[np.ndar
     return path
 
 
-def degrees_of_freedom(
-    layer: ConeLayer, y: torch.Tensor, penalties: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray, float]:
+def degrees_of_freedom(layer: ConeLayer, y: torch.Tensor, penalties: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """For each series the Jacobian's trace and the count that it should be; and how far the Jacobians are from projections."""
     x, u = layer(y, *penalties)
     J = sum(blocks[0] for blocks in layer.jacobian(y, *penalties))
     counted = 2 + sum((h.diff(n=n, dim=1).abs() > 1e-7).sum(dim=1) for h, n in ((x, 2), (u, 1)))
-    return J.diagonal(dim1=1, dim2=2).sum(dim=1).numpy(), counted.numpy(), float((J @ J - J).abs().max())
+    return J.diagonal(dim1=1, dim2=2).sum(dim=1), counted, (J @ J - J).abs().max()
 
 
 def draw(
-    y: torch.Tensor,
-    truth: torch.Tensor,
-    parts: list[torch.Tensor],
-    grid: np.ndarray,
-    errors: np.ndarray,
-    path: np.ndarray,
+    lines: dict[str, tuple[torch.Tensor, str]], grid: np.ndarray, errors: np.ndarray, path: np.ndarray
 ) -> plt.Figure:
     figure, (signal, tuning) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", width_ratios=(3, 2))
-    trend, levels = parts
-    signal.plot(y, ".", color="0.6", label="measured")
-    signal.plot(truth, color="black", linewidth=1, label="truth")
-    signal.plot(trend + levels, color="tab:red", label="filtered")
-    signal.plot(trend, "--", color="tab:blue", label="its trend")
-    signal.plot(levels, "--", color="tab:green", label="its levels")
+    for label, (values, style) in lines.items():
+        signal.plot(values, style, label=label)
     signal.set(xlabel="time", title="a series not trained on")
-    levels_of_error = np.geomspace(errors.min(), errors.max(), 16)
-    shades = tuning.contourf(np.exp(grid), np.exp(grid), errors.T, levels_of_error, norm="log", cmap="viridis")
+    steps = np.geomspace(errors.min(), errors.max(), 16)
+    shades = tuning.contourf(np.exp(grid), np.exp(grid), errors.T, steps, norm="log", cmap="viridis")
     tuning.plot(*np.exp(path).T, ".-", color="tab:orange", label="descent by the gradient")
     tuning.plot(*np.exp(path[-1]), "*", color="tab:red", markersize=12, label="learned")
-    tuning.set(
-        xscale="log", yscale="log", xlabel="λ (bends)", ylabel="μ (shifts)", title="mean squared error, training"
-    )
+    tuning.set(xscale="log", yscale="log", xlabel="λ (bends)", ylabel="μ (shifts)", title="error in training")
     figure.colorbar(shades, ax=tuning, format="%.3f")
     signal.legend(ncols=2)
     tuning.legend()
@@ -125,20 +112,20 @@ def main(out: str | None) -> None:
     before, after = error(layer, learned, y, truth).item(), error(layer, learned, unseen, unseen_truth).item()
     print(f"mean squared error in training {before:.4f}, the best of a grid of {errors.size} {errors.min():.4f}")
     print(
-        f"unseen {after:.4f}; the best with bends alone {bends:.4f}, with shifts alone {shifts:.4f}; noise {NOISE**2:.4f}"
+        f"unseen {after:.4f}; best with bends alone {bends:.4f}, with shifts alone {shifts:.4f}; noise {NOISE**2:.4f}"
     )
     trace, counted, defect = degrees_of_freedom(layer, unseen, learned.exp())
-    print(
-        f"degrees of freedom {counted.min()} to {counted.max()}: the Jacobian's trace is off by {np.abs(trace - counted).max():.0e}"
-    )
+    off = (trace - counted).abs().max().item()
+    print(f"degrees of freedom {counted.min()} to {counted.max()}: the trace of the Jacobian is off by {off:.0e}")
     verdicts = {c.verdict.value for c in layer.certify(unseen, *learned.exp())}
     print(f"‖J² − J‖ up to {defect:.0e}; certificates: {', '.join(verdicts)}")
 
-    parts = [part[0] for part in layer(unseen, *learned.exp())]
-    figure = draw(unseen[0], unseen_truth[0], parts, grid, errors, np.array(path))
+    trend, levels = (part[0] for part in layer(unseen, *learned.exp()))
+    lines = {"measured": (unseen[0], "C7."), "truth": (unseen_truth[0], "k-"), "filtered": (trend + levels, "C3-")}
+    figure = draw(lines | {"its trend": (trend, "C0--"), "its levels": (levels, "C2--")}, grid, errors, np.array(path))
     if out:
         figure.savefig(out, dpi=150)
-    assert np.abs(trace - counted).max() < 1e-8
+    assert max(off, defect) < 1e-8
     assert before < 1.01 * errors.min()
     assert after < 0.7 * min(bends, shifts)
 

@@ -16,8 +16,8 @@ on the test picture itself, chosen with the clean picture at hand.
 z and a small δ round off the kink of the total variation. Without them the multipliers are not unique where a picture is flat, as the
 differences around a square of pixels add up to zero; with them the certificate is ``classical``.
 
-Sources: Rudin, Osher and Fatemi, "Nonlinear total variation based noise removal algorithms", 1992; Calatroni, Cao, De los Reyes, Schönlieb
-and Valkonen, "Bilevel approaches for learning of variational imaging models", 2017.
+Sources: Rudin, Osher and Fatemi, "Nonlinear total variation based noise removal algorithms", 1992; Calatroni and others, "Bilevel
+approaches for learning of variational imaging models", 2017.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from sklearn.datasets import load_sample_image
 from conelayers.torch import ConeLayer
 
 PATCH, SIDE, PATCHES, STEPS, DELTA = 20, 48, 8, 40, 0.02
+# The noise's standard deviation: 0.03 in the middle, 0.2 in the corners.
+SIGMA = 0.03 + 0.17 * np.add.outer(*2 * [np.linspace(-1, 1, SIDE) ** 2]) / 2
 
 
 def differences(n: int) -> sp.csr_array:
@@ -53,18 +55,12 @@ def denoiser(n: int) -> ConeLayer:
     return ConeLayer(cp.Problem(cp.Minimize(objective)), [y, weights], [x])
 
 
-def photograph(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Grey values in [0, 1], averaged over blocks, the largest square in the middle."""
-    block = min(pixels.shape[:2]) // side
-    top, left = ((length - side * block) // 2 for length in pixels.shape[:2])
-    square = pixels[top : top + side * block, left : left + side * block] / 255
-    return square.reshape(side, block, side, block, 3).mean(axis=(1, 3, 4))
-
-
-def noise_level(n: int) -> np.ndarray:
-    """0.03 in the middle, 0.2 in the corners."""
-    u = np.linspace(-1, 1, n)
-    return 0.03 + 0.17 * (u[:, None] ** 2 + u**2) / 2
+def photograph(pixels: np.ndarray) -> np.ndarray:
+    """Grey values in [0, 1], averaged over blocks, of the largest square in the middle."""
+    block = min(pixels.shape[:2]) // SIDE
+    top, left = ((length - SIDE * block) // 2 for length in pixels.shape[:2])
+    square = pixels[top : top + SIDE * block, left : left + SIDE * block] / 255
+    return square.reshape(SIDE, block, SIDE, block, 3).mean(axis=(1, 3, 4))
 
 
 def features(noisy: np.ndarray, sigma: np.ndarray) -> np.ndarray:
@@ -76,30 +72,28 @@ def features(noisy: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 def training_patches(rng: np.random.Generator) -> list[torch.Tensor]:
     """Noisy patches, features of their pairs of pixels, clean patches; from two photographs that come with scikit-learn."""
-    photographs = [photograph(load_sample_image(f"{name}.jpg"), SIDE) for name in ("china", "flower")]
-    rows, sigma = [], noise_level(SIDE)
+    photographs = [photograph(load_sample_image(f"{name}.jpg")) for name in ("china", "flower")]
+    rows = []
     for k in range(PATCHES):
         i, j = rng.integers(SIDE - PATCH + 1, size=2)
         window = np.s_[i : i + PATCH, j : j + PATCH]
         clean = photographs[k % 2][window]
-        noisy = clean + sigma[window] * rng.standard_normal(clean.shape)
-        rows.append((noisy.ravel(), features(noisy, sigma[window]), clean.ravel()))
+        noisy = clean + SIGMA[window] * rng.standard_normal(clean.shape)
+        rows.append((noisy.ravel(), features(noisy, SIGMA[window]), clean.ravel()))
     return [torch.tensor(np.array(column)) for column in zip(*rows, strict=True)]
 
 
 def train(noisy: torch.Tensor, known: torch.Tensor, clean: torch.Tensor) -> tuple[torch.Tensor, float, float]:
     """θ by Adam, and the mean squared errors at the start and at the end."""
-    layer, errors = denoiser(PATCH), []
-    theta = torch.tensor([np.log(0.1), 0.0, 0.0], requires_grad=True)
-    optimizer = torch.optim.Adam([theta], lr=0.1)
+    layer, theta = denoiser(PATCH), torch.tensor([np.log(0.1), 0.0, 0.0], requires_grad=True)
+    optimizer, errors = torch.optim.Adam([theta], lr=0.1), []
     for _ in range(STEPS):
         (x,) = layer(noisy, (known @ theta).exp())
-        error = (x - clean).square().mean()
+        errors.append((x - clean).square().mean())
         optimizer.zero_grad()
-        error.backward()
+        errors[-1].backward()
         optimizer.step()
-        errors.append(error.item())
-    return theta.detach(), errors[0], errors[-1]
+    return theta.detach(), errors[0].item(), errors[-1].item()
 
 
 def psnr(x: np.ndarray, clean: np.ndarray) -> float:
@@ -123,10 +117,9 @@ def main(out: str | None) -> None:
     theta, first, last = train(*training_patches(rng))
     print(f"training: mean squared error {first:.5f} at first, {last:.5f} at last; θ = {theta.numpy().round(2)}")
     with get_sample_data("grace_hopper.jpg") as file:
-        clean = photograph(imread(file, format="jpg"), SIDE)
-    sigma, layer = noise_level(SIDE), denoiser(SIDE)
-    noisy = clean + sigma * rng.standard_normal(clean.shape)
-    y, weights = torch.tensor(noisy.ravel()), (torch.tensor(features(noisy, sigma)) @ theta).exp()
+        clean = photograph(imread(file, format="jpg"))
+    layer, noisy = denoiser(SIDE), clean + SIGMA * rng.standard_normal(clean.shape)
+    y, weights = torch.tensor(noisy.ravel()), (torch.tensor(features(noisy, SIGMA)) @ theta).exp()
     grid = torch.tensor(np.geomspace(0.02, 0.2, 25))
     learned, *single = (layer(y, w)[0].numpy().reshape(clean.shape) for w in (weights, *torch.outer(grid, weights**0)))
     best = max(single, key=lambda x: psnr(x, clean))
