@@ -1,4 +1,7 @@
-"""Learn the costs of a grid's edges from shortest paths that were seen, by LPGD; the exact derivative learns nothing.
+"""Costs of a road network learned from paths, by LPGD
+===================================================
+
+The costs of a grid's edges are learned from shortest paths that were seen; the exact derivative learns nothing.
 
     minimize ⟨c, f⟩ over unit flows f from one corner of a grid to the other,     c = softplus(W ξ + w₀)
 
@@ -6,7 +9,7 @@ A hidden model of the same form made the paths. The predicted costs change where
 the cheaper one: the layer's derivative is zero almost everywhere, and exact, and useless. LPGD (Paulus, Martius and Musil, 2024)
 asks instead which path would be the best if the loss had a say, by solving with the costs c ± τ∇loss, and its gradient is the
 difference of the two paths. Printed for both: the share of edges of unseen paths that are found, and the regret, how much longer
-the chosen paths are under the true costs.
+the chosen paths are under the true costs. The layer's shortest paths are as long as Dijkstra's.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import argparse
 import time
 
 import cvxpy as cp
+import matplotlib.pyplot as plt
 import numpy as np
 import scipy.sparse as sp
 import torch
+from scipy.sparse.csgraph import dijkstra
 
 from conelayers import LPGD
 from conelayers.torch import ConeLayer
@@ -45,6 +50,15 @@ def shortest_path(smoothing: LPGD | None) -> ConeLayer:
     # The last node's balance follows from the others'.
     constraints = [incidence[:-1] @ flow == supply[:-1], flow >= 0]
     return ConeLayer(cp.Problem(cp.Minimize(cost @ flow), constraints), [cost], [flow], smoothing=smoothing)
+
+
+def dijkstra_lengths(costs: np.ndarray) -> np.ndarray:
+    """Lengths of the shortest paths for each row of costs, by Dijkstra's algorithm."""
+    incidence, _ = grid(SIDE)
+    ends = incidence.toarray()
+    tails, heads = ends.argmax(axis=0), ends.argmin(axis=0)
+    graphs = (sp.csr_array((c, (tails, heads)), shape=2 * (SIDE**2,)) for c in costs)
+    return np.array([dijkstra(graph, indices=0)[-1] for graph in graphs])
 
 
 def costs_of(features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -84,29 +98,34 @@ def main(picture: str, epochs: int) -> None:
     features = torch.randn(TRAIN + TEST, FEATURES, dtype=torch.float64, generator=generator)
     true_costs = costs_of(features, truth)
     (paths,) = exact(true_costs)
-    curves = {}
+    difference = np.abs((paths * true_costs).sum(dim=1).numpy() - dijkstra_lengths(true_costs.numpy())).max()
+    print(f"lengths of {len(paths)} shortest paths against Dijkstra's: {difference:.0e}")
+    curves, hits, gradients = {}, [], []
     for name, layer in (("exact derivative", exact), (f"LPGD, τ = {TAU:g}", shortest_path(LPGD(tau=TAU)))):
         start = time.perf_counter()
         weights, curves[name], largest = train(layer, features[:TRAIN], paths[:TRAIN], epochs, generator)
         seconds = time.perf_counter() - start
         (found,) = layer(costs_of(features[TRAIN:], weights))
         hit = float((found * paths[TRAIN:]).sum() / paths[TRAIN:].sum())
+        hits.append(hit)
+        gradients.append(largest)
         length, best = ((f * true_costs[TRAIN:]).sum() for f in (found, paths[TRAIN:]))
         print(f"{name}: {seconds:.1f} s, largest gradient {largest:.1e}")
         print(f"  loss {curves[name][0]:.2f} in the first epoch, {curves[name][-1]:.2f} in the last")
         print(f"  unseen: {hit:.0%} of the edges found, paths {float(length / best - 1):.1%} longer than the shortest")
     draw(picture, curves)
+    assert difference < 1e-8
+    assert gradients[0] < 1e-10  # the exact derivative is zero
+    assert hits[1] > 1.5 * hits[0] or epochs < 10
 
 
 def draw(picture: str, curves: dict[str, list[float]]) -> None:
     """The losses over the epochs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for name, losses in curves.items():
         axes.plot(np.arange(1, len(losses) + 1), losses, label=name)
     axes.set(xlabel="epoch", ylabel="edges in which a path differs", ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     figure.savefig(picture, dpi=150)
 
