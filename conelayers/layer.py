@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, final
 import cvxpy as cp
 import numpy as np
 
-from conelayers.canonicalize import canonicalize
+from conelayers.arguments import as_flag, described
+from conelayers.canonicalize import canonicalize, known_backend
 from conelayers.certificate import Certificates
 from conelayers.cones import Cones, Selection, as_selection
 from conelayers.interface import Replacement
 from conelayers.layer_solution import LayerSolution
 from conelayers.linearization import Linearization
-from conelayers.parameters import Batch, ParameterSpec, check_values, combine_batch, unflatten
+from conelayers.parameters import Batch, ParameterSpec, check_theta, check_values, combine_batch, given_arrays, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan
 from conelayers.presolve import presolve
@@ -26,7 +27,7 @@ from conelayers.singular import Singular, Watch, as_singular
 from conelayers.smoothing import LPGD, Base, Resolver, Smoothing
 from conelayers.solution import Solution
 from conelayers.solve import WarmStart, solve_batch
-from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
+from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, merge_solver_args, parse_solver_args
 from conelayers.translated import inner_arrays, translated
 
 __all__ = ["Layer", "Observer", "ProblemData"]
@@ -89,23 +90,25 @@ class Layer:
         lift: bool = True,
         validate: bool = True,
     ) -> None:
-        self.validate = bool(validate)
+        self.validate = as_flag("validate", validate)
         self._policies, self.smoothing = (as_singular(singular), as_selection(selection)), smoothing
         if smoothing is not None and not isinstance(smoothing, Smoothing):
             raise TypeError(
-                f"smoothing: got {type(smoothing).__name__}, expected None, LPGD(tau=…) or ProximalSmoothing(temperature=…)"
+                f"smoothing: got {described(smoothing)}, expected None, LPGD(tau=…) or ProximalSmoothing(temperature=…)"
             )
-        arguments = self._choose(solver, {"verbose": verbose, **(solver_args or {})}, warm_start)
-        # The names of other canonicalization backends mean nothing here.
-        backend = canon_backend if canon_backend in ("CPP", "SCIPY", "COO") else None
+        arguments = self._choose(solver, merge_solver_args({"verbose": verbose}, solver_args), warm_start)
         method = arguments.method or self._solver
-        self._compilation = {"gp": bool(gp), "canon_backend": backend, "lifting": bool(lift)}
+        self._compilation = {
+            "gp": as_flag("gp", gp),
+            "canon_backend": known_backend(canon_backend),
+            "lifting": as_flag("lift", lift),
+        }
         quadratic = method is None or find_solver(method).quadratic
-        self._source = (problem, tuple(parameters), tuple(variables))
         self._take(
             canonicalize(problem, parameters, variables, quadratic=quadratic, verbose=verbose, **self._compilation),
             arguments,
         )
+        self._source = (problem, tuple(parameters), tuple(variables))
 
     @classmethod
     def of_program(
@@ -127,7 +130,7 @@ class Layer:
     def _choose(self, solver: str | None, solver_args: Mapping[str, Any], warm_start: bool) -> SolverArguments:
         # "DIFFCP" is how migrants ask for the default.
         self._solver = None if solver is None or str(solver).upper() == "DIFFCP" else find_solver(solver).name
-        self._solver_args, self._warm_start = dict(solver_args), bool(warm_start)
+        self._solver_args, self._warm_start = dict(solver_args), as_flag("warm_start", warm_start)
         return parse_solver_args(self._solver_args, self._solver)
 
     def _take(self, compiled: ParametricProgram, arguments: SolverArguments) -> None:
@@ -237,10 +240,14 @@ class Layer:
 
     def observe(self, observer: Observer) -> None:
         """Call ``observer(θ (B, p), solution)`` after every solve from now on; see monitor.py."""
+        if not callable(observer):
+            raise TypeError(f"observer: got {described(observer)}, expected a callable (theta, solution)")
         self._observers.append(observer)
 
     def forget(self, observer: Observer) -> None:
         """Do so no longer."""
+        if observer not in self._observers:
+            raise ValueError(f"observer: got {observer!r}, expected one that observes this layer; pass what observe() was given")
         self._observers.remove(observer)
 
     def problem_data(self, *theta: Any, solver_args: Mapping[str, Any] | None = None) -> ProblemData:
@@ -278,8 +285,7 @@ class Layer:
         return self._solve(self._batch(theta, compiled), solver_args, warm_start).certify()
 
     def _batch(self, values: Sequence[Any], compiled: ParametricProgram) -> Batch:
-        dense = [value.toarray() if hasattr(value, "toarray") else np.asarray(value) for value in values]
-        return combine_batch(compiled.parameters, dense, validate=self.validate)
+        return combine_batch(compiled.parameters, given_arrays(compiled.parameters, values), validate=self.validate)
 
     def solve_flat(
         self,
@@ -294,6 +300,7 @@ class Layer:
         Observers see the call unless ``watched`` is false.
         """
         specs = self.compiled_for(solver_args).parameters
+        theta = check_theta(specs, theta)
         for spec in specs:
             check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True, attributes=self.validate)
         batch = Batch(theta, True, (True,) * len(specs))
@@ -303,7 +310,7 @@ class Layer:
         """What stands in for the exact derivative in a call with these options."""
         arguments = self._default_arguments
         if solver_args:
-            arguments = parse_solver_args({**self._solver_args, **solver_args}, self._solver)
+            arguments = parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver)
         return self._smoothing_of(arguments)
 
     def _smoothing_of(self, arguments: SolverArguments) -> Smoothing | None:
@@ -313,7 +320,7 @@ class Layer:
         """The parametric cone program that a call with these options solves."""
         if not solver_args:
             return self._default[1]
-        return self._solver_for(parse_solver_args({**self._solver_args, **solver_args}, self._solver))[1]
+        return self._solver_for(parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver))[1]
 
     def linearize(self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray) -> Linearization:
         """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whoever found it."""
@@ -328,12 +335,12 @@ class Layer:
 
     def _solve(self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None) -> LayerSolution:
         if solver_args:
-            arguments = parse_solver_args({**self._solver_args, **solver_args}, self._solver)
+            arguments = parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver)
             solver, compiled = self._solver_for(arguments)
         else:
             arguments, (solver, compiled) = self._default_arguments, self._default
         program = compiled.program(batch.theta)
-        warm = self._warm_start if warm_start is None else warm_start
+        warm = self._warm_start if warm_start is None else as_flag("warm_start", warm_start)
         last = getattr(self._last, "solution", None) if warm and program.batch else None
         # A backend named at the call may have another program.
         fits = last is not None and last.x.shape[1:] == program.q.shape[1:] and last.y.shape[1:] == program.b.shape[1:]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from conelayers.arguments import as_flags, as_real
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones
@@ -206,9 +207,7 @@ class LayerSolution:
                 f"vjp: got {len(cotangents)} cotangents, expected {len(outputs)}, one for each variable (None for zero)"
             )
         specs = compiled.parameters
-        wanted = tuple(bool(w) for w in needed) if needed is not None else (True,) * len(specs)
-        if len(wanted) != len(specs):
-            raise ValueError(f"vjp: needed: got {len(wanted)} flags, expected {len(specs)}, one for each parameter")
+        wanted = as_flags("vjp: needed", needed, len(specs), "parameter")
         x, y, _ = self.points
         gx, gy = np.zeros_like(x), np.zeros_like(y)
         for i, (o, g) in enumerate(zip(outputs, cotangents, strict=True)):
@@ -222,7 +221,7 @@ class LayerSolution:
         self, gx: Any = None, gy: Any = None, gs: Any = None, *, needed: Sequence[bool] | None = None
     ) -> tuple[np.ndarray | None, ...]:
         """The same for cotangents of x, y and s, the cone program's own solution."""
-        wanted = tuple(bool(w) for w in needed) if needed is not None else (True,) * len(self._compiled.parameters)
+        wanted = as_flags("vjp_points: needed", needed, len(self._compiled.parameters), "parameter")
         cotangents = zip(("x", "y", "s"), (gx, gy, gs), self.points, strict=True)
         gx, gy, gs = (
             np.zeros_like(h) if g is None else self._shaped(f"vjp_points: g{name}", g, h.shape[1:], self._batch.batched)
@@ -313,7 +312,7 @@ class LayerSolution:
         return full if batched else np.asarray(full.sum(axis=0))
 
     def _shaped(self, what: str, value: Any, shape: tuple[int, ...], batched: bool) -> np.ndarray:
-        value = np.asarray(value, dtype=np.float64)
+        value = as_real(what, value)
         expected = (self._batch.theta.shape[0], *shape) if batched else shape
         if value.shape != expected:
             raise ValueError(f"{what}: got shape {value.shape}, expected {expected}")

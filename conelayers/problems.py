@@ -10,6 +10,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 
+from conelayers.arguments import as_array, as_flag, described
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 
@@ -50,7 +51,8 @@ def derivative(problem: cp.Problem, *, gp: bool = False, **options: Any) -> Laye
 
 def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolution:
     if not isinstance(problem, cp.Problem):
-        raise TypeError(f"problem: got {type(problem).__name__}, expected a cvxpy.Problem")
+        raise TypeError(f"problem: got {described(problem)}, expected a cvxpy.Problem")
+    gp = as_flag("gp", gp)
     values = [_value(p) for p in problem.parameters()]
     missing = [p.name() for p, value in zip(problem.parameters(), values, strict=True) if value is None]
     if missing:
@@ -68,11 +70,13 @@ def _value(parameter: cp.Parameter) -> Any:
 
 
 def _given(leaf: Any, value: Any, what: str) -> np.ndarray:
-    value = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
+    value = as_array(f"{leaf.name()}.{what}", value, complex_too=True)
     if value.shape != leaf.shape and value.size == leaf.size:
         value = value.reshape(leaf.shape, order="F")
     if value.shape != leaf.shape:
         raise ValueError(f"{leaf.name()}.{what}: got shape {value.shape}, expected {tuple(leaf.shape)}")
+    if not np.isfinite(value).all():
+        raise ValueError(f"{leaf.name()}.{what}: got NaN or infinite values, expected finite ones")
     return value
 
 

@@ -9,10 +9,11 @@ from typing import Any, final
 import numpy as np
 import scipy.sparse as sp
 
+from conelayers.arguments import as_array, as_flags
 from conelayers.expressions import Arithmetic, NumpyArithmetic, pullback, pushforward
 from conelayers.interface import Interface, Source, leading, structured
 from conelayers.layer_solution import LayerSolution
-from conelayers.parameters import ParameterSpec, flatten, unflatten
+from conelayers.parameters import ParameterSpec, check_values, flatten, unflatten
 
 __all__ = ["ARRAYS", "TranslatedSolution", "inner_arrays", "translated"]
 
@@ -89,7 +90,7 @@ class TranslatedSolution(LayerSolution):
         """The gradients with respect to the parameters for cotangents of the variables (None for zero)."""
         interface = self.interface
         _count("vjp", "cotangents", len(cotangents), len(interface.outputs), "variable")
-        wanted = (True,) * len(interface.parameters) if needed is None else tuple(needed)
+        wanted = as_flags("vjp: needed", needed, len(interface.parameters), "parameter")
         parts: list[Any] = [None] * sum(map(len, interface.outputs))
         for i, (g, positions, value) in enumerate(zip(cotangents, interface.outputs, self.variables, strict=True)):
             if g is not None:
@@ -144,7 +145,12 @@ class TranslatedSolution(LayerSolution):
 
 
 def inner_arrays(interface: Interface, given: Sequence[Any], validate: bool) -> list[np.ndarray]:
-    """The values of the program's own parameters; what is not finite is for their checks to find."""
+    """The values of the program's own parameters. Raises ValueError naming a parameter of the user's that is not finite."""
+    for spec, value in zip(interface.parameters, given, strict=False):
+        dense = np.asarray(value.data if sp.issparse(value) else value)
+        if not np.isfinite(dense).all() and dense.ndim - len(spec.shape) in (0, 1) and not sp.issparse(value):
+            batched = dense.ndim > len(spec.shape)
+            check_values(spec, dense if batched else dense[None], batched, attributes=False)
     with np.errstate(all="ignore"):
         return interface.inner(given, ARRAYS, validate=validate)
 
@@ -162,11 +168,9 @@ def _count(where: str, what: str, got: int, expected: int, of: str) -> None:
 
 
 def _shaped(what: str, value: Any, shape: tuple[int, ...], is_complex: bool) -> np.ndarray:
-    value = np.asarray(ARRAYS.dense(value))
+    value = as_array(what, value, complex_too=is_complex)
     if value.shape != shape:
         raise ValueError(f"{what}: got shape {value.shape}, expected {shape}")
-    if np.iscomplexobj(value) and not is_complex:
-        raise TypeError(f"{what}: got complex values, expected real ones")
     return value
 
 

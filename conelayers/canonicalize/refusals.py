@@ -12,21 +12,41 @@ from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.constraints import PowCone3D, PowConeND
 from cvxpy.utilities import scopes
 
+from conelayers.arguments import described
 from conelayers.errors import CanonicalizationError
 
-__all__ = ["check_arguments", "check_discipline"]
+__all__ = ["check_arguments", "check_discipline", "known_backend"]
+
+_BACKENDS = ("CPP", "SCIPY", "COO")
+_IGNORED = ("RUST", "DIFFCP", "DIFFENGINE", "MOREAU", "MPAX", "CUCLARABEL")  # of other versions and packages
+
+
+def known_backend(name: Any) -> str | None:
+    """cvxpy's canonicalization backend of that name; None for its default, as for those that mean nothing here. ValueError for others."""
+    upper = name.upper() if isinstance(name, str) else name
+    if upper is None or upper in _IGNORED:
+        return None
+    if upper not in _BACKENDS:
+        raise ValueError(f"canon_backend: got {name!r}, expected None or one of {', '.join(map(repr, _BACKENDS))}")
+    return str(upper)
 
 
 def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
     """Raises for arguments that are not a problem, all of its parameters, and variables of its own, real and continuous."""
     if not isinstance(problem, cp.Problem):
-        raise TypeError(f"problem: got {type(problem).__name__}, expected a cvxpy.Problem")
+        raise TypeError(f"problem: got {described(problem)}, expected a cvxpy.Problem")
     for name, given, kind in (("parameters", parameters, cp.Parameter), ("variables", variables, cp.Variable)):
         if not isinstance(given, (list, tuple)):
-            raise ValueError(f"The layer's {name} must be provided as a list or tuple; got {type(given).__name__}")
+            fix = f"; write [{given.name()}]" if isinstance(given, kind) else ""
+            raise ValueError(
+                f"{name}: The layer's {name} must be provided as a list or tuple; got {described(given)}, expected a list of "
+                f"cvxpy.{kind.__name__}s{fix}"
+            )
         for i, item in enumerate(given):
             if not isinstance(item, kind):
-                raise ValueError(f"{name}[{i}]: got {type(item).__name__}, expected a cvxpy.{kind.__name__}")
+                raise ValueError(
+                    f"{name}[{i}]: got {described(item)}, expected a cvxpy.{kind.__name__}{_way_out(item, kind)}"
+                )
     for constraint in problem.constraints:
         if isinstance(constraint, (PowCone3D, PowConeND)) and constraint.alpha.parameters():
             raise CanonicalizationError(
@@ -44,7 +64,14 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
             for what, names in (("missing", missing), ("not in the problem", foreign), ("given twice", repeated))
             if names
         ]
-        raise ValueError(f"The layer's parameters must exactly match problem.parameters ({'; '.join(details)})")
+        alike = sorted(set(missing) & set(foreign))
+        fix = f"; {', '.join(alike)}: two parameters with the same name are two parameters: pass the problem's own" if alike else ""
+        raise ValueError(
+            f"parameters: got {', '.join(p.name() for p in parameters) or 'none'}, expected each of the problem's once: The layer's parameters "
+            f"must exactly match problem.parameters ({'; '.join(details)}){fix}"
+        )
+    if not problem.variables():
+        raise ValueError("problem: got one with no variables, expected at least one; there is nothing to solve for")
     if not variables:
         raise ValueError("variables: got an empty list, expected at least one variable of the problem to return")
     known = {v.id for v in problem.variables()} | {d.id for c in problem.constraints for d in c.dual_variables}
@@ -59,6 +86,14 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
                 raise CanonicalizationError(
                     f"variable {v.name()} is {attribute}: the solution would be piecewise constant in the parameters; relax it to a continuous one"
                 )
+
+
+def _way_out(item: Any, kind: type) -> str:
+    if isinstance(item, cp.constraints.constraint.Constraint) and kind is cp.Variable:
+        return "; its multipliers are constraint.dual_variables"
+    if kind is cp.Variable and isinstance(item, cp.Expression) and item.variables():
+        return "; a layer returns whole variables: return the whole variable, and compute the expression from it"
+    return ""
 
 
 def _check_exponents(e: Any) -> None:

@@ -14,11 +14,11 @@ __all__ = ["SOLVERS", "choose_solver", "find_solver"]
 SOLVERS: dict[str, Solver] = {solver.name: solver for solver in (Clarabel(), SCS(), ECOS())}
 
 
-def find_solver(name: str) -> Solver:
-    """The backend of that name (any case). Raises ValueError naming the backends there are."""
+def find_solver(name: str, argument: str = "solver") -> Solver:
+    """The backend of that name (any case). Raises ValueError naming the argument and the backends there are."""
     found = SOLVERS.get(name.upper()) if isinstance(name, str) else None
     if found is None:
-        raise ValueError(f"solver: got {name!r}, expected None or one of {', '.join(SOLVERS)}")
+        raise ValueError(f"{argument}: got {name!r}, expected None or one of {', '.join(SOLVERS)}")
     return found
 
 
