@@ -56,7 +56,7 @@ bad("layer(torch.ones(3, dtype=torch.int64), t)", "parameter 0 (p)", "got dtype 
 bad("layer(one > 0, t)", "parameter 0 (p)", "got dtype torch.bool", "floating-point", ".to(torch.float64)", error="TypeError")
 bad("layer(one + 0j, t)", "parameter 0 (p)", "got dtype torch.complex128", "floating-point", error="TypeError")
 bad("layer(one.to_sparse(), t)", "parameter 0 (p)", "layout torch.sparse_coo", "expected a dense one", ".to_dense()", error="TypeError")
-bad("layer(one, t.to('meta'))", "parameter 1 (r)", "is on meta", "expected cpu")
+bad("layer(one, t.to('meta'))", "parameter 1 (r)", "is on meta", "expected a tensor with values")
 bad("layer(one.to('meta'), t.to('meta'))", "parameter 0 (p)", "is on meta", "expected a tensor with values")
 bad("layer(one * torch.nan, t)", "parameter p", "got NaN or infinite values", "expected finite ones")
 bad("layer(one, t / 0)", "parameter r", "got NaN or infinite values", "expected finite ones")

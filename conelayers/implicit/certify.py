@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import numpy as np
 
+from conelayers.arguments import as_flag, described
 from conelayers.certificate import Verdict
 from conelayers.implicit.certificate import RootCertificate
 from conelayers.implicit.separable import Invertibility, PiecewiseLinear, SeparableTest, check_separable
@@ -54,13 +56,15 @@ class Kinks(NamedTuple):
     activation: PiecewiseLinear
 
 
-def check_arguments(name: str, separable: Any, tol: Any, samples: Any) -> None:
+def check_arguments(name: str, separable: Any, tol: Any, samples: Any, smooth: Any, batched: Any) -> None:
     """Raises TypeError or ValueError naming the argument of ``name`` that is none."""
+    as_flag(f"{name}: smooth", smooth)
+    as_flag(f"{name}: batched", batched)
     if separable is not None and not isinstance(separable, Separable):
         raise TypeError(
-            f"{name}: separable: got {type(separable).__name__}, expected Separable(pre, activation) or None"
+            f"{name}: separable: got {described(separable)}, expected Separable(pre, activation) or None"
         )
-    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0 < tol < np.inf:
+    if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0 < tol < np.inf:
         raise ValueError(f"{name}: tol: got {tol!r}, expected a positive number")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ValueError(f"{name}: samples: got {samples!r}, expected an integer ≥ 1")

@@ -70,7 +70,7 @@ def solve_cone_program(
         if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:
             got = f"dtype {value.dtype}" if isinstance(value, torch.Tensor) else described(value)
             raise TypeError(f"{name}: got {got}, expected a torch.Tensor of floating-point numbers; torch.as_tensor makes one")
-        check_tensor(name, value, q.device)
+        check_tensor(name, value, q.device if isinstance(q, torch.Tensor) else value.device)
         if value.dim() == 0:
             raise ValueError(f"{name}: got a scalar, expected an array")
     n, m = q.shape[-1], cones.dimension
