@@ -51,9 +51,7 @@ def as_array(
     real ones are asked for, and tensors that want a gradient.
     """
     if isinstance(value, np.ma.MaskedArray):
-        raise error(
-            f"{name}: got a masked array, expected {what}, and its mask would be ignored; pass its .filled(…)"
-        )
+        raise error(f"{name}: got a masked array, expected {what}, and its mask would be ignored; pass its .filled(…)")
     if value is None or isinstance(value, (str, bytes, type)):
         raise error(f"{name}: got {described(value)}, expected {what}")
     try:
@@ -63,7 +61,11 @@ def as_array(
     if array.dtype.kind not in ("iufc" if complex_too else "iuf"):
         if array.dtype.kind == "O" and array.ndim == 0:
             raise error(f"{name}: got {described(value)}, expected {what}{_value_of(value)}")
-        fix = {"b": "; convert it with .astype(float)", "c": "; pass the real part", "O": "; convert it with .astype(float)"}
+        fix = {
+            "b": "; convert it with .astype(float)",
+            "c": "; pass the real part",
+            "O": "; convert it with .astype(float)",
+        }
         if name.startswith("parameter"):
             what, fix["c"] = "real floating-point values", "; declare the parameter complex=True, or pass the real part"
         raise error(f"{name}: got dtype {array.dtype}, expected {what}{fix.get(array.dtype.kind, '')}")

@@ -16,7 +16,15 @@ from conelayers.cones import Cones, Selection, as_selection
 from conelayers.interface import Replacement
 from conelayers.layer_solution import LayerSolution
 from conelayers.linearization import Linearization
-from conelayers.parameters import Batch, ParameterSpec, check_theta, check_values, combine_batch, given_arrays, unflatten
+from conelayers.parameters import (
+    Batch,
+    ParameterSpec,
+    check_theta,
+    check_values,
+    combine_batch,
+    given_arrays,
+    unflatten,
+)
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan
 from conelayers.presolve import presolve
@@ -247,7 +255,9 @@ class Layer:
     def forget(self, observer: Observer) -> None:
         """Do so no longer."""
         if observer not in self._observers:
-            raise ValueError(f"observer: got {observer!r}, expected one that observes this layer; pass what observe() was given")
+            raise ValueError(
+                f"observer: got {observer!r}, expected one that observes this layer; pass what observe() was given"
+            )
         self._observers.remove(observer)
 
     def problem_data(self, *theta: Any, solver_args: Mapping[str, Any] | None = None) -> ProblemData:

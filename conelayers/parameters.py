@@ -249,15 +249,29 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
         broken = (np.abs(flat[:, others]) > slack[:, None]).any(axis=1)
         if broken.any():
             kind = "diag=True" if "diag" in attributes else "a sparsity pattern"
-            _refuse(spec, broken, batched, f"was declared with {kind}; got entries outside it that are not zero, expected zeros there")
+            _refuse(
+                spec,
+                broken,
+                batched,
+                f"was declared with {kind}; got entries outside it that are not zero, expected zeros there",
+            )
     if "boolean" in attributes or "integer" in attributes:
-        away = np.abs(flat.real - (np.clip(np.round(flat.real), 0, 1) if "boolean" in attributes else np.round(flat.real))).max(axis=1)
+        away = np.abs(
+            flat.real - (np.clip(np.round(flat.real), 0, 1) if "boolean" in attributes else np.round(flat.real))
+        ).max(axis=1)
         if (away > slack).any():
             name, expected = ("boolean", "0 or 1") if "boolean" in attributes else ("integer", "whole numbers")
-            _refuse(spec, away > slack, batched, f"was declared {name}=True; got an entry that is off by {away.max():g}, expected {expected}")
+            _refuse(
+                spec,
+                away > slack,
+                batched,
+                f"was declared {name}=True; got an entry that is off by {away.max():g}, expected {expected}",
+            )
     if "imag" in attributes and (np.abs(flat.real) > slack[:, None]).any():
         broken = (np.abs(flat.real) > slack[:, None]).any(axis=1)
-        _refuse(spec, broken, batched, "was declared imag=True; got a real part that is not zero, expected imaginary values")
+        _refuse(
+            spec, broken, batched, "was declared imag=True; got a real part that is not zero, expected imaginary values"
+        )
     if attributes & {"symmetric", "hermitian", "PSD", "NSD"}:
         gap = np.abs(values - np.swapaxes(values, -1, -2).conj()).reshape(len(values), -1).max(axis=1)
         if (gap > 2 * slack).any():

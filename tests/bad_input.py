@@ -8,18 +8,16 @@ got, what was expected and the fix, where there is one: the phrases after the co
 
 from __future__ import annotations
 
-import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +130,39 @@ def rendered(groups: Sequence[Group]) -> str:
     return "\n".join(parts)
 
 
+HEAD = """# Bad input
+
+Every misuse below gets an error at once, before anything is solved: it names the argument, what was got, what was expected and, where there is one, the
+fix. What only looks like a misuse, and works, is in the second table of each section: empty batches and sizes of zero, integers, strides, read-only
+arrays, half precision, scales of 1e12 and 1e−12, NaN.
+
+The tables are what `python tests/bad_input.py docs/bad_input.md` prints, and are tested (`tests/test_bad_input.py`). Each line runs by itself after the code
+at the head of its section. Three kinds of error are no misuse and come after a solve: `SolveError` (no solution), `ConvergenceError` and `LinearSolveError`
+(an equation that was not solved).
+"""
+
 GROUPS: list[Group] = []
 
 
 def group(title: str, prelude: str) -> Group:
     GROUPS.append(Group(title, prelude))
     return GROUPS[-1]
+
+
+def of_numpy_and_torch() -> list[Group]:
+    """All that start no JAX."""
+    for part in ("layers", "torch", "beyond"):
+        import_module(f"bad_input_{part}")
+    return list(import_module("bad_input").GROUPS)  # this file may be running as __main__
+
+
+def page() -> str:
+    """docs/bad_input.md."""
+    import bad_input_jax
+
+    groups = of_numpy_and_torch()
+    return "\n".join((HEAD, rendered(groups), rendered(bad_input_jax.GROUPS)))
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page(), encoding="utf-8")

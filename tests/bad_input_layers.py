@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bad_input import group
 
+# fmt: off
+
 build = group(
     "Constructing a layer",
     """
@@ -46,7 +48,7 @@ bad("Layer(problem, [p, r], [constraint])", "variables[0]", "got Inequality", "e
 bad("Layer(problem, [p, r], [z])", "variables", "z", "must be a subset of problem.variables")
 bad("Layer(problem, [p, r], (x >= 0).dual_variables)", "variables", "must be a subset of problem.variables", "dual variable of one of its constraints")
 bad("Layer(problem, [p, r], [x], solver='GUROBI')", "solver", "got 'GUROBI'", "CLARABEL, SCS, ECOS")
-bad("Layer(problem, [p, r], [x], solver=cp)", "solver", "got <module 'cvxpy'", "CLARABEL, SCS, ECOS")
+bad("Layer(problem, [p, r], [x], solver=1)", "solver", "got 1", "CLARABEL, SCS, ECOS")
 bad("Layer(problem, [p, r], [x], solver=['SCS'])", "solver", "got ['SCS']", "CLARABEL, SCS, ECOS")
 bad("over(cp.Minimize(cp.trace(X)), [X >> S], [S], [X], solver='ECOS')", "solver", "got ECOS", "psd", "Solvers that take this problem: CLARABEL, SCS")
 bad("Layer(problem, [p, r], [x], gp='yes')", "gp", "got 'yes'", "True or False")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bad_input import group
 
+# fmt: off
+
 layers = group(
     "PyTorch: layers",
     """

@@ -40,7 +40,9 @@ def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, 
                 name=p.name(),
                 shape=tuple(p.shape),
                 offset=offset,
-                attributes=frozenset(a for a in _CHECKED if p.attributes[a] and (a not in _DISCRETE or p.attributes[a] is True)),
+                attributes=frozenset(
+                    a for a in _CHECKED if p.attributes[a] and (a not in _DISCRETE or p.attributes[a] is True)
+                ),
                 positions=positions,
                 bounds=None if bounds is None else tuple(b.toarray() if sp.issparse(b) else b for b in bounds),
             )
@@ -105,7 +107,9 @@ def _at_positions(whole: ParameterSpec, part: Part, offset: int) -> ParameterSpe
             np.ravel(np.broadcast_to(np.asarray(h, float), whole.shape), order="F")[part.positions] for h in bounds
         ]
         bounds = (taken[0], taken[1])
-    return ParameterSpec(part.name, part.shape, offset, whole.attributes & frozenset((*_SIGNS, *_DISCRETE)), bounds=bounds)
+    return ParameterSpec(
+        part.name, part.shape, offset, whole.attributes & frozenset((*_SIGNS, *_DISCRETE)), bounds=bounds
+    )
 
 
 def _mirrored(p: cp.Parameter) -> np.ndarray:

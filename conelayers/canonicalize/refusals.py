@@ -65,7 +65,11 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
             if names
         ]
         alike = sorted(set(missing) & set(foreign))
-        fix = f"; {', '.join(alike)}: two parameters with the same name are two parameters: pass the problem's own" if alike else ""
+        fix = (
+            f"; {', '.join(alike)}: two parameters with the same name are two parameters: pass the problem's own"
+            if alike
+            else ""
+        )
         raise ValueError(
             f"parameters: got {', '.join(p.name() for p in parameters) or 'none'}, expected each of the problem's once: The layer's parameters "
             f"must exactly match problem.parameters ({'; '.join(details)}){fix}"

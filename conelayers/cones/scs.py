@@ -45,6 +45,8 @@ def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:
             raise ValueError(f"cones: the keys 'z' and 'f' both give {field}; keep one")
         if field in ("soc", "psd", "hermitian", "power") and isinstance(value, (int, float, np.number)):
             value = (value,)
-        several = field in ("soc", "psd", "hermitian", "power") and isinstance(value, Iterable) and not isinstance(value, str)
+        several = (
+            field in ("soc", "psd", "hermitian", "power") and isinstance(value, Iterable) and not isinstance(value, str)
+        )
         settings[field] = tuple(value) if several else value
     return Cones(**settings)

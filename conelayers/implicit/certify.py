@@ -40,10 +40,11 @@ class Separable:
     activation: PiecewiseLinear = PiecewiseLinear.relu()  # noqa: RUF009
 
     def __post_init__(self) -> None:
-        if not callable(self.pre) or not isinstance(self.activation, PiecewiseLinear):
+        if not callable(self.pre):
+            raise TypeError(f"Separable: pre: got {described(self.pre)}, expected a callable (z, *theta) -> tensor")
+        if not isinstance(self.activation, PiecewiseLinear):
             raise TypeError(
-                f"Separable: got pre={self.pre!r}, activation={self.activation!r}, expected a callable (z, *theta) -> tensor and a "
-                "PiecewiseLinear, such as PiecewiseLinear.relu()"
+                f"Separable: activation: got {described(self.activation)}, expected a PiecewiseLinear, such as PiecewiseLinear.relu()"
             )
 
 
@@ -61,9 +62,7 @@ def check_arguments(name: str, separable: Any, tol: Any, samples: Any, smooth: A
     as_flag(f"{name}: smooth", smooth)
     as_flag(f"{name}: batched", batched)
     if separable is not None and not isinstance(separable, Separable):
-        raise TypeError(
-            f"{name}: separable: got {described(separable)}, expected Separable(pre, activation) or None"
-        )
+        raise TypeError(f"{name}: separable: got {described(separable)}, expected Separable(pre, activation) or None")
     if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0 < tol < np.inf:
         raise ValueError(f"{name}: tol: got {tol!r}, expected a positive number")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:

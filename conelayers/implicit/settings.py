@@ -153,9 +153,7 @@ def effective(tolerance: float, rounding: float) -> float:
     return max(tolerance, 64 * rounding)
 
 
-def check_options(
-    name: str, solve: Any, linear: Any, tol: Any, on_failure: Any, batched: Any, *, fixed: bool
-) -> None:
+def check_options(name: str, solve: Any, linear: Any, tol: Any, on_failure: Any, batched: Any, *, fixed: bool) -> None:
     """Raises TypeError or ValueError naming the argument of ``name`` that is none."""
     if solve is not None and (isinstance(solve, type) or not callable(solve)):
         kinds = (Anderson, Picard, Newton) if fixed else (Newton,)

@@ -69,9 +69,7 @@ def checked_logarithms(log_hyperparameters: object, m: int, name: str = "log_hyp
     """θ as an (m,) array of finite numbers; ValueError otherwise."""
     theta = np.atleast_1d(as_real(name, log_hyperparameters)).copy()
     if theta.shape != (m,):
-        raise ValueError(
-            f"{name}: got shape {theta.shape}, expected ({m},), one logarithm a hyperparameter"
-        )
+        raise ValueError(f"{name}: got shape {theta.shape}, expected ({m},), one logarithm a hyperparameter")
     if not (np.abs(theta) < 300).all():
         raise ValueError(
             f"{name}: got {theta[np.argmax(~(np.abs(theta) < 300))]}, expected finite logarithms between −300 and 300; for no penalty, "

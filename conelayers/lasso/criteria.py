@@ -258,7 +258,9 @@ class CrossValidation(Criterion):
 def _targets(model: Model, error: Error, y: np.ndarray, name: str) -> np.ndarray:
     checked_model(model)
     if not isinstance(error, Error):
-        raise TypeError(f"error: got {described(error)}, expected SquaredError(), LogisticError(), SquaredHinge() or another Error")
+        raise TypeError(
+            f"error: got {described(error)}, expected SquaredError(), LogisticError(), SquaredHinge() or another Error"
+        )
     if model.classification and not error.classification:
         raise ValueError(
             f"error: got {error!r} for {type(model).__name__}, a classifier, expected LogisticError() or SquaredHinge()"

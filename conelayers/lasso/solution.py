@@ -92,7 +92,9 @@ class Solution:
         """Xw + c, (n,)."""
         X = as_real("X", X)
         if X.ndim != 2 or X.shape[1] != self.coef.size:
-            raise ValueError(f"X: got shape {X.shape}, expected (n, {self.coef.size}), the features that the model was fitted to")
+            raise ValueError(
+                f"X: got shape {X.shape}, expected (n, {self.coef.size}), the features that the model was fitted to"
+            )
         return X @ self.coef + self.intercept
 
     def _checked(self, direction: np.ndarray) -> np.ndarray:

@@ -119,7 +119,9 @@ def tune(
 def checked_criterion(criterion: Any) -> None:
     """Raises TypeError for what is none."""
     if not isinstance(criterion, Criterion):
-        raise TypeError(f"criterion: got {described(criterion)}, expected HoldOut(…), CrossValidation(…) or another Criterion")
+        raise TypeError(
+            f"criterion: got {described(criterion)}, expected HoldOut(…), CrossValidation(…) or another Criterion"
+        )
 
 
 def best_on_grid(criterion: Criterion, grid: Iterable[np.ndarray | float]) -> Evaluation:

@@ -105,10 +105,14 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
         raise ValueError(f"solver_args: mode: got {mode!r}, expected one of {', '.join((*_MODES, *_SIDES))}")
     lpgd = _lpgd(mode, args.pop("derivative_kwargs", None))
     if "eps" in args and "tol" in args:
-        raise ValueError(f"solver_args: got both eps={args['eps']!r} and tol={args['tol']!r}: eps and tol are two names for one option; keep one")
+        raise ValueError(
+            f"solver_args: got both eps={args['eps']!r} and tol={args['tol']!r}: eps and tol are two names for one option; keep one"
+        )
     name = "eps" if "eps" in args else "tol"
     tolerance = args.pop(name, None)
-    if tolerance is not None and not (isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool) and 0 < float(tolerance) < 1):
+    if tolerance is not None and not (
+        isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool) and 0 < float(tolerance) < 1
+    ):
         raise ValueError(f"solver_args: {name}: got {tolerance!r}, expected a number between 0 and 1")
     max_iters = args.pop("max_iters", None)
     if max_iters is not None and not (_whole(max_iters) and int(max_iters) > 0):
@@ -133,7 +137,9 @@ def _lpgd(mode: Any, options: Any) -> tuple[Any, Any, str] | None:
             raise ValueError(f"solver_args: derivative_kwargs: got {options!r}, expected them with mode='lpgd' only")
         return None
     if options is not None and not isinstance(options, Mapping):
-        raise TypeError(f"solver_args: derivative_kwargs: got {options!r}, expected a dict with tau and, if wanted, rho")
+        raise TypeError(
+            f"solver_args: derivative_kwargs: got {options!r}, expected a dict with tau and, if wanted, rho"
+        )
     given = dict(options or {})
     unknown = sorted(given.keys() - {"tau", "rho"})
     if "tau" not in given or unknown:

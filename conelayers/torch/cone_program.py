@@ -69,7 +69,9 @@ def solve_cone_program(
             continue
         if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:
             got = f"dtype {value.dtype}" if isinstance(value, torch.Tensor) else described(value)
-            raise TypeError(f"{name}: got {got}, expected a torch.Tensor of floating-point numbers; torch.as_tensor makes one")
+            raise TypeError(
+                f"{name}: got {got}, expected a torch.Tensor of floating-point numbers; torch.as_tensor makes one"
+            )
         check_tensor(name, value, q.device if isinstance(q, torch.Tensor) else value.device)
         if value.dim() == 0:
             raise ValueError(f"{name}: got a scalar, expected an array")

@@ -13,7 +13,9 @@ __all__ = ["check_tensor", "from_array", "output_type", "to_array"]
 def check_tensor(name: str, tensor: torch.Tensor, device: torch.device) -> None:
     """Raises TypeError or ValueError, naming the argument, for a tensor without values, on another device, or sparse."""
     if tensor.is_meta:
-        raise ValueError(f"{name}: is on meta, expected {'cpu' if device.type == 'meta' else device}: a tensor with values; make it there")
+        raise ValueError(
+            f"{name}: is on meta, expected {'cpu' if device.type == 'meta' else device}: a tensor with values; make it there"
+        )
     if tensor.device != device:
         raise ValueError(f"{name}: is on {tensor.device}, expected {device} like the others; move it there")
     if tensor.layout is not torch.strided:
