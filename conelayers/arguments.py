@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["as_array", "as_flag", "as_flags", "as_integers", "as_real", "as_sparse", "described"]
+__all__ = ["as_array", "as_flag", "as_flags", "as_integers", "as_real", "as_sparse", "check_count", "described"]
 
 
 def described(value: Any) -> str:
@@ -35,6 +35,14 @@ def as_flags(name: str, values: Any, count: int, of: str) -> tuple[bool, ...]:
     if len(values) != count:
         raise ValueError(f"{name}: got {len(values)} flags, expected {count}, one for each {of}")
     return tuple(bool(value) for value in values)
+
+
+def check_count(where: str, what: str, given: Any, count: int, of: str) -> None:
+    """That so many tangents or cotangents are given."""
+    if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, str):
+        raise TypeError(f"{where}: got {described(given)}, expected a sequence of {count} {what}, one for each {of}")
+    if len(given) != count:
+        raise ValueError(f"{where}: got {len(given)} {what}, expected {count}, one for each {of} (None for zero)")
 
 
 def as_array(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, final
 import cvxpy as cp
 import numpy as np
 
-from conelayers.arguments import as_flag, described
+from conelayers.arguments import as_flag, check_count, described
 from conelayers.canonicalize import canonicalize, known_backend
 from conelayers.certificate import Certificates
 from conelayers.cones import Cones, Selection, as_selection
@@ -188,7 +188,7 @@ class Layer:
         if self._linear is None:
             if self._source is None and not self._compilation:
                 raise ValueError(
-                    f"solver: {solver} takes no quadratic objective, and P is given; use Clarabel or SCS, or write the objective as a "
+                    f"solver: got {solver}, which takes no quadratic objective, expected one that does, since P is given; use Clarabel or SCS, or write the objective as a "
                     "second-order cone"
                 )
             if self._source is None:
@@ -391,6 +391,7 @@ class Layer:
         self, theta: Sequence[Any], dtheta: Sequence[Any], *, solver_args: Mapping[str, Any] | None = None
     ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         """The variables at θ and their tangents along dθ."""
+        check_count("jvp", "tangents", dtheta, len(self.parameters), "parameter")
         solution = self.solve(*theta, solver_args=solver_args)
         return solution.variables, solution.jvp(*dtheta)
 
@@ -398,5 +399,6 @@ class Layer:
         self, theta: Sequence[Any], cotangents: Sequence[Any], *, solver_args: Mapping[str, Any] | None = None
     ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray | None, ...]]:
         """The variables at θ and the gradients of ⟨cotangents, variables⟩ with respect to the parameters."""
+        check_count("vjp", "cotangents", cotangents, len(self._compiled.interface.outputs), "variable")
         solution = self.solve(*theta, solver_args=solver_args)
         return solution.variables, solution.vjp(*cotangents)

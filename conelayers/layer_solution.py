@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from conelayers.arguments import as_flags, as_real
+from conelayers.arguments import as_flags, as_real, check_count
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones
@@ -152,10 +152,7 @@ class LayerSolution:
         Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
         """
         specs = self._compiled.parameters
-        if len(dtheta) != len(specs):
-            raise ValueError(
-                f"jvp: got {len(dtheta)} tangents, expected {len(specs)}, one for each parameter (None for zero)"
-            )
+        check_count("jvp", "tangents", dtheta, len(specs), "parameter")
         theta = self._batch.theta
         direction = np.zeros((theta.shape[0], sum(spec.size for spec in specs)))
         for i, (spec, d, batched) in enumerate(zip(specs, dtheta, self._batch.batched_parameters, strict=True)):
@@ -202,10 +199,7 @@ class LayerSolution:
         Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
         """
         compiled, outputs = self._compiled, self._compiled.outputs
-        if len(cotangents) != len(outputs):
-            raise ValueError(
-                f"vjp: got {len(cotangents)} cotangents, expected {len(outputs)}, one for each variable (None for zero)"
-            )
+        check_count("vjp", "cotangents", cotangents, len(outputs), "variable")
         specs = compiled.parameters
         wanted = as_flags("vjp: needed", needed, len(specs), "parameter")
         x, y, _ = self.points

@@ -155,7 +155,9 @@ class Monitor:
         Raises ImportError without matplotlib, ValueError before the first step.
         """
         if not self._steps:
-            raise ValueError("plot: no step was seen yet; run the training inside of `with Monitor(layer) as monitor:`")
+            raise ValueError(
+                "plot: got no step, expected at least one: no step was seen yet; run the training inside of `with Monitor(layer) as monitor:`"
+            )
         try:
             from matplotlib.figure import Figure
         except ImportError as error:

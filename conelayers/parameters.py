@@ -279,7 +279,7 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
                 spec,
                 gap > 2 * slack,
                 batched,
-                f"must be {'Hermitian' if 'hermitian' in attributes else 'symmetric'}; got an asymmetry of {gap.max():g}. Pass (S + S.T) / 2"
+                f"must be {'Hermitian' if 'hermitian' in attributes else 'symmetric'}; got an asymmetry of {gap.max():g}, expected none. Pass (S + S.T) / 2"
                 + (" with S.T conjugated" if "hermitian" in attributes else ""),
             )
     for name, sign in (("PSD", 1.0), ("NSD", -1.0)):

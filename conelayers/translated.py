@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.arguments import as_array, as_flags
+from conelayers.arguments import as_array, as_flags, check_count
 from conelayers.expressions import Arithmetic, NumpyArithmetic, pullback, pushforward
 from conelayers.interface import Interface, Source, leading, structured
 from conelayers.layer_solution import LayerSolution
@@ -53,7 +53,7 @@ def _sparse_entries(value: Any, positions: np.ndarray, spec: ParameterSpec) -> n
     inside = wanted[found] == place if wanted.size else np.zeros(place.size, dtype=bool)
     if stored.data[~inside].any():
         raise ValueError(
-            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero"
+            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
         )
     entries = np.zeros(positions.size)
     np.add.at(entries, order[found[inside]], stored.data[inside])
@@ -77,7 +77,7 @@ class TranslatedSolution(LayerSolution):
     def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
         """The tangents of the variables along dθ, one array (or None for zero) of the parameter's value's shape each."""
         interface = self.interface
-        _count("jvp", "tangents", len(dtheta), len(interface.parameters), "parameter")
+        check_count("jvp", "tangents", dtheta, len(interface.parameters), "parameter")
         tangents = [
             np.zeros(value.shape)
             if d is None
@@ -89,7 +89,7 @@ class TranslatedSolution(LayerSolution):
     def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
         """The gradients with respect to the parameters for cotangents of the variables (None for zero)."""
         interface = self.interface
-        _count("vjp", "cotangents", len(cotangents), len(interface.outputs), "variable")
+        check_count("vjp", "cotangents", cotangents, len(interface.outputs), "variable")
         wanted = as_flags("vjp: needed", needed, len(interface.parameters), "parameter")
         parts: list[Any] = [None] * sum(map(len, interface.outputs))
         for i, (g, positions, value) in enumerate(zip(cotangents, interface.outputs, self.variables, strict=True)):
@@ -160,11 +160,6 @@ def translated(interface: Interface, given: Sequence[np.ndarray], solution: Laye
     state = {f.name: getattr(solution, f.name) for f in fields(LayerSolution)}
     state["variables"] = _joined(interface, solution.variables)
     return TranslatedSolution(**state, _interface=interface, _given=tuple(given))
-
-
-def _count(where: str, what: str, got: int, expected: int, of: str) -> None:
-    if got != expected:
-        raise ValueError(f"{where}: got {got} {what}, expected {expected}, one for each {of} (None for zero)")
 
 
 def _shaped(what: str, value: Any, shape: tuple[int, ...], is_complex: bool) -> np.ndarray:

@@ -74,7 +74,7 @@ bad("certify_root(F, z, t, smooth='yes')", "certify_root: smooth", "got 'yes'", 
 bad("certify_root(F, z, t, batched=3)", "certify_root: batched", "got 3", "True or False")
 bad("certify_root(F, z, t, separable=Separable(lambda z, t: z[:1]))", "certify_root: separable.pre", "it returned a tensor of shape (1,)", "shape (3,)")
 bad("certify_fixed_point(f, z, t, separable=Separable(lambda z, t: 3 * z + t))", "separable", "differs by", "σ(pre(z, *theta))", "check pre and activation")
-bad("torch.func.grad(lambda t: certify_root(F, z, t).residual)(t)", "certify_root", "reads the values of tensors", "outside of grad", error="TypeError")
+bad("torch.func.grad(lambda t: certify_root(F, z, t).residual)(t)", "certify_root", "reads the values of tensors", "call it outside of grad", error="TypeError")
 bad("Separable('pre')", "Separable: pre", "got str", "expected a callable", error="TypeError")
 bad("Separable(lambda z: z, 'relu')", "Separable: activation", "got str", "PiecewiseLinear.relu()", error="TypeError")
 bad("PiecewiseLinear((0.0,), (1.0,))", "PiecewiseLinear.slopes", "got 1 slopes for 1 breakpoints", "one more slope than breakpoints")

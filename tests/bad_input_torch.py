@@ -151,7 +151,7 @@ bad("solve(one, one, eye, one, cones, P_pattern=([0, 1], [0]))", "P_pattern", "g
 bad("solve(one[:1], one, eye, one, cones, P_pattern=([0], [1]))", "P_pattern", "got the entry (0, 1) without (1, 0)", "both triangles")
 bad("solve(None, one, eye, one, cones, P_pattern=sp.eye_array(2))", "P_pattern", "got one", "P is None")
 bad("solve(eye, one, eye, one, cones, solver='OSQP')", "solver", "got 'OSQP'", "CLARABEL, SCS, ECOS")
-bad("solve(eye, one, eye, one, cones, solver='ECOS')", "solver", "ECOS", "no quadratic objective", "Clarabel or SCS")
+bad("solve(eye, one, eye, one, cones, solver='ECOS')", "solver", "ECOS", "takes no quadratic objective", "Clarabel or SCS")
 bad("solve(eye, one, eye, one, cones, solver_args='SCS')", "solver_args", "got str", "a dict", error="TypeError")
 bad("solve(eye, one, eye, one, cones, solver_args={'foo': 1})", "solver_args", "got 'foo'", "eps, tol, max_iters")
 bad("solve(eye, one, eye, one.to('meta'), cones)", "b", "is on meta", "expected cpu")

@@ -50,7 +50,7 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
     for constraint in problem.constraints:
         if isinstance(constraint, (PowCone3D, PowConeND)) and constraint.alpha.parameters():
             raise CanonicalizationError(
-                f"constraint {constraint}: its exponent holds the parameter {constraint.alpha.parameters()[0].name()}, whose value "
+                f"problem: got the constraint {constraint}, expected a constant exponent: its exponent holds the parameter {constraint.alpha.parameters()[0].name()}, whose value "
                 "cvxpy would fix at compilation; exponents must be constants"
             )
     own = {p.id: p for p in problem.parameters()}
@@ -82,13 +82,13 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
     for v in variables:
         if v.id not in known:
             raise ValueError(
-                f"variables: {v.name()} must be a subset of problem.variables or a dual variable of one of its constraints"
+                f"variables: got {v.name()}, which is not the problem's, expected its own: {v.name()} must be a subset of problem.variables or a dual variable of one of its constraints"
             )
     for v in problem.variables():
         for attribute in ("boolean", "integer"):
             if v.attributes[attribute]:
                 raise CanonicalizationError(
-                    f"variable {v.name()} is {attribute}: the solution would be piecewise constant in the parameters; relax it to a continuous one"
+                    f"problem: got one whose variable {v.name()} is {attribute}, expected continuous variables: the solution would be piecewise constant in the parameters; relax it to a continuous one"
                 )
 
 
@@ -103,7 +103,7 @@ def _way_out(item: Any, kind: type) -> str:
 def _check_exponents(e: Any) -> None:
     if isinstance(e, Power) and e.variables() and isinstance(e.p, cp.Expression) and e.p.parameters():
         raise CanonicalizationError(
-            f"`{e}`: its exponent holds the parameter {e.p.parameters()[0].name()}, with whose value its curvature and its cones change: "
+            f"problem: got `{e}`, expected a constant exponent: its exponent holds the parameter {e.p.parameters()[0].name()}, with whose value its curvature and its cones change: "
             "there is no derivative; exponents of variables must be constants"
         )
     for arg in e.args:
@@ -131,6 +131,10 @@ def check_discipline(problem: cp.Problem, gp: bool) -> None:
         culprits = _offenders(problem, lambda e: e.is_dgp() if gp else e.is_dcp())
         if not gp and problem.is_dgp():
             hint = " It is DGP: pass gp=True."
+        elif gp and problem.is_dcp():
+            hint = " It is DCP: leave gp=False."
+        elif gp:
+            hint = " Variables and parameters of a geometric program are declared pos=True (https://www.cvxpy.org/tutorial/dgp)."
         elif undeclared := _undeclared(problem):
             hint = f" Nothing is known of the definiteness of {undeclared}: declare it PSD=True (or NSD=True), or wrap it in cp.psd_wrap."
         elif problem.is_dqcp():
@@ -142,7 +146,9 @@ def check_discipline(problem: cp.Problem, gp: bool) -> None:
             hint = (
                 " Its solution may be one of several local ones; find a convex form of it (https://dcp.stanford.edu)."
             )
-        raise CanonicalizationError(f"Problem must be {kind}; {culprits}.{hint}")
+        raise CanonicalizationError(
+            f"problem: got one that is not {kind}, expected one that is: Problem must be {kind}; {culprits}.{hint}"
+        )
 
 
 def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original: cp.Problem, lifting: bool) -> None:
@@ -169,7 +175,7 @@ def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original
             else _offenders(original, complies, objective_complies)
         )
         raise CanonicalizationError(
-            f"Problem must be DPP, so that its data are affine in the parameters; {culprits}. "
+            f"problem: got one that is not DPP, expected one that is: Problem must be DPP, so that its data are affine in the parameters; {culprits}. "
             + (
                 "conelayers found no form of it that is; replace the part that holds only parameters by a new Parameter (with the sign or attribute "
                 "that it has) and pass its value"

@@ -42,7 +42,7 @@ def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:
             continue
         field = _DICT_KEYS[key]
         if field in settings:
-            raise ValueError(f"cones: the keys 'z' and 'f' both give {field}; keep one")
+            raise ValueError(f"cones: got the keys 'z' and 'f', expected one of them: both give {field}; keep one")
         if field in ("soc", "psd", "hermitian", "power") and isinstance(value, (int, float, np.number)):
             value = (value,)
         several = (

@@ -27,6 +27,11 @@ def positive_integer(name: str, value: Any) -> int:
     return int(value)
 
 
+def is_real(value: Any) -> bool:
+    """A number, and no truth value."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
@@ -36,7 +41,7 @@ class MonotoneOperator(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], m: float) -> None:
         super().__init__()
-        if isinstance(m, bool) or not isinstance(m, numbers.Real) or not 0 < m <= 1:
+        if not is_real(m) or not 0 < m <= 1:
             raise ValueError(f"m: got {m!r}, expected a number in (0, 1], the constant of strong monotonicity")
         self.shape, self.m = shape, float(m)
 

@@ -14,15 +14,14 @@ and converges for every α > 0, linearly. Sources: Winston, Kolter (2020); Ryu, 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from conelayers.equilibrium.operators import MonotoneOperator
+from conelayers.equilibrium.operators import MonotoneOperator, is_real
 
 __all__ = ["PeacemanRachford", "Solved", "natural_residual"]
 
@@ -40,10 +39,6 @@ class Solved(NamedTuple):
     iterations: int
 
 
-def _real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
 @final
 @dataclass(frozen=True)
 class PeacemanRachford:
@@ -54,9 +49,9 @@ class PeacemanRachford:
     max_iter: int = 2000
 
     def __post_init__(self) -> None:
-        if self.alpha is not None and not (_real(self.alpha) and 0 < self.alpha < math.inf):
+        if self.alpha is not None and not (is_real(self.alpha) and 0 < self.alpha < math.inf):
             raise ValueError(f"PeacemanRachford: alpha: got {self.alpha!r}, expected a positive number or None")
-        if not (_real(self.tol) and 0 < self.tol < 1):
+        if not (is_real(self.tol) and 0 < self.tol < 1):
             raise ValueError(f"PeacemanRachford: tol: got {self.tol!r}, expected a number between 0 and 1")
         if isinstance(self.max_iter, bool) or not isinstance(self.max_iter, int) or self.max_iter < 1:
             raise ValueError(f"PeacemanRachford: max_iter: got {self.max_iter!r}, expected a positive integer")

@@ -34,7 +34,7 @@ def check_not_negative(name: str, value: Any) -> None:
 
 def check_bounds(lower: Any, upper: Any) -> None:
     """Of a box."""
-    if isinstance(lower, numbers.Real) and isinstance(upper, numbers.Real) and not lower <= upper:
+    if isinstance(lower, numbers.Real) and isinstance(upper, numbers.Real) and not float(lower) <= float(upper):
         raise ValueError(f"project_box: lower, upper: got {lower} and {upper}, expected lower ≤ upper; exchange them")
 
 

@@ -63,7 +63,7 @@ def check_arguments(name: str, separable: Any, tol: Any, samples: Any, smooth: A
     as_flag(f"{name}: batched", batched)
     if separable is not None and not isinstance(separable, Separable):
         raise TypeError(f"{name}: separable: got {described(separable)}, expected Separable(pre, activation) or None")
-    if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0 < tol < np.inf:
+    if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0 < float(tol) < np.inf:
         raise ValueError(f"{name}: tol: got {tol!r}, expected a positive number")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ValueError(f"{name}: samples: got {samples!r}, expected an integer ≥ 1")
@@ -155,7 +155,7 @@ def _described(name: str, B: np.ndarray, W: np.ndarray, low: np.ndarray, high: n
     if (error > size).any():
         i = int(np.argmax(error))
         raise ValueError(
-            f"{name}: separable: the derivative of the function differs by {error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), "
+            f"{name}: separable: got a description of another function: its derivative differs by {error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), "
             "expected z = σ(pre(z, *theta)) coordinate by coordinate; check pre and activation"
         )
 

@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import numbers
 import os
 from collections.abc import Mapping
@@ -63,17 +65,20 @@ class SolverArguments:
         unknown = sorted(self.native_names - solver.native_options)
         if unknown:
             owners = [s.name for s in SOLVERS.values() if unknown[0] in s.native_options]
-            hint = f"; it is an option of {' and '.join(owners)}: add solve_method={owners[0]!r}" if owners else ""
+            alike = difflib.get_close_matches(unknown[0], [*_COMMON, *solver.native_options], 1)
+            guess = f"; did you mean {alike[0]!r}?" if alike else ""
+            hint = f"; it is an option of {' and '.join(owners)}: add solve_method={owners[0]!r}" if owners else guess
             raise ValueError(
-                f"solver_args: got {unknown[0]!r}, which is neither a common option ({', '.join(_COMMON)}) nor one of "
+                f"solver_args: got {unknown[0]!r}, expected a common option ({', '.join(_COMMON)}) or one of "
                 f"{solver.name}'s own ({', '.join(sorted(solver.native_options))}){hint}"
             )
         if self.settings.max_iters is not None and "max_iter" in self.native_names:
             raise ValueError(
                 f"solver_args: got both max_iters={self.settings.max_iters} and max_iter={dict(self.settings.native)['max_iter']}, two names "
-                "for one option; keep one"
+                "for one option, expected one of them; keep one"
             )
         native = tuple((name, value) for name, value in self.settings.native if name in solver.native_options)
+        solver.check_options(native)
         return replace(self.settings, native=native)
 
 
@@ -99,14 +104,16 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
     if method is not None:
         method = find_solver(method, "solver_args: solve_method").name
         if solver is not None and find_solver(solver).name != method:
-            raise ValueError(f"solver_args: solve_method {method} contradicts solver={solver}; keep one of the two")
+            raise ValueError(
+                f"solver_args: got solve_method {method}, expected {find_solver(solver).name} or none: it contradicts solver={solver}; keep one of the two"
+            )
     mode = args.pop("mode", None)
     if mode is not None and not (isinstance(mode, str) and (mode in _MODES or mode in _SIDES)):
         raise ValueError(f"solver_args: mode: got {mode!r}, expected one of {', '.join((*_MODES, *_SIDES))}")
     lpgd = _lpgd(mode, args.pop("derivative_kwargs", None))
     if "eps" in args and "tol" in args:
         raise ValueError(
-            f"solver_args: got both eps={args['eps']!r} and tol={args['tol']!r}: eps and tol are two names for one option; keep one"
+            f"solver_args: got both eps={args['eps']!r} and tol={args['tol']!r}: eps and tol are two names for one option, expected one of them; keep one"
         )
     name = "eps" if "eps" in args else "tol"
     tolerance = args.pop(name, None)
@@ -147,7 +154,12 @@ def _lpgd(mode: Any, options: Any) -> tuple[Any, Any, str] | None:
             f"solver_args: derivative_kwargs: got {given!r}, expected tau and, if wanted, rho for mode {mode!r}; or give the layer "
             "smoothing=conelayers.LPGD(tau=…, rho=…)"
         )
-    return given["tau"], given.get("rho", 0.0), _SIDES[mode]
+    tau, rho = given["tau"], given.get("rho", 0.0)
+    for name, value, least in (("tau", tau, "positive"), ("rho", rho, "nonnegative")):
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not real or value < 0 or (least == "positive" and value == 0):
+            raise ValueError(f"solver_args: derivative_kwargs: {name}: got {value!r}, expected a {least} number")
+    return tau, rho, _SIDES[mode]
 
 
 def _whole(value: Any) -> bool:

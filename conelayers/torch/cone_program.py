@@ -113,7 +113,9 @@ def _entries(name: str, pattern: Any, shape: tuple[int, int], *, symmetric: bool
             f"{name}: got index arrays of shapes {rows.shape} and {cols.shape}, expected two of one length"
         )
     if rows.size and not (rows.min() >= 0 and rows.max() < shape[0] and cols.min() >= 0 and cols.max() < shape[1]):
-        raise ValueError(f"{name}: got indices outside a matrix of shape {shape}")
+        raise ValueError(
+            f"{name}: got indices outside a matrix of shape {shape}, expected rows and columns within, from 0"
+        )
     if np.unique(rows * shape[1] + cols).size != rows.size:
         raise ValueError(f"{name}: got an entry twice, expected each once; sum duplicates first")
     if symmetric:

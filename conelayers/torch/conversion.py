@@ -14,10 +14,12 @@ def check_tensor(name: str, tensor: torch.Tensor, device: torch.device) -> None:
     """Raises TypeError or ValueError, naming the argument, for a tensor without values, on another device, or sparse."""
     if tensor.is_meta:
         raise ValueError(
-            f"{name}: is on meta, expected {'cpu' if device.type == 'meta' else device}: a tensor with values; make it there"
+            f"{name}: got one that is on meta, expected {'cpu' if device.type == 'meta' else device}: a tensor with values; make it there"
         )
     if tensor.device != device:
-        raise ValueError(f"{name}: is on {tensor.device}, expected {device} like the others; move it there")
+        raise ValueError(
+            f"{name}: got one that is on {tensor.device}, expected {device} like the others; move it there"
+        )
     if tensor.layout is not torch.strided:
         raise TypeError(
             f"{name}: got a sparse tensor ({tensor.layout}), expected a dense one; convert it with .to_dense(), or pass its values and "

@@ -336,7 +336,7 @@ class ConeLayer(torch.nn.Module):
                 )
             if p.is_meta:
                 raise ValueError(
-                    f"{name}: is on meta, expected a tensor with values, on the CPU or a GPU; make it there"
+                    f"{name}: got one that is on meta, expected a tensor with values, on the CPU or a GPU; make it there"
                 )
             if p.device != params[0].device:
                 raise ValueError(
