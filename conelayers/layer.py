@@ -188,12 +188,12 @@ class Layer:
         if self._linear is None:
             if self._source is None and not self._compilation:
                 raise ValueError(
-                    f"solver: got {solver}, which takes no quadratic objective, expected one that does, since P is given; use Clarabel or SCS, or write the objective as a "
+                    f"solver: got {solver}, expected one for this P: {solver} takes no quadratic objective; use Clarabel or SCS, or write the objective as a "
                     "second-order cone"
                 )
             if self._source is None:
                 raise ValueError(
-                    f"solver_args: solve_method {solver} needs the problem compiled with a linear objective, which a layer "
+                    f"solver_args: got solve_method {solver}, expected CLARABEL or SCS: {solver} needs the problem compiled with a linear objective, which a layer "
                     f"that was pickled cannot do; construct the layer with solver={solver!r}"
                 )
             self._linear = canonicalize(*self._source, quadratic=False, **self._compilation)

@@ -62,7 +62,7 @@ def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolu
     missing = [p.name() for p, value in zip(problem.parameters(), values, strict=True) if value is None]
     if missing:
         raise ValueError(
-            f"problem: got no value for the parameters {', '.join(missing)}, expected one for each: they have no value; set their .value"
+            f"problem: got no value for the parameters {', '.join(missing)}, expected one for each: the parameters {', '.join(missing)} have no value; set their .value"
         )
     kept = vars(problem).setdefault(_KEPT, {})
     key = repr((gp, sorted(options.items())))

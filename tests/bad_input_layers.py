@@ -288,6 +288,7 @@ bad("layer.solve(one, solver_args={'solve_method': 'SCS', 'eps_abs': 'small'})",
 bad("layer.solve(one, solver_args={'max_step_fraction': 'large'})", "solver_args: max_step_fraction", "got 'large'", "CLARABEL refused", "such as 0.99")
 bad("layer.solve(one, solver_args={'max_iter': 7.5})", "solver_args: max_iter", "got 7.5", "CLARABEL refused", "such as 200")
 bad("layer.solve(one, solver_args={'max_iters': 7, 'max_iter': 8})", "solver_args", "got both max_iters=7 and max_iter=8", "keep one")
+bad("import pickle; pickle.loads(pickle.dumps(layer)).solve(one, solver_args={'solve_method': 'ECOS'})", "solver_args", "got solve_method ECOS", "expected CLARABEL or SCS", "pickled", "solver='ECOS'")
 bad("layer.certify(one, solver_args={'foo': 1})", "solver_args", "got 'foo'", "expected a common option (eps, tol, max_iters")
 bad("layer.problem_data(one, solver_args={'foo': 1})", "solver_args", "got 'foo'", "expected a common option (eps, tol, max_iters")
 good = options.good

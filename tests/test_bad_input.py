@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
 
 import bad_input
@@ -13,19 +14,30 @@ DOCS = Path(__file__).parent.parent / "docs" / "bad_input.md"
 AFTER_A_SOLVE = ("SolveError", "SingularDerivativeError", "NotImplementedError")
 
 
+SOLVES = (
+    "conelayers.layer.solve_batch",
+    "conelayers.conic.solve_batch",
+    "conelayers.lasso.problem.first_guess",
+    "conelayers.lasso.svm._Machine._guess",
+)
+
+
 @pytest.fixture
 def solves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows with every solve of a cone program."""
+    """Grows with every solve of a cone program or a Lasso-type model."""
     seen: list[str] = []
-    for where in ("layer", "conic"):
-        module = __import__(f"conelayers.{where}", fromlist=["solve_batch"])
-        own = module.solve_batch
 
-        def counted(*args, own=own, where=where, **options):
+    def counted(where: str):
+        own = pkgutil.resolve_name(where)
+
+        def solve(*args, **options):
             seen.append(where)
             return own(*args, **options)
 
-        monkeypatch.setattr(module, "solve_batch", counted)
+        return solve
+
+    for where in SOLVES:
+        monkeypatch.setattr(where, counted(where))
     return seen
 
 

@@ -28,7 +28,7 @@ def check_like(name: str, value: Any, shape: Sequence[int], kind: str) -> None:
 
 def check_not_negative(name: str, value: Any) -> None:
     """``name`` is the function's and the argument's."""
-    if isinstance(value, numbers.Real) and not value >= 0:
+    if isinstance(value, numbers.Real) and not float(value) >= 0:
         raise ValueError(f"{name}: got {value}, expected a number ≥ 0")
 
 

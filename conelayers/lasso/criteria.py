@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.model_selection import check_cv
 
 from conelayers.arguments import described
+from conelayers.errors import as_member
 from conelayers.lasso.checks import checked_data, signs
 from conelayers.lasso.losses import Logistic
 from conelayers.lasso.problem import Model, Problem, checked_model
@@ -137,6 +138,7 @@ class Criterion(ABC):
 
         The gradient takes one linear solve a fold, whatever m is; side: which derivative at a kink (``Solution``).
         """
+        side = as_member(Side, "side", side)
         if start is not None and not isinstance(start, Evaluation):
             raise TypeError(f"start: got {described(start)}, expected an Evaluation of this criterion, or None")
         if start is not None and len(start.solutions) != len(self.problems):

@@ -38,6 +38,6 @@ def choose_solver(name: str | None, cones: Cones, quadratic: bool, options: froz
         what = f"the cones {', '.join(lacks)}" if lacks else "a quadratic objective"
         others = ", ".join(s.name for s in capable) or "none"
         raise ValueError(
-            f"solver: got {solver.name}, which does not take {what}, expected one that does. Solvers that take this problem: {others}"
+            f"solver: got {solver.name}, expected one for this problem: {solver.name} does not take {what}. Solvers that take this problem: {others}"
         )
     return solver
