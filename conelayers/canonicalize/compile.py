@@ -110,7 +110,7 @@ def _canonicalize(
     structure, maps = data_maps(program, columns, cones, E)
     if any(m.is_infinite for m in maps.values()):
         raise CanonicalizationError(
-            "problem: it has an infinite or NaN constant or coefficient; remove the constraint that it makes void"
+            "problem: got an infinite or NaN constant or coefficient, expected finite ones; remove the constraint that it makes void"
         )
     groups = [output_specs(v, problem, program, reductions, E) for v in variables]
     outputs = tuple(spec for group in groups for spec in group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import clarabel
 import numpy as np
@@ -80,6 +80,13 @@ class Clarabel(Solver):
     native_options: ClassVar[frozenset[str]] = frozenset(
         name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_") and name != "default"
     )
+
+    def _check_option(self, name: str, value: Any) -> None:
+        native = clarabel.DefaultSettings()
+        try:
+            setattr(native, name, value)
+        except (TypeError, OverflowError) as error:
+            raise TypeError(f"what its settings take, such as {getattr(native, name)!r} ({error})") from error
 
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
         native = clarabel.DefaultSettings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, final
@@ -63,6 +64,25 @@ class Solver(ABC):
         """Whether it takes programs with these cones and, if asked, P ≠ 0."""
         kinds = real_form(cones)[0].kinds if cones.hermitian else cones.kinds
         return kinds <= self.cones and (self.quadratic or not quadratic)
+
+    def check_options(self, native: tuple[tuple[str, Any], ...]) -> None:
+        """Raises ValueError for a value of its own options that it will not take."""
+        for name, value in native:
+            try:
+                self._check_option(name, value)
+            except (TypeError, OverflowError) as error:
+                raise ValueError(
+                    f"solver_args: {name}: got {value!r}, which {self.name} refused; expected {error}"
+                ) from error
+
+    def _check_option(self, name: str, value: Any) -> None:
+        """Raises TypeError, whose text is what was expected."""
+        if (
+            not name.endswith("_filename")
+            and name != "linear_solver"
+            and not isinstance(value, numbers.Real | np.bool_)
+        ):
+            raise TypeError("a number")
 
     @abstractmethod
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
