@@ -338,7 +338,8 @@ class Layer:
         # A backend named at the call may have another program.
         fits = last is not None and last.x.shape[1:] == program.q.shape[1:] and last.y.shape[1:] == program.b.shape[1:]
         start = WarmStart.of(last, program.batch) if last is not None and fits else None
-        plan = Plan(solver, arguments.for_solver(solver), (arguments.method or self._solver) is not None)
+        named = (arguments.method or self._solver) is not None
+        plan = Plan(solver, arguments.for_solver(solver), named, arguments.max_seconds)
         solved = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
         solution, linearization = self._watch.over(*solved)
         if warm and solution.x.size:

@@ -40,6 +40,7 @@ class SCS(Solver):
     tight_tolerance: ClassVar[float] = 1e-9
     fallback_iterations: ClassVar[int] = 20000
     needs_rows: ClassVar[bool] = True
+    time_option: ClassVar[str | None] = "time_limit_secs"
     native_options: ClassVar[frozenset[str]] = frozenset(
         {
             "acceleration_interval",

@@ -1,0 +1,75 @@
+"""Ctrl-C while backends written in C run: SCS and ECOS put a handler of their own in place of Python's.
+
+ECOS, and SCS before 3.3, save the handler before them in one static variable. In two threads at a time the second saves the
+first one's, and Python's never comes back: Ctrl-C would do nothing until the process ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+__all__ = ["sigint_given_back"]
+
+_ROOM = 512  # more than a struct sigaction anywhere
+
+
+@cache
+def _sigaction() -> Callable[[int, object, object], int] | None:
+    if os.name != "posix":
+        return None
+    function = ctypes.PyDLL(None).sigaction
+    function.argtypes, function.restype = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p), ctypes.c_int
+    return function
+
+
+class _Handler:
+    """The first solve to begin saves the handler, the last to end puts it back."""
+
+    def __init__(self) -> None:
+        self._saved = ctypes.create_string_buffer(_ROOM)
+        self._lock, self._inside = threading.Lock(), 0
+
+    def forked(self) -> None:
+        """What a child process needs, in which no other thread goes on solving."""
+        if self._inside:
+            self._put_back()
+        self._lock, self._inside = threading.Lock(), 0
+
+    def enter(self) -> None:
+        with self._lock:
+            self._inside += 1
+            sigaction = _sigaction()
+            if self._inside == 1 and sigaction is not None:
+                sigaction(signal.SIGINT, None, self._saved)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._put_back()
+
+    def _put_back(self) -> None:
+        sigaction = _sigaction()
+        if sigaction is not None:
+            sigaction(signal.SIGINT, self._saved, None)
+
+
+_HANDLER = _Handler()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_HANDLER.forked)
+
+
+@contextmanager
+def sigint_given_back() -> Iterator[None]:
+    """After the last of the solves within it, SIGINT goes where it went before the first."""
+    _HANDLER.enter()
+    try:
+        yield
+    finally:
+        _HANDLER.leave()
