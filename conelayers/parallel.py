@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import cache
@@ -90,23 +91,35 @@ def one_blas_thread(wanted: bool = True) -> Iterator[None]:
 
 
 def run_parallel(function: Callable[[T], R], items: Sequence[T], jobs: int, *, apart: bool = False) -> list[R]:
-    """[function(item) for item in items] on up to ``jobs`` threads, in order, each in a copy of this thread's context.
+    """[function(item) for item in items] on up to ``jobs`` threads, in order, each thread in a copy of this one's context.
 
     ``apart``: in threads of the pool even where one would do, because single calls are long: the main thread alone hears of
-    Ctrl-C, and not while it is inside of one. Whatever ends the batch, what has not begun does not begin, ``limits.halting_event`` says so
-    to what has, and no thread outlives the call.
+    Ctrl-C, and not while it is inside of one. Whatever ends the batch, what has not begun does not begin,
+    ``limits.halting_event`` says so to what has, and no thread outlives the call.
     """
-    if (jobs <= 1 or len(items) <= 1) and not (
-        apart and items and threading.current_thread() is threading.main_thread()
-    ):
+    apart = apart and len(items) > 0 and threading.current_thread() is threading.main_thread()
+    if (jobs <= 1 or len(items) <= 1) and not apart:
         return [function(item) for item in items]
+    # A future for each item would make the main thread collect garbage, and a KeyboardInterrupt in there is forgotten.
+    todo, results = deque(range(len(items))), dict[int, R]()
     with one_blas_thread(), halting() as halt, ThreadPoolExecutor(max(1, min(jobs, len(items)))) as pool:
+
+        def work() -> None:
+            try:
+                while not halt.is_set():
+                    try:
+                        i = todo.popleft()
+                    except IndexError:
+                        return
+                    results[i] = function(items[i])
+            except BaseException:
+                halt.set()
+                raise
+
         try:
-            futures: list[Future[R]] = []
-            for item in items:
-                futures.append(pool.submit(copy_context().run, function, item))  # noqa: PERF401 what there is when interrupted
-            return [future.result() for future in futures]
-        except BaseException:
+            futures = [pool.submit(copy_context().run, work) for _ in range(max(1, min(jobs, len(items))))]
+            while futures:
+                futures.pop(0).result()
+        finally:
             halt.set()
-            pool.shutdown(wait=False, cancel_futures=True)  # the pool's own exit waits
-            raise
+    return [results[i] for i in range(len(items))]

@@ -9,13 +9,15 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-__all__ = ["sigint_given_back"]
+__all__ = ["scs_swallowed_sigint", "sigint_given_back"]
 
+_SCS_STATE = "scs_interrupt_state_v1"  # a capsule; the note is the first field of the struct
 _ROOM = 512  # more than a struct sigaction anywhere
 
 
@@ -73,3 +75,20 @@ def sigint_given_back() -> Iterator[None]:
         yield
     finally:
         _HANDLER.leave()
+
+
+@cache
+def _scs_flag() -> ctypes.c_int | None:
+    """Where SCS's handler notes a SIGINT, in versions that share one note among their extensions."""
+    shared = vars(sys.modules.get("_scs_interrupt_registry", ctypes)).get(_SCS_STATE)
+    if shared is None:
+        return None
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.argtypes, pointer.restype = (ctypes.py_object, ctypes.c_char_p), ctypes.c_void_p
+    return ctypes.c_int.from_address(pointer(shared, _SCS_STATE.encode()))
+
+
+def scs_swallowed_sigint() -> bool:
+    """Whether SIGINT came where SCS takes it without a word: while it factors, or after the last look of a solve."""
+    flag = _scs_flag()
+    return flag is not None and flag.value != 0
