@@ -29,9 +29,9 @@ CASES = {
     "scs": (layer_of(60, 40, solver="SCS"), 2000),
     "ecos": (layer_of(60, 40, solver="ECOS"), 2000),
     "default": (layer_of(60, 40), 2000),
-    "kernel": (layer_of(40, 80, quadratic=True), 20000),
-    "clarabel-large": (layer_of(500, 500, solver="CLARABEL"), 10),
-    "scs-large": (layer_of(500, 500, solver="SCS"), 10),
+    "kernel": (layer_of(40, 80, quadratic=True), 10000),
+    "clarabel-large": (layer_of(300, 300, solver="CLARABEL"), 20),
+    "scs-large": (layer_of(300, 300, solver="SCS"), 20),
 }
 
 

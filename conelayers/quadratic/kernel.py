@@ -22,7 +22,7 @@ __all__ = ["AVAILABLE", "KernelFactors", "solve"]
 _VERSION = 1  # of kernel.c's interface
 _RATE = 3e6  # multiplications and additions a millisecond, roughly
 _WORTH_THREADS = 1.0  # milliseconds of work a thread; starting them costs a tenth of that
-_AT_ONCE = 100.0  # milliseconds of work a call at most: between calls Ctrl-C and the time limit are looked at
+_AT_ONCE = 5.0  # milliseconds of work a call at most, of which hard instances make thirty times as much: in between Ctrl-C gets its turn
 
 
 class _Batch(ctypes.Structure):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-__all__ = ["scs_swallowed_sigint", "sigint_given_back"]
+__all__ = ["heed_sigint_of_scs", "sigint_given_back"]
 
 _SCS_STATE = "scs_interrupt_state_v1"  # a capsule; the note is the first field of the struct
 _ROOM = 512  # more than a struct sigaction anywhere
@@ -35,25 +35,26 @@ class _Handler:
 
     def __init__(self) -> None:
         self._saved = ctypes.create_string_buffer(_ROOM)
-        self._lock, self._inside = threading.Lock(), 0
+        self._lock, self.inside = threading.Lock(), 0
+        self.heeded = False  # what SCS has noted now
 
     def forked(self) -> None:
         """What a child process needs, in which no other thread goes on solving."""
-        if self._inside:
+        if self.inside:
             self._put_back()
-        self._lock, self._inside = threading.Lock(), 0
+        self._lock, self.inside = threading.Lock(), 0
 
     def enter(self) -> None:
         with self._lock:
-            self._inside += 1
+            self.inside += 1
             sigaction = _sigaction()
-            if self._inside == 1 and sigaction is not None:
+            if self.inside == 1 and sigaction is not None:
                 sigaction(signal.SIGINT, None, self._saved)
 
     def leave(self) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
+            self.inside -= 1
+            if self.inside == 0:
                 self._put_back()
 
     def _put_back(self) -> None:
@@ -88,7 +89,18 @@ def _scs_flag() -> ctypes.c_int | None:
     return ctypes.c_int.from_address(pointer(shared, _SCS_STATE.encode()))
 
 
-def scs_swallowed_sigint() -> bool:
-    """Whether SIGINT came where SCS takes it without a word: while it factors, or after the last look of a solve."""
+def heed_sigint_of_scs(*, begins: bool = False) -> None:
+    """Raise KeyboardInterrupt for a SIGINT that SCS took without a word: while it factored, or after the last look of a solve.
+
+    To be called before (``begins``) and after each of its operations, the next of which, in whatever thread, forgets it.
+    """
     flag = _scs_flag()
-    return flag is not None and flag.value != 0
+    if flag is None:
+        return
+    if not flag.value:
+        _HANDLER.heeded = False
+    elif begins and _HANDLER.inside == 1:
+        _HANDLER.heeded = True  # from before
+    elif not _HANDLER.heeded:
+        _HANDLER.heeded = True
+        raise KeyboardInterrupt

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import scs
 
 from conelayers.errors import Status
-from conelayers.solvers.interrupts import scs_swallowed_sigint
+from conelayers.solvers.interrupts import heed_sigint_of_scs
 from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver, csc32
 
 __all__ = ["SCS"]
@@ -78,14 +78,14 @@ class SCS(Solver):
             "p": list(cones.power),
         }
         data = {"P": csc32(sp.csc_array(sp.triu(instance.P))), "A": csc32(instance.A), "b": instance.b, "c": instance.q}
-        noted = scs_swallowed_sigint()
+        heed_sigint_of_scs(begins=True)
         solver = scs.SCS(data, native_cones, **options)
-        if scs_swallowed_sigint() and not noted:  # the solve would forget it
-            raise KeyboardInterrupt
+        heed_sigint_of_scs()
         warm = {} if start is None else {"x": start.x, "y": start.y, "s": start.s}
         result = solver.solve(warm_start=start is not None, **warm)
         info = result["info"]
-        if info["status_val"] == scs.SIGINT or scs_swallowed_sigint():
+        heed_sigint_of_scs()
+        if info["status_val"] == scs.SIGINT:
             raise KeyboardInterrupt
         status = _STATUS.get(info["status_val"], Status.FAILED)
         if status is Status.ITERATION_LIMIT and "time" in str(info["status"]).lower():
