@@ -134,7 +134,7 @@ def solve_and_differentiate(
     settings = arguments.for_solver(chosen)
     structure = Structure(Pattern.of(P), Pattern.of(A), cones)
     program = ConeProgram(structure, P.data[None], q[None], A.data[None], b[None])
-    plan = Plan(chosen, settings, (arguments.method or solver) is not None)
+    plan = Plan(chosen, settings, (arguments.method or solver) is not None, arguments.max_seconds)
     solution, linearization = solve_batch(
         program, plan, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward
     )

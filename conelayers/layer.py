@@ -408,7 +408,9 @@ class Layer:
         start = WarmStart.of(last, program.batch) if last is not None and fits else None
         linearization: SolutionMap
         if self._spread is not None and program.batch > 1:
-            solution, remote = self._spread.solve(program.structure, batch.theta, solver_args, start)
+            solution, remote = self._spread.solve(
+                program.structure, batch.theta, solver_args, start, arguments.max_seconds
+            )
             linearization = replace(remote, on_trouble=self._watch.teller(solution))
         else:
             solution, linearization = self._run(program, plan, arguments, start)
@@ -439,7 +441,12 @@ class Layer:
             arguments, (solver, compiled) = self._default_arguments, self._default
         return (
             arguments,
-            Plan(solver, arguments.for_solver(solver), (arguments.method or self._solver) is not None),
+            Plan(
+                solver,
+                arguments.for_solver(solver),
+                (arguments.method or self._solver) is not None,
+                arguments.max_seconds,
+            ),
             compiled,
         )
 

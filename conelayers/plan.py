@@ -31,11 +31,12 @@ _SPARSE = 12  # entries of P and A per row and column up to which ten factorizat
 @final
 @dataclass(frozen=True)
 class Plan:
-    """The backend, its settings, and whether the user named it."""
+    """The backend, its settings, whether the user named it, and the seconds that all routes together may take."""
 
     solver: Solver
     settings: Settings
     chosen_by_user: bool
+    max_seconds: float | None = None
 
     def routes(self, structure: Structure, batch: int) -> Iterator[Route]:
         """The routes for ``batch`` programs of this (presolved) structure.

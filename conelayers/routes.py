@@ -19,6 +19,9 @@ from conelayers.solvers import Instance, RawSolution, Settings, Solver
 __all__ = ["Backend", "Previous", "Route", "Start"]
 
 _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
+_LONG = (
+    300  # n + m from which one solve takes long enough for Ctrl-C to need a way in, and for a thread to cost nothing
+)
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 
@@ -117,7 +120,7 @@ class Backend(Route):
                 warm = RawSolution(self.warm.x[k], y, s, Status.SOLVED, "")
             return self.solver.solve(data, self.settings, warm)
 
-        raws = run_parallel(solve_one, range(program.batch), jobs)
+        raws = run_parallel(solve_one, range(program.batch), jobs, apart=structure.n + structure.m > _LONG)
         status = [raw.status for raw in raws]
         if not self.trusted:
             status = [s if s.usable else Status.FAILED for s in status]

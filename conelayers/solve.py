@@ -10,6 +10,7 @@ import numpy as np
 
 from conelayers.errors import Status, usable_mask
 from conelayers.kkt import EliminatedFactorization, Part, combine
+from conelayers.limits import out_of_time, time_limit
 from conelayers.linearization import Linearization
 from conelayers.newton import polish
 from conelayers.parallel import one_blas_thread
@@ -71,6 +72,7 @@ class _Outcome:
         self.parts: list[Part] = []
         self.point: Point | None = None  # all of them evaluated, where that is at hand
         self.rounds: list[tuple[str, np.ndarray, tuple[Status, ...], np.ndarray]] = []
+        self.out_of_time = False  # before the routes were through
 
     def unsolved(self, previous: Route | None) -> np.ndarray:
         """The instances for the next route: not infeasible, and not stopped by a limit that the user set."""
@@ -150,9 +152,9 @@ def solve_batch(
 
     The program is equilibrated and presolved; then come the plan's routes, each followed by Newton steps, for what those before
     left open. The residuals are recomputed here and decide between SOLVED and INACCURATE, whatever a backend says; its word
-    is taken for infeasibility and for limits. The data of instances without a solution come back as NaN.
+    is taken for infeasibility and for limits. What is open when ``plan.max_seconds`` have passed is TIME_LIMIT. The data of instances without a solution come back as NaN.
     """
-    with one_blas_thread(program.structure.wants_one_blas_thread):
+    with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(plan.max_seconds):
         scaled, scaling = equilibrate_program(program)
         presolved = presolve(scaled)
         outcome = _Outcome(presolved.smaller)
@@ -162,6 +164,9 @@ def solve_batch(
             outcome.follow(route, presolved.smaller, jobs, last)
             last = route
             if not outcome.unsolved(last).size:
+                break
+            if out_of_time():
+                outcome.out_of_time = True
                 break
         point, error = _extend(presolved, outcome)
         solution = _judge(program, presolved, scaling, point, error, outcome)
@@ -225,7 +230,9 @@ def _judge(
     judged = np.maximum(residuals.worst, error)
     status = outcome.status
     if not (judged <= ACCURACY).all() or not usable_mask(status).all():
-        near = [Status.INACCURATE if worst <= _ROUGH else Status.FAILED for worst in judged]
+        lost_by = Status.TIME_LIMIT if outcome.out_of_time else Status.FAILED
+        status = [lost_by if said is Status.FAILED else said for said in status]
+        near = [Status.INACCURATE if worst <= _ROUGH else lost_by for worst in judged]
         solved = [Status.SOLVED if worst <= ACCURACY else other for worst, other in zip(judged, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
     elif Status.INACCURATE in status:

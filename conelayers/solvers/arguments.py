@@ -3,7 +3,8 @@
 | name | meaning |
 | --- | --- |
 | ``eps``, ``tol`` | the backend's tolerances: SCS eps_abs, eps_rel; Clarabel tol_gap_abs, tol_gap_rel, tol_feas; ECOS abstol, reltol, feastol |
-| ``max_iters`` | the iteration limit (Clarabel: max_iter) |
+| ``max_iters`` | the backend's iteration limit for each instance (Clarabel: max_iter) |
+| ``max_seconds`` | the time limit for the whole call: all instances, all backends and our own steps |
 | ``verbose`` | the backend prints its progress |
 | ``solve_method`` | the backend's name: "SCS", "ECOS" or "Clarabel" |
 | ``n_jobs_forward``, ``n_jobs_backward`` | threads for the solves and for the derivative; −1 or absent: all cores |
@@ -32,6 +33,7 @@ _COMMON = (
     "eps",
     "tol",
     "max_iters",
+    "max_seconds",
     "verbose",
     "solve_method",
     "n_jobs_forward",
@@ -47,13 +49,14 @@ _SIDES = {"lpgd": "both", "lpgd_right": "lower", "lpgd_left": "upper"}
 @final
 @dataclass(frozen=True)
 class SolverArguments:
-    """Parsed ``solver_args``: the backend's name if given, its settings, the numbers of threads, and τ, ρ and side of LPGD."""
+    """Parsed ``solver_args``: the backend's name if given, its settings, the numbers of threads, τ, ρ and side of LPGD, the seconds."""
 
     method: str | None
     settings: Settings
     jobs_forward: int
     jobs_backward: int
     lpgd: tuple[Any, Any, str] | None = None
+    max_seconds: float | None = None
 
     @property
     def native_names(self) -> frozenset[str]:
@@ -124,6 +127,11 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
     max_iters = args.pop("max_iters", None)
     if max_iters is not None and not (_whole(max_iters) and int(max_iters) > 0):
         raise ValueError(f"solver_args: max_iters: got {max_iters!r}, expected a positive integer")
+    max_seconds = args.pop("max_seconds", None)
+    if max_seconds is not None and not (
+        isinstance(max_seconds, numbers.Real) and not isinstance(max_seconds, bool) and float(max_seconds) > 0
+    ):
+        raise ValueError(f"solver_args: max_seconds: got {max_seconds!r}, expected a positive number of seconds")
     verbose = args.pop("verbose", False)
     if not isinstance(verbose, (bool, numbers.Integral)):
         raise ValueError(f"solver_args: verbose: got {verbose!r}, expected True or False")
@@ -134,7 +142,9 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
         verbose=bool(verbose),
         native=tuple(sorted(args.items())),
     )
-    return SolverArguments(method, settings, jobs[0], jobs[1], lpgd)
+    return SolverArguments(
+        method, settings, jobs[0], jobs[1], lpgd, max_seconds=None if max_seconds is None else float(max_seconds)
+    )
 
 
 def _lpgd(mode: Any, options: Any) -> tuple[Any, Any, str] | None:

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from conelayers.cones import Cones
 from conelayers.errors import Status
+from conelayers.limits import halting_event
 from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver, csc32
 
 __all__ = ["Clarabel"]
@@ -77,6 +78,7 @@ class Clarabel(Solver):
     tight_tolerance: ClassVar[float] = 1e-10
     fallback_iterations: ClassVar[int] = 200
     needs_rows: ClassVar[bool] = False
+    time_option: ClassVar[str | None] = "time_limit"
     native_options: ClassVar[frozenset[str]] = frozenset(
         name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_") and name != "default"
     )
@@ -105,6 +107,10 @@ class Clarabel(Solver):
         solver = clarabel.DefaultSolver(
             csc32(sp.csc_array(sp.triu(instance.P))), instance.q, csc32(A), b, _native_cones(instance.cones), native
         )
+        event = halting_event()
+        if event is not None and hasattr(solver, "set_termination_callback"):
+            # In a pool's thread, never in the main one: Clarabel prints and forgets what is raised in there, KeyboardInterrupt too.
+            solver.set_termination_callback(lambda _: event.is_set())
         result = solver.solve()
         y, s = np.array(result.z), np.array(result.s)
         if order is not None:
