@@ -42,7 +42,7 @@ def main() -> None:
     rows: list[Row] = []
     try:
         for row in run(list(files_in(arguments.folders, _log)), arguments.seconds, _log):
-            rows.append(row)
+            rows.append(row)  # noqa: PERF402
     finally:  # an interrupted run has its rows, too
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(as_json(rows), indent=1, allow_nan=False) + "\n")

@@ -17,6 +17,7 @@ from conelayers import Cones
 __all__ = ["Perturbation", "derivative_residual", "is_dual_ray", "is_primal_ray", "kkt_residual"]
 
 RAY = 1e-8  # of the absolute values that make up a sum which has to vanish
+ROUNDING = 1e-11
 
 
 def kkt_residual(problem: Problem, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> float:
@@ -72,9 +73,14 @@ def derivative_residual(
 
 
 def is_primal_ray(problem: Problem, y: np.ndarray) -> bool:
-    """Whether y ∈ K*, Aᵀy = 0 and bᵀy < 0: no x has b − Ax ∈ K. Entry by entry, so that units do not matter."""
-    y = problem.cones.project_dual(y[None])[0][0]
-    A, b = problem.A, problem.b
+    """Whether y ∈ K*, Aᵀy = 0 and bᵀy < 0: no x has b − Ax ∈ K. Entry by entry, so that units do not matter.
+
+    What is tested is the projection of y onto K*, without the blocks in which it is zero but for rounding.
+    """
+    A, b, cones = problem.A, problem.b, problem.cones
+    y = cones.project_dual(y[None])[0][0]
+    felt = _block_sizes(cones, np.abs(y) * abs(A).max(axis=1).toarray().ravel())
+    y = np.where(felt > ROUNDING * np.max(felt, initial=0.0), y, 0.0)
     falls = -(b @ y) > RAY * (np.abs(b) @ np.abs(y))
     return bool(falls and (np.abs(A.T @ y) <= RAY * (abs(A).T @ np.abs(y))).all())
 
@@ -82,7 +88,7 @@ def is_primal_ray(problem: Problem, y: np.ndarray) -> bool:
 def is_dual_ray(problem: Problem, x: np.ndarray) -> bool:
     """Whether Px = 0, −Ax ∈ K and qᵀx < 0: from any feasible point the objective falls along x for ever."""
     P, q, A, cones = problem.P, problem.q, problem.A, problem.cones
-    outside = cones.project_dual(A @ x[None].T.ravel()[None])[0][0] if cones.dimension else np.zeros(0)
+    outside = cones.project_dual((A @ x)[None])[0][0] if cones.dimension else np.zeros(0)
     size = _block_sizes(cones, abs(A) @ np.abs(x))
     falls = -(q @ x) > RAY * (np.abs(q) @ np.abs(x))
     flat = np.abs(P @ x) <= RAY * (abs(P) @ np.abs(x))

@@ -18,6 +18,7 @@ __all__ = ["Row", "files_in", "run"]
 START_SECONDS = 120.0  # until a worker has imported everything, which is not the instance's time
 SMALL = 4000  # n + m up to which the aim is to be met
 EXACT = 1e-8
+SHOWN = 160  # characters of a reason
 
 
 @final
@@ -96,7 +97,7 @@ def run(paths: list[Path], seconds: float, log: Callable[[str], None]) -> Iterat
             if counts[name] > 1:
                 name = str(path.parent / name)
             row, reason = _measure(worker, Row(name), path, suffix, seconds)
-            log(row.line() + (f"  {reason}" if reason else ""))
+            log(row.line() + (f"  {reason[:SHOWN]}" if reason else ""))
             yield row
     finally:
         worker.stop()
