@@ -63,8 +63,16 @@ class _Sections:
         return _Builder(self).problem()
 
 
-_COORDINATES = {"OBJFCOORD": 5, "OBJACOORD": 2, "FCOORD": 6, "ACOORD": 3, "BCOORD": 2, "HCOORD": 5, "DCOORD": 4}
-_COORDINATES["OBJFCOORD"] = 4
+# How many numbers a line of each has: indices, and the value.
+_COORDINATES = {
+    "OBJFCOORD": 4,
+    "OBJACOORD": 2,
+    "FCOORD": 5,
+    "ACOORD": 3,
+    "BCOORD": 2,
+    "HCOORD": 5,
+    "DCOORD": 4,
+}
 
 
 @final

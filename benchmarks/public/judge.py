@@ -73,7 +73,7 @@ def derivative_residual(
 
 
 def is_primal_ray(problem: Problem, y: np.ndarray) -> bool:
-    """Whether y ∈ K*, Aᵀy = 0 and bᵀy < 0: no x has b − Ax ∈ K. Entry by entry, so that units do not matter.
+    """Whether y ∈ K*, Aᵀy = 0 and bᵀy < 0: no x has b − Ax ∈ K. Block by block, so that units do not matter.
 
     What is tested is the projection of y onto K*, without the blocks in which it is zero but for rounding.
     """
@@ -82,7 +82,7 @@ def is_primal_ray(problem: Problem, y: np.ndarray) -> bool:
     felt = _block_sizes(cones, np.abs(y) * abs(A).max(axis=1).toarray().ravel())
     y = np.where(felt > ROUNDING * np.max(felt, initial=0.0), y, 0.0)
     falls = -(b @ y) > RAY * (np.abs(b) @ np.abs(y))
-    return bool(falls and (np.abs(A.T @ y) <= RAY * (abs(A).T @ np.abs(y))).all())
+    return bool(falls and (np.abs(A.T @ y) <= RAY * (abs(A).T @ _block_sizes(cones, np.abs(y)))).all())
 
 
 def is_dual_ray(problem: Problem, x: np.ndarray) -> bool:
@@ -96,6 +96,7 @@ def is_dual_ray(problem: Problem, x: np.ndarray) -> bool:
 
 
 def _block_sizes(cones: Cones, sizes: np.ndarray) -> np.ndarray:
+    """The largest of each block, on all its rows."""
     if not sizes.size:
         return sizes
     return np.repeat(np.maximum.reduceat(sizes, cones.block_starts), cones.block_sizes)

@@ -11,9 +11,21 @@ import scipy.sparse as sp
 
 from conelayers import Cones
 
-__all__ = ["Problem", "Rows", "Unreadable", "Unsupported", "read_with", "svec_positions"]
+__all__ = [
+    "LARGEST_COUNT",
+    "LARGEST_ORDER",
+    "Problem",
+    "Rows",
+    "Unreadable",
+    "Unsupported",
+    "check_count",
+    "inside",
+    "matrix",
+    "read_with",
+    "svec_positions",
+]
 
-UNBOUNDED = 1e20  # bounds from here on are none
+UNBOUNDED = 1e19  # bounds from here on are none: 1e20 in the files, less what ranges made of it
 LARGEST_ORDER = 20_000  # of a matrix, and 10⁸ of anything else: what a damaged header asks for is not allocated
 LARGEST_COUNT = 10**8
 

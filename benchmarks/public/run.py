@@ -13,7 +13,7 @@ from typing import Any, final
 from benchmarks.public.worker import READERS, serve
 from benchmarks.suite.remote import CallFailed, Remote, TimedOut
 
-__all__ = ["Row", "files_in", "run"]
+__all__ = ["Row", "as_json", "files_in", "names_of", "run", "split_name", "summary"]
 
 START_SECONDS = 120.0  # until a worker has imported everything, which is not the instance's time
 SMALL = 4000  # n + m up to which the aim is to be met
@@ -87,16 +87,19 @@ def split_name(path: Path) -> tuple[str, str]:
     return path.name, ""
 
 
+def names_of(paths: list[Path]) -> list[str]:
+    """The names of the rows: with the folder where two files share one."""
+    names = [split_name(path)[0] for path in paths]
+    counts = Counter(names)
+    return [str(path.parent / name) if counts[name] > 1 else name for path, name in zip(paths, names, strict=True)]
+
+
 def run(paths: list[Path], seconds: float, log: Callable[[str], None]) -> Iterator[Row]:
     """A row for each file, as they are found; ``log`` gets the lines for people."""
-    counts = Counter(split_name(path)[0] for path in paths)
     worker = Remote(serve)
     try:
-        for path in paths:
-            name, suffix = split_name(path)
-            if counts[name] > 1:
-                name = str(path.parent / name)
-            row, reason = _measure(worker, Row(name), path, suffix, seconds)
+        for path, name in zip(paths, names_of(paths), strict=True):
+            row, reason = _measure(worker, Row(name), path, split_name(path)[1], seconds)
             log(row.line() + (f"  {reason[:SHOWN]}" if reason else ""))
             yield row
     finally:

@@ -29,13 +29,11 @@ Answer = dict[str, Any]  # keys of the row, and a reason where something is wron
 class Bench:
     """The calls, in their order; after an answer without a usable status there is nothing more to ask."""
 
-    def __init__(self) -> None:
-        self._problem: Problem | None = None
-        self._solution: ConeSolution | None = None
+    _problem: Problem
+    _solution: ConeSolution
 
     def read(self, path: str, suffix: str) -> Answer:
         """n and m, or why there are none."""
-        self._problem = self._solution = None
         try:
             self._problem = read_with(READERS[suffix], _content(Path(path)))
         except Unreadable as error:
