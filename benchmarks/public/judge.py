@@ -79,7 +79,8 @@ def is_primal_ray(problem: Problem, y: np.ndarray) -> bool:
     """
     A, b, cones = problem.A, problem.b, problem.cones
     y = cones.project_dual(y[None])[0][0]
-    felt = _block_sizes(cones, np.abs(y) * abs(A).max(axis=1).toarray().ravel())
+    rows = sp.hstack([abs(A), sp.csc_array(np.abs(b)[:, None])]).max(axis=1).toarray().ravel()
+    felt = _block_sizes(cones, np.abs(y) * rows)
     y = np.where(felt > ROUNDING * np.max(felt, initial=0.0), y, 0.0)
     falls = -(b @ y) > RAY * (np.abs(b) @ np.abs(y))
     return bool(falls and (np.abs(A.T @ y) <= RAY * (abs(A).T @ _block_sizes(cones, np.abs(y)))).all())
