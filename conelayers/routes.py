@@ -16,7 +16,7 @@ from conelayers.program import ConeProgram, at
 from conelayers.residual import evaluate
 from conelayers.solvers import Instance, RawSolution, Settings, Solver
 
-__all__ = ["Backend", "Previous", "Route", "Start"]
+__all__ = ["Backend", "Previous", "Route", "Start", "start_of"]
 
 _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
@@ -99,7 +99,10 @@ class Backend(Route):
         return replace(self, warm=previous) if self.solver.warm_starts else self
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """Solve each instance; what a limit or a breakdown stopped far from a solution is reported as such."""
+        return start_of(program, self.solutions(program, index, jobs), self.trusted)
+
+    def solutions(self, program: ConeProgram, index: np.ndarray, jobs: int) -> list[RawSolution]:
+        """The solver's answers, instance by instance."""
         structure = program.structure
 
         def solve_one(i: int) -> RawSolution:
@@ -117,23 +120,27 @@ class Backend(Route):
                 warm = RawSolution(self.warm.x[k], y, s, Status.SOLVED, "")
             return self.solver.solve(data, self.settings, warm)
 
-        raws = run_parallel(solve_one, range(program.batch), jobs)
-        status = [raw.status for raw in raws]
-        if not self.trusted:
-            status = [s if s.usable else Status.FAILED for s in status]
-        x, v = np.zeros_like(program.q), np.zeros_like(program.b)
-        returned = np.zeros(program.batch, dtype=bool)
-        for i, raw in enumerate(raws):
-            if np.isfinite(raw.x).all() and np.isfinite(raw.y - raw.s).all():
-                x[i], v[i], returned[i] = raw.x, raw.y - raw.s, True
-            elif status[i].usable:
-                status[i] = Status.FAILED
-        stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
-        if stopped.size:
-            part = program.take(stopped)
-            near = evaluate(part, x[stopped], v[stopped]).norm(part) <= _ROUGH
-            for j in stopped[near]:
-                status[int(j)] = Status.INACCURATE
-        lost = np.array([not s.usable for s in status], dtype=bool)
-        x[lost], v[lost] = 0.0, 0.0
-        return Start(x, v, status, [raw.message for raw in raws])
+        return run_parallel(solve_one, range(program.batch), jobs)
+
+
+def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool) -> Start:
+    """The start that a solver's answers make; what a limit or a breakdown stopped far from a solution is reported as such."""
+    status = [raw.status for raw in raws]
+    if not trusted:
+        status = [s if s.usable else Status.FAILED for s in status]
+    x, v = np.zeros_like(program.q), np.zeros_like(program.b)
+    returned = np.zeros(program.batch, dtype=bool)
+    for i, raw in enumerate(raws):
+        if np.isfinite(raw.x).all() and np.isfinite(raw.y - raw.s).all():
+            x[i], v[i], returned[i] = raw.x, raw.y - raw.s, True
+        elif status[i].usable:
+            status[i] = Status.FAILED
+    stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
+    if stopped.size:
+        part = program.take(stopped)
+        near = evaluate(part, x[stopped], v[stopped]).norm(part) <= _ROUGH
+        for j in stopped[near]:
+            status[int(j)] = Status.INACCURATE
+    lost = np.array([not s.usable for s in status], dtype=bool)
+    x[lost], v[lost] = 0.0, 0.0
+    return Start(x, v, status, [raw.message for raw in raws])
