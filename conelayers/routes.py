@@ -10,6 +10,7 @@ from typing import NamedTuple, final
 import numpy as np
 
 from conelayers.errors import Status
+from conelayers.infeasible import is_dual_ray, is_primal_ray
 from conelayers.kkt import Part
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram, at
@@ -128,6 +129,9 @@ def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool) -> St
     status = [raw.status for raw in raws]
     if not trusted:
         status = [s if s.usable else Status.FAILED for s in status]
+    status = [
+        s if _holds(program, i, raw, s) else Status.FAILED for i, (s, raw) in enumerate(zip(status, raws, strict=True))
+    ]
     x, v = np.zeros_like(program.q), np.zeros_like(program.b)
     returned = np.zeros(program.batch, dtype=bool)
     for i, raw in enumerate(raws):
@@ -144,3 +148,14 @@ def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool) -> St
     lost = np.array([not s.usable for s in status], dtype=bool)
     x[lost], v[lost] = 0.0, 0.0
     return Start(x, v, status, [raw.message for raw in raws])
+
+
+def _holds(program: ConeProgram, i: int, raw: RawSolution, status: Status) -> bool:
+    """False where a solver says infeasible, and its ray does not show it."""
+    structure = program.structure
+    if status is Status.PRIMAL_INFEASIBLE:
+        return is_primal_ray(structure.A.matrix(at(program.A, i)), program.b[i], structure.cones, raw.y)
+    if status is Status.DUAL_INFEASIBLE:
+        P, A = structure.P.matrix(at(program.P, i)), structure.A.matrix(at(program.A, i))
+        return is_dual_ray(P, program.q[i], A, structure.cones, raw.x)
+    return True
