@@ -19,6 +19,7 @@ __all__ = ["is_dual_ray", "is_primal_ray"]
 
 _SMALL = 1e-6  # of an equation's coefficients times the ray
 _FALLS = 1e-8  # of the sum's own absolute values: what bᵀy or qᵀx have to be at least
+_FAR = 1e-4  # what is left of Aᵀy lets only x that are so many times larger than b asks for be feasible
 
 
 def is_primal_ray(A: sp.csc_array, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool:
@@ -27,7 +28,9 @@ def is_primal_ray(A: sp.csc_array, b: np.ndarray, cones: Cones, y: np.ndarray) -
         return False
     size = np.abs(y).max()
     outside = np.abs(y - cones.project_dual(y[None])[0][0])
-    return bool((outside <= _SMALL * size).all() and (np.abs(A.T @ y) <= _SMALL * size * _largest(A, 0)).all())
+    # Feasible are x with −bᵀy ≤ |Aᵀy|ᵀ|x| at most.
+    left = min(_SMALL * size, _FAR * -(b @ y) / np.abs(b).max())
+    return bool((outside <= _SMALL * size).all() and (np.abs(A.T @ y) <= left * _largest(A, 0)).all())
 
 
 def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x: np.ndarray) -> bool:

@@ -22,9 +22,10 @@ from conelayers.parallel import _controller, one_blas_thread, run_parallel
 from conelayers.parameters import combine_batch
 from conelayers.plan import Plan
 from conelayers.presolve import presolve
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, Pattern, Structure
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
+from conelayers.simplex import Simplex
 from conelayers.small_quadratic import SmallQuadratic
 from conelayers.solvers import SOLVERS, RawSolution, Settings
 from conelayers.splitting import split
@@ -240,3 +241,22 @@ def test_rays() -> None:
     assert is_dual_ray(nothing, -np.ones(1), below, Cones(nonneg=1), np.ones(1))
     assert not is_dual_ray(nothing, -np.ones(1), below, Cones(zero=1), np.ones(1))
     assert not is_dual_ray(sp.csc_array([[1e-3]]), -np.ones(1), below, Cones(nonneg=1), np.ones(1))
+
+
+def linear_program(q: list[float], A: np.ndarray, b: list[float], cones: Cones) -> ConeProgram:
+    A = sp.csc_array(A)
+    structure = Structure(Pattern.of(sp.csc_array((len(q), len(q)))), Pattern.of(A), cones)
+    return ConeProgram(structure, np.zeros((1, 0)), np.array([q]), A.data[None], np.array([b]))
+
+
+def test_the_simplex_method_ends_at_a_vertex_or_with_a_ray() -> None:
+    """x₀ + x₁ = 1, x ≥ 0: costs (1, 2), bounds that contradict it by 1e−6, and no equation at all."""
+    A = np.vstack([np.ones((1, 2)), -np.eye(2)])
+    start = Simplex().start(linear_program([1.0, 2.0], A, [1.0, 0.0, 0.0], Cones(zero=1, nonneg=2)), np.arange(1), 1)
+    assert start.status == [Status.SOLVED]
+    np.testing.assert_allclose(start.x, [[1.0, 0.0]], atol=1e-12)
+    np.testing.assert_allclose(start.v, [[-1.0, -1.0, 1.0]], atol=1e-12)  # y = (−1, 0, 1), s = (0, 1, 0)
+    narrow = linear_program([1.0, 2.0], A, [1.0, -1.0, -1e-6], Cones(zero=1, nonneg=2))
+    assert Simplex().start(narrow, np.arange(1), 1).status == [Status.PRIMAL_INFEASIBLE]
+    falling = linear_program([-1.0, 2.0], -np.eye(2), [0.0, 0.0], Cones(nonneg=2))
+    assert Simplex().start(falling, np.arange(1), 1).status == [Status.DUAL_INFEASIBLE]

@@ -17,6 +17,7 @@ from conelayers import Cones
 __all__ = ["Perturbation", "derivative_residual", "is_dual_ray", "is_primal_ray", "kkt_residual"]
 
 RAY = 1e-8  # of the absolute values that make up a sum which has to vanish
+FAR = 1e-4
 ROUNDING = 1e-11
 
 
@@ -82,8 +83,11 @@ def is_primal_ray(problem: Problem, y: np.ndarray) -> bool:
     rows = sp.hstack([abs(A), sp.csc_array(np.abs(b)[:, None])]).max(axis=1).toarray().ravel()
     felt = _block_sizes(cones, np.abs(y) * rows)
     y = np.where(felt > ROUNDING * np.max(felt, initial=0.0), y, 0.0)
-    falls = -(b @ y) > RAY * (np.abs(b) @ np.abs(y))
-    return bool(falls and (np.abs(A.T @ y) <= RAY * (abs(A).T @ _block_sizes(cones, np.abs(y)))).all())
+    falls, terms = -(b @ y), np.abs(b) @ np.abs(y)
+    # Feasible are x with −bᵀy ≤ |Aᵀy|ᵀ|x| at most: those with terms Aᵢⱼxⱼ far larger than b.
+    allowed = min(RAY, FAR * falls / terms) if terms > 0 else 0.0
+    left, sizes = np.abs(A.T @ y), abs(A).T @ _block_sizes(cones, np.abs(y))
+    return bool(falls > RAY * terms and (left <= allowed * sizes).all())
 
 
 def is_dual_ray(problem: Problem, x: np.ndarray) -> bool:

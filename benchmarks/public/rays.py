@@ -4,8 +4,8 @@
     Px = 0, −Ax ∈ K, qᵀx < 0            the objective is unbounded where it is feasible
 
 The first is the residual of the point that violates the constraints least, as precise as our own solution of that program:
-at the minimum of ½‖w‖² subject to Ax + w + s = b, s ∈ K, the multiplier is y = −w, with Aᵀy = 0 and bᵀy = −‖w‖². The second are rays
-that backends return, moved onto the equations that they are to satisfy.
+at the minimum of ½‖w‖² subject to Ax + w + s = b, s ∈ K, the multiplier is y = −w, with Aᵀy = 0 and bᵀy = −‖w‖². For linear programs
+that of ‖w‖₁ is the next. Others, and all of the second kind, are rays that backends return, moved onto the equations that they are to satisfy.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import scipy.sparse.linalg as spla
 from benchmarks.public.judge import is_dual_ray, is_primal_ray
 from benchmarks.public.problem import Problem
 from conelayers import Singular, SolveError, Status, solve_and_differentiate
+from conelayers.simplex import contradiction
 from conelayers.solvers import SOLVERS, Instance, Settings
 
 __all__ = ["certified_infeasible"]
@@ -47,6 +48,10 @@ def _primal_rays(problem: Problem) -> Iterator[np.ndarray]:
             ).y
     except SolveError:
         pass
+    if problem.cones.kinds <= {"zero", "nonneg"}:
+        vertex = contradiction(problem.A.tocsr(), problem.b, problem.cones.zero)
+        if vertex is not None:
+            yield vertex
     equations = sp.vstack([problem.A.T, sp.csr_array(problem.b[None])], format="csc")
     for raw in _raw(problem, Status.PRIMAL_INFEASIBLE):
         y = raw / -(problem.b @ raw)
