@@ -123,7 +123,8 @@ def _measure(worker: Remote, row: Row, path: Path, suffix: str, seconds: float) 
             row, reason = replace(row, status="time_limit"), f"killed after {seconds:g} s, during: {call[0]}"
             break
         except CallFailed as failure:
-            status = "crashed" if call[0] in ("read", "solve") else row.status
+            # SciPy's reader of MATLAB files may end the process where a file is damaged.
+            status = {"read": "unreadable", "solve": "crashed"}.get(call[0], row.status)
             row, reason = replace(row, status=status), f"{call[0]}: {failure}"
             break
         reason = answer.pop("reason", "")
