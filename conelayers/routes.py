@@ -10,13 +10,14 @@ from typing import NamedTuple, final
 import numpy as np
 
 from conelayers.errors import Status
+from conelayers.infeasible import is_dual_ray, is_primal_ray
 from conelayers.kkt import Part
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram, at
 from conelayers.residual import evaluate
 from conelayers.solvers import Instance, RawSolution, Settings, Solver
 
-__all__ = ["Backend", "Previous", "Route", "Start"]
+__all__ = ["Backend", "Previous", "Route", "Start", "start_of"]
 
 _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
 _LONG = (
@@ -102,7 +103,10 @@ class Backend(Route):
         return replace(self, warm=previous) if self.solver.warm_starts else self
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """Solve each instance; what a limit or a breakdown stopped far from a solution is reported as such."""
+        return start_of(program, self.solutions(program, index, jobs), self.trusted)
+
+    def solutions(self, program: ConeProgram, index: np.ndarray, jobs: int) -> list[RawSolution]:
+        """The solver's answers, instance by instance."""
         structure = program.structure
 
         def solve_one(i: int) -> RawSolution:
@@ -120,23 +124,41 @@ class Backend(Route):
                 warm = RawSolution(self.warm.x[k], y, s, Status.SOLVED, "")
             return self.solver.solve(data, self.settings, warm)
 
-        raws = run_parallel(solve_one, range(program.batch), jobs, apart=structure.n + structure.m > _LONG)
-        status = [raw.status for raw in raws]
-        if not self.trusted:
-            status = [s if s.usable else Status.FAILED for s in status]
-        x, v = np.zeros_like(program.q), np.zeros_like(program.b)
-        returned = np.zeros(program.batch, dtype=bool)
-        for i, raw in enumerate(raws):
-            if np.isfinite(raw.x).all() and np.isfinite(raw.y - raw.s).all():
-                x[i], v[i], returned[i] = raw.x, raw.y - raw.s, True
-            elif status[i].usable:
-                status[i] = Status.FAILED
-        stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
-        if stopped.size:
-            part = program.take(stopped)
-            near = evaluate(part, x[stopped], v[stopped]).norm(part) <= _ROUGH
-            for j in stopped[near]:
-                status[int(j)] = Status.INACCURATE
-        lost = np.array([not s.usable for s in status], dtype=bool)
-        x[lost], v[lost] = 0.0, 0.0
-        return Start(x, v, status, [raw.message for raw in raws])
+        return run_parallel(solve_one, range(program.batch), jobs, apart=structure.n + structure.m > _LONG)
+
+
+def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool) -> Start:
+    """The start that a solver's answers make; what a limit or a breakdown stopped far from a solution is reported as such."""
+    status = [raw.status for raw in raws]
+    if not trusted:
+        status = [s if s.usable else Status.FAILED for s in status]
+    status = [
+        s if _holds(program, i, raw, s) else Status.FAILED for i, (s, raw) in enumerate(zip(status, raws, strict=True))
+    ]
+    x, v = np.zeros_like(program.q), np.zeros_like(program.b)
+    returned = np.zeros(program.batch, dtype=bool)
+    for i, raw in enumerate(raws):
+        if np.isfinite(raw.x).all() and np.isfinite(raw.y - raw.s).all():
+            x[i], v[i], returned[i] = raw.x, raw.y - raw.s, True
+        elif status[i].usable:
+            status[i] = Status.FAILED
+    stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
+    if stopped.size:
+        part = program.take(stopped)
+        near = evaluate(part, x[stopped], v[stopped]).norm(part) <= _ROUGH
+        for j in stopped[near]:
+            status[int(j)] = Status.INACCURATE
+    lost = np.array([not s.usable for s in status], dtype=bool)
+    x[lost], v[lost] = 0.0, 0.0
+    return Start(x, v, status, [raw.message for raw in raws])
+
+
+def _holds(program: ConeProgram, i: int, raw: RawSolution, status: Status) -> bool:
+    """False where a solver says infeasible, and its ray does not show it."""
+    structure = program.structure
+    if status is Status.PRIMAL_INFEASIBLE:
+        return is_primal_ray(structure.A.matrix(at(program.A, i)), program.b[i], structure.cones, raw.y)
+    if status is Status.DUAL_INFEASIBLE:
+        P, A = structure.P.matrix(at(program.P, i)), structure.A.matrix(at(program.A, i))
+        return is_dual_ray(P, program.q[i], A, structure.cones, raw.x)
+    return True

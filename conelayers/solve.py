@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple, final
 
 import numpy as np
@@ -160,7 +161,8 @@ def solve_batch(
         outcome = _Outcome(presolved.smaller)
         previous = None if warm is None else _previous(warm, scaling, presolved)
         last: Route | None = None
-        for route in _started(plan.routes(presolved.smaller.structure, program.batch), previous):
+        routes = _started(plan.routes(presolved.smaller.structure, program.batch), previous)
+        for route in chain(routes, plan.unscaled(program, scaling, presolved)):
             outcome.follow(route, presolved.smaller, jobs, last)
             last = route
             if not outcome.unsolved(last).size:

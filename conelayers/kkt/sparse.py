@@ -27,7 +27,7 @@ _REFINED = 1e-14  # relative residual on K at which refinement stops
 _REFINED_ENOUGH = 1e-11  # and the one above which QDLDL's factor is given up for a pivoted LU
 _DENSE_UP_TO = 1500  # orders up to which a singular matrix is decomposed
 _DENSE_SUSPECT = 300  # and those up to which that is cheaper than finding the null space by inverse iteration
-_LARGEST_NULL_SPACE = 128
+_LARGEST_NULL_SPACE = 512
 _QUIET = np.errstate(over="ignore", invalid="ignore")  # factors that broke down give infinities, which are looked for
 _NULL = 1e-12  # ‖EKE z‖ of a unit vector that counts as a null vector
 
@@ -82,7 +82,7 @@ class QuasiDefinite:
             null = values <= _NULL
             if not null.all():  # the block is wider than the null space: nothing of it was missed
                 return Z[:, null]
-            width *= 2
+            width *= 4
         return None
 
     @_QUIET
@@ -177,10 +177,14 @@ class _Instance:
 
     def decomposed(self) -> _Instance:
         """The whole K, solved by a rank-revealing method: without its pins, K⁺ would not be of minimum norm."""
-        if self.minimum_norm:
-            return self
+        return self if self.minimum_norm else self._decomposed
+
+    @cached_property
+    def _decomposed(self) -> _Instance:
+        """Kept: several right-hand sides in a row may need it."""
         whole = self.assembled.whole
-        return _Instance(_pseudo_inverse(whole), whole, checked=True, minimum_norm=True)
+        system = _deflated(whole) if whole.order > _DENSE_UP_TO else None
+        return _Instance(system or _pseudo_inverse(whole), whole, checked=True, minimum_norm=True)
 
     @property
     def nullity(self) -> int:
@@ -198,6 +202,18 @@ class _Instance:
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.assembled.solve(p1, p2, self.system.solve)
+
+
+def _deflated(assembled: Assembled) -> DeflatedPseudoInverse | None:
+    """K⁺ from the regularized factor and the null space, if that is found and the two solve a consistent system."""
+    factor = QuasiDefinite(assembled)
+    null_space = factor.null_space()
+    if null_space is None:
+        return None
+    system, K = DeflatedPseudoInverse(factor.solve, assembled.scales, null_space), assembled.unscaled
+    h = K @ np.random.default_rng(3).standard_normal(assembled.order)
+    error = np.linalg.norm(K @ system.solve(h) - h)
+    return system if error <= _REFINED_ENOUGH * np.linalg.norm(h) else None
 
 
 def _pseudo_inverse(assembled: Assembled) -> DensePseudoInverse | KrylovPseudoInverse:

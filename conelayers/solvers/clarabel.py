@@ -75,7 +75,7 @@ class Clarabel(Solver):
     quadratic: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = False
     first_tolerance: ClassVar[float] = 1e-10
-    tight_tolerance: ClassVar[float] = 1e-10
+    tight_tolerance: ClassVar[float] = 1e-12
     fallback_iterations: ClassVar[int] = 200
     needs_rows: ClassVar[bool] = False
     time_option: ClassVar[str | None] = "time_limit"
