@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple, final
 
 import numpy as np
@@ -19,6 +20,7 @@ from conelayers.solvers import Instance, RawSolution, Settings, Solver
 __all__ = ["Backend", "Previous", "Route", "Start"]
 
 _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
+_PROVEN = 1e-7  # relative error of a certificate of infeasibility: what contradicts it is 1e7 times the size of the data
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 
@@ -26,7 +28,8 @@ _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 class Start(NamedTuple):
     """Where a route leads: x (B, n), v (B, m), zero where the status is not usable; the backend's own words.
 
-    ``parts`` are factorizations of K at these points, with their indices, where the route made some.
+    ``parts`` are factorizations of K at these points, with their indices, where the route made some. ``proven`` are the instances for which
+    the backend left a certificate of infeasibility, whatever it said, and what that proves.
     """
 
     x: np.ndarray
@@ -34,6 +37,7 @@ class Start(NamedTuple):
     status: list[Status]
     message: list[str]
     parts: Sequence[Part] = ()
+    proven: Mapping[int, Status] = MappingProxyType({})
 
 
 class Route(ABC):
@@ -102,20 +106,17 @@ class Backend(Route):
         """Solve each instance; what a limit or a breakdown stopped far from a solution is reported as such."""
         structure = program.structure
 
+        def instance(i: int) -> Instance:
+            P, A = structure.P.matrix(at(program.P, i)), structure.A.matrix(at(program.A, i))
+            return Instance(P, program.q[i], A, program.b[i], structure.cones)
+
         def solve_one(i: int) -> RawSolution:
-            data = Instance(
-                structure.P.matrix(at(program.P, i)),
-                program.q[i],
-                structure.A.matrix(at(program.A, i)),
-                program.b[i],
-                structure.cones,
-            )
             warm, k = None, int(index[i])
             if self.warm is not None and self.warm.usable[k]:
                 v = self.warm.v[k]
                 y, s, _ = structure.cones.decompose(v)
                 warm = RawSolution(self.warm.x[k], y, s, Status.SOLVED, "")
-            return self.solver.solve(data, self.settings, warm)
+            return self.solver.solve(instance(i), self.settings, warm)
 
         raws = run_parallel(solve_one, range(program.batch), jobs)
         status = [raw.status for raw in raws]
@@ -136,4 +137,28 @@ class Backend(Route):
                 status[int(j)] = Status.INACCURATE
         lost = np.array([not s.usable for s in status], dtype=bool)
         x[lost], v[lost] = 0.0, 0.0
-        return Start(x, v, status, [raw.message for raw in raws])
+        shown = {i: proven(instance(i), raw) for i, raw in enumerate(raws) if raw.status is not Status.SOLVED}
+        found = {i: what for i, what in shown.items() if what is not None}
+        return Start(x, v, status, [raw.message for raw in raws], proven=found)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of a solver that broke down
+def proven(instance: Instance, raw: RawSolution) -> Status | None:
+    """What y or x proves as a certificate: Aᵀy = 0, bᵀy < 0, y ∈ K* that nothing is feasible; Px = 0, −Ax ∈ K, qᵀx < 0 that nothing bounds it."""
+    P, q, A, b, cones = instance
+    y_gain, x_gain = -float(b @ raw.y), -float(q @ raw.x)
+    if y_gain > 0 and np.isfinite(y_gain):
+        y = raw.y / y_gain
+        to_dual, _ = cones.distances(y[None], np.zeros_like(y)[None])
+        if max(_size(A.T @ y), float(to_dual[0])) <= _PROVEN:
+            return Status.PRIMAL_INFEASIBLE
+    if x_gain > 0 and np.isfinite(x_gain):
+        x = raw.x / x_gain
+        _, to_primal = cones.distances(np.zeros_like(b)[None], -(A @ x)[None])
+        if max(_size(P @ x), float(to_primal[0])) <= _PROVEN:
+            return Status.DUAL_INFEASIBLE
+    return None
+
+
+def _size(h: np.ndarray) -> float:
+    return float(np.max(np.abs(h), initial=0.0))

@@ -33,6 +33,7 @@ _ROUGH = 1e-4
 _BETTER = 0.9  # of the error before: what is no better may be worse in the residuals that decide
 _LINEAR_STEPS = 1
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
+_GIVEN_UP = (Status.FAILED, Status.ITERATION_LIMIT)
 
 
 @final
@@ -69,6 +70,7 @@ class _Outcome:
         self.error = np.full(batch, np.inf)
         self.status = [Status.FAILED] * batch
         self.message, self.solver = [""] * batch, [""] * batch
+        self.proven: dict[int, Status] = {}  # what some backend left a certificate of, whatever it said
         self.parts: list[Part] = []
         self.point: Point | None = None  # all of them evaluated, where that is at hand
 
@@ -87,6 +89,7 @@ class _Outcome:
         index = self.unsolved(previous)
         part = program.take(index)
         start = route.start(part, index, jobs)
+        self.proven |= {int(index[k]): what for k, what in start.proven.items()}
         usable = usable_mask(start.status)
         x, v, error = start.x, start.v, np.full(index.size, np.inf)
         kept = np.flatnonzero(usable)
@@ -227,6 +230,8 @@ def _judge(
         near = [Status.INACCURATE if worst <= _ROUGH else Status.FAILED for worst in judged]
         solved = [Status.SOLVED if worst <= ACCURACY else other for worst, other in zip(judged, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
+        # A certificate is the last word where no solution was found.
+        status = [outcome.proven.get(i, s) if s in _GIVEN_UP else s for i, s in enumerate(status)]
     elif Status.INACCURATE in status:
         status = [Status.SOLVED] * len(status)
     lost = ~usable_mask(status)

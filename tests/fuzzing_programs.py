@@ -30,6 +30,7 @@ KINDS = ("regular", "kinked", "primal infeasible", "dual infeasible", "any")
 FLAWS = ("zero row", "duplicate row", "zero column", "opposite row")
 SOLVED = 1e-9  # residuals up to which the package says SOLVED, and the larger ones up to which INACCURATE
 INACCURATE = 1e-4
+GIVEN_UP = (Status.FAILED, Status.ITERATION_LIMIT)
 
 
 class Data(NamedTuple):
@@ -120,7 +121,7 @@ class ProgramSpec:
         z = self._nonzero(rng, dual=True)
         if not z.any():
             return self._regular(P, A, x, y, s, rng)
-        A = A - np.outer(z, z @ A) / (z @ z)
+        A = _clean(A - np.outer(z, z @ A) / (z @ z))
         b = A @ x + s
         return Data(P, -P @ x - A.T @ y, A, b - z * (1 + b @ z) / (z @ z), certificate=z)
 
@@ -128,9 +129,9 @@ class ProgramSpec:
         """P d = 0, A d + k = 0, qᵀd = −1 for a k ∈ K; the primal is feasible."""
         d, k = rng.standard_normal(x.size), self._nonzero(rng, dual=False)
         along = np.eye(x.size) - np.outer(d, d) / (d @ d)
-        A = A @ along - np.outer(k, d) / (d @ d)
+        A = _clean(A @ along - np.outer(k, d) / (d @ d))
         q = rng.standard_normal(x.size)
-        return Data(along @ P @ along, q - d * (1 + q @ d) / (d @ d), A, A @ x + s, certificate=d)
+        return Data(_clean(along @ P @ along), q - d * (1 + q @ d) / (d @ d), A, A @ x + s, certificate=d)
 
     def _nonzero(self, rng: np.random.Generator, *, dual: bool) -> np.ndarray:
         """A member of K* or K; a zero cone has only one."""
@@ -200,6 +201,10 @@ def check_program(spec: ProgramSpec, counts: Counter | None = None) -> None:
         except SolveError as error:
             (status,) = error.statuses
             counts[f"{spec.kind}: {status.value}"] += 1
+            if status in GIVEN_UP and _takers(spec, data) == ["SCS"]:
+                # First-order only: dual exponential and power cones. It may end at its iteration limit on programs that others solve.
+                counts["SCS alone gave up"] += 1
+                return
             _check_failure(spec, data, status, str(error))
             _check_solvers(spec, data, status, None, counts)
             return
@@ -211,6 +216,15 @@ def check_program(spec: ProgramSpec, counts: Counter | None = None) -> None:
         _check_point(spec, data, solution)
         _check_solvers(spec, data, status, solution, counts)
         _check_derivative(spec, data, solution, counts)
+
+
+def _clean(h: np.ndarray) -> np.ndarray:
+    """Without entries that are rounding: scaled up they would be data."""
+    return np.where(np.abs(h) < 1e-12, 0.0, h)
+
+
+def _takers(spec: ProgramSpec, data: Data) -> list[str]:
+    return [name for name, solver in SOLVERS.items() if solver.takes(spec.cones, bool(data.P.any()))]
 
 
 def _check_plant(spec: ProgramSpec, data: Data) -> None:
@@ -241,10 +255,8 @@ def _check_claim(spec: ProgramSpec, data: Data, status: Status, message: str) ->
     """Of a program built around nothing: a certificate of what was said, from any of the backends."""
     require(status in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE), "status", f"{status.value}: {message}")
     instance = Instance(sp.csc_array(data.P), data.q, sp.csc_array(data.A), data.b, spec.cones)
-    for solver in SOLVERS.values():
-        if not solver.takes(spec.cones, bool(data.P.any())):
-            continue
-        raw = solver.solve(instance, Settings(tolerance=1e-9, max_iters=50_000 if solver.name == "SCS" else 200))
+    for name in _takers(spec, data):
+        raw = SOLVERS[name].solve(instance, Settings(tolerance=1e-9, max_iters=50_000 if name == "SCS" else 200))
         if raw.status is not status:
             continue
         primal = status is Status.PRIMAL_INFEASIBLE
@@ -308,9 +320,7 @@ def _check_solvers(
     spec: ProgramSpec, data: Data, status: Status, solution: ConeSolution | None, counts: Counter
 ) -> None:
     """No two backends contradict each other. One that gives up (FAILED, a limit) has no opinion, and is counted."""
-    for name, solver in SOLVERS.items():
-        if not solver.takes(spec.cones, bool(data.P.any())):
-            continue
+    for name in _takers(spec, data):
         try:
             with heard():
                 other = data.solve(spec.cones, name)
