@@ -20,7 +20,10 @@ from conelayers.solvers import Instance, RawSolution, Settings, Solver
 __all__ = ["Backend", "Previous", "Route", "Start"]
 
 _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
-_PROVEN = 1e-7  # relative error of a certificate of infeasibility: what contradicts it is 1e7 times the size of the data
+_PROVEN = (
+    1e-7  # relative error of a certificate of infeasibility: what contradicts it is 1e7 times the size of the data
+)
+_CLAIMED = 1e-2  # and of what a backend takes for one: it is not believed beyond that
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 
@@ -119,9 +122,13 @@ class Backend(Route):
             return self.solver.solve(instance(i), self.settings, warm)
 
         raws = run_parallel(solve_one, range(program.batch), jobs)
-        status = [raw.status for raw in raws]
-        if not self.trusted:
-            status = [s if s.usable else Status.FAILED for s in status]
+        status, shown = [raw.status for raw in raws], {}
+        for i, raw in enumerate(raws):
+            if raw.status is not Status.SOLVED:
+                errors = certificate_errors(instance(i), raw)
+                shown |= {i: kind for kind, error in errors.items() if error <= _PROVEN}
+                if not self.trusted or errors.get(raw.status, 0.0) > _CLAIMED:
+                    status[i] = raw.status if raw.status.usable else Status.FAILED
         x, v = np.zeros_like(program.q), np.zeros_like(program.b)
         returned = np.zeros(program.batch, dtype=bool)
         for i, raw in enumerate(raws):
@@ -137,27 +144,24 @@ class Backend(Route):
                 status[int(j)] = Status.INACCURATE
         lost = np.array([not s.usable for s in status], dtype=bool)
         x[lost], v[lost] = 0.0, 0.0
-        shown = {i: proven(instance(i), raw) for i, raw in enumerate(raws) if raw.status is not Status.SOLVED}
-        found = {i: what for i, what in shown.items() if what is not None}
-        return Start(x, v, status, [raw.message for raw in raws], proven=found)
+        return Start(x, v, status, [raw.message for raw in raws], proven=shown)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of a solver that broke down
-def proven(instance: Instance, raw: RawSolution) -> Status | None:
-    """What y or x proves as a certificate: Aᵀy = 0, bᵀy < 0, y ∈ K* that nothing is feasible; Px = 0, −Ax ∈ K, qᵀx < 0 that nothing bounds it."""
+@np.errstate(all="ignore")  # of a solver that broke down
+def certificate_errors(instance: Instance, raw: RawSolution) -> dict[Status, float]:
+    """The relative errors of y and x as certificates: that nothing is feasible, of Aᵀy = 0, y ∈ K* with bᵀy = −1; that nothing bounds the
+    objective, of Px = 0, −Ax ∈ K with qᵀx = −1.
+    """
     P, q, A, b, cones = instance
-    y_gain, x_gain = -float(b @ raw.y), -float(q @ raw.x)
-    if y_gain > 0 and np.isfinite(y_gain):
-        y = raw.y / y_gain
+    y, x = raw.y / -(b @ raw.y), raw.x / -(q @ raw.x)
+    errors = {Status.PRIMAL_INFEASIBLE: np.inf, Status.DUAL_INFEASIBLE: np.inf}
+    if b @ raw.y < 0 and np.isfinite(y).all():
         to_dual, _ = cones.distances(y[None], np.zeros_like(y)[None])
-        if max(_size(A.T @ y), float(to_dual[0])) <= _PROVEN:
-            return Status.PRIMAL_INFEASIBLE
-    if x_gain > 0 and np.isfinite(x_gain):
-        x = raw.x / x_gain
+        errors[Status.PRIMAL_INFEASIBLE] = max(_size(A.T @ y), float(to_dual[0]))
+    if q @ raw.x < 0 and np.isfinite(x).all():
         _, to_primal = cones.distances(np.zeros_like(b)[None], -(A @ x)[None])
-        if max(_size(P @ x), float(to_primal[0])) <= _PROVEN:
-            return Status.DUAL_INFEASIBLE
-    return None
+        errors[Status.DUAL_INFEASIBLE] = max(_size(P @ x), float(to_primal[0]))
+    return errors
 
 
 def _size(h: np.ndarray) -> float:

@@ -151,8 +151,8 @@ def solve_batch(
     """Solve every instance; a failure concerns its own instance only and is told by its Status.
 
     The program is equilibrated and presolved; then come the plan's routes, each followed by Newton steps, for what those before
-    left open. The residuals are recomputed here and decide between SOLVED and INACCURATE, whatever a backend says; its word
-    is taken for infeasibility and for limits. The data of instances without a solution come back as NaN.
+    left open. The residuals are recomputed here and decide between SOLVED and INACCURATE, whatever a backend says. Infeasibility is
+    what it has a certificate of (routes.py); for limits its word is taken. The data of instances without a solution come back as NaN.
     """
     with one_blas_thread(program.structure.wants_one_blas_thread):
         scaled, scaling = equilibrate_program(program)

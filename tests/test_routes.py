@@ -11,7 +11,7 @@ import torch
 from random_programs import random_program
 from zoo import ZOO
 
-from conelayers import Cones, Layer, SolveError
+from conelayers import Cones, Layer, SolveError, solve_and_differentiate
 from conelayers.active_set import ActiveSet
 from conelayers.canonicalize import canonicalize
 from conelayers.errors import Status
@@ -181,3 +181,27 @@ def test_a_limit_of_the_solver_s_own_ends_nothing(monkeypatch: pytest.MonkeyPatc
     assert Layer(problem, [c], [x]).solve(np.array([4.5, -0.9])).solver in ("SCS", "ECOS")
     with pytest.raises(SolveError, match="iteration limit"):
         Layer(problem, [c], [x], solver="CLARABEL").solve(np.array([4.5, -0.9]))
+
+
+@pytest.mark.parametrize(
+    ("said", "x", "y", "expected"),
+    [
+        # x₁ ≤ −1 and −x₁ ≤ 0: y = (1, 1) says that there is no such x, whatever the backend makes of it.
+        (Status.INACCURATE, [0.0, 0.0], [1e7, 1e7], Status.PRIMAL_INFEASIBLE),
+        (Status.FAILED, [0.0, 0.0], [1.0, 1.0], Status.PRIMAL_INFEASIBLE),
+        (Status.PRIMAL_INFEASIBLE, [0.0, 0.0], [1.0, 1.0], Status.PRIMAL_INFEASIBLE),
+        (Status.PRIMAL_INFEASIBLE, [0.0, 0.0], [1.0, 0.5], Status.FAILED),
+        (Status.DUAL_INFEASIBLE, [-1.0, 0.0], [np.nan, np.nan], Status.FAILED),
+        (Status.DUAL_INFEASIBLE, [0.0, -1.0], [np.nan, np.nan], Status.DUAL_INFEASIBLE),
+    ],
+)
+def test_infeasibility_is_what_has_a_certificate(
+    said: Status, x: list[float], y: list[float], expected: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backends have called programs unbounded that are infeasible, and given up with a certificate in hand."""
+    raw = RawSolution(np.array(x), np.array(y), np.zeros(2), said, "a word")
+    monkeypatch.setattr(type(SOLVERS["CLARABEL"]), "_solve", lambda *_: raw)
+    A = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    with pytest.raises(SolveError) as caught:
+        solve_and_differentiate(None, [1.0, 1.0], A, [-1.0, 0.0], Cones(nonneg=2), solver="CLARABEL")
+    assert caught.value.statuses == (expected,)
