@@ -21,12 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fuzzing_problems
 import fuzzing_programs
 from fuzzing import LIMIT, Finding
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any, Counter], None], int]] = {
     "programs": (fuzzing_programs.programs, fuzzing_programs.check_program, 200),
+    "problems": (fuzzing_problems.problems, fuzzing_problems.check_problem, 50),
 }
 _GRACE = 20.0  # seconds after the limit of an example, at which its process is stopped
 
@@ -55,7 +57,9 @@ def one_round(kind: str, number: int, examples: int, shrink: bool, notes: Path) 
         try:
             check(spec, counts)
         except Exception as error:  # the last one is the smallest
-            text = "".join(traceback.format_exception(error, limit=-3)) if not isinstance(error, Finding) else str(error)
+            text = (
+                "".join(traceback.format_exception(error, limit=-3)) if not isinstance(error, Finding) else str(error)
+            )
             failed.update(spec=repr(spec), error=text)
             raise
 
@@ -79,7 +83,10 @@ def supervise(kind: str, number: int, examples: int, shrink: bool) -> tuple[Coun
             if time.time() - last > LIMIT + _GRACE:
                 process.kill()
                 process.wait()
-                return Counter(), {"spec": current.read_text() if current.exists() else "", "error": "no hang: had to be stopped"}
+                return Counter(), {
+                    "spec": current.read_text() if current.exists() else "",
+                    "error": "no hang: had to be stopped",
+                }
         if not (notes / "result").exists():
             return Counter(), {
                 "spec": current.read_text() if current.exists() else "",
@@ -91,8 +98,8 @@ def supervise(kind: str, number: int, examples: int, shrink: bool) -> tuple[Coun
 
 def one_example(text: str) -> int:
     """Check the example that a finding printed; raises what it raised."""
-    spec, counts = eval(text, vars(fuzzing_programs)), Counter()
-    fuzzing_programs.check_program(spec, counts)
+    spec, counts = eval(text, {**vars(fuzzing_programs), **vars(fuzzing_problems)}), Counter()
+    KINDS["programs" if isinstance(spec, fuzzing_programs.ProgramSpec) else "problems"][1](spec, counts)
     print(dict(counts))
     return 0
 
@@ -126,7 +133,7 @@ def main() -> int:
             findings += 1
             print(f"FINDING {findings} ({kind}, seed {number})\n  {failed.get('error', '')}", flush=True)
             if "spec" in failed:
-                print(f"  python tests/fuzz.py --example \"{failed['spec']}\"", flush=True)
+                print(f'  python tests/fuzz.py --example "{failed["spec"]}"', flush=True)
         number += 1
     for kind, counts in totals.items():
         print(f"\n{kind}: {counts.pop('examples', 0)} examples")
