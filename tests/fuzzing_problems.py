@@ -78,7 +78,9 @@ class Built:
             leaf.save_value(value_of(rng, kind, shape, 1.0))
         objective = sum((self.convex(tree) for tree in spec.objective), cp.Constant(0.0))
         if spec.ridge:
-            objective = objective + spec.ridge * sum(cp.sum_squares(self.real(i) - 0.1) for i in range(len(self.variables)))
+            objective = objective + spec.ridge * sum(
+                cp.sum_squares(self.real(i) - 0.1) for i in range(len(self.variables))
+            )
         self.chosen = [self.constraint(tree, slack) for tree, slack in spec.constraints]
         constraints = [*self.chosen, *(cp.norm(cp.vec(v, order="F"), 2) <= _BOUND for v in self.variables)]
         first = self.real(0)
@@ -477,6 +479,9 @@ def _check_value(built: Built, solution: LayerSolution, counts: Counter) -> None
         own = float(built.problem.objective.value)
         violations = [float(np.max(c.violation(), initial=0)) for c in built.problem.constraints]
     scale = 1 + abs(told)
+    if not np.isfinite([own, *violations]).all():
+        counts["on the edge of a domain"] += 1  # of a logarithm, say, where rounding decides
+        return
     require(abs(own - told) <= 10 * loose * scale, "value", f"told {told!r}, at the variables {own!r}")
     require(max(violations, default=0.0) <= 10 * loose * scale, "feasible", f"violated by {max(violations):.1e}")
     counts[f"cvxpy on feasible: {said}"] += 1
@@ -507,12 +512,14 @@ def _check_derivative(spec: ProblemSpec, built: Built, layer: Layer, solution: L
     forward = [np.real(np.conj(a) * d).ravel() for a, d in zip(g, tangents, strict=True)]
     adjoint, along = sum(float(t.sum()) for t in terms), sum(float(t.sum()) for t in forward)
     size = sum(float(np.abs(t).sum()) for t in (*terms, *forward))
-    exact = max(1e-8, 1e-13 * certificate.condition) if np.isfinite(certificate.condition) else 1e-6
+    # Where J is singular in what nothing depends on, its condition says nothing of the rest.
+    condition = certificate.condition if certificate.nullity == 0 else 1e5
+    exact = max(1e-8, 1e-13 * condition)
     require(abs(adjoint - along) <= exact * size + 1e-12, "adjointness", f"{adjoint!r} and {along!r}, size {size:.1e}")
     if spec.seed % 4 == 0:
-        _check_batch(built, layer, solution, certificate.condition)
+        _check_batch(built, layer, solution, condition)
     if verdict is Verdict.CLASSICAL:
-        _check_differences(built, layer, solution, certificate, directions, g, adjoint, size, counts)
+        _check_differences(built, layer, solution, certificate.margins, condition, directions, g, adjoint, size, counts)
 
 
 def _cotangent(rng: np.random.Generator, value: np.ndarray) -> np.ndarray:
@@ -536,7 +543,8 @@ def _check_differences(
     built: Built,
     layer: Layer,
     solution: LayerSolution,
-    certificate: Any,
+    margins: np.ndarray,
+    condition: float,
     directions: list[np.ndarray],
     g: list[np.ndarray],
     adjoint: float,
@@ -545,10 +553,10 @@ def _check_differences(
 ) -> None:
     """Central differences between points that have not moved to the next kink; the best of them must agree."""
     v = solution.y - solution.s
-    margins = np.repeat(certificate.margins, solution.cones.block_sizes)
+    margins = np.repeat(margins, solution.cones.block_sizes)
     values = sum(float(np.sum(np.abs(a) * np.abs(h))) for a, h in zip(g, solution.variables, strict=True))
     errors, step = [], 1e-4
-    while 1e-15 * certificate.condition * (1 + values) < 3e-5 * max(size, 1e-3) * step and len(errors) < 4:
+    while 1e-15 * condition * (1 + values) < 3e-5 * max(size, 1e-3) * step and len(errors) < 4:
         ends = []
         for t in (step, -step):
             with heard():
