@@ -20,9 +20,7 @@ from conelayers.solvers import Instance, RawSolution, Settings, Solver
 __all__ = ["Backend", "Previous", "Route", "Start"]
 
 _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
-_PROVEN = (
-    1e-7  # relative error of a certificate of infeasibility: what contradicts it is 1e7 times the size of the data
-)
+_PROVEN = 1e-6  # relative error of a certificate of infeasibility: what contradicts it is 1e6 times the data's size
 _CLAIMED = 1e-2  # and of what a backend takes for one: it is not believed beyond that
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 

@@ -571,4 +571,7 @@ def _check_differences(
                 return
         step /= 8
     require(not errors, "differences", f"relative errors {', '.join(f'{e:.1e}' for e in errors)}")
-    counts["differences: too near a kink, or too ill-conditioned"] += 1
+    counts[
+        "differences: "
+        + ("too near a kink" if step < 1e-4 else "no dependence" if size < 1e-6 else "too ill-conditioned")
+    ] += 1
