@@ -20,7 +20,7 @@ from conelayers.solvers import Instance, RawSolution, Settings, Solver
 __all__ = ["Backend", "Previous", "Route", "Start"]
 
 _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
-_PROVEN = 1e-6  # relative error of a certificate of infeasibility: what contradicts it is 1e6 times the data's size
+_PROVEN = 1e-5  # relative error of a certificate of infeasibility: what contradicts it is 1e5 times the data's size
 _CLAIMED = 1e-2  # and of what a backend takes for one: it is not believed beyond that
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
@@ -120,11 +120,14 @@ class Backend(Route):
             return self.solver.solve(instance(i), self.settings, warm)
 
         raws = run_parallel(solve_one, range(program.batch), jobs)
-        status, shown = [raw.status for raw in raws], {}
+        status = [raw.status for raw in raws]
+        shown: dict[int, Status] = {}
         for i, raw in enumerate(raws):
             if raw.status is not Status.SOLVED:
                 errors = certificate_errors(instance(i), raw)
-                shown |= {i: kind for kind, error in errors.items() if error <= _PROVEN}
+                kind, error = min(errors.items(), key=lambda item: item[1])
+                if error <= _PROVEN:
+                    shown[i] = kind
                 if not self.trusted or errors.get(raw.status, 0.0) > _CLAIMED:
                     status[i] = raw.status if raw.status.usable else Status.FAILED
         x, v = np.zeros_like(program.q), np.zeros_like(program.b)

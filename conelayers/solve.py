@@ -16,7 +16,7 @@ from conelayers.newton import polish
 from conelayers.parallel import one_blas_thread
 from conelayers.plan import Plan
 from conelayers.presolve import Presolved, presolve
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, largest
 from conelayers.residual import Point, evaluate
 from conelayers.routes import Previous, Route
 from conelayers.scaling import Scaling, equilibrate_program
@@ -33,6 +33,7 @@ _ROUGH = 1e-4
 _BETTER = 0.9  # of the error before: what is no better may be worse in the residuals that decide
 _LINEAR_STEPS = 1
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
+_RAY = 1e5  # size of an inaccurate point, in the equilibrated units, from which its direction is what counts
 _GIVEN_UP = (Status.FAILED, Status.ITERATION_LIMIT)
 
 
@@ -230,8 +231,12 @@ def _judge(
         near = [Status.INACCURATE if worst <= _ROUGH else Status.FAILED for worst in judged]
         solved = [Status.SOLVED if worst <= ACCURACY else other for worst, other in zip(judged, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
-        # A certificate is the last word where no solution was found.
-        status = [outcome.proven.get(i, s) if s in _GIVEN_UP else s for i, s in enumerate(status)]
+        # A certificate is the last word where no solution was found, or what was found is so large that it is one itself.
+        ray = np.maximum(largest(outcome.x), largest(outcome.v)) >= _RAY
+        status = [
+            outcome.proven.get(i, s) if s in _GIVEN_UP or (s is Status.INACCURATE and ray[i]) else s
+            for i, s in enumerate(status)
+        ]
     elif Status.INACCURATE in status:
         status = [Status.SOLVED] * len(status)
     lost = ~usable_mask(status)
