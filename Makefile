@@ -3,10 +3,11 @@
 VENV ?= .venv
 BENCH ?= .venv-bench
 PYTHON ?= python3
+SECONDS ?= 3600
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench sweep clean
+.PHONY: demo test lint bench sweep fuzz clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -26,6 +27,10 @@ bench: $(BENCH)/.bench
 
 sweep: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Random cone programs and problems for SECONDS; SEED repeats a run. Ends with 1 where an invariant did not hold.
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
 
 $(BENCH)/.bench: pyproject.toml
 	$(PYTHON) -m venv $(BENCH)

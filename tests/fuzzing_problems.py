@@ -15,7 +15,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 from fuzzing import Finding, heard, require, within
-from fuzzing_programs import INACCURATE, SOLVED, Data, residuals
+from fuzzing_programs import Data, check_residuals
 from hypothesis import strategies as st
 from reference import direction_for
 
@@ -452,21 +452,15 @@ def _check_failure(spec: ProblemSpec, built: Built, status: Status, message: str
 
 
 def _check_point(built: Built, layer: Layer, solution: LayerSolution) -> None:
-    require(all(np.isfinite(v).all() for v in solution.variables), "no NaN", "in a point that was returned")
+    require(all(np.isfinite(v).all() for v in solution.variables), "no NaN", "in a variable that was returned")
     P, q, A, b, cones = layer.problem_data(*built.values)
-    limit = SOLVED if solution.status is Status.SOLVED else INACCURATE
     data = Data(P.toarray(), q, A.toarray(), b)
-    for name, ours in residuals(cones, data, solution.x, solution.y, solution.s).items():
-        theirs = float(getattr(solution.residuals, name))
-        require(
-            ours <= 1.01 * limit + 1e-14, "residual", lambda: f"{name} {ours:.2e} of a {solution.status.value} point"
-        )
-        same = ours <= 2 * theirs + 1e-13 if name == "cone" else abs(ours - theirs) <= 1e-12 + 1e-3 * theirs
-        require(same, "residual", f"{name} is {ours:.2e}, said to be {theirs:.2e}")
+    check_residuals(cones, data, (solution.x, solution.y, solution.s), solution.residuals, solution.status)
 
 
 def _check_value(built: Built, solution: LayerSolution, counts: Counter) -> None:
     """The value that is told is that of the variables, they are feasible, and no better value is known to cvxpy."""
+    scale = 1 + abs(float(solution.value))
     told, sign = float(solution.value), 1 if isinstance(built.problem.objective, cp.Minimize) else -1
     said, best = _reference(built)
     loose = 1e-6 if solution.status is Status.SOLVED else 1e-3
@@ -478,17 +472,26 @@ def _check_value(built: Built, solution: LayerSolution, counts: Counter) -> None
             return
         own = float(built.problem.objective.value)
         violations = [float(np.max(c.violation(), initial=0)) for c in built.problem.constraints]
-    scale = 1 + abs(told)
-    if not np.isfinite([own, *violations]).all():
+        moved = _moved_value(built)
+    if not np.isfinite([own, moved, *violations]).all() or abs(own - moved) > loose * scale:
         counts["on the edge of a domain"] += 1  # of a logarithm, say, where rounding decides
-        return
-    require(abs(own - told) <= 10 * loose * scale, "value", f"told {told!r}, at the variables {own!r}")
-    require(max(violations, default=0.0) <= 10 * loose * scale, "feasible", f"violated by {max(violations):.1e}")
+    else:
+        require(abs(own - told) <= 10 * loose * scale, "value", f"told {told!r}, at the variables {own!r}")
+        require(max(violations, default=0.0) <= 10 * loose * scale, "feasible", f"violated by {max(violations):.1e}")
     counts[f"cvxpy on feasible: {said}"] += 1
     if said in ("optimal", "optimal_inaccurate"):
         worse = sign * (told - best)
         require(worse <= (1e-5 if said == "optimal" else 1e-2) * scale, "value", f"{told!r}, cvxpy found {best!r}")
         counts["cvxpy's value is worse"] += worse < -1e-5 * scale
+
+
+def _moved_value(built: Built) -> float:
+    """The objective at a point so near that it should be the same."""
+    rng = np.random.default_rng(0)
+    for v in built.problem.variables():
+        h = v.value.toarray() if hasattr(v.value, "toarray") else v.value
+        v.save_value(h * (1 + 1e-11 * rng.standard_normal(h.shape)))
+    return float(built.problem.objective.value)
 
 
 def _check_derivative(spec: ProblemSpec, built: Built, layer: Layer, solution: LayerSolution, counts: Counter) -> None:
@@ -513,7 +516,7 @@ def _check_derivative(spec: ProblemSpec, built: Built, layer: Layer, solution: L
     adjoint, along = sum(float(t.sum()) for t in terms), sum(float(t.sum()) for t in forward)
     size = sum(float(np.abs(t).sum()) for t in (*terms, *forward))
     # Where J is singular in what nothing depends on, its condition says nothing of the rest.
-    condition = certificate.condition if certificate.nullity == 0 else 1e5
+    condition = certificate.condition if certificate.nullity == 0 else 1e4
     exact = max(1e-8, 1e-13 * condition)
     require(abs(adjoint - along) <= exact * size + 1e-12, "adjointness", f"{adjoint!r} and {along!r}, size {size:.1e}")
     if spec.seed % 4 == 0:
@@ -555,8 +558,9 @@ def _check_differences(
     v = solution.y - solution.s
     margins = np.repeat(margins, solution.cones.block_sizes)
     values = sum(float(np.sum(np.abs(a) * np.abs(h))) for a, h in zip(g, solution.variables, strict=True))
+    scale = max(size, 0.1 * (1 + values))
     errors, step = [], 1e-4
-    while 1e-15 * condition * (1 + values) < 3e-5 * max(size, 1e-3) * step and len(errors) < 4:
+    while 1e-15 * condition * (1 + values) < 3e-5 * scale * step and len(errors) < 4:
         ends = []
         for t in (step, -step):
             with heard():
@@ -565,13 +569,10 @@ def _check_differences(
                 break
             ends.append(sum(float(np.sum(np.real(np.conj(a) * h))) for a, h in zip(g, moved.variables, strict=True)))
         if len(ends) == 2:
-            errors.append(abs((ends[0] - ends[1]) / (2 * step) - adjoint) / max(size, 1e-3))
+            errors.append(abs((ends[0] - ends[1]) / (2 * step) - adjoint) / scale)
             if errors[-1] <= 1e-4:
                 counts["differences: agree"] += 1
                 return
         step /= 8
     require(not errors, "differences", f"relative errors {', '.join(f'{e:.1e}' for e in errors)}")
-    counts[
-        "differences: "
-        + ("too near a kink" if step < 1e-4 else "no dependence" if size < 1e-6 else "too ill-conditioned")
-    ] += 1
+    counts["differences: " + ("too near a kink" if step < 1e-4 else "too ill-conditioned")] += 1
