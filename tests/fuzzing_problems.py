@@ -405,6 +405,10 @@ def check_problem(spec: ProblemSpec, counts: Counter | None = None) -> None:
             (status,) = error.statuses
             counts[f"{spec.kind}: {status.value}"] += 1
             _check_failure(spec, built, status, str(error), counts)
+            if spec.seed % 4 == 0:
+                (certificate,) = layer.certify(*built.values)
+                told = certificate.status is status and certificate.verdict is Verdict.UNCERTIFIED
+                require(told, "certificate", f"of a failure: {certificate}")
             return
         status = solution.status
         counts[f"{spec.kind}: {status.value}"] += 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import fuzz
 import fuzzing
 import numpy as np
 import pytest
@@ -140,6 +143,18 @@ def test_what_was_found_stays_mended(name: str) -> None:
 def test_an_example_that_takes_too_long_is_a_finding() -> None:
     with pytest.raises(Finding, match="no hang"), fuzzing.within(0.05):
         threading.Event().wait(10)
+
+
+def test_a_round_tells_the_smallest_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(spec: ProgramSpec, counts: Counter) -> None:
+        fuzzing.require(spec.n < 3, "a rule", "broken")
+
+    monkeypatch.setitem(fuzz.KINDS, "programs", (programs, check, 30))
+    fuzz.one_round("programs", 1, 30, True, tmp_path)
+    failed = json.loads((tmp_path / "result").read_text())["failed"]
+    assert failed["error"] == "a rule: broken"
+    spec = eval(failed["spec"], {"ProgramSpec": ProgramSpec, "Cones": Cones})
+    assert (spec.n, spec.cones) == (3, Cones())
 
 
 def test_membership_is_decided_for_every_cone() -> None:
