@@ -109,7 +109,7 @@ class ProgramSpec:
         return y, s
 
     def _regular(self, P, A, x, y, s, rng) -> Data:
-        return Data(P, -P @ x - A.T @ y, A, A @ x + s, x, y, s)
+        return Data(P, _clean(-P @ x - A.T @ y), A, _clean(A @ x + s), x, y, s)
 
     _kinked = _regular
 
