@@ -4,10 +4,11 @@ VENV ?= .venv
 BENCH ?= .venv-bench
 AUDIT ?= build/audit-venv
 PYTHON ?= python3
+SECONDS ?= 3600
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint audit bench sweep clean
+.PHONY: demo test lint audit bench sweep fuzz clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -37,6 +38,10 @@ bench: $(BENCH)/.bench
 
 sweep: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Random cone programs and problems for SECONDS; SEED repeats a run. Ends with 1 where an invariant did not hold.
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
 
 $(AUDIT)/.audit:
 	$(PYTHON) -m venv $(AUDIT)

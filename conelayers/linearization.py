@@ -33,6 +33,7 @@ _ACCEPTED = 1e-10  # relative residual of J above which the factor is not truste
 _ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
 _REFINED = 4e-15
 _CONSISTENT = 1e-6  # residual up to which a singular system may be a consistent one whose factor is a little off
+_PROMISING = 1e-3  # and the one up to which it is, where refinement makes it vanish
 _MAX_REFINEMENTS = 3
 _EPSILON = float(np.finfo(float).eps)
 
@@ -342,19 +343,25 @@ def _refine(factorization: Factorization, steps: _Steps) -> tuple[_Pair, np.ndar
     e1, e2 = residual(a, c)
     with np.errstate(invalid="ignore"):
         error = np.maximum(largest(e1), largest(e2)) / size
+    doubtful = factorization.singular & (error > _CONSISTENT) & (error <= _PROMISING)
+    unrefined = a, c, error
     for _ in range(_MAX_REFINEMENTS):
         if np.all(error <= _REFINED):
             break
         da, dc = correct(factorization, e1, e2)
         f1, f2 = residual(a + da, c + dc)
         next_error = np.maximum(largest(f1), largest(f2)) / size
-        # K⁺ of an inconsistent system is the answer as it is.
-        better = ((next_error < error) & (~factorization.singular | (error <= _CONSISTENT)))[:, None]
+        better = ((next_error < error) & (~factorization.singular | (error <= _PROMISING)))[:, None]
         stalled = not np.any(better[:, 0] & (next_error < 0.5 * error))
         a, c = np.where(better, a + da, a), np.where(better, c + dc, c)
         e1, e2 = np.where(better, f1, e1), np.where(better, f2, e2)
         error = np.where(better[:, 0], next_error, error)
         if stalled:
             break
+    # K⁺ of an inconsistent system is the answer as it is.
+    back = doubtful & (error > _ACCEPTED)
+    if back.any():
+        a, c = np.where(back[:, None], unrefined[0], a), np.where(back[:, None], unrefined[1], c)
+        error = np.where(back, unrefined[2], error)
     unchecked = np.isinf(size)
     return (a, c), np.where(unchecked, 0.0, np.where(np.isfinite(error), error, np.inf))

@@ -17,7 +17,7 @@ from conelayers.newton import polish
 from conelayers.parallel import one_blas_thread
 from conelayers.plan import Plan
 from conelayers.presolve import Presolved, presolve
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, largest
 from conelayers.residual import Point, evaluate
 from conelayers.routes import Previous, Route
 from conelayers.scaling import Scaling, equilibrate_program
@@ -34,6 +34,8 @@ _ROUGH = 1e-4
 _BETTER = 0.9  # of the error before: what is no better may be worse in the residuals that decide
 _LINEAR_STEPS = 1
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
+_RAY = 1e5  # size of an inaccurate point, in the equilibrated units, from which its direction is what counts
+_GIVEN_UP = (Status.FAILED, Status.ITERATION_LIMIT, Status.TIME_LIMIT)
 
 
 @final
@@ -70,6 +72,7 @@ class _Outcome:
         self.error = np.full(batch, np.inf)
         self.status = [Status.FAILED] * batch
         self.message, self.solver = [""] * batch, [""] * batch
+        self.proven: dict[int, Status] = {}  # what some backend left a certificate of, whatever it said
         self.parts: list[Part] = []
         self.point: Point | None = None  # all of them evaluated, where that is at hand
         self.rounds: list[tuple[str, np.ndarray, tuple[Status, ...], np.ndarray]] = []
@@ -90,6 +93,7 @@ class _Outcome:
         index = self.unsolved(previous)
         part = program.take(index)
         start = route.start(part, index, jobs)
+        self.proven |= {int(index[k]): what for k, what in start.proven.items()}
         usable = usable_mask(start.status)
         x, v, error = start.x, start.v, np.full(index.size, np.inf)
         kept = np.flatnonzero(usable)
@@ -152,8 +156,9 @@ def solve_batch(
     """Solve every instance; a failure concerns its own instance only and is told by its Status.
 
     The program is equilibrated and presolved; then come the plan's routes, each followed by Newton steps, for what those before
-    left open. The residuals are recomputed here and decide between SOLVED and INACCURATE, whatever a backend says; its word
-    is taken for infeasibility and for limits. What is open when ``plan.max_seconds`` have passed is TIME_LIMIT. The data of instances without a solution come back as NaN.
+    left open. The residuals are recomputed here and decide between SOLVED and INACCURATE, whatever a backend says. Infeasibility is
+    what it has a certificate of (routes.py); for limits its word is taken. What is open when ``plan.max_seconds`` have passed is
+    TIME_LIMIT. The data of instances without a solution come back as NaN.
     """
     with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(plan.max_seconds):
         scaled, scaling = equilibrate_program(program)
@@ -237,6 +242,12 @@ def _judge(
         near = [Status.INACCURATE if worst <= _ROUGH else lost_by for worst in judged]
         solved = [Status.SOLVED if worst <= ACCURACY else other for worst, other in zip(judged, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
+        # A certificate is the last word where no solution was found, or what was found is so large that it is one itself.
+        ray = np.maximum(largest(outcome.x), largest(outcome.v)) >= _RAY
+        status = [
+            outcome.proven.get(i, s) if s in _GIVEN_UP or (s is Status.INACCURATE and ray[i]) else s
+            for i, s in enumerate(status)
+        ]
     elif Status.INACCURATE in status:
         status = [Status.SOLVED] * len(status)
     lost = ~usable_mask(status)

@@ -260,3 +260,27 @@ def test_the_simplex_method_ends_at_a_vertex_or_with_a_ray() -> None:
     assert Simplex().start(narrow, np.arange(1), 1).status == [Status.PRIMAL_INFEASIBLE]
     falling = linear_program([-1.0, 2.0], -np.eye(2), [0.0, 0.0], Cones(nonneg=2))
     assert Simplex().start(falling, np.arange(1), 1).status == [Status.DUAL_INFEASIBLE]
+
+
+@pytest.mark.parametrize(
+    ("said", "x", "y", "expected"),
+    [
+        # x₁ ≤ −1 and −x₁ ≤ 0: y = (1, 1) says that there is no such x, whatever the backend makes of it.
+        (Status.INACCURATE, [0.0, 0.0], [1e7, 1e7], Status.PRIMAL_INFEASIBLE),
+        (Status.FAILED, [0.0, 0.0], [1.0, 1.0], Status.PRIMAL_INFEASIBLE),
+        (Status.PRIMAL_INFEASIBLE, [0.0, 0.0], [1.0, 1.0], Status.PRIMAL_INFEASIBLE),
+        (Status.PRIMAL_INFEASIBLE, [0.0, 0.0], [1.0, 0.5], Status.FAILED),
+        (Status.DUAL_INFEASIBLE, [-1.0, 0.0], [np.nan, np.nan], Status.FAILED),
+        (Status.DUAL_INFEASIBLE, [0.0, -1.0], [np.nan, np.nan], Status.DUAL_INFEASIBLE),
+    ],
+)
+def test_infeasibility_is_what_has_a_certificate(
+    said: Status, x: list[float], y: list[float], expected: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backends have called programs unbounded that are infeasible, and given up with a certificate in hand."""
+    raw = RawSolution(np.array(x), np.array(y), np.zeros(2), said, "a word")
+    monkeypatch.setattr(type(SOLVERS["CLARABEL"]), "_solve", lambda *_: raw)
+    A = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    with pytest.raises(SolveError) as caught:
+        solve_and_differentiate(None, [1.0, 1.0], A, [-1.0, 0.0], Cones(nonneg=2), solver="CLARABEL")
+    assert caught.value.statuses == (expected,)
