@@ -27,6 +27,7 @@ from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
 from conelayers.simplex import Simplex
 from conelayers.small_quadratic import SmallQuadratic
+from conelayers.solve import _weigh_gaps
 from conelayers.solvers import SOLVERS, RawSolution, Settings
 from conelayers.splitting import split
 
@@ -260,3 +261,14 @@ def test_the_simplex_method_ends_at_a_vertex_or_with_a_ray() -> None:
     assert Simplex().start(narrow, np.arange(1), 1).status == [Status.PRIMAL_INFEASIBLE]
     falling = linear_program([-1.0, 2.0], -np.eye(2), [0.0, 0.0], Cones(nonneg=2))
     assert Simplex().start(falling, np.arange(1), 1).status == [Status.DUAL_INFEASIBLE]
+
+
+@pytest.mark.parametrize(("before", "kept", "error"), [(0.0, 0.0, 0.0), (1e-9, 1e-11, 1e-5)])
+def test_the_gap_counts_where_it_is_what_is_wrong(before: float, kept: float, error: float) -> None:
+    """minimize 10⁶x, x ≥ 0: at x = 1e−11 the residual is tiny, and the gap 1e−5."""
+    program = linear_program([1e6], np.array([[-1.0]]), [0.0], Cones(nonneg=1))
+    x, v, errors = np.array([[1e-11]]), np.array([[1e6]]), np.array([1e-11])
+    back = _weigh_gaps(program, np.array([0]), (np.array([[before]]), v.copy()), (x, v), errors)
+    assert back.size == (kept == before)
+    assert x[0, 0] == kept
+    assert errors[0] == pytest.approx(error, rel=1e-4)
