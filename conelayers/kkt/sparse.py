@@ -27,7 +27,8 @@ _REFINED = 1e-14  # relative residual on K at which refinement stops
 _REFINED_ENOUGH = 1e-11  # and the one above which QDLDL's factor is given up for a pivoted LU
 _DENSE_UP_TO = 1500  # orders up to which a singular matrix is decomposed
 _DENSE_SUSPECT = 300  # and those up to which that is cheaper than finding the null space by inverse iteration
-_FIRST, _LARGEST_NULL_SPACE = 8, 512  # widths of the block in inverse iteration
+_FIRST = 8  # width of the first block in inverse iteration
+_LARGEST_NULL_SPACE = ((3200, 512), (2**62, 128))  # and that of the last one, for orders up to which
 _QUIET = np.errstate(over="ignore", invalid="ignore")  # factors that broke down give infinities, which are looked for
 _NEARLY_NULL = 1e-9  # ‖EKE z‖ that may come from a mixture of null vectors and others
 _NULL = 1e-12  # ‖EKE z‖ of a unit vector that counts as a null vector
@@ -45,6 +46,7 @@ class QuasiDefinite:
         self.assembled = assembled
         self._apply = apply or _ldl(assembled)
         self._delta = _REGULARIZATION if apply is None else 0.0
+        self.broke_down = False
 
     @cached_property
     @_QUIET
@@ -76,9 +78,11 @@ class QuasiDefinite:
     def null_space(self) -> np.ndarray | None:
         """An orthonormal basis of ker EKE by block inverse iteration; None if it is not found to be small."""
         order, width = self.assembled.order, _FIRST
-        while width <= min(_LARGEST_NULL_SPACE, order):
+        largest = next(most for limit, most in _LARGEST_NULL_SPACE if order <= limit)
+        while width <= min(largest, order):
             values, Z = self.smallest(width, 4)
             if not np.isfinite(values).all():
+                self.broke_down = True
                 return None
             null = values <= _NULL
             # The block is wider than the null space: nothing of it was missed. A first one that is much narrower may find none of it.
@@ -224,6 +228,8 @@ def _deflated(assembled: Assembled, factor: QuasiDefinite) -> DeflatedPseudoInve
             system = DeflatedPseudoInverse(candidate.solve, assembled.scales, null_space)
             if np.linalg.norm(K @ system.solve(h) - h) <= _REFINED_ENOUGH * np.linalg.norm(h):
                 return system
+        elif not candidate.broke_down:
+            return None  # too large a null space, whatever the factor
     return None
 
 
