@@ -29,6 +29,7 @@ __all__ = ["Solved", "WarmStart", "solve_batch"]
 ACCURACY = 1e-9  # residuals up to which an instance counts as solved, whoever solved it
 _ENOUGH = 1e-10  # ‖F‖ up to which Newton has arrived
 _POLISHED = 1e-13  # and what it aims at
+_GAP_FROM = 1e-12  # from which on the gap is looked at as well
 _EXACT = 1e-14  # and the one at which there is nothing to correct
 _ROUGH = 1e-4
 _BETTER = 0.9  # of the error before: what is no better may be worse in the residuals that decide
@@ -110,9 +111,13 @@ class _Outcome:
                 jobs=jobs,
                 known=_restrict(start.parts, kept),
             )
+            before = x.copy(), v.copy()
             x[kept], v[kept], error[kept] = polished.x, polished.v, polished.error
             parts = [(kept[i], f) for i, f in polished.parts]
             self.point = polished.point if previous is None and kept.size == self.error.size else None
+            back = _weigh_gaps(part, kept[polished.error > _GAP_FROM], before, (x, v), error)
+            if back.size:
+                self.point, parts = None, _without(parts, back)
         self.rounds.append((route.name, index, tuple(start.status), error.copy()))
         if previous is None and index.size == self.error.size:
             self.x, self.v, self.error = x, v, error
@@ -136,6 +141,37 @@ class _Outcome:
             if chosen.size:
                 inner = factorization if chosen.size == local.size else factorization.take(chosen)
                 self.parts.append((index[local[chosen]], inner))
+
+
+def _weigh_gaps(
+    program: ConeProgram,
+    index: np.ndarray,
+    before: tuple[np.ndarray, np.ndarray],
+    now: tuple[np.ndarray, np.ndarray],
+    error: np.ndarray,
+) -> np.ndarray:
+    """Count the gap in ``error`` where it is what is wrong, and go back to the points before Newton's steps where these made it
+    worse: at x and y of a million a small ‖F‖ says nothing of it. Returns which of ``index`` went back.
+    """
+    if not index.size:
+        return index
+    part = program.take(index)
+    gap, worst = _gap_and_worst(part, now[0][index], now[1][index])
+    wrong = gap > ACCURACY
+    if not wrong.any():
+        return index[wrong]
+    _, earlier = _gap_and_worst(part, before[0][index], before[1][index])
+    back = wrong & (earlier < _BETTER * worst)
+    for h, old in zip(now, before, strict=True):
+        h[index[back]] = old[index[back]]
+    error[index[wrong]] = np.where(back, earlier, worst)[wrong]
+    return index[back]
+
+
+def _gap_and_worst(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    point = evaluate(program, x, v)
+    gap = point.gap(program)
+    return gap, np.maximum(gap, point.norm(program))
 
 
 def _restrict(parts: Sequence[Part], kept: np.ndarray) -> list[Part]:

@@ -27,6 +27,7 @@ from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
 from conelayers.simplex import Simplex
 from conelayers.small_quadratic import SmallQuadratic
+from conelayers.solve import _weigh_gaps
 from conelayers.solvers import SOLVERS, RawSolution, Settings
 from conelayers.splitting import split
 
@@ -284,3 +285,14 @@ def test_infeasibility_is_what_has_a_certificate(
     with pytest.raises(SolveError) as caught:
         solve_and_differentiate(None, [1.0, 1.0], A, [-1.0, 0.0], Cones(nonneg=2), solver="CLARABEL")
     assert caught.value.statuses == (expected,)
+
+
+@pytest.mark.parametrize(("before", "kept", "error"), [(0.0, 0.0, 0.0), (1e-9, 1e-11, 1e-5)])
+def test_the_gap_counts_where_it_is_what_is_wrong(before: float, kept: float, error: float) -> None:
+    """minimize 10⁶x, x ≥ 0: at x = 1e−11 the residual is tiny, and the gap 1e−5."""
+    program = linear_program([1e6], np.array([[-1.0]]), [0.0], Cones(nonneg=1))
+    x, v, errors = np.array([[1e-11]]), np.array([[1e6]]), np.array([1e-11])
+    back = _weigh_gaps(program, np.array([0]), (np.array([[before]]), v.copy()), (x, v), errors)
+    assert back.size == (kept == before)
+    assert x[0, 0] == kept
+    assert errors[0] == pytest.approx(error, rel=1e-4)
