@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from random_programs import random_program
 
-from conelayers import Layer, SolveError, Status
+from conelayers import Layer, SolveError, Status, solve_and_differentiate
 from conelayers.cones import Cones
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
@@ -129,3 +129,16 @@ def test_nearly_dependent_equalities_are_not_called_dependent(gap: float) -> Non
     expected = np.linalg.solve(matrix @ matrix.T, matrix @ g)
     # At 1e−6 the factor has four digits left.
     np.testing.assert_allclose(solution.vjp(g)[2], expected, rtol=1e-16 / gap**2 * 100)
+
+
+@pytest.mark.parametrize("tiny", [1e-14, 1e-18, 1e-21, 1e-100])
+@pytest.mark.parametrize("cones", [Cones(zero=1), Cones(nonneg=1)])
+def test_rounding_in_one_vector_is_not_scaled_up_to_the_other(tiny: float, cones: Cones) -> None:
+    """With b scaled to 1, x = −P⁻¹q is of size 1/tiny, and the backends call the program unbounded."""
+    P, q, A = np.diag([2.0, 1.0, 3.0]), np.array([2.0, -1.0, 3.0]), np.array([[0.0, 0.0, 2.0]])
+    solution = solve_and_differentiate(P, q, A, [tiny], cones)
+    assert solution.status is Status.SOLVED
+    np.testing.assert_allclose(solution.x, [-1.0, 1.0, 0.0 if cones.zero else -1.0], atol=1e-12)
+    solution = solve_and_differentiate(P, tiny * q, A, [-2.0], cones)
+    np.testing.assert_allclose(solution.x, [0.0, 0.0, -1.0], atol=1e-12)
+    np.testing.assert_allclose(solution.y, [1.5], atol=1e-12)
