@@ -132,13 +132,13 @@ def test_nearly_dependent_equalities_are_not_called_dependent(gap: float) -> Non
 
 
 @pytest.mark.parametrize("tiny", [1e-14, 1e-18, 1e-21, 1e-100])
-@pytest.mark.parametrize("cones", [Cones(zero=1), Cones(nonneg=1)])
-def test_rounding_in_one_vector_is_not_scaled_up_to_the_other(tiny: float, cones: Cones) -> None:
+@pytest.mark.parametrize(("cones", "ridge"), [(Cones(zero=1), 0.0), (Cones(zero=1), 0.1), (Cones(nonneg=1), 0.1)])
+def test_rounding_in_b_is_not_scaled_up_to_the_size_of_q(tiny: float, cones: Cones, ridge: float) -> None:
     """With b scaled to 1, x = −P⁻¹q is of size 1/tiny, and the backends call the program unbounded."""
-    P, q, A = np.diag([2.0, 1.0, 3.0]), np.array([2.0, -1.0, 3.0]), np.array([[0.0, 0.0, 2.0]])
+    G = np.array([[6.0, -3.0, 0.0], [-3.0, 5 / 3, 2 / 3], [0.0, 2 / 3, 8 / 3]])  # of rank 2
+    P, q, A = G + ridge * np.eye(3), np.array([9.0, -14 / 3, 16 / 3]), np.array([[0.0, 0.0, 2.0]])
+    expected = solve_and_differentiate(P, q, A, [0.0], cones)
     solution = solve_and_differentiate(P, q, A, [tiny], cones)
     assert solution.status is Status.SOLVED
-    np.testing.assert_allclose(solution.x, [-1.0, 1.0, 0.0 if cones.zero else -1.0], atol=1e-12)
-    solution = solve_and_differentiate(P, tiny * q, A, [-2.0], cones)
-    np.testing.assert_allclose(solution.x, [0.0, 0.0, -1.0], atol=1e-12)
-    np.testing.assert_allclose(solution.y, [1.5], atol=1e-12)
+    np.testing.assert_allclose(solution.x, expected.x, atol=1e-11)
+    np.testing.assert_allclose(solution.y, expected.y, atol=1e-11)
