@@ -24,7 +24,9 @@ __all__ = ["Scaling", "equilibrate_program"]
 _PASSES = 12
 _TOLERATED = 16.0  # norms between 1/16 and 16 are left alone
 _LIMIT = 2.0**40
-_APART = 2.0**40  # ratio of q to b, or of b to q, beyond which the smaller one counts as zero: its rounding is not to be scaled up
+_APART = (
+    2.0**40
+)  # ratio of q to b, or of b to q, beyond which the smaller one counts as zero: its rounding is not to be scaled up
 
 
 @final
