@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 import warnings
 import weakref
@@ -269,13 +270,14 @@ def torch_calls() -> Callable[[int], None]:
     return call
 
 
-def engine_calls(batch: int, jobs: int, problem: Callable[[], Any]) -> Callable[[int], None]:
-    layer, values = Layer(*problem(), warm_start=True), np.random.default_rng(0).standard_normal((7, batch, 4))
+def engine_calls(jobs: int, problem: Callable[[], Any]) -> Callable[[int], None]:
+    arguments = {"n_jobs_forward": jobs, "n_jobs_backward": jobs}
+    layer, values = Layer(*problem(), solver_args=arguments), np.random.default_rng(0).standard_normal((7, jobs, 4))
 
     def call(i: int) -> None:
-        arguments = {"n_jobs_forward": jobs, "n_jobs_backward": jobs}
-        solution = layer.solve(values[i % 7], solver_args=arguments, warm_start=i % 2 == 0)
-        solution.vjp(values[i % 7])
+        solution = layer.solve(values[i % 7], warm_start=i % 2 == 0)
+        if i % 5 == 0:
+            solution.vjp(values[i % 7])
 
     return call
 
@@ -295,27 +297,36 @@ def failing_calls() -> Callable[[int], None]:
 @pytest.mark.parametrize(
     ("make", "calls"),
     [
-        (lambda: engine_calls(2, 1, simplex_problem), 10000),
-        (lambda: engine_calls(4, 2, conic_problem), 300),
-        (torch_calls, 1000),
-        (failing_calls, 200),
+        (lambda: engine_calls(1, simplex_problem), 10000),
+        (lambda: engine_calls(2, conic_problem), 500),
+        (torch_calls, 600),
+        (failing_calls, 100),
     ],
     ids=["engine", "two threads", "torch", "failures"],
 )
 def test_many_calls_leave_nothing_behind(make: Callable[[], Callable[[int], None]], calls: int) -> None:
-    """After half of the calls memory grows by less than 100 bytes a call, or a megabyte in all; threads and open files not at all."""
+    """Threads, open files and Python's objects stay as many, and the memory does not grow throughout.
+
+    A leak grows in each fifth of the calls, by a block of Python's or by bytes of the process; caches that fill, and an allocator that
+    has other tests' memory to reuse, do not.
+    """
     call = make()
     for i in range(calls // 2):
         call(i)
     gc.collect()
-    before = threading.active_count(), open_files(), len(gc.get_objects())
-    memory = resident()
-    for i in range(calls // 2, calls):
-        call(i)
-    gc.collect()
-    assert (threading.active_count(), open_files()) == before[:2]
-    assert len(gc.get_objects()) - before[2] < 100
-    assert resident() - memory < max(50 * calls, 2**20)
+    before, objects = (threading.active_count(), open_files()), len(gc.get_objects())
+    blocks, grown, piece = [], [], calls // 10
+    for k in range(5):
+        memory, allocated = resident(), sys.getallocatedblocks()
+        for i in range(k * piece, (k + 1) * piece):
+            call(i)
+        gc.collect()
+        blocks.append(sys.getallocatedblocks() - allocated)
+        grown.append(resident() - memory)
+    assert (threading.active_count(), open_files()) == before
+    assert len(gc.get_objects()) - objects < 100
+    assert min(blocks) < piece / 2, blocks
+    assert min(grown) < 50 * piece, grown
 
 
 # ------------------------------------------------------------------------------------------------ the end
