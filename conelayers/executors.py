@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import socket
+import platform
 import threading
 import time
 import uuid
@@ -182,7 +182,7 @@ class _Derive:
 def _work(token: str, sent: Work | None, task: Callable[[Work], Any]) -> Any:
     layer = _KEPT.layer(token, sent)
     if layer is None:
-        return _Missing(f"{socket.gethostname()}:{os.getpid()}")
+        return _Missing(f"{platform.node()}:{os.getpid()}")
     with one_blas_thread():  # there are other workers
         return task(layer)
 
