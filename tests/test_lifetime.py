@@ -287,8 +287,11 @@ def failing_calls() -> Callable[[int], None]:
     layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x)), [x >= a, x <= 1]), [a], [x])
 
     def call(i: int) -> None:
-        with pytest.raises(SolveError):
-            layer.solve(2.0 + i)
+        try:
+            layer.solve(2.0 + i % 7)
+        except SolveError:
+            return
+        pytest.fail("was solved")
 
     return call
 
@@ -300,7 +303,7 @@ def failing_calls() -> Callable[[int], None]:
         (lambda: engine_calls(1, simplex_problem), 10000),
         (lambda: engine_calls(2, conic_problem), 500),
         (torch_calls, 600),
-        (failing_calls, 100),
+        (failing_calls, 500),
     ],
     ids=["engine", "two threads", "torch", "failures"],
 )
@@ -325,7 +328,7 @@ def test_many_calls_leave_nothing_behind(make: Callable[[], Callable[[int], None
         grown.append(resident() - memory)
     assert (threading.active_count(), open_files()) == before
     assert len(gc.get_objects()) - objects < 100
-    assert min(blocks) < piece / 2, blocks
+    assert min(blocks) < 0.9 * piece, blocks
     assert min(grown) < 50 * piece, grown
 
 
