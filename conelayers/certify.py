@@ -221,8 +221,7 @@ def _chosen_null_space(linearization: Linearization) -> tuple[np.ndarray, np.nda
     factorization, structure = linearization.factorization, linearization.program.structure
     if not factorization.singular[0]:
         return np.zeros((0, structure.n)), np.zeros((0, structure.m))
-    known = factorization.null_vectors(0)
-    return null_space(linearization.presolved, linearization.point.element, 0) if known is None else known
+    return linearization.null_vectors(0)
 
 
 def _without_solution(solution: Solution, i: int, cones: Cones) -> Certificate:

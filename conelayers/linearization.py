@@ -20,7 +20,7 @@ import numpy as np
 
 from conelayers.cones import Selection
 from conelayers.errors import SingularDerivativeWarning
-from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize
+from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize, null_space
 from conelayers.parallel import one_blas_thread
 from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram, Structure, largest
@@ -234,7 +234,7 @@ class Linearization:
         r1, r2 = self.scaling.scale_rows(r1, r2)
 
         def moves(factorization: Factorization, i: int) -> bool:
-            null = factorization.null_vectors(i)
+            null = self.null_vectors(i, factorization)
             if null is None:
                 return True
             dx, dy, _ = self.scaling.take([i]).unscale(*null, np.zeros_like(null[1]))
@@ -290,13 +290,26 @@ class Linearization:
             return gx - a, h - c
 
         def moves(factorization: Factorization, i: int) -> bool:
-            null = factorization.null_vectors(i)
+            null = self.null_vectors(i, factorization)
             return null is None or matters(i, *self.scaling.take([i]).scale_rows(null[0], -null[1]))
 
         steps = _Steps(first, correct, residual, (gx, h))
         (lam, mu), trouble = self._solve(steps, moves, "some changes of the data leave no solution nearby")
         self._tell(trouble, tell)
         return self.scaling.scale_rows(lam, mu)
+
+    def null_vectors(self, i: int, factorization: Factorization | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """ker K of an instance: what its factor knows, else found for its own sake, once; None if it is not found."""
+        known = (factorization or self.factorization).null_vectors(i)
+        if known is not None:
+            return known
+        if i not in self._found:
+            self._found[i] = null_space(self.presolved, self.point.element, i)
+        return self._found[i]
+
+    @cached_property
+    def _found(self) -> dict[int, tuple[np.ndarray, np.ndarray] | None]:
+        return {}
 
     @np.errstate(over="ignore", invalid="ignore")  # factors that broke down are found by their residuals
     def _solve(self, steps: _Steps, moves: _Moves, consequence: str = "") -> tuple[_Pair, Trouble]:
