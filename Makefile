@@ -1,12 +1,14 @@
 # Two commands for a fresh machine (Python >= 3.11, pip, gcc, make): `make demo` and `make test`.
-# VENV: where the virtual environment goes; BENCH: the one with the other packages compared. TORCH: what to install for PyTorch; a CPU build is enough.
+# VENV: where the virtual environment goes; BENCH: the one with the other packages compared; AUDIT: the one with the tools of `make audit`. TORCH: what to install for PyTorch; a CPU build is enough.
 VENV ?= .venv
 BENCH ?= .venv-bench
+AUDIT ?= build/audit-venv
 PYTHON ?= python3
+SECONDS ?= 3600
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench sweep clean
+.PHONY: demo test lint audit bench sweep fuzz clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -20,12 +22,31 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Known vulnerabilities of what $(VENV) holds (.ci/audit.py), and the bill of it in build/bill.json (CycloneDX). The tools, in an
+# environment of their own, audit and list the other one only.
+audit: $(VENV)/.dev $(AUDIT)/.audit
+	mkdir -p build
+	rm -f build/audit.json
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > build/site
+	-$(AUDIT)/bin/pip-audit --path "$$(cat build/site)" --progress-spinner off --timeout 15 --format json --output build/audit.json > build/audit.log 2>&1
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/bill.json $(BIN)/python
+	$(BIN)/python .ci/audit.py build/audit.json
+
 # In an environment of its own: where the solver Moreau is installed, cvxpy imports it, and that imports PyTorch and JAX.
 bench: $(BENCH)/.bench
 	$(BENCH)/bin/python -m benchmarks.run $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 sweep: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Random cone programs and problems for SECONDS; SEED repeats a run. Ends with 1 where an invariant did not hold.
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
+
+$(AUDIT)/.audit:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7,<8'
+	touch $@
 
 $(BENCH)/.bench: pyproject.toml
 	$(PYTHON) -m venv $(BENCH)

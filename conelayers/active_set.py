@@ -15,6 +15,7 @@ import numpy as np
 
 from conelayers.errors import Status
 from conelayers.kkt import Part, factorize
+from conelayers.limits import out_of_time
 from conelayers.program import ConeProgram, Structure
 from conelayers.residual import evaluate
 from conelayers.routes import Route, Start
@@ -52,7 +53,7 @@ class ActiveSet(Route):
         todo, part = np.arange(program.batch), program
         least, patience = np.full(program.batch, program.b.shape[1]), np.full(program.batch, _PATIENCE)
         for _ in range(_STEPS):
-            if not todo.size:
+            if not todo.size or out_of_time():
                 break
             point = evaluate(part, x[todo], v[todo])
             factorization = factorize(part, point.element, jobs)

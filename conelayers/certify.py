@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeVar, final
 
 import numpy as np
 import scipy.sparse.linalg as spla
@@ -49,6 +49,8 @@ _SOLVED = 1e-7  # residual of the linear solve up to which J counts as invertibl
 _DENSE_UP_TO = 300  # orders of J up to which its singular values are computed, not iterated for
 _SEEN = 1e-5  # parts of orthonormal null vectors below this are rounding
 
+_Found = TypeVar("_Found")
+
 
 def certify(linearization: SolutionMap, solution: Solution, names: Names) -> Certificates:
     """The certificates of a batch's solutions, at which the solution map is linearized."""
@@ -56,12 +58,20 @@ def certify(linearization: SolutionMap, solution: Solution, names: Names) -> Cer
     made = [_without_solution(solution, i, linearization.structure.cones) for i in range(len(solution.status))]
     if usable.size:
         kept = linearization.take(usable)
-        kinks = Kinks.of(kept)
+        kinks = _remembered(kept, "kinks", Kinks.of)
         margins = kink_margins(kept.program.structure.cones, solution.y[usable] - solution.s[usable])
-        residual = kept.probe()
+        residual = _remembered(kept, "probe", Linearization.probe)
         for k, i in enumerate(usable.tolist()):
             made[i] = _certificate(kept.take([k]), kinks.take(k), solution, i, names, margins[k], float(residual[k]))
     return Certificates(made)
+
+
+def _remembered(linearization: Linearization, what: str, find: Callable[[Linearization], _Found]) -> _Found:
+    """What was found at this linearization before, for a warning or for another certificate."""
+    memory = linearization.__dict__.setdefault("remembered", {})
+    if what not in memory:
+        memory[what] = find(linearization)
+    return memory[what]
 
 
 def kink_margins(cones: Cones, v: np.ndarray) -> np.ndarray:
@@ -131,7 +141,7 @@ def _certificate(
     residual: float,
 ) -> Certificate:
     structure = linearization.program.structure
-    null = _chosen_null_space(linearization)
+    null = _remembered(linearization, "null space", _chosen_null_space)
     conditions = None if null is None else _Conditions.of(linearization, names, null[0], null[1])
     singular = conditions is None or not (conditions.second_order and conditions.nondegenerate)
     at_kinks = bool(kinks.blocks.any())
@@ -139,12 +149,16 @@ def _certificate(
         cutoff = _LEAST_CUTOFF
         if structure.cones.curved:
             cutoff = float(np.clip(10 * kinks.accuracy, _LEAST_CUTOFF, _LARGEST_CUTOFF))
-        low, high = (null_space(linearization.presolved, D, 0, cutoff) for D in (kinks.low, kinks.high))
+        low, high = _remembered(
+            linearization,
+            "extreme null spaces",
+            lambda h: [null_space(h.presolved, D, 0, cutoff) for D in (kinks.low, kinks.high)],
+        )
         conditions = None if low is None or high is None else _Conditions.of(linearization, names, low[0], high[1])
     elif residual > _SOLVED:
         conditions = None
     known = conditions or _Conditions(None, None, np.zeros(structure.n), np.zeros(structure.m))
-    smallest, condition = _singular_values(linearization)
+    smallest, condition = _remembered(linearization, "singular values", _singular_values)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where((kinks.distances > 0) & np.isfinite(kinks.distances), margins / kinks.distances, 1.0)
     return Certificate(
@@ -207,8 +221,7 @@ def _chosen_null_space(linearization: Linearization) -> tuple[np.ndarray, np.nda
     factorization, structure = linearization.factorization, linearization.program.structure
     if not factorization.singular[0]:
         return np.zeros((0, structure.n)), np.zeros((0, structure.m))
-    known = factorization.null_vectors(0)
-    return null_space(linearization.presolved, linearization.point.element, 0) if known is None else known
+    return linearization.null_vectors(0)
 
 
 def _without_solution(solution: Solution, i: int, cones: Cones) -> Certificate:

@@ -11,6 +11,7 @@ import numpy as np
 import qdldl
 import scipy.sparse as sp
 
+from conelayers.arguments import as_real, as_sparse
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones, Selection, as_cones, as_selection
@@ -108,7 +109,7 @@ def solve_and_differentiate(
     if n == 0:
         raise ValueError("q: got an empty vector, expected at least one variable")
     b = _vector("b", b, None)
-    A = _matrix("A", A, (b.size, n))
+    A = as_sparse("A", A, (b.size, n))
     P = _matrix("P", P, (n, n))
     if cones.dimension != b.size:
         raise ValueError(
@@ -133,7 +134,7 @@ def solve_and_differentiate(
     settings = arguments.for_solver(chosen)
     structure = Structure(Pattern.of(P), Pattern.of(A), cones)
     program = ConeProgram(structure, P.data[None], q[None], A.data[None], b[None])
-    plan = Plan(chosen, settings, (arguments.method or solver) is not None)
+    plan = Plan(chosen, settings, (arguments.method or solver) is not None, arguments.max_seconds)
     solution, linearization = solve_batch(
         program, plan, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward
     )
@@ -169,26 +170,13 @@ def _matrix(name: str, value: Any, shape: tuple[int, int]) -> sp.csc_array:
     """A CSC matrix with sorted indices and no duplicates, copied; zero for None."""
     if value is None:
         return sp.csc_array(shape)
-    try:
-        matrix = sp.csc_array(value, dtype=np.float64, copy=True)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name}: got {type(value).__name__}, expected a sparse or dense real matrix of shape {shape}"
-        ) from error
-    if matrix.shape != shape:
-        raise ValueError(f"{name}: got shape {matrix.shape}, expected {shape}")
-    matrix.sum_duplicates()
-    matrix.sort_indices()
-    return matrix
+    return as_sparse(name, value, shape)
 
 
 def _vector(name: str, value: Any, size: int | None) -> np.ndarray:
     if value is None and size is not None:
         return np.zeros(size)
-    try:
-        vector = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: got {type(value).__name__}, expected a real vector") from error
+    vector = np.array(as_real(name, value, error=ValueError, what="a real vector"))
     if vector.ndim != 1 or (size is not None and vector.size != size):
         expected = "a vector" if size is None else f"({size},)"
         raise ValueError(f"{name}: got shape {vector.shape}, expected {expected}")

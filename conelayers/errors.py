@@ -79,7 +79,9 @@ _ADVICE = {
         "add bounds on the variables or a small quadratic term."
     ),
     Status.ITERATION_LIMIT: "The solver stopped at its iteration limit: raise max_iters, loosen eps, or try another solver.",
-    Status.TIME_LIMIT: "The solver stopped at its time limit: raise the limit, loosen eps, or try another solver.",
+    Status.TIME_LIMIT: (
+        "Time ran out: raise max_seconds (or the solver's own limit), loosen eps, split the batch, or try another solver."
+    ),
     Status.FAILED: "The solver broke down numerically: rescale the data or try another solver.",
 }
 

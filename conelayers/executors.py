@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import socket
+import platform
 import threading
+import time
 import uuid
 import weakref
 from collections import OrderedDict
@@ -26,6 +27,7 @@ import numpy as np
 
 from conelayers.errors import ExecutorError
 from conelayers.failures import PartialLinearization
+from conelayers.limits import time_limit
 from conelayers.linearization import Linearization, NullTest, SolutionMap, Tell, Trouble, always
 from conelayers.parallel import one_blas_thread
 from conelayers.program import Structure
@@ -145,9 +147,11 @@ class _Solve:
     theta: np.ndarray
     solver_args: dict[str, Any]
     start: WarmStart | None
+    deadline: float | None  # of the whole call, on the wall clock: that is what machines share
 
     def __call__(self, layer: Work) -> Solution:
-        solution, linearization = layer.run(self.theta, self.solver_args, self.start)
+        with time_limit(None if self.deadline is None else max(0.0, self.deadline - time.time())):
+            solution, linearization = layer.run(self.theta, self.solver_args, self.start)
         order = solution.x.shape[1] + solution.y.shape[1]
         _KEPT.keep(self.key, len(self.theta) * order * min(order, 100), linearization)
         return solution
@@ -181,7 +185,7 @@ class _Derive:
 def _work(token: str, sent: Work | None, task: Callable[[Work], Any]) -> Any:
     layer = _KEPT.layer(token, sent)
     if layer is None:
-        return _Missing(f"{socket.gethostname()}:{os.getpid()}")
+        return _Missing(f"{platform.node()}:{os.getpid()}")
     with one_blas_thread():  # there are other workers
         return task(layer)
 
@@ -238,6 +242,7 @@ class Spread:
         theta: np.ndarray,
         solver_args: Mapping[str, Any] | None,
         start: WarmStart | None,
+        max_seconds: float | None,
     ) -> tuple[Solution, RemoteLinearization]:
         """The solutions of programs of this structure for θ (B, p), and the solution map linearized there."""
         call, size = next(self._calls), self._size(len(theta))
@@ -245,7 +250,8 @@ class Spread:
         keys = [(self._token, call, c.start) for c in chunks]
         args = dict(solver_args or {})
         starts = [None if start is None else WarmStart(*(h[c] for h in start)) for c in chunks]
-        tasks = [_Solve(k, theta[c], args, s) for k, c, s in zip(keys, chunks, starts, strict=True)]
+        deadline = None if max_seconds is None else time.time() + max_seconds
+        tasks = [_Solve(k, theta[c], args, s, deadline) for k, c, s in zip(keys, chunks, starts, strict=True)]
         solution = Solution.joined(self.do(tasks, chunks, "solve"))
         layer = self._layer()
         assert layer is not None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, final
 import numpy as np
 
 from conelayers.expressions import Arithmetic, Evaluation, Expression, positions_in
-from conelayers.parameters import ParameterSpec, batch_sizes, check_values
+from conelayers.parameters import ParameterSpec, batch_sizes, check_values, given_arrays
 
 __all__ = ["Interface", "Replacement", "Source", "Values", "leading", "structured"]
 
@@ -122,13 +122,7 @@ class Interface:
 
     def arrays(self, given: Sequence[Any]) -> list[Any]:
         """NumPy's arrays, or SciPy's sparse ones, of the given values; TypeError for complex values of a real parameter."""
-        arrays = [value if hasattr(value, "tocsc") else np.asarray(value) for value in given]
-        for i, (value, spec) in enumerate(zip(arrays, self.parameters, strict=False)):
-            if (np.iscomplexobj(value) and not spec.is_complex) or not np.issubdtype(value.dtype, np.number):
-                raise TypeError(
-                    f"parameter {i} ({spec.name}): got dtype {value.dtype}, expected real floating-point values"
-                )
-        return arrays
+        return given_arrays(self.parameters, given, sparse=True)
 
     def inner(self, given: Sequence[Any], values: Values, *, validate: bool = True) -> list[Any]:
         """The values of the program's parameters for the user's, each with a leading batch axis or without one.

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, final
 import cvxpy as cp
 import numpy as np
 
-from conelayers.canonicalize import canonicalize
+from conelayers.arguments import as_flag, check_count, described
+from conelayers.canonicalize import canonicalize, known_backend
 from conelayers.certificate import Certificates
 from conelayers.cones import Cones, Selection, as_selection
 from conelayers.display import html_table
@@ -21,7 +22,15 @@ from conelayers.failures import CallInfo, OnFailure, PartialLinearization, as_on
 from conelayers.interface import Replacement
 from conelayers.layer_solution import LayerSolution
 from conelayers.linearization import Linearization, SolutionMap
-from conelayers.parameters import Batch, ParameterSpec, check_values, combine_batch, unflatten
+from conelayers.parameters import (
+    Batch,
+    ParameterSpec,
+    check_theta,
+    check_values,
+    combine_batch,
+    given_arrays,
+    unflatten,
+)
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan
 from conelayers.presolve import presolve
@@ -32,7 +41,7 @@ from conelayers.singular import Singular, Watch, as_singular
 from conelayers.smoothing import LPGD, Base, Resolver, Smoothing
 from conelayers.solution import Solution
 from conelayers.solve import WarmStart, solve_batch
-from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, parse_solver_args
+from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, merge_solver_args, parse_solver_args
 from conelayers.translated import inner_arrays, translated
 
 __all__ = ["Layer", "Observer", "ProblemData"]
@@ -107,25 +116,27 @@ class Layer:
         chunk_size: int | None = None,
         progress: bool = False,
     ) -> None:
-        self.validate, self.on_failure = bool(validate), as_on_failure(on_failure)
+        self.validate, self.on_failure = as_flag("validate", validate), as_on_failure(on_failure)
         self._executor, self.chunk_size = check_executor(executor), check_chunk_size(chunk_size)
-        self.progress = bool(progress)
+        self.progress = as_flag("progress", progress)
         self._policies, self.smoothing = (as_singular(singular), as_selection(selection)), smoothing
         if smoothing is not None and not isinstance(smoothing, Smoothing):
             raise TypeError(
-                f"smoothing: got {type(smoothing).__name__}, expected None, LPGD(tau=…) or ProximalSmoothing(temperature=…)"
+                f"smoothing: got {described(smoothing)}, expected None, LPGD(tau=…) or ProximalSmoothing(temperature=…)"
             )
-        arguments = self._choose(solver, {"verbose": verbose, **(solver_args or {})}, warm_start)
-        # The names of other canonicalization backends mean nothing here.
-        backend = canon_backend if canon_backend in ("CPP", "SCIPY", "COO") else None
+        arguments = self._choose(solver, merge_solver_args({"verbose": verbose}, solver_args), warm_start)
         method = arguments.method or self._solver
-        self._compilation = {"gp": bool(gp), "canon_backend": backend, "lifting": bool(lift)}
+        self._compilation = {
+            "gp": as_flag("gp", gp),
+            "canon_backend": known_backend(canon_backend),
+            "lifting": as_flag("lift", lift),
+        }
         quadratic = method is None or find_solver(method).quadratic
-        self._source = (problem, tuple(parameters), tuple(variables))
         self._take(
             canonicalize(problem, parameters, variables, quadratic=quadratic, verbose=verbose, **self._compilation),
             arguments,
         )
+        self._source = (problem, tuple(parameters), tuple(variables))
 
     @classmethod
     def of_program(
@@ -150,7 +161,7 @@ class Layer:
     def _choose(self, solver: str | None, solver_args: Mapping[str, Any], warm_start: bool) -> SolverArguments:
         # "DIFFCP" is how migrants ask for the default.
         self._solver = None if solver is None or str(solver).upper() == "DIFFCP" else find_solver(solver).name
-        self._solver_args, self._warm_start = dict(solver_args), bool(warm_start)
+        self._solver_args, self._warm_start = dict(solver_args), as_flag("warm_start", warm_start)
         return parse_solver_args(self._solver_args, self._solver)
 
     def _take(self, compiled: ParametricProgram, arguments: SolverArguments) -> None:
@@ -231,12 +242,12 @@ class Layer:
         if self._linear is None:
             if self._source is None and not self._compilation:
                 raise ValueError(
-                    f"solver: {solver} takes no quadratic objective, and P is given; use Clarabel or SCS, or write the objective as a "
+                    f"solver: got {solver}, expected one for this P: {solver} takes no quadratic objective; use Clarabel or SCS, or write the objective as a "
                     "second-order cone"
                 )
             if self._source is None:
                 raise ValueError(
-                    f"solver_args: solve_method {solver} needs the problem compiled with a linear objective, which a layer "
+                    f"solver_args: got solve_method {solver}, expected CLARABEL or SCS: {solver} needs the problem compiled with a linear objective, which a layer "
                     f"that was pickled cannot do; construct the layer with solver={solver!r}"
                 )
             self._linear = canonicalize(*self._source, quadratic=False, **self._compilation)
@@ -306,10 +317,16 @@ class Layer:
 
     def observe(self, observer: Observer) -> None:
         """Call ``observer(θ (B, p), solution)`` after every solve of a whole batch from now on; see monitor.py."""
+        if not callable(observer):
+            raise TypeError(f"observer: got {described(observer)}, expected a callable (theta, solution)")
         self._observers.append(observer)
 
     def forget(self, observer: Observer) -> None:
         """Do so no longer."""
+        if observer not in self._observers:
+            raise ValueError(
+                f"observer: got {observer!r}, expected one that observes this layer; pass what observe() was given"
+            )
         self._observers.remove(observer)
 
     def problem_data(self, *theta: Any, solver_args: Mapping[str, Any] | None = None) -> ProblemData:
@@ -347,8 +364,7 @@ class Layer:
         return self._solve(self._batch(theta, compiled), solver_args, warm_start, OnFailure.NAN).certify()
 
     def _batch(self, values: Sequence[Any], compiled: ParametricProgram) -> Batch:
-        dense = [value.toarray() if hasattr(value, "toarray") else np.asarray(value) for value in values]
-        return combine_batch(compiled.parameters, dense, validate=self.validate)
+        return combine_batch(compiled.parameters, given_arrays(compiled.parameters, values), validate=self.validate)
 
     def solve_flat(
         self,
@@ -360,6 +376,7 @@ class Layer:
     ) -> LayerSolution:
         """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
         specs = self.compiled_for(solver_args).parameters
+        theta = check_theta(specs, theta)
         for spec in specs:
             check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True, attributes=self.validate)
         batch = Batch(theta, True, (True,) * len(specs))
@@ -369,7 +386,7 @@ class Layer:
         """What stands in for the exact derivative in a call with these options."""
         arguments = self._default_arguments
         if solver_args:
-            arguments = parse_solver_args({**self._solver_args, **solver_args}, self._solver)
+            arguments = parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver)
         return self._smoothing_of(arguments)
 
     def _smoothing_of(self, arguments: SolverArguments) -> Smoothing | None:
@@ -379,7 +396,7 @@ class Layer:
         """The parametric cone program that a call with these options solves."""
         if not solver_args:
             return self._default[1]
-        return self._solver_for(parse_solver_args({**self._solver_args, **solver_args}, self._solver))[1]
+        return self._solver_for(parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver))[1]
 
     def linearize(
         self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray, x: np.ndarray | None = None
@@ -409,14 +426,16 @@ class Layer:
     ) -> LayerSolution:
         arguments, plan, compiled = self._plan_for(solver_args)
         program = compiled.program(batch.theta)
-        warm = self._warm_start if warm_start is None else warm_start
+        warm = self._warm_start if warm_start is None else as_flag("warm_start", warm_start)
         last = getattr(self._last, "solution", None) if warm and program.batch else None
         # A backend named at the call may have another program.
         fits = last is not None and last.x.shape[1:] == program.q.shape[1:] and last.y.shape[1:] == program.b.shape[1:]
         start = WarmStart.of(last, program.batch) if last is not None and fits else None
         linearization: SolutionMap
         if self._spread is not None and program.batch > 1:
-            solution, remote = self._spread.solve(program.structure, batch.theta, solver_args, start)
+            solution, remote = self._spread.solve(
+                program.structure, batch.theta, solver_args, start, arguments.max_seconds
+            )
             linearization = replace(remote, on_trouble=self._watch.teller(solution))
         else:
             solution, linearization = self._run(program, plan, arguments, start)
@@ -441,13 +460,18 @@ class Layer:
     def _plan_for(self, solver_args: Mapping[str, Any] | None) -> tuple[SolverArguments, Plan, ParametricProgram]:
         """The options of a call, how it is solved, and what."""
         if solver_args:
-            arguments = parse_solver_args({**self._solver_args, **solver_args}, self._solver)
+            arguments = parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver)
             solver, compiled = self._solver_for(arguments)
         else:
             arguments, (solver, compiled) = self._default_arguments, self._default
         return (
             arguments,
-            Plan(solver, arguments.for_solver(solver), (arguments.method or self._solver) is not None),
+            Plan(
+                solver,
+                arguments.for_solver(solver),
+                (arguments.method or self._solver) is not None,
+                arguments.max_seconds,
+            ),
             compiled,
         )
 
@@ -494,6 +518,7 @@ class Layer:
         self, theta: Sequence[Any], dtheta: Sequence[Any], *, solver_args: Mapping[str, Any] | None = None
     ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         """The variables at θ and their tangents along dθ."""
+        check_count("jvp", "tangents", dtheta, len(self.parameters), "parameter")
         solution = self.solve(*theta, solver_args=solver_args)
         return solution.variables, solution.jvp(*dtheta)
 
@@ -501,5 +526,6 @@ class Layer:
         self, theta: Sequence[Any], cotangents: Sequence[Any], *, solver_args: Mapping[str, Any] | None = None
     ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray | None, ...]]:
         """The variables at θ and the gradients of ⟨cotangents, variables⟩ with respect to the parameters."""
+        check_count("vjp", "cotangents", cotangents, len(self._compiled.interface.outputs), "variable")
         solution = self.solve(*theta, solver_args=solver_args)
         return solution.variables, solution.vjp(*cotangents)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from conelayers.arguments import as_flags, as_real, check_count
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones
@@ -191,10 +192,7 @@ class LayerSolution:
         Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
         """
         specs = self._compiled.parameters
-        if len(dtheta) != len(specs):
-            raise ValueError(
-                f"jvp: got {len(dtheta)} tangents, expected {len(specs)}, one for each parameter (None for zero)"
-            )
+        check_count("jvp", "tangents", dtheta, len(specs), "parameter")
         theta = self._batch.theta
         direction = np.zeros((theta.shape[0], sum(spec.size for spec in specs)))
         for i, (spec, d, batched) in enumerate(zip(specs, dtheta, self._batch.batched_parameters, strict=True)):
@@ -245,14 +243,9 @@ class LayerSolution:
         Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
         """
         compiled, outputs = self._compiled, self._compiled.outputs
-        if len(cotangents) != len(outputs):
-            raise ValueError(
-                f"vjp: got {len(cotangents)} cotangents, expected {len(outputs)}, one for each variable (None for zero)"
-            )
+        check_count("vjp", "cotangents", cotangents, len(outputs), "variable")
         specs = compiled.parameters
-        wanted = tuple(bool(w) for w in needed) if needed is not None else (True,) * len(specs)
-        if len(wanted) != len(specs):
-            raise ValueError(f"vjp: needed: got {len(wanted)} flags, expected {len(specs)}, one for each parameter")
+        wanted = as_flags("vjp: needed", needed, len(specs), "parameter")
         x, y, _ = self.finite_points
         gx, gy = np.zeros_like(x), np.zeros_like(y)
         for i, (o, g) in enumerate(zip(outputs, cotangents, strict=True)):
@@ -266,7 +259,7 @@ class LayerSolution:
         self, gx: Any = None, gy: Any = None, gs: Any = None, *, needed: Sequence[bool] | None = None
     ) -> tuple[np.ndarray | None, ...]:
         """The same for cotangents of x, y and s, the cone program's own solution."""
-        wanted = tuple(bool(w) for w in needed) if needed is not None else (True,) * len(self._compiled.parameters)
+        wanted = as_flags("vjp_points: needed", needed, len(self._compiled.parameters), "parameter")
         cotangents = zip(("x", "y", "s"), (gx, gy, gs), self.points, strict=True)
         gx, gy, gs = (
             np.zeros_like(h) if g is None else self._shaped(f"vjp_points: g{name}", g, h.shape[1:], self._batch.batched)
@@ -356,7 +349,7 @@ class LayerSolution:
         return full if batched else np.asarray(full.sum(axis=0))
 
     def _shaped(self, what: str, value: Any, shape: tuple[int, ...], batched: bool) -> np.ndarray:
-        value = np.asarray(value, dtype=np.float64)
+        value = as_real(what, value)
         expected = (self._batch.theta.shape[0], *shape) if batched else shape
         if value.shape != expected:
             raise ValueError(f"{what}: got shape {value.shape}, expected {expected}")

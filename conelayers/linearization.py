@@ -20,7 +20,7 @@ import numpy as np
 
 from conelayers.cones import Selection
 from conelayers.errors import SingularDerivativeWarning
-from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize
+from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize, null_space
 from conelayers.parallel import one_blas_thread
 from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram, Structure, largest
@@ -33,6 +33,7 @@ _ACCEPTED = 1e-10  # relative residual of J above which the factor is not truste
 _ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
 _REFINED = 4e-15
 _CONSISTENT = 1e-6  # residual up to which a singular system may be a consistent one whose factor is a little off
+_PROMISING = 1e-3  # and the one up to which it is, where refinement makes it vanish
 _MAX_REFINEMENTS = 3
 _EPSILON = float(np.finfo(float).eps)
 
@@ -233,7 +234,7 @@ class Linearization:
         r1, r2 = self.scaling.scale_rows(r1, r2)
 
         def moves(factorization: Factorization, i: int) -> bool:
-            null = factorization.null_vectors(i)
+            null = self.null_vectors(i, factorization)
             if null is None:
                 return True
             dx, dy, _ = self.scaling.take([i]).unscale(*null, np.zeros_like(null[1]))
@@ -289,13 +290,26 @@ class Linearization:
             return gx - a, h - c
 
         def moves(factorization: Factorization, i: int) -> bool:
-            null = factorization.null_vectors(i)
+            null = self.null_vectors(i, factorization)
             return null is None or matters(i, *self.scaling.take([i]).scale_rows(null[0], -null[1]))
 
         steps = _Steps(first, correct, residual, (gx, h))
         (lam, mu), trouble = self._solve(steps, moves, "some changes of the data leave no solution nearby")
         self._tell(trouble, tell)
         return self.scaling.scale_rows(lam, mu)
+
+    def null_vectors(self, i: int, factorization: Factorization | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """ker K of an instance: what its factor knows, else found for its own sake, once; None if it is not found."""
+        known = (factorization or self.factorization).null_vectors(i)
+        if known is not None:
+            return known
+        if i not in self._found:
+            self._found[i] = null_space(self.presolved, self.point.element, i)
+        return self._found[i]
+
+    @cached_property
+    def _found(self) -> dict[int, tuple[np.ndarray, np.ndarray] | None]:
+        return {}
 
     @np.errstate(over="ignore", invalid="ignore")  # factors that broke down are found by their residuals
     def _solve(self, steps: _Steps, moves: _Moves, consequence: str = "") -> tuple[_Pair, Trouble]:
@@ -342,19 +356,25 @@ def _refine(factorization: Factorization, steps: _Steps) -> tuple[_Pair, np.ndar
     e1, e2 = residual(a, c)
     with np.errstate(invalid="ignore"):
         error = np.maximum(largest(e1), largest(e2)) / size
+    doubtful = factorization.singular & (error > _CONSISTENT) & (error <= _PROMISING)
+    unrefined = a, c, error
     for _ in range(_MAX_REFINEMENTS):
         if np.all(error <= _REFINED):
             break
         da, dc = correct(factorization, e1, e2)
         f1, f2 = residual(a + da, c + dc)
         next_error = np.maximum(largest(f1), largest(f2)) / size
-        # K⁺ of an inconsistent system is the answer as it is.
-        better = ((next_error < error) & (~factorization.singular | (error <= _CONSISTENT)))[:, None]
+        better = ((next_error < error) & (~factorization.singular | (error <= _PROMISING)))[:, None]
         stalled = not np.any(better[:, 0] & (next_error < 0.5 * error))
         a, c = np.where(better, a + da, a), np.where(better, c + dc, c)
         e1, e2 = np.where(better, f1, e1), np.where(better, f2, e2)
         error = np.where(better[:, 0], next_error, error)
         if stalled:
             break
+    # K⁺ of an inconsistent system is the answer as it is.
+    back = doubtful & (error > _ACCEPTED)
+    if back.any():
+        a, c = np.where(back[:, None], unrefined[0], a), np.where(back[:, None], unrefined[1], c)
+        error = np.where(back, unrefined[2], error)
     unchecked = np.isinf(size)
     return (a, c), np.where(unchecked, 0.0, np.where(np.isfinite(error), error, np.inf))

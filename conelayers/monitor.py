@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
+from conelayers.arguments import described
 from conelayers.certify import kink_margins
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
@@ -71,7 +72,7 @@ class Monitor:
     def __init__(self, layer: Any, *, every: int = 1, jump: float = 10.0) -> None:
         engine = getattr(layer, "engine", layer)
         if not isinstance(engine, Layer):
-            raise TypeError(f"layer: got {type(layer).__name__}, expected a Layer or a ConeLayer")
+            raise TypeError(f"layer: got {described(layer)}, expected a Layer or a ConeLayer")
         _check(every, jump)
         self._engine, self._every, self._jump = engine, int(every), float(jump)
         self._steps: list[Step] = []
@@ -154,7 +155,9 @@ class Monitor:
         Raises ImportError without matplotlib, ValueError before the first step.
         """
         if not self._steps:
-            raise ValueError("plot: no step was seen yet; run the training inside of `with Monitor(layer) as monitor:`")
+            raise ValueError(
+                "plot: got no step, expected at least one: no step was seen yet; run the training inside of `with Monitor(layer) as monitor:`"
+            )
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
@@ -187,7 +190,7 @@ class Monitor:
 def _check(every: Any, jump: Any) -> None:
     if isinstance(every, bool) or not isinstance(every, numbers.Integral) or every < 1:
         raise ValueError(f"every: got {every!r}, expected a positive integer")
-    if not isinstance(jump, numbers.Real) or not float(jump) > 1:
+    if isinstance(jump, bool) or not isinstance(jump, numbers.Real) or not float(jump) > 1:
         raise ValueError(f"jump: got {jump!r}, expected a number above 1")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from conelayers.cones import ProductElement
 from conelayers.kkt import Factorization, Part, factorize
+from conelayers.limits import out_of_time
 from conelayers.program import ConeProgram
 from conelayers.residual import Point, evaluate
 
@@ -59,7 +60,7 @@ def polish(
     """Newton steps from (x, v), each instance by itself, until ‖F‖ is below ``tolerance`` or stalls below ``enough``.
 
     ``plain_steps`` full steps first, of which the best is kept; then for what is not below ``enough``
-    ``proximal_steps`` guarded ones. ``known``: factorizations at the start, where there are some.
+    ``proximal_steps`` guarded ones, none of either past the call's time limit. ``known``: factorizations at the start, where there are some.
     """
     state = _State(program, x, v, tolerance, jobs, known)
     state.plain(plain_steps)
@@ -104,7 +105,7 @@ class _State:
         self._first = None
         current = (self.x[todo], self.v[todo])
         for _ in range(steps):
-            if todo.size == 0:
+            if todo.size == 0 or out_of_time():
                 return
             local = local if local is not None else evaluate(part, *current)
             factorization, self._known = self._factor(part, local, todo), ()
@@ -168,7 +169,7 @@ class _State:
         mu = np.ones(todo.size)
         x, v = self.x[todo], self.v[todo]
         for _ in range(steps):
-            if todo.size == 0:
+            if todo.size == 0 or out_of_time():
                 return
             part = self.program.take(todo)
             local = evaluate(part, x, v)

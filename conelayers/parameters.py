@@ -10,7 +10,18 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-__all__ = ["Batch", "ParameterSpec", "batch_sizes", "check_values", "combine_batch", "in_order"]
+from conelayers.arguments import as_array
+
+__all__ = [
+    "Batch",
+    "ParameterSpec",
+    "batch_sizes",
+    "check_theta",
+    "check_values",
+    "combine_batch",
+    "given_arrays",
+    "in_order",
+]
 
 # How far a value may stray from its attribute, relative to its largest entry, and absolutely: rounding and difference quotients
 # pass, values that make the problem nonconvex do not.
@@ -64,28 +75,54 @@ def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray], 
     """Stack a call's values into θ, broadcasting the unbatched ones.
 
     Raises ValueError naming the parameter for a wrong number of values, a wrong shape, unequal batch sizes, values that
-    are not finite or break the parameter's attributes; TypeError for a dtype that is not real.
+    are not finite or break the parameter's attributes.
     """
     sizes = batch_sizes(specs, [value.shape for value in values])
-    for i, (spec, value) in enumerate(zip(specs, values, strict=True)):
-        if not (np.issubdtype(value.dtype, np.floating) or np.issubdtype(value.dtype, np.integer)):
-            raise TypeError(
-                f"parameter {i} ({spec.name}): got dtype {value.dtype}, expected real floating-point values"
-            )
     batched = tuple(size is not None for size in sizes)
     batch = next((size for size in sizes if size is not None), 1)
     theta = np.empty((batch, sum(spec.size for spec in specs)))
     for spec, value, is_batched in zip(specs, values, batched, strict=True):
-        value = np.asarray(value, dtype=np.float64)
+        with np.errstate(over="ignore"):  # of long doubles: found to be infinite below
+            value = np.asarray(value, dtype=np.float64)
         value = value if is_batched else value[None]
         if spec.constrained and validate:
             check_values(spec, value, is_batched)
         theta[:, spec.columns] = flatten(value)
     if not np.isfinite(theta).all():
         for spec, value, is_batched in zip(specs, values, batched, strict=True):
-            value = np.asarray(value, dtype=np.float64)
+            with np.errstate(over="ignore"):
+                value = np.asarray(value, dtype=np.float64)
             check_values(spec, value if is_batched else value[None], is_batched, attributes=validate)
     return Batch(theta, any(batched), batched)
+
+
+def given_arrays(specs: Sequence[ParameterSpec], values: Sequence[Any], *, sparse: bool = False) -> list[Any]:
+    """A call's values as numeric arrays; SciPy's sparse ones as they are, if ``sparse``.
+
+    Raises TypeError naming the parameter for what is none, for complex values of a real parameter, for masks and for tensors with
+    gradients; ValueError for a wrong number of values.
+    """
+    if len(values) != len(specs):
+        _refuse_number(specs, len(values), len(values) == 1 and isinstance(values[0], (list, tuple, Mapping)))
+    arrays = []
+    for i, (spec, value) in enumerate(zip(specs, values, strict=True)):
+        name = f"parameter {i} ({spec.name})"
+        if sparse and hasattr(value, "tocsc"):
+            as_array(name, value.data if hasattr(value, "data") else value, complex_too=spec.is_complex)
+            arrays.append(value)
+        else:
+            arrays.append(as_array(name, value, complex_too=spec.is_complex))
+    return arrays
+
+
+def check_theta(specs: Sequence[ParameterSpec], theta: Any) -> np.ndarray:
+    """θ (B, p) of ``solve_flat``, in float64; ValueError naming it for another shape."""
+    theta, size = np.asarray(theta, dtype=np.float64), sum(spec.size for spec in specs)
+    if theta.ndim != 2 or theta.shape[1] != size:
+        raise ValueError(
+            f"theta: got shape {theta.shape}, expected (B, {size}): all parameters flattened column by column, one after the other"
+        )
+    return theta
 
 
 def in_order(specs: Sequence[ParameterSpec], params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -93,6 +130,12 @@ def in_order(specs: Sequence[ParameterSpec], params: Sequence[Any], named: Mappi
     if not named:
         return tuple(params)
     names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(
+            f"parameters: got values by name, but more than one parameter is named {', '.join(repeated)}; expected all by position, or "
+            "parameters with names of their own"
+        )
     if params or sorted(named) != sorted(names):
         raise ValueError(
             f"parameters: got {len(params)} by position and {', '.join(map(str, named))} by name, expected all by position or all "
@@ -107,10 +150,7 @@ def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]
     Raises ValueError naming the parameter for a wrong number of values, a wrong shape and unequal batch sizes.
     """
     if len(shapes) != len(specs):
-        names = ", ".join(spec.name for spec in specs) or "none"
-        raise ValueError(
-            f"A tensor must be provided for each CVXPY parameter; received {len(shapes)} tensors, expected {len(specs)} ({names})"
-        )
+        _refuse_number(specs, len(shapes), False)
     sizes: list[int | None] = []
     for i, (spec, shape) in enumerate(zip(specs, shapes, strict=True)):
         extra = len(shape) - len(spec.shape)
@@ -118,6 +158,7 @@ def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]
             raise ValueError(
                 f"Invalid parameter dimensionality for parameter {i} ({spec.name}). Expected {len(spec.shape)} or "
                 f"{len(spec.shape) + 1} dimensions, got {len(shape)}"
+                + ("; there is one batch axis: reshape several to one" if extra > 1 else "")
             )
         if tuple(shape[extra:]) != spec.shape:
             expected = (
@@ -125,13 +166,25 @@ def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]
             )
             raise ValueError(
                 f"Invalid parameter shape for parameter {i} ({spec.name}). Expected {expected}, got {tuple(shape)}"
+                + ("; the batch axis comes first" if extra and tuple(shape[:-1]) == spec.shape else "")
             )
         sizes.append(shape[0] if extra else None)
     distinct = {size for size in sizes if size is not None}
     if len(distinct) > 1:
         found = ", ".join(f"{spec.name}: {size}" for spec, size in zip(specs, sizes, strict=True) if size is not None)
-        raise ValueError(f"Inconsistent batch sizes. Expected one size for all batched parameters, got {found}")
+        raise ValueError(
+            f"Inconsistent batch sizes. Expected one size for all batched parameters, got {found}"
+            + ("; what all instances share is passed without the axis" if 1 in distinct else "")
+        )
     return sizes
+
+
+def _refuse_number(specs: Sequence[ParameterSpec], got: int, together: bool) -> None:
+    names = ", ".join(spec.name for spec in specs) or "none"
+    raise ValueError(
+        f"A tensor must be provided for each CVXPY parameter; received {got} tensors, expected {len(specs)} ({names})"
+        + ("; pass them one by one: solve(*values)" if together else "")
+    )
 
 
 def flatten(values: np.ndarray) -> np.ndarray:
@@ -188,7 +241,7 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
                 spec,
                 broken,
                 batched,
-                f"was declared with bounds; got entries from {low.min():g} to {high.max():g} outside them",
+                f"was declared with bounds; got entries from {low.min():g} to {high.max():g}, expected all from {lower.min():g} to {upper.max():g}",
             )
     if spec.positions is not None:
         others = np.ones(spec.size, dtype=bool)
@@ -196,10 +249,29 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
         broken = (np.abs(flat[:, others]) > slack[:, None]).any(axis=1)
         if broken.any():
             kind = "diag=True" if "diag" in attributes else "a sparsity pattern"
-            _refuse(spec, broken, batched, f"was declared with {kind}; got entries outside it that are not zero")
+            _refuse(
+                spec,
+                broken,
+                batched,
+                f"was declared with {kind}; got entries outside it that are not zero, expected zeros there",
+            )
+    if "boolean" in attributes or "integer" in attributes:
+        away = np.abs(
+            flat.real - (np.clip(np.round(flat.real), 0, 1) if "boolean" in attributes else np.round(flat.real))
+        ).max(axis=1)
+        if (away > slack).any():
+            name, expected = ("boolean", "0 or 1") if "boolean" in attributes else ("integer", "whole numbers")
+            _refuse(
+                spec,
+                away > slack,
+                batched,
+                f"was declared {name}=True; got an entry that is off by {away.max():g}, expected {expected}",
+            )
     if "imag" in attributes and (np.abs(flat.real) > slack[:, None]).any():
         broken = (np.abs(flat.real) > slack[:, None]).any(axis=1)
-        _refuse(spec, broken, batched, "was declared imag=True; got a real part that is not zero")
+        _refuse(
+            spec, broken, batched, "was declared imag=True; got a real part that is not zero, expected imaginary values"
+        )
     if attributes & {"symmetric", "hermitian", "PSD", "NSD"}:
         gap = np.abs(values - np.swapaxes(values, -1, -2).conj()).reshape(len(values), -1).max(axis=1)
         if (gap > 2 * slack).any():
@@ -207,7 +279,7 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
                 spec,
                 gap > 2 * slack,
                 batched,
-                f"must be {'Hermitian' if 'hermitian' in attributes else 'symmetric'}; got an asymmetry of {gap.max():g}. Pass (S + S.T) / 2"
+                f"must be {'Hermitian' if 'hermitian' in attributes else 'symmetric'}; got an asymmetry of {gap.max():g}, expected none. Pass (S + S.T) / 2"
                 + (" with S.T conjugated" if "hermitian" in attributes else ""),
             )
     for name, sign in (("PSD", 1.0), ("NSD", -1.0)):
@@ -222,7 +294,7 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
                     spec,
                     smallest < -slack,
                     batched,
-                    f"was declared {name}=True; got an eigenvalue {sign * smallest.min():g}",
+                    f"was declared {name}=True; got an eigenvalue {sign * smallest.min():g}, expected all {'≥' if sign > 0 else '≤'} 0",
                 )
 
 

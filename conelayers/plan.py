@@ -12,11 +12,15 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from conelayers.active_set import ActiveSet
-from conelayers.program import Structure
+from conelayers.presolve import Presolved
+from conelayers.program import ConeProgram, Structure
 from conelayers.routes import Backend, Route
+from conelayers.scaling import Scaling
+from conelayers.simplex import Simplex
 from conelayers.small_quadratic import SmallQuadratic
 from conelayers.solvers import SOLVERS, Settings, Solver
 from conelayers.splitting import Splitting
+from conelayers.unscaled import Unscaled
 
 __all__ = ["Plan"]
 
@@ -31,18 +35,19 @@ _SPARSE = 12  # entries of P and A per row and column up to which ten factorizat
 @final
 @dataclass(frozen=True)
 class Plan:
-    """The backend, its settings, and whether the user named it."""
+    """The backend, its settings, whether the user named it, and the seconds that all routes together may take."""
 
     solver: Solver
     settings: Settings
     chosen_by_user: bool
+    max_seconds: float | None = None
 
     def routes(self, structure: Structure, batch: int) -> Iterator[Route]:
         """The routes for ``batch`` programs of this (presolved) structure.
 
         Unless the user asked for something, a loose solve comes first. The rest is a solve at the solver's first tolerance
         (or the user's), one at its tight tolerance, and, again unless the user asked for something, one by each other
-        backend.
+        backend, and for linear programs the simplex method.
         """
         solver, settings = self.solver, self.settings
         free = not self.chosen_by_user and settings == Settings()
@@ -63,6 +68,15 @@ class Plan:
                 if other is not solver and other.takes(structure.cones, structure.P.nnz > 0):
                     last = Settings(tolerance=other.tight_tolerance, max_iters=other.fallback_iterations)
                     yield Backend(other, last, trusted=False)
+            if Simplex.suits(structure):
+                yield Simplex()
+
+    def unscaled(self, program: ConeProgram, scaling: Scaling, presolved: Presolved) -> Iterator[Route]:
+        """What is left to try where all that failed: the program as it was given, if equilibration changed it."""
+        clarabel = SOLVERS["CLARABEL"]
+        free = not self.chosen_by_user and self.settings == Settings()
+        if free and not scaling.trivial and clarabel.takes(program.structure.cones, program.structure.P.nnz > 0):
+            yield Unscaled(Backend(clarabel, Settings(tolerance=clarabel.tight_tolerance)), program, scaling, presolved)
 
 
 def loose(structure: Structure) -> Backend:

@@ -24,7 +24,7 @@ from conelayers.program import BatchOperator, ConeProgram, DenseOperator, Patter
 
 __all__ = ["Definitions", "Elimination", "Presolved", "presolve"]
 
-_PIVOT = 1e-3  # |a| below this, relative to its row, is no pivot
+_PIVOT = 1e-8  # |a| below this, relative to its row, is no pivot
 _MANY_PAIRS = 20  # products l_j l_k per stored entry from which dense matrix products are cheaper
 _NEARLY_FULL = 4  # multiplications of the dense product for each one needed up to which it is the faster one
 _FILL = 3  # entries of P' per entry eliminated above which elimination would cost more than it saves

@@ -10,6 +10,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 
+from conelayers.arguments import as_array, as_flag, described
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 
@@ -27,10 +28,11 @@ def backward(problem: cp.Problem, *, gp: bool = False, **options: Any) -> LayerS
     Solves the problem; returns the LayerSolution, of which ``certify()`` tells whether the gradient is justified. The layer is made at the
     first call and kept with the problem. Raises ValueError for a parameter without a value, SolveError where there is no solution.
     """
-    solution = _solved(problem, gp, options)
+    _check(problem)
     cotangents = [
         np.ones(v.shape) if v.gradient is None else _given(v, v.gradient, "gradient") for v in problem.variables()
     ]
+    solution = _solved(problem, gp, options)
     for parameter, gradient in zip(problem.parameters(), solution.vjp(*cotangents), strict=True):
         parameter.gradient = _scalar(gradient)
     return solution
@@ -41,20 +43,27 @@ def derivative(problem: cp.Problem, *, gp: bool = False, **options: Any) -> Laye
 
     Takes, returns and raises what ``backward`` does.
     """
-    solution = _solved(problem, gp, options)
+    _check(problem)
     tangents = [None if p.delta is None else _given(p, p.delta, "delta") for p in problem.parameters()]
+    solution = _solved(problem, gp, options)
     for variable, delta in zip(problem.variables(), solution.jvp(*tangents), strict=True):
         variable.delta = _scalar(delta)
     return solution
 
 
-def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolution:
+def _check(problem: Any) -> None:
     if not isinstance(problem, cp.Problem):
-        raise TypeError(f"problem: got {type(problem).__name__}, expected a cvxpy.Problem")
+        raise TypeError(f"problem: got {described(problem)}, expected a cvxpy.Problem")
+
+
+def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolution:
+    gp = as_flag("gp", gp)
     values = [_value(p) for p in problem.parameters()]
     missing = [p.name() for p, value in zip(problem.parameters(), values, strict=True) if value is None]
     if missing:
-        raise ValueError(f"problem: the parameters {', '.join(missing)} have no value; set their .value")
+        raise ValueError(
+            f"problem: got no value for the parameters {', '.join(missing)}, expected one for each: the parameters {', '.join(missing)} have no value; set their .value"
+        )
     kept = vars(problem).setdefault(_KEPT, {})
     key = repr((gp, sorted(options.items())))
     if key not in kept:
@@ -68,11 +77,13 @@ def _value(parameter: cp.Parameter) -> Any:
 
 
 def _given(leaf: Any, value: Any, what: str) -> np.ndarray:
-    value = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
+    value = as_array(f"{leaf.name()}.{what}", value, complex_too=True)
     if value.shape != leaf.shape and value.size == leaf.size:
         value = value.reshape(leaf.shape, order="F")
     if value.shape != leaf.shape:
         raise ValueError(f"{leaf.name()}.{what}: got shape {value.shape}, expected {tuple(leaf.shape)}")
+    if not np.isfinite(value).all():
+        raise ValueError(f"{leaf.name()}.{what}: got NaN or infinite values, expected finite ones")
     return value
 
 

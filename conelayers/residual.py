@@ -41,6 +41,13 @@ class Point(NamedTuple):
         scale2 = 1 + np.maximum(largest(program.b), largest(self.s))
         return np.maximum(largest(self.F1) / scale1, largest(self.F2) / scale2)
 
+    def gap(self, program: ConeProgram) -> np.ndarray:
+        """|xᵀPx + qᵀx + bᵀy| / (1 + max(|xᵀPx|, |qᵀx|, |bᵀy|)), (B,), which is xᵀF₁ + yᵀF₂ since y ⊥ s."""
+        total = np.sum(self.x * self.F1, axis=1) + np.sum(self.y * self.F2, axis=1)
+        terms = (self.x * program.Px(self.x), self.x * program.q, self.y * program.b)
+        sizes = [np.abs(np.sum(h, axis=1)) for h in terms]
+        return np.abs(total) / (1 + np.maximum(np.maximum(sizes[0], sizes[1]), sizes[2]))
+
 
 def evaluate(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> Point:
     """F(x, v) and the Clarke element at v, for x (B, n) and v (B, m)."""

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple, final
 
 import numpy as np
 
 from conelayers.errors import Status
+from conelayers.infeasible import is_dual_ray, is_primal_ray
 from conelayers.kkt import Part
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram, at
 from conelayers.residual import evaluate
 from conelayers.solvers import Instance, RawSolution, Settings, Solver
 
-__all__ = ["Backend", "Previous", "Route", "Start"]
+__all__ = ["Backend", "Previous", "Route", "Start", "start_of"]
 
 _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
+_LONG = (
+    300  # n + m from which one solve takes long enough for Ctrl-C to need a way in, and for a thread to cost nothing
+)
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 
@@ -26,7 +31,8 @@ _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 class Start(NamedTuple):
     """Where a route leads: x (B, n), v (B, m), zero where the status is not usable; the backend's own words.
 
-    ``parts`` are factorizations of K at these points, with their indices, where the route made some.
+    ``parts`` are factorizations of K at these points, with their indices, where the route made some. ``proven`` are the instances for which
+    the backend left a certificate of infeasibility, whatever it said, and what that proves.
     """
 
     x: np.ndarray
@@ -34,6 +40,7 @@ class Start(NamedTuple):
     status: list[Status]
     message: list[str]
     parts: Sequence[Part] = ()
+    proven: Mapping[int, Status] = MappingProxyType({})
 
 
 class Route(ABC):
@@ -99,41 +106,61 @@ class Backend(Route):
         return replace(self, warm=previous) if self.solver.warm_starts else self
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """Solve each instance; what a limit or a breakdown stopped far from a solution is reported as such."""
+        return start_of(program, self.solutions(program, index, jobs), self.trusted)
+
+    def solutions(self, program: ConeProgram, index: np.ndarray, jobs: int) -> list[RawSolution]:
+        """The solver's answers, instance by instance."""
         structure = program.structure
 
+        def instance(i: int) -> Instance:
+            P, A = structure.P.matrix(at(program.P, i)), structure.A.matrix(at(program.A, i))
+            return Instance(P, program.q[i], A, program.b[i], structure.cones)
+
         def solve_one(i: int) -> RawSolution:
-            data = Instance(
-                structure.P.matrix(at(program.P, i)),
-                program.q[i],
-                structure.A.matrix(at(program.A, i)),
-                program.b[i],
-                structure.cones,
-            )
             warm, k = None, int(index[i])
             if self.warm is not None and self.warm.usable[k]:
                 v = self.warm.v[k]
                 y, s, _ = structure.cones.decompose(v)
                 warm = RawSolution(self.warm.x[k], y, s, Status.SOLVED, "")
-            return self.solver.solve(data, self.settings, warm)
+            return self.solver.solve(instance(i), self.settings, warm)
 
-        raws = run_parallel(solve_one, range(program.batch), jobs)
-        status = [raw.status for raw in raws]
-        if not self.trusted:
-            status = [s if s.usable else Status.FAILED for s in status]
-        x, v = np.zeros_like(program.q), np.zeros_like(program.b)
-        returned = np.zeros(program.batch, dtype=bool)
-        for i, raw in enumerate(raws):
-            if np.isfinite(raw.x).all() and np.isfinite(raw.y - raw.s).all():
-                x[i], v[i], returned[i] = raw.x, raw.y - raw.s, True
-            elif status[i].usable:
-                status[i] = Status.FAILED
-        stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
-        if stopped.size:
-            part = program.take(stopped)
-            near = evaluate(part, x[stopped], v[stopped]).norm(part) <= _ROUGH
-            for j in stopped[near]:
-                status[int(j)] = Status.INACCURATE
-        lost = np.array([not s.usable for s in status], dtype=bool)
-        x[lost], v[lost] = 0.0, 0.0
-        return Start(x, v, status, [raw.message for raw in raws])
+        return run_parallel(solve_one, range(program.batch), jobs, apart=structure.n + structure.m > _LONG)
+
+
+def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool) -> Start:
+    """The start that a solver's answers make; what a limit or a breakdown stopped far from a solution is reported as such."""
+    status = [raw.status for raw in raws]
+    proven = {i: shown for i, raw in enumerate(raws) if (shown := _shown_by(program, i, raw)) is not None}
+    for i, s in enumerate(status):
+        claimed = s in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
+        if (claimed and proven.get(i) is not s) or not (trusted or s.usable):
+            status[i] = Status.FAILED
+    x, v = np.zeros_like(program.q), np.zeros_like(program.b)
+    returned = np.zeros(program.batch, dtype=bool)
+    for i, raw in enumerate(raws):
+        if np.isfinite(raw.x).all() and np.isfinite(raw.y - raw.s).all():
+            x[i], v[i], returned[i] = raw.x, raw.y - raw.s, True
+        elif status[i].usable:
+            status[i] = Status.FAILED
+    stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
+    if stopped.size:
+        part = program.take(stopped)
+        near = evaluate(part, x[stopped], v[stopped]).norm(part) <= _ROUGH
+        for j in stopped[near]:
+            status[int(j)] = Status.INACCURATE
+    lost = np.array([not s.usable for s in status], dtype=bool)
+    x[lost], v[lost] = 0.0, 0.0
+    return Start(x, v, status, [raw.message for raw in raws], proven=proven)
+
+
+def _shown_by(program: ConeProgram, i: int, raw: RawSolution) -> Status | None:
+    """What a solver's answer is a certificate of, whatever it says: also those that broke down may leave one."""
+    if raw.status is Status.SOLVED:
+        return None
+    structure = program.structure
+    A = structure.A.matrix(at(program.A, i))
+    if is_primal_ray(A, program.b[i], structure.cones, raw.y):
+        return Status.PRIMAL_INFEASIBLE
+    if is_dual_ray(structure.P.matrix(at(program.P, i)), program.q[i], A, structure.cones, raw.x):
+        return Status.DUAL_INFEASIBLE
+    return None

@@ -24,6 +24,9 @@ __all__ = ["Scaling", "equilibrate_program"]
 _PASSES = 12
 _TOLERATED = 16.0  # norms between 1/16 and 16 are left alone
 _LIMIT = 2.0**40
+_APART = (
+    2.0**40
+)  # ratio of q to b, or of b to q, beyond which the smaller one counts as zero: its rounding is not to be scaled up
 
 
 @final
@@ -96,11 +99,11 @@ def equilibrate_program(program: ConeProgram) -> tuple[ConeProgram, Scaling]:
     q_size = np.max(np.abs(d * program.q), axis=1, initial=0.0, keepdims=True)
     b_size = np.max(np.abs(e * program.b), axis=1, initial=0.0, keepdims=True)
     gamma, beta = _inverse(q_size), _inverse(b_size)
-    if not ((q_size > 0) & (b_size > 0)).all():
-        # Without one of the two, P' keeps its size: x ≈ q/P for b = 0, y ≈ P b for q = 0.
+    if not ((q_size > 0) & (b_size > 0) & (np.maximum(beta, gamma) <= _APART * np.minimum(beta, gamma))).all():
+        # Without one of the two, or next to none, P' keeps its size: x ≈ q/P for b = 0, y ≈ P b for q = 0.
         curved = np.max(scaled_P, axis=1, initial=0.0, keepdims=True) > 0
-        beta = np.where((b_size == 0) & curved, gamma, beta)
-        gamma = np.where((q_size == 0) & curved, beta, gamma)
+        beta = np.where(curved & ((b_size == 0) | (beta > _APART * gamma)), gamma, beta)
+        gamma = np.where(curved & ((q_size == 0) | (gamma > _APART * beta)), beta, gamma)
     scaling = Scaling(d, e, beta * one, gamma * one)
     return (program if scaling.trivial else scaling.program(program)), scaling
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple, final
 
 import numpy as np
 
 from conelayers.errors import Status, usable_mask
 from conelayers.kkt import EliminatedFactorization, Part, combine
+from conelayers.limits import out_of_time, time_limit
 from conelayers.linearization import Linearization
 from conelayers.newton import polish
 from conelayers.parallel import one_blas_thread
 from conelayers.plan import Plan
 from conelayers.presolve import Presolved, presolve
-from conelayers.program import ConeProgram
+from conelayers.program import ConeProgram, largest
 from conelayers.residual import Point, evaluate
 from conelayers.routes import Previous, Route
 from conelayers.scaling import Scaling, equilibrate_program
@@ -27,11 +29,14 @@ __all__ = ["Solved", "WarmStart", "solve_batch"]
 ACCURACY = 1e-9  # residuals up to which an instance counts as solved, whoever solved it
 _ENOUGH = 1e-10  # ‖F‖ up to which Newton has arrived
 _POLISHED = 1e-13  # and what it aims at
+_GAP_FROM = 1e-12  # from which on the gap is looked at as well
 _EXACT = 1e-14  # and the one at which there is nothing to correct
 _ROUGH = 1e-4
 _BETTER = 0.9  # of the error before: what is no better may be worse in the residuals that decide
 _LINEAR_STEPS = 1
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
+_RAY = 1e5  # size of an inaccurate point, in the equilibrated units, from which its direction is what counts
+_GIVEN_UP = (Status.FAILED, Status.ITERATION_LIMIT, Status.TIME_LIMIT)
 
 
 @final
@@ -68,9 +73,11 @@ class _Outcome:
         self.error = np.full(batch, np.inf)
         self.status = [Status.FAILED] * batch
         self.message, self.solver = [""] * batch, [""] * batch
+        self.proven: dict[int, Status] = {}  # what some backend left a certificate of, whatever it said
         self.parts: list[Part] = []
         self.point: Point | None = None  # all of them evaluated, where that is at hand
         self.rounds: list[tuple[str, np.ndarray, tuple[Status, ...], np.ndarray]] = []
+        self.out_of_time = False  # before the routes were through
 
     def unsolved(self, previous: Route | None) -> np.ndarray:
         """The instances for the next route: not infeasible, and not stopped by a limit that the user set."""
@@ -87,6 +94,7 @@ class _Outcome:
         index = self.unsolved(previous)
         part = program.take(index)
         start = route.start(part, index, jobs)
+        self.proven |= {int(index[k]): what for k, what in start.proven.items()}
         usable = usable_mask(start.status)
         x, v, error = start.x, start.v, np.full(index.size, np.inf)
         kept = np.flatnonzero(usable)
@@ -103,9 +111,13 @@ class _Outcome:
                 jobs=jobs,
                 known=_restrict(start.parts, kept),
             )
+            before = x.copy(), v.copy()
             x[kept], v[kept], error[kept] = polished.x, polished.v, polished.error
             parts = [(kept[i], f) for i, f in polished.parts]
             self.point = polished.point if previous is None and kept.size == self.error.size else None
+            back = _weigh_gaps(part, kept[polished.error > _GAP_FROM], before, (x, v), error)
+            if back.size:
+                self.point, parts = None, _without(parts, back)
         self.rounds.append((route.name, index, tuple(start.status), error.copy()))
         if previous is None and index.size == self.error.size:
             self.x, self.v, self.error = x, v, error
@@ -131,6 +143,37 @@ class _Outcome:
                 self.parts.append((index[local[chosen]], inner))
 
 
+def _weigh_gaps(
+    program: ConeProgram,
+    index: np.ndarray,
+    before: tuple[np.ndarray, np.ndarray],
+    now: tuple[np.ndarray, np.ndarray],
+    error: np.ndarray,
+) -> np.ndarray:
+    """Count the gap in ``error`` where it is what is wrong, and go back to the points before Newton's steps where these made it
+    worse: at x and y of a million a small ‖F‖ says nothing of it. Returns which of ``index`` went back.
+    """
+    if not index.size:
+        return index
+    part = program.take(index)
+    gap, worst = _gap_and_worst(part, now[0][index], now[1][index])
+    wrong = gap > ACCURACY
+    if not wrong.any():
+        return index[wrong]
+    _, earlier = _gap_and_worst(part, before[0][index], before[1][index])
+    back = wrong & (earlier < _BETTER * worst)
+    for h, old in zip(now, before, strict=True):
+        h[index[back]] = old[index[back]]
+    error[index[wrong]] = np.where(back, earlier, worst)[wrong]
+    return index[back]
+
+
+def _gap_and_worst(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    point = evaluate(program, x, v)
+    gap = point.gap(program)
+    return gap, np.maximum(gap, point.norm(program))
+
+
 def _restrict(parts: Sequence[Part], kept: np.ndarray) -> list[Part]:
     """The same parts in terms of positions within ``kept``, which holds all of their indices."""
     return [(np.searchsorted(kept, index), inner) for index, inner in parts]
@@ -149,19 +192,24 @@ def solve_batch(
     """Solve every instance; a failure concerns its own instance only and is told by its Status.
 
     The program is equilibrated and presolved; then come the plan's routes, each followed by Newton steps, for what those before
-    left open. The residuals are recomputed here and decide between SOLVED and INACCURATE, whatever a backend says; its word
-    is taken for infeasibility and for limits. The data of instances without a solution come back as NaN.
+    left open. The residuals are recomputed here and decide between SOLVED and INACCURATE, whatever a backend says. Infeasibility is
+    what it has a certificate of (routes.py); for limits its word is taken. What is open when ``plan.max_seconds`` have passed is
+    TIME_LIMIT. The data of instances without a solution come back as NaN.
     """
-    with one_blas_thread(program.structure.wants_one_blas_thread):
+    with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(plan.max_seconds):
         scaled, scaling = equilibrate_program(program)
         presolved = presolve(scaled)
         outcome = _Outcome(presolved.smaller)
         previous = None if warm is None else _previous(warm, scaling, presolved)
         last: Route | None = None
-        for route in _started(plan.routes(presolved.smaller.structure, program.batch), previous):
+        routes = _started(plan.routes(presolved.smaller.structure, program.batch), previous)
+        for route in chain(routes, plan.unscaled(program, scaling, presolved)):
             outcome.follow(route, presolved.smaller, jobs, last)
             last = route
             if not outcome.unsolved(last).size:
+                break
+            if out_of_time():
+                outcome.out_of_time = True
                 break
         point, error = _extend(presolved, outcome)
         solution = _judge(program, presolved, scaling, point, error, outcome)
@@ -225,9 +273,17 @@ def _judge(
     judged = np.maximum(residuals.worst, error)
     status = outcome.status
     if not (judged <= ACCURACY).all() or not usable_mask(status).all():
-        near = [Status.INACCURATE if worst <= _ROUGH else Status.FAILED for worst in judged]
+        lost_by = Status.TIME_LIMIT if outcome.out_of_time else Status.FAILED
+        status = [lost_by if said is Status.FAILED else said for said in status]
+        near = [Status.INACCURATE if worst <= _ROUGH else lost_by for worst in judged]
         solved = [Status.SOLVED if worst <= ACCURACY else other for worst, other in zip(judged, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
+        # A certificate is the last word where no solution was found, or what was found is so large that it is one itself.
+        ray = np.maximum(largest(outcome.x), largest(outcome.v)) >= _RAY
+        status = [
+            outcome.proven.get(i, s) if s in _GIVEN_UP or (s is Status.INACCURATE and ray[i]) else s
+            for i, s in enumerate(status)
+        ]
     elif Status.INACCURATE in status:
         status = [Status.SOLVED] * len(status)
     lost = ~usable_mask(status)

@@ -19,6 +19,7 @@ import numpy as np
 from conelayers.cones import Array, Cones
 from conelayers.cones.arrays import namespace
 from conelayers.errors import Status
+from conelayers.limits import out_of_time
 from conelayers.program import ConeProgram, Structure
 from conelayers.routes import Route, Start
 
@@ -74,7 +75,7 @@ class Splitting(Route):
 
 
 def split(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, iterations: int) -> tuple[Array, Array]:
-    """(x, v) near a solution of every instance, for P (B, n, n), q (B, n), A (B, m, n), b (B, m) of any array library."""
+    """(x, v) near a solution of every instance, or where the call's time ended, for P (B, n, n), q (B, n), A (B, m, n), b (B, m) of any array library."""
     xp = namespace(P, q, A, b)
     n = q.shape[1]
     At = xp.matrix_transpose(A)
@@ -95,6 +96,8 @@ def split(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, 
             y = cones.project_dual(v)[0]
             w_x = w_x + _ALPHA * (half_x - w_x)
             w_y = w_y + _ALPHA * (y - half_y)
+            if out_of_time():
+                return half_x, y - (y - v) * rho_y
         if k + 1 < rounds:
             s = y - v  # in K; Ax + s − b against Px + Aᵀy + q tells which of the two converges more slowly
             primal = _ratio(_times(A, half_x) + s * rho_y - b, b, _times(A, half_x))

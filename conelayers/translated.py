@@ -9,10 +9,11 @@ from typing import Any, final
 import numpy as np
 import scipy.sparse as sp
 
+from conelayers.arguments import as_array, as_flags, check_count
 from conelayers.expressions import Arithmetic, NumpyArithmetic, pullback, pushforward
 from conelayers.interface import Interface, Source, leading, structured
 from conelayers.layer_solution import LayerSolution
-from conelayers.parameters import ParameterSpec, flatten, unflatten
+from conelayers.parameters import ParameterSpec, check_values, flatten, unflatten
 
 __all__ = ["ARRAYS", "TranslatedSolution", "inner_arrays", "translated"]
 
@@ -52,7 +53,7 @@ def _sparse_entries(value: Any, positions: np.ndarray, spec: ParameterSpec) -> n
     inside = wanted[found] == place if wanted.size else np.zeros(place.size, dtype=bool)
     if stored.data[~inside].any():
         raise ValueError(
-            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero"
+            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
         )
     entries = np.zeros(positions.size)
     np.add.at(entries, order[found[inside]], stored.data[inside])
@@ -80,7 +81,7 @@ class TranslatedSolution(LayerSolution):
     def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
         """The tangents of the variables along dθ, one array (or None for zero) of the parameter's value's shape each."""
         interface = self.interface
-        _count("jvp", "tangents", len(dtheta), len(interface.parameters), "parameter")
+        check_count("jvp", "tangents", dtheta, len(interface.parameters), "parameter")
         tangents = [
             np.zeros(value.shape)
             if d is None
@@ -92,8 +93,8 @@ class TranslatedSolution(LayerSolution):
     def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
         """The gradients with respect to the parameters for cotangents of the variables (None for zero)."""
         interface = self.interface
-        _count("vjp", "cotangents", len(cotangents), len(interface.outputs), "variable")
-        wanted = (True,) * len(interface.parameters) if needed is None else tuple(needed)
+        check_count("vjp", "cotangents", cotangents, len(interface.outputs), "variable")
+        wanted = as_flags("vjp: needed", needed, len(interface.parameters), "parameter")
         parts: list[Any] = [None] * sum(map(len, interface.outputs))
         for i, (g, positions, value) in enumerate(zip(cotangents, interface.outputs, self.variables, strict=True)):
             if g is not None:
@@ -148,7 +149,12 @@ class TranslatedSolution(LayerSolution):
 
 
 def inner_arrays(interface: Interface, given: Sequence[Any], validate: bool) -> list[np.ndarray]:
-    """The values of the program's own parameters; what is not finite is for their checks to find."""
+    """The values of the program's own parameters. Raises ValueError naming a parameter of the user's that is not finite."""
+    for spec, value in zip(interface.parameters, given, strict=False):
+        dense = np.asarray(value.data if sp.issparse(value) else value)
+        if not np.isfinite(dense).all() and dense.ndim - len(spec.shape) in (0, 1) and not sp.issparse(value):
+            batched = dense.ndim > len(spec.shape)
+            check_values(spec, dense if batched else dense[None], batched, attributes=False)
     with np.errstate(all="ignore"):
         return interface.inner(given, ARRAYS, validate=validate)
 
@@ -160,17 +166,10 @@ def translated(interface: Interface, given: Sequence[np.ndarray], solution: Laye
     return TranslatedSolution(**state, _interface=interface, _given=tuple(given))
 
 
-def _count(where: str, what: str, got: int, expected: int, of: str) -> None:
-    if got != expected:
-        raise ValueError(f"{where}: got {got} {what}, expected {expected}, one for each {of} (None for zero)")
-
-
 def _shaped(what: str, value: Any, shape: tuple[int, ...], is_complex: bool) -> np.ndarray:
-    value = np.asarray(ARRAYS.dense(value))
+    value = as_array(what, value, complex_too=is_complex)
     if value.shape != shape:
         raise ValueError(f"{what}: got shape {value.shape}, expected {shape}")
-    if np.iscomplexobj(value) and not is_complex:
-        raise TypeError(f"{what}: got complex values, expected real ones")
     return value
 
 

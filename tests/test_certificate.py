@@ -14,9 +14,19 @@ import pytest
 import torch
 from enumerated import SINGULAR, planted_program
 
+import conelayers.certify
 import conelayers.jax
 import conelayers.torch
-from conelayers import LPGD, Certificate, Cones, Layer, Status, Verdict, solve_and_differentiate
+from conelayers import (
+    LPGD,
+    Certificate,
+    Cones,
+    Layer,
+    SingularDerivativeWarning,
+    Status,
+    Verdict,
+    solve_and_differentiate,
+)
 from conelayers.certify import certify
 from conelayers.kkt import factorize, null_space
 from conelayers.names import Names
@@ -280,6 +290,19 @@ def test_at_most_three_factorizations(value, tests: int, monkeypatch) -> None:
     box_layer().certify(np.array(value))
     assert len(ranks) == tests
     assert len(factors) <= 1
+
+
+def test_a_warning_has_made_the_certificate_already(monkeypatch) -> None:
+    """What was found for the warning's text is not found again."""
+    found = []
+    for name in ("_singular_values", "_chosen_null_space"):
+        inner = getattr(conelayers.certify, name)
+        monkeypatch.setattr(conelayers.certify, name, lambda h, f=inner: found.append(1) or f(h))
+    solution = solve_and_differentiate(None, [1.0, 1.0], [[-1.0, -1.0], [-1.0, -1.0]], [-1.0, -1.0], Cones(zero=2))
+    with pytest.warns(SingularDerivativeWarning, match="least_squares"):
+        solution.vjp([1.0, 0.0])
+    assert solution.certify()[0].verdict is Verdict.LEAST_SQUARES
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("nonsymmetric", [False, True])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from conelayers import Cones, Status, solve_and_differentiate
+from conelayers import Cones, SolveError, Status, solve_and_differentiate
 
 DIFFCP_CASES = {
     "linear": (Cones(zero=2, nonneg=8), 6),
@@ -182,3 +182,14 @@ def test_ill_conditioned_gradients_are_exact() -> None:
     expected = np.zeros(n)
     expected[free] = -np.linalg.solve(K, np.append(g[free], 0.0))[:-1]
     np.testing.assert_allclose(dq, expected, atol=1e-10 * max(1.0, float(np.abs(expected).max())))
+
+
+@pytest.mark.parametrize("rows", [slice(0, 2), slice(2, 4), slice(0, 4)])
+def test_ecos_is_not_given_rows_without_entries(rows: slice) -> None:
+    """It writes past its arrays where all equalities, or all the other rows, are zero, and the process dies."""
+    A = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.0]])
+    A[rows] = 0.0
+    for _ in range(20):
+        with pytest.raises(SolveError, match="not called: ECOS"):
+            solve_and_differentiate(None, np.zeros(2), A, np.zeros(4), Cones(zero=2, nonneg=2), solver="ECOS")
+    assert solve_and_differentiate(None, np.zeros(2), A, np.zeros(4), Cones(zero=2, nonneg=2)).status is Status.SOLVED

@@ -270,3 +270,16 @@ def test_programs_without_rows_and_empty_batches() -> None:
     x, A, b = cp.Variable(3), cp.Parameter((4, 3)), cp.Parameter(4)
     layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b)), [x >= 0]), [A, b], [x])
     assert layer.solve(np.zeros((0, 4, 3)), np.zeros((0, 4))).variables[0].shape == (0, 3)
+
+
+def test_what_cvxpy_stumbles_over_is_told_and_what_it_grumbles_about_is_not() -> None:
+    """Its complex reduction loses a sign, and then finds the problem not to be DCP; and it builds a constant of a nested list itself."""
+    z, p = cp.Variable(2, complex=True), cp.Parameter()
+    bound = cp.norm(cp.hstack([cp.pos(-cp.harmonic_mean(cp.real(z) + p)), 1]))
+    problem = cp.Problem(cp.Minimize(bound), [cp.norm(z) <= 1])
+    assert problem.is_dcp()
+    with pytest.raises(CanonicalizationError, match=r"cvxpy's own reduction .* failed with ValueError"):
+        Layer(problem, [p], [z])
+    X = cp.Variable((1, 1), hermitian=True)
+    (value,) = Layer(cp.Problem(cp.Minimize(cp.sum_squares(X - p))), [p], [X]).solve(np.array(2.0)).variables
+    np.testing.assert_allclose(value, [[2.0]])

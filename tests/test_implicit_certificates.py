@@ -216,7 +216,8 @@ def test_arguments_of_certificates():
 def test_a_description_of_another_function_is_refused():
     f, _, z, W, b = _relu_problem(0.2, ())
     with pytest.raises(
-        ValueError, match=r"separable: the derivative of the function differs by .* check pre and activation"
+        ValueError,
+        match=r"separable: got a description of another function: the derivative of the function differs by .* check pre and activation",
     ):
         certify_fixed_point(f, z, W, b, separable=Separable(lambda z, W, b: W.T @ z + b))
     with pytest.raises(TypeError, match="expected a callable"):

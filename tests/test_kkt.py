@@ -10,9 +10,16 @@ import pytest
 import scipy.sparse as sp
 from random_programs import random_program
 
-from conelayers import Layer, SingularDerivativeWarning
+from conelayers import Layer, SingularDerivativeWarning, Verdict, solve_and_differentiate
 from conelayers.cones import Cones
-from conelayers.kkt import DenseFactorization, KrylovFactorization, SparseFactorization, factorize
+from conelayers.kkt import (
+    CondensedFactorization,
+    DenseFactorization,
+    KrylovFactorization,
+    SparseFactorization,
+    factorize,
+    null_space,
+)
 from conelayers.kkt.diagonal import DiagonalFactorization
 from conelayers.linearization import Linearization
 from conelayers.presolve import Presolved
@@ -37,6 +44,7 @@ def linearizations(name: str, seed: int, n: int = 9) -> list[tuple[ConeProgram, 
         DenseFactorization.of(program, point.element),
         SparseFactorization.of(program, point.element, 2),
         KrylovFactorization.of(program, point.element, 2),
+        CondensedFactorization.of(program, point.element),
     ):
         linearization = Linearization(Presolved(program, program), point, Scaling.identity(program), 2)
         linearization.__dict__["factorization"] = factorization  # what the cached property would hold
@@ -87,15 +95,17 @@ def test_singular_systems_are_told(n: int) -> None:
     for factorization in (
         DenseFactorization.of(program, point.element),
         SparseFactorization.of(program, point.element, 1),
+        CondensedFactorization.of(program, point.element),
     ):
         assert factorization.singular.all()
         linearization = Linearization(Presolved(program, program), point, Scaling.identity(program), 1)
         linearization.__dict__["factorization"] = factorization
         with pytest.warns(SingularDerivativeWarning, match="no exact derivative exists"):
             answers.append(linearization.tangent(r1, r2))
-    for a, b in zip(*answers, strict=True):
-        assert np.abs(a).max() < 1e4
-        np.testing.assert_allclose(a, b, atol=1e-7)
+    for first, *others in zip(*answers, strict=True):
+        assert np.abs(first).max() < 1e4
+        for other in others:
+            np.testing.assert_allclose(first, other, atol=1e-7)
 
 
 def test_consistent_singular_system_is_solved_without_a_warning() -> None:
@@ -212,6 +222,45 @@ def test_variables_that_nothing_touches_are_null_vectors(kind: str) -> None:
         dx, dy = factored.null_vectors(i)
         np.testing.assert_allclose(np.abs(dx), np.eye(7)[[4]], atol=1e-12)
         np.testing.assert_allclose(dy, 0, atol=1e-12)
+
+
+def test_a_linear_matrix_inequality_leaves_few_unknowns() -> None:
+    """The dual of max-cut of order 40: 40 variables and little more than r(r + 1)/2 of 820 rows."""
+    k = 40
+    rng = np.random.default_rng(0)
+    W = np.triu(rng.uniform(0, 1, (k, k)) * (rng.uniform(size=(k, k)) < 0.2), 1)
+    C = np.diag((W + W.T).sum(1)) - W - W.T
+    cols, rows = np.triu_indices(k)
+    diagonal = np.flatnonzero(rows == cols)
+    A = sp.csc_array((-np.ones(k), (diagonal, np.arange(k))), shape=(rows.size, k))
+    b = -C[rows, cols] * np.where(rows == cols, 1.0, np.sqrt(2.0))
+    solution = solve_and_differentiate(None, np.ones(k), A, b, Cones(psd=(k,)))
+    (part,) = solution._linearization.factorization._instances
+    Y = np.zeros((k, k))
+    Y[rows, cols] = Y[cols, rows] = solution.y / np.where(rows == cols, 1.0, np.sqrt(2.0))
+    rank = int(np.sum(np.linalg.eigvalsh(Y) > 1e-8))
+    assert rank * (rank + 1) // 2 <= part.left.size < k
+    np.testing.assert_allclose(np.diag(Y), 1.0, atol=1e-9)
+    assert solution.certify()[0].verdict is Verdict.CLASSICAL
+
+
+def test_null_vectors_of_a_condensed_system() -> None:
+    """A variable that moves nothing but another one's rows: both eliminations know it, and so does the test of ranks."""
+    program, x, v = random_program(Cones(zero=1, psd=(24,)), 20, 1, 0, quadratic=False)
+    A = program.structure.A.dense(program.A).copy()
+    A[:, :, 7] = A[:, :, 3]
+    program = ConeProgram(program.structure, program.P, program.q, np.swapaxes(A, 1, 2).reshape(1, -1), program.b)
+    cols, rows = np.triu_indices(24)
+    v[:, 1 + np.flatnonzero(rows == cols)] -= 6.0  # a multiplier of low rank: fewer equations than variables
+    element = evaluate(program, x, v).element
+    condensed = factorize(program, element, 1)
+    assert isinstance(condensed, CondensedFactorization)
+    assert condensed.singular.all()
+    expected = np.zeros(20)
+    expected[[3, 7]] = 1, -1
+    for dx, dy in (condensed.null_vectors(0), null_space(Presolved(program, program), element, 0)):
+        np.testing.assert_allclose(dx / dx[0, 3], expected[None], atol=1e-9)
+        np.testing.assert_allclose(dy, 0, atol=1e-9)
 
 
 def _bounded(diagonal: float, coupling: np.ndarray, batch: int = 3) -> tuple[ConeProgram, np.ndarray]:

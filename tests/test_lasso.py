@@ -477,13 +477,16 @@ HOLD_OUT = HoldOut(Lasso(), X, Y, X, Y)
         (lambda: solve(GroupLasso(GROUPS[:6]), X, Y, 0.0), "groups: got 6 entries, expected 24"),
         (lambda: solve(Lasso(), X, Y, 0.0).jvp(np.ones(2)), r"direction: got shape \(2,\), expected \(1,\)"),
         (lambda: solve(Lasso(), X, Y, 0.0).vjp(np.ones(2)), r"coef_bar: got shape \(2,\), expected \(24,\)"),
-        (lambda: solve(Lasso(), X, Y, 0.0).jvp(np.ones(1), "left"), "'left' is not a valid Side"),
+        (
+            lambda: solve(Lasso(), X, Y, 0.0).jvp(np.ones(1), "left"),
+            "side: got 'left', expected one of 'own', 'low', 'high'",
+        ),
         (
             lambda: Lasso().problem(X, Y).solve(0.0, solve(Lasso(), X[:, :3], Y, 0.0)),
             "start: got a solution with 4 coordinates, expected 25",
         ),
         (lambda: HoldOut(Lasso(), X, Y, X[:, :3], Y).evaluate([0.0]), "X_val: got 3 columns, expected 24"),
-        (lambda: tune(HOLD_OUT, 0.0, method="newton"), "'newton' is not a valid Descent"),
+        (lambda: tune(HOLD_OUT, 0.0, method="newton"), "method: got 'newton', expected one of 'lbfgs', 'gradient'"),
         (lambda: tune(HOLD_OUT, 0.0, steps=0), "steps: got 0, expected a positive integer"),
         (lambda: tune(HOLD_OUT, 0.0, tolerance=-1), "tolerance: got -1, expected a positive number"),
         (lambda: tune(HOLD_OUT, 0.0, bounds=(1.0, 2.0)), r"bounds: got \(1.0, 2.0\) for a start at \[0.\]"),

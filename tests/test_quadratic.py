@@ -295,11 +295,18 @@ def test_threads_change_nothing(monkeypatch, shared):
     p = rng.standard_normal(one.x.shape), rng.standard_normal(one.v.shape)
     expected = one.factors.solve(*p, 1)
     monkeypatch.setattr(kernel, "_WORTH_THREADS", 1e-6)
-    assert len(kernel._ranges(23, 1000, 4)) == 4
+    assert kernel._ranges(23, 1000, 4)[1] == 4
     four = kernel.solve(*data, None, 4)
     for field in ("x", "v", "code"):
         assert np.array_equal(getattr(one, field), getattr(four, field))
     for got, whole in zip(four.factors.solve(*p, 4), expected, strict=True):
+        assert np.array_equal(got, whole)
+    monkeypatch.setattr(kernel, "_AT_ONCE", 1e-6)  # long batches go to the kernel in pieces, one by one here
+    assert kernel._ranges(23, 1000, 2) == ([(k, k + 1) for k in range(23)], 2)
+    pieces = kernel.solve(*data, None, 2)
+    for field in ("x", "v", "code"):
+        assert np.array_equal(getattr(one, field), getattr(pieces, field))
+    for got, whole in zip(pieces.factors.solve(*p, 2), expected, strict=True):
         assert np.array_equal(got, whole)
 
 

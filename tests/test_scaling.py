@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from random_programs import random_program
 
-from conelayers import Layer, SolveError, Status
+from conelayers import Layer, SolveError, Status, solve_and_differentiate
 from conelayers.cones import Cones
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
@@ -129,3 +129,16 @@ def test_nearly_dependent_equalities_are_not_called_dependent(gap: float) -> Non
     expected = np.linalg.solve(matrix @ matrix.T, matrix @ g)
     # At 1e−6 the factor has four digits left.
     np.testing.assert_allclose(solution.vjp(g)[2], expected, rtol=1e-16 / gap**2 * 100)
+
+
+@pytest.mark.parametrize("tiny", [1e-14, 1e-18, 1e-21, 1e-100])
+@pytest.mark.parametrize(("cones", "ridge"), [(Cones(zero=1), 0.0), (Cones(zero=1), 0.1), (Cones(nonneg=1), 0.1)])
+def test_rounding_in_b_is_not_scaled_up_to_the_size_of_q(tiny: float, cones: Cones, ridge: float) -> None:
+    """With b scaled to 1, x = −P⁻¹q is of size 1/tiny, and the backends call the program unbounded."""
+    G = np.array([[6.0, -3.0, 0.0], [-3.0, 5 / 3, 2 / 3], [0.0, 2 / 3, 8 / 3]])  # of rank 2
+    P, q, A = G + ridge * np.eye(3), np.array([9.0, -14 / 3, 16 / 3]), np.array([[0.0, 0.0, 2.0]])
+    expected = solve_and_differentiate(P, q, A, [0.0], cones)
+    solution = solve_and_differentiate(P, q, A, [tiny], cones)
+    assert solution.status is Status.SOLVED
+    np.testing.assert_allclose(solution.x, expected.x, atol=1e-11)
+    np.testing.assert_allclose(solution.y, expected.y, atol=1e-11)

@@ -110,7 +110,7 @@ def _canonicalize(
     structure, maps = data_maps(program, columns, cones, E)
     if any(m.is_infinite for m in maps.values()):
         raise CanonicalizationError(
-            "problem: it has an infinite or NaN constant or coefficient; remove the constraint that it makes void"
+            "problem: got an infinite or NaN constant or coefficient, expected finite ones; remove the constraint that it makes void"
         )
     groups = [output_specs(v, problem, program, reductions, E) for v in variables]
     outputs = tuple(spec for group in groups for spec in group)
@@ -158,7 +158,9 @@ def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[A
     """cvxpy's compilation for SCS, whose convention is the package's; it wants at least one constraint, so a void one is added."""
     options |= {"enforce_dpp": True, "solver_opts": None if quadratic else {"use_quad_obj": False}}
     with warnings.catch_warnings():
-        # cvxpy reads sparse parameters in its own discouraged way, and says which of its backends takes N-d arrays.
+        # cvxpy reads sparse parameters and writes the 1 × 1 imaginary part of a Hermitian matrix in its own discouraged ways, and says
+        # which of its backends takes N-d arrays.
+        warnings.filterwarnings("ignore", message="Initializing a Constant with a nested list", category=UserWarning)
         warnings.filterwarnings("ignore", message="Reading from a sparse CVXPY expression", category=RuntimeWarning)
         warnings.filterwarnings(
             "ignore", message="The problem has an expression with dimension greater than 2", category=UserWarning
@@ -167,7 +169,7 @@ def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[A
             return problem.get_problem_data(cp.SCS, **options)
         except cp.error.SolverError:
             pass  # what cvxpy says where there are no constraints
-        except (NotImplementedError, AssertionError, TypeError, AttributeError) as error:
+        except (NotImplementedError, AssertionError, TypeError, AttributeError, ValueError) as error:
             raise CanonicalizationError(
                 f"problem: cvxpy's own reduction to a cone program failed with {type(error).__name__} ({error}), as it would in problem.solve(); "
                 "write the expression that it stumbles over in another way"

@@ -23,7 +23,8 @@ __all__ = ["Part", "cones_of", "data_maps", "parameter_map", "parameter_specs", 
 
 _SYMMETRIC = ("symmetric", "PSD", "NSD")
 _SIGNS = ("nonneg", "nonpos", "pos", "neg")
-_CHECKED = (*_SIGNS, "diag", "symmetric", "PSD", "NSD", "complex", "imag", "hermitian")
+_DISCRETE = ("boolean", "integer")
+_CHECKED = (*_SIGNS, *_DISCRETE, "diag", "symmetric", "PSD", "NSD", "complex", "imag", "hermitian")
 
 
 def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, ...]:
@@ -39,7 +40,9 @@ def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, 
                 name=p.name(),
                 shape=tuple(p.shape),
                 offset=offset,
-                attributes=frozenset(a for a in _CHECKED if p.attributes[a]),
+                attributes=frozenset(
+                    a for a in _CHECKED if p.attributes[a] and (a not in _DISCRETE or p.attributes[a] is True)
+                ),
                 positions=positions,
                 bounds=None if bounds is None else tuple(b.toarray() if sp.issparse(b) else b for b in bounds),
             )
@@ -104,7 +107,9 @@ def _at_positions(whole: ParameterSpec, part: Part, offset: int) -> ParameterSpe
             np.ravel(np.broadcast_to(np.asarray(h, float), whole.shape), order="F")[part.positions] for h in bounds
         ]
         bounds = (taken[0], taken[1])
-    return ParameterSpec(part.name, part.shape, offset, whole.attributes & frozenset(_SIGNS), bounds=bounds)
+    return ParameterSpec(
+        part.name, part.shape, offset, whole.attributes & frozenset((*_SIGNS, *_DISCRETE)), bounds=bounds
+    )
 
 
 def _mirrored(p: cp.Parameter) -> np.ndarray:

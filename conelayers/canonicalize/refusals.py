@@ -12,25 +12,45 @@ from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.constraints import PowCone3D, PowConeND
 from cvxpy.utilities import scopes
 
+from conelayers.arguments import described
 from conelayers.errors import CanonicalizationError
 
-__all__ = ["check_arguments", "check_discipline"]
+__all__ = ["check_arguments", "check_discipline", "known_backend"]
+
+_BACKENDS = ("CPP", "SCIPY", "COO")
+_IGNORED = ("RUST", "DIFFCP", "DIFFENGINE", "MOREAU", "MPAX", "CUCLARABEL")  # of other versions and packages
+
+
+def known_backend(name: Any) -> str | None:
+    """cvxpy's canonicalization backend of that name; None for its default, as for those that mean nothing here. ValueError for others."""
+    upper = name.upper() if isinstance(name, str) else name
+    if upper is None or upper in _IGNORED:
+        return None
+    if upper not in _BACKENDS:
+        raise ValueError(f"canon_backend: got {name!r}, expected None or one of {', '.join(map(repr, _BACKENDS))}")
+    return str(upper)
 
 
 def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
     """Raises for arguments that are not a problem, all of its parameters, and variables of its own, real and continuous."""
     if not isinstance(problem, cp.Problem):
-        raise TypeError(f"problem: got {type(problem).__name__}, expected a cvxpy.Problem")
+        raise TypeError(f"problem: got {described(problem)}, expected a cvxpy.Problem")
     for name, given, kind in (("parameters", parameters, cp.Parameter), ("variables", variables, cp.Variable)):
         if not isinstance(given, (list, tuple)):
-            raise ValueError(f"The layer's {name} must be provided as a list or tuple; got {type(given).__name__}")
+            fix = f"; write [{given.name()}]" if isinstance(given, kind) else ""
+            raise ValueError(
+                f"{name}: The layer's {name} must be provided as a list or tuple; got {described(given)}, expected a list of "
+                f"cvxpy.{kind.__name__}s{fix}"
+            )
         for i, item in enumerate(given):
             if not isinstance(item, kind):
-                raise ValueError(f"{name}[{i}]: got {type(item).__name__}, expected a cvxpy.{kind.__name__}")
+                raise ValueError(
+                    f"{name}[{i}]: got {described(item)}, expected a cvxpy.{kind.__name__}{_way_out(item, kind)}"
+                )
     for constraint in problem.constraints:
         if isinstance(constraint, (PowCone3D, PowConeND)) and constraint.alpha.parameters():
             raise CanonicalizationError(
-                f"constraint {constraint}: its exponent holds the parameter {constraint.alpha.parameters()[0].name()}, whose value "
+                f"problem: got the constraint {constraint}, expected a constant exponent: its exponent holds the parameter {constraint.alpha.parameters()[0].name()}, whose value "
                 "cvxpy would fix at compilation; exponents must be constants"
             )
     own = {p.id: p for p in problem.parameters()}
@@ -44,27 +64,46 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
             for what, names in (("missing", missing), ("not in the problem", foreign), ("given twice", repeated))
             if names
         ]
-        raise ValueError(f"The layer's parameters must exactly match problem.parameters ({'; '.join(details)})")
+        alike = sorted(set(missing) & set(foreign))
+        fix = (
+            f"; {', '.join(alike)}: two parameters with the same name are two parameters: pass the problem's own"
+            if alike
+            else ""
+        )
+        raise ValueError(
+            f"parameters: got {', '.join(p.name() for p in parameters) or 'none'}, expected each of the problem's once: The layer's parameters "
+            f"must exactly match problem.parameters ({'; '.join(details)}){fix}"
+        )
+    if not problem.variables():
+        raise ValueError("problem: got one with no variables, expected at least one; there is nothing to solve for")
     if not variables:
         raise ValueError("variables: got an empty list, expected at least one variable of the problem to return")
     known = {v.id for v in problem.variables()} | {d.id for c in problem.constraints for d in c.dual_variables}
     for v in variables:
         if v.id not in known:
             raise ValueError(
-                f"variables: {v.name()} must be a subset of problem.variables or a dual variable of one of its constraints"
+                f"variables: got {v.name()}, which is not the problem's, expected its own: {v.name()} must be a subset of problem.variables or a dual variable of one of its constraints"
             )
     for v in problem.variables():
         for attribute in ("boolean", "integer"):
             if v.attributes[attribute]:
                 raise CanonicalizationError(
-                    f"variable {v.name()} is {attribute}: the solution would be piecewise constant in the parameters; relax it to a continuous one"
+                    f"problem: got one whose variable {v.name()} is {attribute}, expected continuous variables: the solution would be piecewise constant in the parameters; relax it to a continuous one"
                 )
+
+
+def _way_out(item: Any, kind: type) -> str:
+    if isinstance(item, cp.constraints.constraint.Constraint) and kind is cp.Variable:
+        return "; its multipliers are constraint.dual_variables"
+    if kind is cp.Variable and isinstance(item, cp.Expression) and item.variables():
+        return "; a layer returns whole variables: return the whole variable, and compute the expression from it"
+    return ""
 
 
 def _check_exponents(e: Any) -> None:
     if isinstance(e, Power) and e.variables() and isinstance(e.p, cp.Expression) and e.p.parameters():
         raise CanonicalizationError(
-            f"`{e}`: its exponent holds the parameter {e.p.parameters()[0].name()}, with whose value its curvature and its cones change: "
+            f"problem: got `{e}`, expected a constant exponent: its exponent holds the parameter {e.p.parameters()[0].name()}, with whose value its curvature and its cones change: "
             "there is no derivative; exponents of variables must be constants"
         )
     for arg in e.args:
@@ -92,6 +131,10 @@ def check_discipline(problem: cp.Problem, gp: bool) -> None:
         culprits = _offenders(problem, lambda e: e.is_dgp() if gp else e.is_dcp())
         if not gp and problem.is_dgp():
             hint = " It is DGP: pass gp=True."
+        elif gp and problem.is_dcp():
+            hint = " It is DCP: leave gp=False."
+        elif gp:
+            hint = " Variables and parameters of a geometric program are declared pos=True (https://www.cvxpy.org/tutorial/dgp)."
         elif undeclared := _undeclared(problem):
             hint = f" Nothing is known of the definiteness of {undeclared}: declare it PSD=True (or NSD=True), or wrap it in cp.psd_wrap."
         elif problem.is_dqcp():
@@ -103,7 +146,9 @@ def check_discipline(problem: cp.Problem, gp: bool) -> None:
             hint = (
                 " Its solution may be one of several local ones; find a convex form of it (https://dcp.stanford.edu)."
             )
-        raise CanonicalizationError(f"Problem must be {kind}; {culprits}.{hint}")
+        raise CanonicalizationError(
+            f"problem: got one that is not {kind}, expected one that is: Problem must be {kind}; {culprits}.{hint}"
+        )
 
 
 def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original: cp.Problem, lifting: bool) -> None:
@@ -130,7 +175,7 @@ def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original
             else _offenders(original, complies, objective_complies)
         )
         raise CanonicalizationError(
-            f"Problem must be DPP, so that its data are affine in the parameters; {culprits}. "
+            f"problem: got one that is not DPP, expected one that is: Problem must be DPP, so that its data are affine in the parameters; {culprits}. "
             + (
                 "conelayers found no form of it that is; replace the part that holds only parameters by a new Parameter (with the sign or attribute "
                 "that it has) and pass its value"

@@ -13,6 +13,8 @@ from conelayers.cones.selection import Selection
 
 __all__ = ["Cone", "Element", "Extremes", "IdentityBasisElement", "ReducedElement", "Triplets", "no_triplets"]
 
+_COLUMN_ENTRIES = 2**22  # of the columns of U that are made at once
+
 
 class Triplets(NamedTuple):
     """A sparse matrix by its entries."""
@@ -70,15 +72,23 @@ class Element(ABC):
     def reduced(self) -> ReducedElement:
         """B = U√Λ on the columns where Λ > 0, and N = I − Λ there; for one instance, values (blocks, d)."""
         blocks, d = self.values.shape
-        # Column j of every block at once: U e_j.
-        columns = self.from_basis(np.broadcast_to(np.eye(d)[:, None, :], (d, blocks, d)))
-        keep = self.values > 0
-        block, direction = np.nonzero(keep)
-        data = columns[direction, block] * np.sqrt(self.values[block, direction])[:, None]  # (r, d)
+        block, direction = np.nonzero(self.values > 0)
+        root = np.sqrt(self.values[block, direction])
+        data = np.empty((block.size, d))
+        kept = np.unique(direction)
+        step = max(1, _COLUMN_ENTRIES // max(blocks * d, 1))
+        for start in range(0, kept.size, step):
+            some = kept[start : start + step]
+            # Column j of every block at once: U e_j.
+            unit = np.zeros((some.size, 1, d))
+            unit[np.arange(some.size), 0, some] = 1.0
+            columns = self.from_basis(np.broadcast_to(unit, (some.size, blocks, d)))
+            here = np.flatnonzero((direction >= some[0]) & (direction <= some[-1]))
+            data[here] = columns[np.searchsorted(some, direction[here]), block[here]] * root[here, None]
         rows = block[:, None] * d + np.arange(d)
         cols = np.broadcast_to(np.arange(block.size)[:, None], rows.shape)
         basis = Triplets(data.ravel(), rows.ravel(), cols.ravel(), (blocks * d, block.size))
-        return ReducedElement(basis, 1 - self.values[keep], no_triplets(block.size))
+        return ReducedElement(basis, 1 - self.values[block, direction], no_triplets(block.size))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ whose left side increases in r where y_p and L are positive.
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import numpy as np
@@ -62,7 +63,7 @@ def decompose_exponential(
         corner = (x <= 0) & (y <= 0)
         safe_y, safe_x = xp.where(y > 0, y, one), xp.where(x > 0, x, one)
         inside = (y > 0) & (y * xp.exp(x / safe_y) <= z)
-        polar = (x > 0) & (x * xp.exp(y / safe_x) <= -np.e * z)
+        polar = (x > 0) & (x * xp.exp(y / safe_x) <= -math.e * z)
         curved = ~(corner | inside | polar)
         # Entries that are not on the curved part get the harmless v = (0, 1, 0) there.
         r = _ratio(xp.where(curved, x, zero), xp.where(curved, y, one), xp.where(curved, z, zero))
@@ -121,7 +122,7 @@ def _kinks(
     inside, polar_inside = xp.all(d == 0, axis=-1), xp.all(p == 0, axis=-1)
     to_boundary = xp.where(inside, _depth(x, y, z), length(d[..., 0], d[..., 1], d[..., 2]))
     # K° = {x > 0, x e^{y/x} ≤ −e z} and its face {0} × {y ≤ 0} × {z ≤ 0}: K with x and y exchanged, and −e z for z.
-    to_polar = xp.where(polar_inside, _depth(y, x, -np.e * z, np.e), length(p[..., 0], p[..., 1], p[..., 2]))
+    to_polar = xp.where(polar_inside, _depth(y, x, -math.e * z, math.e), length(p[..., 0], p[..., 1], p[..., 2]))
     edges = [length(above(x), y), length(x, above(y)), length(above(x), above(y), z)]
     distance = xp.minimum(to_boundary, to_polar)
     for edge in edges:

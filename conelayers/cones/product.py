@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -63,19 +64,21 @@ class Cones:
             object.__setattr__(self, name, _count(name, getattr(self, name), 0))
         for name in ("soc", "psd", "hermitian"):
             sizes = getattr(self, name)
-            if not isinstance(sizes, Iterable):
+            if not isinstance(sizes, Iterable) or isinstance(sizes, str):
                 raise ValueError(
                     f"cones.{name}: got {sizes!r}, expected a sequence of sizes, one for each cone; write [{sizes!r}]"
                 )
             object.__setattr__(self, name, tuple(_count(name, size, 1) for size in sizes))
-        if not isinstance(self.power, Iterable):
-            raise ValueError(f"cones.power: got {self.power!r}, expected a sequence of exponents, one for each cone")
-        exponents = tuple(float(a) for a in self.power)
-        for a in exponents:
-            if not 0 < abs(a) < 1:
+        if not isinstance(self.power, Iterable) or isinstance(self.power, str):
+            raise ValueError(
+                f"cones.power: got {self.power!r}, expected a sequence of exponents, one for each cone; write [{self.power!r}]"
+            )
+        for a in (given := tuple(self.power)):
+            if not isinstance(a, numbers.Real) or not 0 < abs(a) < 1:
                 raise ValueError(
-                    f"cones.power: got the exponent {a}, expected 0 < |α| < 1 (negative for the dual cone)"
+                    f"cones.power: got the exponent {a!r}, expected 0 < |α| < 1 (negative for the dual cone)"
                 )
+        exponents = tuple(float(a) for a in given)
         object.__setattr__(self, "power", exponents)
 
     def described(self) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from conelayers.arguments import described
 from conelayers.cones.product import Cones
 
 __all__ = ["as_cones"]
@@ -32,7 +33,7 @@ def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:
     if isinstance(cones, Cones):
         return cones
     if not isinstance(cones, Mapping):
-        raise TypeError(f"cones: got {type(cones).__name__}, expected conelayers.Cones or a dict with SCS's keys")
+        raise TypeError(f"cones: got {described(cones)}, expected conelayers.Cones or a dict with SCS's keys")
     settings: dict[str, Any] = {}
     for key, value in cones.items():
         if key not in _DICT_KEYS:
@@ -41,8 +42,11 @@ def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:
             continue
         field = _DICT_KEYS[key]
         if field in settings:
-            raise ValueError(f"cones: the keys 'z' and 'f' both give {field}; keep one")
+            raise ValueError(f"cones: got the keys 'z' and 'f', expected one of them: both give {field}; keep one")
         if field in ("soc", "psd", "hermitian", "power") and isinstance(value, (int, float, np.number)):
             value = (value,)
-        settings[field] = tuple(value) if field in ("soc", "psd", "hermitian", "power") else value
+        several = (
+            field in ("soc", "psd", "hermitian", "power") and isinstance(value, Iterable) and not isinstance(value, str)
+        )
+        settings[field] = tuple(value) if several else value
     return Cones(**settings)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from conelayers.arguments import described
 from conelayers.certificate import Verdict
 from conelayers.equilibrium.operators import CircularConvolution, DenseOperator, MonotoneOperator
 from conelayers.equilibrium.splitting import PeacemanRachford, natural_residual
@@ -98,15 +99,21 @@ class EquilibriumLayer(nn.Module):
         linear: LinearSolver | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(operator, MonotoneOperator):
+            raise TypeError(
+                f"operator: got {described(operator)}, expected a MonotoneOperator, such as DenseOperator(size) or CircularConvolution(…)"
+            )
+        if not callable(inject):
+            raise TypeError(f"inject: got {described(inject)}, expected a module or another callable from x to u")
+        if solver is not None and not isinstance(solver, PeacemanRachford):
+            raise TypeError(f"solver: got {described(solver)}, expected None or PeacemanRachford(…)")
+        if linear is not None and not isinstance(linear, LinearSolver):
+            raise TypeError(f"linear: got {linear!r}, expected None, Dense(), GMRES() or BiCGStab()")
         self.operator, self.inject = operator, inject
         self.solver, self.linear = solver or PeacemanRachford(), linear
 
     def forward(self, x: Tensor) -> Tensor:
-        u = self.inject(x)
-        if u.shape[1:] != self.operator.shape:
-            raise ValueError(
-                f"inject: got an output of shape {tuple(u.shape[1:])} for each instance, expected {self.operator.shape}, that of z"
-            )
+        u = self._injected(x)
         tolerance = 10 * self.solver.tolerance(u.dtype)
         if self.linear is not None or torch._C._are_functorch_transforms_active():
             return self._through_fixed_point(u, tolerance)
@@ -117,6 +124,31 @@ class EquilibriumLayer(nn.Module):
                 "EquilibriumLayer", "PeacemanRachford", lost, residual[lost].tolist(), tolerance, advice=_ADVICE
             )
         return _Adjoint.apply(torch.relu(self.operator(z) + u), self)
+
+    def _injected(self, x: Tensor) -> Tensor:
+        """u. Raises TypeError or ValueError where it is not what W z is added to."""
+        u = self.inject(x)
+        if not isinstance(u, Tensor) or not u.is_floating_point():
+            got = f"a tensor of {u.dtype}" if isinstance(u, Tensor) else described(u)
+            raise TypeError(f"inject: got {got} as its output, expected a floating-point tensor (N, *operator.shape)")
+        if u.dim() == len(self.operator.shape):
+            raise ValueError(
+                f"inject: got an output of shape {tuple(u.shape)}, expected (N, *{self.operator.shape}): x needs a leading axis of instances; "
+                "write x[None]"
+            )
+        if u.shape[1:] != self.operator.shape:
+            raise ValueError(
+                f"inject: got an output of shape {tuple(u.shape[1:])} for each instance, expected {self.operator.shape}, that of z"
+            )
+        if torch._C._are_functorch_transforms_active():
+            return u
+        lost = torch.nonzero(~torch.isfinite(u.detach()).flatten(1).all(1)).flatten().tolist()
+        if lost:
+            raise ValueError(
+                f"inject: got NaN or infinite values in its output at batch index {', '.join(map(str, lost[:10]))}, expected finite ones; look at x "
+                "and at the weights"
+            )
+        return u
 
     def _through_fixed_point(self, u: Tensor, tolerance: float) -> Tensor:
         def split(_: Any, z0: Tensor, theta: tuple[Tensor, ...]) -> Tensor:
@@ -135,7 +167,7 @@ class EquilibriumLayer(nn.Module):
     @torch.no_grad()
     def certify(self, x: Tensor) -> EquilibriumCertificate:
         """What is known of the equilibrium at x, and of its derivative."""
-        u = self.inject(x)
+        u = self._injected(x)
         solved = self.solver.solve(self.operator, u)
         z = solved.z
         smallest, size = self.operator.constants()

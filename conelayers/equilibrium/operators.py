@@ -7,9 +7,10 @@ operator equilibrium networks" (2020); A and B are their names.
 from __future__ import annotations
 
 import math
+import numbers
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,28 @@ __all__ = ["CircularConvolution", "DenseOperator", "MonotoneOperator"]
 _Apply = Callable[[Tensor], Tensor]
 
 
+def positive_integer(name: str, value: Any) -> int:
+    """Raises ValueError for anything else, naming the argument."""
+    if not _whole(value) or value < 1:
+        raise ValueError(f"{name}: got {value!r}, expected a positive integer")
+    return int(value)
+
+
+def is_real(value: Any) -> bool:
+    """A number, and no truth value."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 class MonotoneOperator(nn.Module):
     """W on z (N, *shape), with m > 0 the constant of strong monotonicity of I − W. Raises ValueError for an m that is not in (0, 1]."""
 
     def __init__(self, shape: tuple[int, ...], m: float) -> None:
         super().__init__()
-        if isinstance(m, bool) or not isinstance(m, (int, float)) or not 0 < m <= 1:
+        if not is_real(m) or not 0 < m <= 1:
             raise ValueError(f"m: got {m!r}, expected a number in (0, 1], the constant of strong monotonicity")
         self.shape, self.m = shape, float(m)
 
@@ -50,6 +67,7 @@ class DenseOperator(MonotoneOperator):
     """W as a matrix of order ``size``; A and B are size × size and start at N(0, 1/size)/2."""
 
     def __init__(self, size: int, m: float = 0.5) -> None:
+        size = positive_integer("size", size)
         super().__init__((size,), m)
         self.A = nn.Parameter(torch.randn(size, size) / (2 * math.sqrt(size)))
         self.B = nn.Parameter(torch.randn(size, size) / (2 * math.sqrt(size)))
@@ -91,9 +109,12 @@ class CircularConvolution(MonotoneOperator):
     """
 
     def __init__(self, channels: int, size: tuple[int, int], kernel: int = 3, m: float = 0.5) -> None:
+        channels = positive_integer("channels", channels)
+        if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(_whole(h) and h >= 1 for h in size):
+            raise ValueError(f"size: got {size!r}, expected (height, width), two positive integers")
         super().__init__((channels, *size), m)
-        if kernel % 2 == 0 or kernel > min(size):
-            raise ValueError(f"kernel: got {kernel}, expected an odd number of at most {min(size)}, the image's size")
+        if not _whole(kernel) or kernel % 2 == 0 or not 1 <= kernel <= min(size):
+            raise ValueError(f"kernel: got {kernel!r}, expected an odd number of at most {min(size)}, the image's size")
         self.kernel = kernel
         scale = 1 / (2 * math.sqrt(channels * kernel**2))
         self.A = nn.Parameter(scale * torch.randn(channels, channels, kernel, kernel))

@@ -21,7 +21,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from conelayers.equilibrium.operators import MonotoneOperator
+from conelayers.equilibrium.operators import MonotoneOperator, is_real
 
 __all__ = ["PeacemanRachford", "Solved", "natural_residual"]
 
@@ -49,9 +49,9 @@ class PeacemanRachford:
     max_iter: int = 2000
 
     def __post_init__(self) -> None:
-        if self.alpha is not None and not 0 < self.alpha < math.inf:
+        if self.alpha is not None and not (is_real(self.alpha) and 0 < self.alpha < math.inf):
             raise ValueError(f"PeacemanRachford: alpha: got {self.alpha!r}, expected a positive number or None")
-        if not 0 < self.tol < 1:
+        if not (is_real(self.tol) and 0 < self.tol < 1):
             raise ValueError(f"PeacemanRachford: tol: got {self.tol!r}, expected a number between 0 and 1")
         if isinstance(self.max_iter, bool) or not isinstance(self.max_iter, int) or self.max_iter < 1:
             raise ValueError(f"PeacemanRachford: max_iter: got {self.max_iter!r}, expected a positive integer")

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["check_bounds", "check_not_negative", "check_radius", "check_rows"]
+import numpy as np
+
+from conelayers.arguments import described
+
+__all__ = ["check_bounds", "check_like", "check_not_negative", "check_radius", "check_rows"]
+
+
+def check_like(name: str, value: Any, shape: Sequence[int], kind: str) -> None:
+    """That a threshold, radius or bound is a number, or an array (``kind``: what it is called) that broadcasts with v of that ``shape``."""
+    if isinstance(value, (str, bytes, type, dict)) or value is None:
+        raise TypeError(f"{name}: got {described(value)}, expected a number or {kind}")
+    given = tuple(getattr(value, "shape", ()))
+    try:
+        np.broadcast_shapes(given, tuple(shape))
+    except ValueError:
+        raise ValueError(
+            f"{name}: got the shape {given}, expected a number or {kind} that broadcasts with v's {tuple(shape)}"
+        ) from None
 
 
 def check_not_negative(name: str, value: Any) -> None:
     """``name`` is the function's and the argument's."""
-    if isinstance(value, (int, float)) and not value >= 0:
+    if isinstance(value, numbers.Real) and not float(value) >= 0:
         raise ValueError(f"{name}: got {value}, expected a number ≥ 0")
 
 
 def check_bounds(lower: Any, upper: Any) -> None:
     """Of a box."""
-    if isinstance(lower, (int, float)) and isinstance(upper, (int, float)) and not lower <= upper:
+    if isinstance(lower, numbers.Real) and isinstance(upper, numbers.Real) and not float(lower) <= float(upper):
         raise ValueError(f"project_box: lower, upper: got {lower} and {upper}, expected lower ≤ upper; exchange them")
 
 

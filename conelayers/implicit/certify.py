@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import numpy as np
 
+from conelayers.arguments import as_flag, described
 from conelayers.certificate import Verdict
 from conelayers.implicit.certificate import RootCertificate
 from conelayers.implicit.separable import Invertibility, PiecewiseLinear, SeparableTest, check_separable
@@ -38,10 +40,11 @@ class Separable:
     activation: PiecewiseLinear = PiecewiseLinear.relu()  # noqa: RUF009
 
     def __post_init__(self) -> None:
-        if not callable(self.pre) or not isinstance(self.activation, PiecewiseLinear):
+        if not callable(self.pre):
+            raise TypeError(f"Separable: pre: got {described(self.pre)}, expected a callable (z, *theta) -> tensor")
+        if not isinstance(self.activation, PiecewiseLinear):
             raise TypeError(
-                f"Separable: got pre={self.pre!r}, activation={self.activation!r}, expected a callable (z, *theta) -> tensor and a "
-                "PiecewiseLinear, such as PiecewiseLinear.relu()"
+                f"Separable: activation: got {described(self.activation)}, expected a PiecewiseLinear, such as PiecewiseLinear.relu()"
             )
 
 
@@ -54,13 +57,13 @@ class Kinks(NamedTuple):
     activation: PiecewiseLinear
 
 
-def check_arguments(name: str, separable: Any, tol: Any, samples: Any) -> None:
+def check_arguments(name: str, separable: Any, tol: Any, samples: Any, smooth: Any, batched: Any) -> None:
     """Raises TypeError or ValueError naming the argument of ``name`` that is none."""
+    as_flag(f"{name}: smooth", smooth)
+    as_flag(f"{name}: batched", batched)
     if separable is not None and not isinstance(separable, Separable):
-        raise TypeError(
-            f"{name}: separable: got {type(separable).__name__}, expected Separable(pre, activation) or None"
-        )
-    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0 < tol < np.inf:
+        raise TypeError(f"{name}: separable: got {described(separable)}, expected Separable(pre, activation) or None")
+    if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0 < float(tol) < np.inf:
         raise ValueError(f"{name}: tol: got {tol!r}, expected a positive number")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ValueError(f"{name}: samples: got {samples!r}, expected an integer ≥ 1")
@@ -152,7 +155,7 @@ def _described(name: str, B: np.ndarray, W: np.ndarray, low: np.ndarray, high: n
     if (error > size).any():
         i = int(np.argmax(error))
         raise ValueError(
-            f"{name}: separable: the derivative of the function differs by {error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), "
+            f"{name}: separable: got a description of another function: the derivative of the function differs by {error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), "
             "expected z = σ(pre(z, *theta)) coordinate by coordinate; check pre and activation"
         )
 

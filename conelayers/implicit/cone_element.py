@@ -45,9 +45,11 @@ class ConeElement:
         """D(v)h for v, h (..., m)."""
         return self._where_finite(lambda v, h: self.element(v).apply(h), v, h)
 
-    def second(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
+    def second_derivative(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
         """D²Π_{K*}(v)[a, c] for v, a, c (..., m)."""
         return self._where_finite(self.cones.second_derivative, v, a, c)
+
+    second = second_derivative  # as JAX's rules call it
 
     def _where_finite(self, function: Any, v: np.ndarray, *others: np.ndarray) -> np.ndarray:
         """In double precision, NaN for points that are not finite, in v's dtype."""

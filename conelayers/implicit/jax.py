@@ -98,6 +98,6 @@ def _solved(
     tol: Any,
     on_failure: Any,
 ) -> Any:
-    check_options(name, solve, linear, tol, on_failure, fixed=fixed)
+    check_options(name, solve, linear, tol, on_failure, batched, fixed=fixed)
     equation, start, leaves = pose(name, function, z0, theta, fixed, batched, solve, linear, tol, on_failure)
     return equation.restored(solve_equation(equation, start, leaves))

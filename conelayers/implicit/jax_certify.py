@@ -70,7 +70,7 @@ def _certified(
     tol: float,
     samples: int,
 ) -> RootCertificate | tuple[RootCertificate, ...]:
-    check_arguments(name, separable, tol, samples)
+    check_arguments(name, separable, tol, samples, smooth, batched)
     if any(isinstance(h, jax.core.Tracer) for h in jax.tree.leaves((z, theta))):
         raise TypeError(f"{name}: got a traced array, expected concrete ones; call it outside of jit, grad and vmap")
     given = z

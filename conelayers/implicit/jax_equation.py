@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from conelayers.arguments import described
 from conelayers.implicit.errors import ConvergenceError, LinearSolveError
 from conelayers.implicit.jax_forward import Point, fixed_point_of, newton_root, relative_residual
 from conelayers.implicit.jax_linear import matrix_of, solve_linear
@@ -181,7 +182,7 @@ def pose(
     letter = letter or ("f" if fixed else "F")
     if not callable(function):
         raise TypeError(
-            f"{name}: {letter}: got {type(function).__name__}, expected a callable (z, *theta) -> array of z's shape"
+            f"{name}: {letter}: got {described(function)}, expected a callable (z, *theta) -> array of z's shape"
         )
     for h in jax.tree.leaves(z0):
         if not isinstance(h, _ARRAYS) or jnp.asarray(h).dtype not in _DTYPES:

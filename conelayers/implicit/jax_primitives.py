@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from conelayers.arguments import as_flag, described
 from conelayers.cones import Cones, Selection, as_selection
-from conelayers.implicit.arguments import check_bounds, check_not_negative, check_radius, check_rows
+from conelayers.implicit.arguments import check_bounds, check_like, check_not_negative, check_radius, check_rows
 from conelayers.implicit.cone_element import ConeElement
 from conelayers.jax.primitives import derivative
 
@@ -65,6 +66,7 @@ def soft_threshold(v: Array, threshold: Any, selection: Selection | str = "defau
     """
     v = _checked("soft_threshold", v)
     check_not_negative("soft_threshold: threshold", threshold)
+    check_like("soft_threshold: threshold", threshold, v.shape, "an array")
     t = _not_negative(jnp.asarray(threshold, v.dtype))
     room = jnp.abs(_still(v)) - _still(t)
     masks = (room > 0, *_edge(room, v))
@@ -83,6 +85,8 @@ def project_box(v: Array, lower: Any, upper: Any, selection: Selection | str = "
     """
     v = _checked("project_box", v)
     check_bounds(lower, upper)
+    for name, bound in (("lower", lower), ("upper", upper)):
+        check_like(f"project_box: {name}", bound, v.shape, "an array")
     lo, hi = (jnp.asarray(h, v.dtype) for h in (lower, upper))
     above, below = _still(v) - _still(lo), _still(hi) - _still(v)
     left, right = _edge(above, v), _edge(below, v)
@@ -153,6 +157,7 @@ def project_cone(
     each cone's class says which is its default. Second derivatives where Π is twice differentiable; a third is refused for curved
     cones. Computed in double precision on the host, by a callback where compiled.
     """
+    as_flag("project_cone: dual", dual)
     element, v = ConeElement.of(cones, selection, dual), _checked("project_cone", v)
     m = element.cones.dimension
     if v.ndim == 0 or v.shape[-1] != m:
@@ -184,6 +189,8 @@ def _(element: ConeElement, primals: tuple[Array], tangents: tuple[Array]) -> tu
 
 
 def _checked(name: str, v: Any) -> Array:
+    if isinstance(v, (str, type, dict)) or v is None:
+        raise TypeError(f"{name}: v: got {described(v)}, expected a floating-point array")
     v = jnp.asarray(v)
     if not jnp.issubdtype(v.dtype, jnp.floating):
         raise TypeError(f"{name}: v: got an array of {v.dtype}, expected a floating-point array")
@@ -198,8 +205,9 @@ def _with_radius(name: str, v: Any, value: Any) -> tuple[Array, Array]:
     """v, and the radius (..., 1) or a number."""
     v = _checked(name, v)
     check_rows(name, v.shape)
+    check_radius(name, value, getattr(value, "shape", ()))
+    check_like(f"{name}: radius", value, v.shape, "an array")
     r = jnp.asarray(value, v.dtype)
-    check_radius(name, value, r.shape)
     return v, _not_negative(r)
 
 

@@ -22,6 +22,8 @@ matrix with one has a positive determinant. P-matrices: Fiedler, Pták (1962); G
 from __future__ import annotations
 
 import itertools
+import math
+import numbers
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, final
@@ -49,6 +51,11 @@ class PiecewiseLinear:
     slopes: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        for name, given in (("breakpoints", self.breakpoints), ("slopes", self.slopes)):
+            if not isinstance(given, (tuple, list)):
+                raise TypeError(f"PiecewiseLinear.{name}: got {given!r}, expected a tuple of them; write ({given!r},)")
+        if not all(isinstance(slope, numbers.Real) and math.isfinite(slope) for slope in self.slopes):
+            raise ValueError(f"PiecewiseLinear.slopes: got {tuple(self.slopes)!r}, expected finite numbers")
         if len(self.slopes) != len(self.breakpoints) + 1:
             raise ValueError(
                 f"PiecewiseLinear.slopes: got {len(self.slopes)} slopes for {len(self.breakpoints)} breakpoints, expected one more slope "
@@ -56,6 +63,9 @@ class PiecewiseLinear:
             )
         points = tuple(point if point.ndim else float(point) for point in map(_array, self.breakpoints))
         object.__setattr__(self, "breakpoints", points)
+        object.__setattr__(self, "slopes", tuple(self.slopes))
+        if any(np.isnan(point).any() for point in points):
+            raise ValueError("PiecewiseLinear.breakpoints: got NaN, expected numbers, infinite ones included")
         if not all(np.all(left <= right) for left, right in itertools.pairwise(points)):
             raise ValueError(
                 "PiecewiseLinear.breakpoints: got ones that decrease, expected b₁ ≤ b₂ ≤ …: a threshold ≥ 0, lower ≤ upper"

@@ -11,8 +11,11 @@ B t = r and Bᵀt = r, B = ∂F/∂z: ``Dense``, ``GMRES`` and ``BiCGStab``. Wha
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from typing import Any, final
+
+from conelayers.arguments import as_flag
 
 __all__ = [
     "GMRES",
@@ -150,7 +153,7 @@ def effective(tolerance: float, rounding: float) -> float:
     return max(tolerance, 64 * rounding)
 
 
-def check_options(name: str, solve: Any, linear: Any, tol: Any, on_failure: Any, *, fixed: bool) -> None:
+def check_options(name: str, solve: Any, linear: Any, tol: Any, on_failure: Any, batched: Any, *, fixed: bool) -> None:
     """Raises TypeError or ValueError naming the argument of ``name`` that is none."""
     if solve is not None and (isinstance(solve, type) or not callable(solve)):
         kinds = (Anderson, Picard, Newton) if fixed else (Newton,)
@@ -161,7 +164,8 @@ def check_options(name: str, solve: Any, linear: Any, tol: Any, on_failure: Any,
                 f"{name}: solve: got {solve!r}, expected None, {names} or a callable (function, z0, theta) -> z{hint}"
             )
     _one_of(f"{name}: linear", linear, (Dense, GMRES, BiCGStab, type(None)))
-    if tol is not None and not (isinstance(tol, (int, float)) and 0 < tol < float("inf")):
+    as_flag(f"{name}: batched", batched)
+    if tol is not None and not (_real(tol) and 0 < tol < float("inf")):
         raise ValueError(f"{name}: tol: got {tol!r}, expected a positive number, or None for the solver's own")
     if on_failure not in ("raise", "nan"):
         raise ValueError(f"{name}: on_failure: got {on_failure!r}, expected 'raise' or 'nan'")
@@ -173,13 +177,17 @@ def _one_of(name: str, value: Any, kinds: tuple[type, ...]) -> None:
         raise TypeError(f"{name}: got {value!r}, expected one of {names}")
 
 
+def _real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _whole(settings: Any, field: str) -> None:
     value = getattr(settings, field)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{type(settings).__name__}.{field}: got {value!r}, expected an integer ≥ 1")
 
 
 def _between(settings: Any, field: str, most: float) -> None:
     value = getattr(settings, field)
-    if not isinstance(value, (int, float)) or not 0 < value <= most:
+    if not _real(value) or not 0 < value <= most:
         raise ValueError(f"{type(settings).__name__}.{field}: got {value!r}, expected a number in (0, {most:g}]")

@@ -68,10 +68,11 @@ def _certified(
     tol: float,
     samples: int,
 ) -> RootCertificate | tuple[RootCertificate, ...]:
-    check_arguments(name, separable, tol, samples)
+    check_arguments(name, separable, tol, samples, smooth, batched)
     if torch._C._are_functorch_transforms_active():
         raise TypeError(
-            f"{name}: it reads the values of tensors; call it outside of grad, vmap, vjp and jvp of torch.func"
+            f"{name}: got called under a transformation of torch.func, expected plain tensors: it reads the values of tensors; call it outside of "
+            "grad, vmap, vjp and jvp"
         )
     with torch.no_grad():
         given = z

@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from conelayers.arguments import described
 from conelayers.implicit.errors import ConvergenceError, LinearSolveError
 from conelayers.implicit.settings import Anderson, ForwardSolver, LinearSolver, Newton, effective, linear_solver_for
 from conelayers.implicit.torch_capture import capture
@@ -183,7 +184,7 @@ def pose(
     letter = letter or ("f" if fixed else "F")
     if not callable(function):
         raise TypeError(
-            f"{name}: {letter}: got {type(function).__name__}, expected a callable (z, *theta) -> tensor of z's shape"
+            f"{name}: {letter}: got {described(function)}, expected a callable (z, *theta) -> tensor of z's shape"
         )
     for h in tree_flatten(z0)[0]:
         if not isinstance(h, Tensor) or h.dtype not in _DTYPES:

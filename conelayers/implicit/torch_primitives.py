@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, final
 
 import torch
 
+from conelayers.arguments import as_flag, described
 from conelayers.cones import Cones, Selection, as_selection
-from conelayers.implicit.arguments import check_bounds, check_not_negative, check_radius, check_rows
+from conelayers.implicit.arguments import check_bounds, check_like, check_not_negative, check_radius, check_rows
 from conelayers.implicit.cone_element import ConeElement
 from conelayers.torch.conversion import from_array, to_array
 from conelayers.torch.functions import derivative
@@ -61,7 +62,7 @@ def soft_threshold(v: Tensor, threshold: Tensor | float, selection: Selection | 
     """
     _check("soft_threshold", v)
     check_not_negative("soft_threshold: threshold", threshold)
-    t = _not_negative(_like(threshold, v))
+    t = _not_negative(_like("soft_threshold: threshold", threshold, v))
     room = v.detach().abs() - t.detach()
     masks = (room > 0, *_edge(room, v))
 
@@ -81,7 +82,7 @@ def project_box(
     """
     _check("project_box", v)
     check_bounds(lower, upper)
-    lo, hi = _like(lower, v), _like(upper, v)
+    lo, hi = _like("project_box: lower", lower, v), _like("project_box: upper", upper, v)
     above, below = v.detach() - lo.detach(), hi.detach() - v.detach()
     left, right = _edge(above, v), _edge(below, v)
     void = torch.isnan(v) | torch.isnan(lo) | torch.isnan(hi) | (lo > hi)
@@ -154,6 +155,7 @@ def project_cone(
     cones. Computed in double precision on the host.
     """
     _check("project_cone", v)
+    as_flag("project_cone: dual", dual)
     element = ConeElement.of(cones, selection, dual)
     m = element.cones.dimension
     if v.ndim == 0 or v.shape[-1] != m:
@@ -195,11 +197,12 @@ class _Project(torch.autograd.Function):
 
 def _check(name: str, v: Any) -> None:
     if not isinstance(v, Tensor) or not v.is_floating_point():
-        got = f"a tensor of {v.dtype}" if isinstance(v, Tensor) else type(v).__name__
+        got = f"a tensor of {v.dtype}" if isinstance(v, Tensor) else described(v)
         raise TypeError(f"{name}: v: got {got}, expected a floating-point tensor")
 
 
-def _like(value: Tensor | float, v: Tensor) -> Tensor:
+def _like(name: str, value: Tensor | float, v: Tensor) -> Tensor:
+    check_like(name, value, v.shape, "a tensor")
     return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=v.dtype, device=v.device)
 
 
@@ -211,8 +214,8 @@ def _radius(name: str, value: Tensor | float, v: Tensor) -> Tensor:
     """(..., 1), or a number; v is checked too."""
     _check(name, v)
     check_rows(name, v.shape)
-    r = _like(value, v)
-    check_radius(name, value, r.shape)
+    check_radius(name, value, getattr(value, "shape", ()))
+    r = _like(f"{name}: radius", value, v)
     return _not_negative(r)
 
 

@@ -23,11 +23,12 @@ from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.operations import formulas_of
 from conelayers.jax.primitives import optimal_value, solve, solved
 from conelayers.jax.smoothed import solve_smoothed
-from conelayers.jax.values import ARRAYS
+from conelayers.jax.values import ARRAYS, check_host_array
 from conelayers.layer import Layer, ProblemData
 from conelayers.parameters import batch_sizes, flatten, in_order
 from conelayers.singular import Singular
 from conelayers.smoothing import Smoothing
+from conelayers.solvers import merge_solver_args
 
 __all__ = ["ConeLayer", "CvxpyLayer", "SolveInfo"]
 
@@ -239,6 +240,7 @@ class ConeLayer:
     def _program(
         self, solver_args: Mapping[str, Any] | None, warm_start: bool | None, policy: OnFailure
     ) -> HostProgram:
+        solver_args = merge_solver_args({}, solver_args)
         key = repr(sorted((solver_args or {}).items())), warm_start, policy
         known = self._programs.get(key)
         if known is None:
@@ -271,9 +273,11 @@ class ConeLayer:
             if isinstance(p, BCOO) and spec is not None and spec.positions is not None:
                 continue
             if isinstance(p, bool) or not isinstance(p, jax.Array | np.ndarray | np.generic | int | float | complex):
+                fix = ".todense()" if isinstance(p, BCOO) else "jnp.asarray"
                 raise TypeError(
-                    f"{name}: got {type(p).__name__}, expected an array of JAX or NumPy, or a number; convert it with jnp.asarray"
+                    f"{name}: got {type(p).__name__}, expected an array of JAX or NumPy, or a number; convert it with {fix}"
                 )
+            check_host_array(name, p)
             dtype = jax.dtypes.result_type(p)
             taken = [
                 jnp.floating,

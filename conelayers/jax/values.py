@@ -14,7 +14,17 @@ from conelayers.expressions import Arithmetic
 from conelayers.jax.arithmetic import JaxArithmetic
 from conelayers.parameters import ParameterSpec, flatten
 
-__all__ = ["ARRAYS"]
+__all__ = ["ARRAYS", "check_host_array"]
+
+
+def check_host_array(name: str, value: Any) -> None:
+    """Raises TypeError, naming the argument, for arrays of NumPy's that JAX would refuse in words of its own, or whose mask it would ignore."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: got a masked array, expected an array of JAX or NumPy, and its mask would be ignored; pass its .filled(…)"
+        )
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "OSUMm":
+        raise TypeError(f"{name}: got dtype {value.dtype}, expected a real one; convert it with .astype(float)")
 
 
 @final
@@ -67,7 +77,7 @@ def _sparse_entries(value: BCOO, positions: np.ndarray, spec: ParameterSpec) -> 
     outside = within & ~inside & (value.data != 0)
     if not isinstance(outside, jax.core.Tracer) and bool(outside.any()):
         raise ValueError(
-            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero"
+            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
         )
     data = jnp.where(inside, value.data, 0)
     return jnp.zeros(positions.size, value.dtype).at[jnp.asarray(order)[place]].add(data)

@@ -2,6 +2,7 @@
 
 from conelayers.kkt.choice import factorize, prefers_dense
 from conelayers.kkt.composite import CompositeFactorization, Part, combine
+from conelayers.kkt.condensed import CondensedFactorization
 from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.elimination import EliminatedFactorization
 from conelayers.kkt.factorization import Factorization
@@ -11,6 +12,7 @@ from conelayers.kkt.sparse import SparseFactorization
 
 __all__ = [
     "CompositeFactorization",
+    "CondensedFactorization",
     "DenseFactorization",
     "EliminatedFactorization",
     "Factorization",

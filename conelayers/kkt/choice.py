@@ -6,6 +6,7 @@ import numpy as np
 
 from conelayers.cones import ProductElement
 from conelayers.kkt.aligned import AlignedFactorization
+from conelayers.kkt.condensed import CondensedFactorization, prefers_condensed
 from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.diagonal import DiagonalFactorization
 from conelayers.kkt.factorization import Factorization
@@ -53,6 +54,8 @@ def factorize(
     aligned = AlignedFactorization.of(program, element, delta)
     if aligned is not None:
         return aligned
+    if prefers_condensed(program.structure):
+        return CondensedFactorization.of(program, element, delta)
     if prefers_dense(program.structure):
         stacked = factorize_stacked(program, element, delta) if program.batch > 1 else None
         return stacked or DenseFactorization.of(program, element, delta)

@@ -35,15 +35,15 @@ def equilibrate(matrix: np.ndarray | sp.csc_array, passes: int = 3) -> np.ndarra
 class DensePseudoInverse:
     """K⁺ from a symmetric eigendecomposition of the equilibrated matrix.
 
-    Ranks are decided on EKE, E = diag(e), K⁺ is that of K itself: with Z an orthonormal basis of ker K = E ker(EKE),
+    Ranks are decided on EKE, at ``cutoff`` of its largest eigenvalue, E = diag(e), K⁺ is that of K itself: with Z an orthonormal basis of ker K = E ker(EKE),
     K⁺ = (I − ZZᵀ) E (EKE)⁺ E (I − ZZᵀ).
     """
 
-    def __init__(self, matrix: np.ndarray) -> None:
+    def __init__(self, matrix: np.ndarray, cutoff: float = SINGULAR_BELOW) -> None:
         e = equilibrate(matrix)
         eigenvalues, vectors = np.linalg.eigh(matrix * e[:, None] * e[None, :])
         magnitude = np.abs(eigenvalues)
-        null = magnitude <= SINGULAR_BELOW * magnitude.max(initial=0.0)
+        null = magnitude <= cutoff * magnitude.max(initial=0.0)
         self.null_space = np.linalg.qr(e[:, None] * vectors[:, null])[0]
         self._vectors = e[:, None] * vectors[:, ~null]
         self._eigenvalues = eigenvalues[~null]

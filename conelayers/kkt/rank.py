@@ -13,6 +13,7 @@ import scipy.sparse.linalg as spla
 from conelayers.cones import ProductElement
 from conelayers.kkt.assembly import Assembled, assemble
 from conelayers.kkt.choice import prefers_krylov
+from conelayers.kkt.condensed import CondensedFactorization, prefers_condensed
 from conelayers.kkt.elimination import extend_null_vectors
 from conelayers.kkt.factorization import SINGULAR_BELOW
 from conelayers.kkt.sparse import QuasiDefinite
@@ -36,12 +37,23 @@ def null_space(
     program = presolved.smaller
     if prefers_krylov(program.structure):
         return None
-    assembled = assemble(program, presolved.element(element), instance)
+    inner_element = presolved.element(element)
+    if prefers_condensed(program.structure):
+        part, one = program.take([instance]), inner_element.take([instance])
+        null = CondensedFactorization.of(part, one, cutoff=cutoff).null_vectors(0)
+        return _extended(presolved, instance, null)
+    assembled = assemble(program, inner_element, instance)
     vectors = _dense(assembled, cutoff) if assembled.order <= _DENSE_UP_TO else _sparse(assembled, cutoff)
     if vectors is None:
         return None
     inner = np.linalg.qr(assembled.scales[:, None] * vectors)[0].T
-    null = assembled.null_vectors(inner)
+    return _extended(presolved, instance, assembled.null_vectors(inner))
+
+
+def _extended(
+    presolved: Presolved, instance: int, null: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The null vectors of the whole K from those of the smaller program's."""
     if presolved.elimination is None:
         return null
     return extend_null_vectors(presolved.elimination.take([instance]), *null)

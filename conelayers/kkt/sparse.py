@@ -27,8 +27,10 @@ _REFINED = 1e-14  # relative residual on K at which refinement stops
 _REFINED_ENOUGH = 1e-11  # and the one above which QDLDL's factor is given up for a pivoted LU
 _DENSE_UP_TO = 1500  # orders up to which a singular matrix is decomposed
 _DENSE_SUSPECT = 300  # and those up to which that is cheaper than finding the null space by inverse iteration
-_LARGEST_NULL_SPACE = 128
+_FIRST = 8  # width of the first block in inverse iteration
+_LARGEST_NULL_SPACE = ((3200, 512), (2**62, 128))  # and that of the last one, for orders up to which
 _QUIET = np.errstate(over="ignore", invalid="ignore")  # factors that broke down give infinities, which are looked for
+_NEARLY_NULL = 1e-9  # ‖EKE z‖ that may come from a mixture of null vectors and others
 _NULL = 1e-12  # ‖EKE z‖ of a unit vector that counts as a null vector
 
 
@@ -44,6 +46,7 @@ class QuasiDefinite:
         self.assembled = assembled
         self._apply = apply or _ldl(assembled)
         self._delta = _REGULARIZATION if apply is None else 0.0
+        self.broke_down = False
 
     @cached_property
     @_QUIET
@@ -74,16 +77,27 @@ class QuasiDefinite:
 
     def null_space(self) -> np.ndarray | None:
         """An orthonormal basis of ker EKE by block inverse iteration; None if it is not found to be small."""
-        order, width = self.assembled.order, 8
-        while width <= min(_LARGEST_NULL_SPACE, order):
+        order, width = self.assembled.order, _FIRST
+        largest = next(most for limit, most in _LARGEST_NULL_SPACE if order <= limit)
+        while width <= min(largest, order):
             values, Z = self.smallest(width, 4)
             if not np.isfinite(values).all():
+                self.broke_down = True
                 return None
             null = values <= _NULL
-            if not null.all():  # the block is wider than the null space: nothing of it was missed
+            # The block is wider than the null space: nothing of it was missed. A first one that is much narrower may find none of it.
+            if not null.all() and (null.any() or values.min() > _NEARLY_NULL or width > _FIRST):
                 return Z[:, null]
-            width *= 2
+            width *= 4
         return None
+
+    def with_pivots(self) -> QuasiDefinite:
+        """The same regularized matrix, factored with pivoting."""
+        signs = np.where(np.arange(self.assembled.order) < self.assembled.factored_positive, 1.0, -1.0)
+        matrix = sp.csc_array(self.assembled.matrix + sp.diags_array(_REGULARIZATION * signs))
+        factor = QuasiDefinite(self.assembled, _superlu(matrix))
+        factor._delta = _REGULARIZATION
+        return factor
 
     @_QUIET
     def smallest(self, width: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,18 +183,21 @@ class _Instance:
         if not factor.suspect:
             return _Instance(factor, self.assembled, checked=True)
         if self.assembled.order > _DENSE_SUSPECT:
-            null_space = factor.null_space()
-            if null_space is not None:
-                deflated = DeflatedPseudoInverse(factor.solve, self.assembled.scales, null_space)
+            deflated = _deflated(self.assembled, factor)
+            if deflated is not None:
                 return _Instance(deflated, self.assembled, checked=True)
         return _Instance(_pseudo_inverse(self.assembled), self.assembled, checked=True)
 
     def decomposed(self) -> _Instance:
         """The whole K, solved by a rank-revealing method: without its pins, K⁺ would not be of minimum norm."""
-        if self.minimum_norm:
-            return self
+        return self if self.minimum_norm else self._decomposed
+
+    @cached_property
+    def _decomposed(self) -> _Instance:
+        """Kept: several right-hand sides in a row may need it."""
         whole = self.assembled.whole
-        return _Instance(_pseudo_inverse(whole), whole, checked=True, minimum_norm=True)
+        system = _deflated(whole, QuasiDefinite(whole)) if whole.order > _DENSE_UP_TO else None
+        return _Instance(system or _pseudo_inverse(whole), whole, checked=True, minimum_norm=True)
 
     @property
     def nullity(self) -> int:
@@ -198,6 +215,22 @@ class _Instance:
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.assembled.solve(p1, p2, self.system.solve)
+
+
+def _deflated(assembled: Assembled, factor: QuasiDefinite) -> DeflatedPseudoInverse | None:
+    """K⁺ from the regularized factor and the null space, if that is found and the two solve a consistent system."""
+    K = assembled.unscaled
+    h = K @ np.random.default_rng(3).standard_normal(assembled.order)
+    for regularized in (lambda: factor, factor.with_pivots):
+        candidate = regularized()
+        null_space = candidate.null_space()
+        if null_space is not None:
+            system = DeflatedPseudoInverse(candidate.solve, assembled.scales, null_space)
+            if np.linalg.norm(K @ system.solve(h) - h) <= _REFINED_ENOUGH * np.linalg.norm(h):
+                return system
+        elif not candidate.broke_down:
+            return None  # too large a null space, whatever the factor
+    return None
 
 
 def _pseudo_inverse(assembled: Assembled) -> DensePseudoInverse | KrylovPseudoInverse:

@@ -7,6 +7,8 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.sparse import issparse
 
+from conelayers.arguments import as_real
+
 __all__ = ["checked_data", "checked_flag", "checked_integer", "checked_logarithms", "checked_positive", "signs"]
 
 _LARGEST = 1e60  # of the entries of X and y: their products and squares stay far from overflow
@@ -30,6 +32,12 @@ def checked_data(X: object, y: object, names: tuple[str, str] = ("X", "y")) -> t
 def _real(name: str, data: object) -> np.ndarray:
     if issparse(data):
         raise ValueError(f"{name}: got a sparse matrix, expected a dense array; .toarray() makes one")
+    if data is None:
+        raise ValueError(f"{name}: got None, expected an array of real numbers")
+    if isinstance(data, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name}: got a masked array, expected real numbers everywhere, and its mask would be ignored; pass its .filled(…)"
+        )
     try:
         array = np.asarray(data)
         array = array.astype(np.float64) if array.dtype.kind == "O" else array
@@ -57,16 +65,14 @@ def signs(y: np.ndarray, name: str = "y") -> np.ndarray:
     return np.where(y == found[1], 1.0, -1.0)
 
 
-def checked_logarithms(log_hyperparameters: object, m: int) -> np.ndarray:
+def checked_logarithms(log_hyperparameters: object, m: int, name: str = "log_hyperparameters") -> np.ndarray:
     """θ as an (m,) array of finite numbers; ValueError otherwise."""
-    theta = np.atleast_1d(np.array(log_hyperparameters, dtype=np.float64))
+    theta = np.atleast_1d(as_real(name, log_hyperparameters)).copy()
     if theta.shape != (m,):
-        raise ValueError(
-            f"log_hyperparameters: got shape {theta.shape}, expected ({m},), one logarithm a hyperparameter"
-        )
+        raise ValueError(f"{name}: got shape {theta.shape}, expected ({m},), one logarithm a hyperparameter")
     if not (np.abs(theta) < 300).all():
         raise ValueError(
-            f"log_hyperparameters: got {theta[np.argmax(~(np.abs(theta) < 300))]}, expected finite logarithms between −300 and 300; for no penalty, "
+            f"{name}: got {theta[np.argmax(~(np.abs(theta) < 300))]}, expected finite logarithms between −300 and 300; for no penalty, "
             "take a very negative one"
         )
     return theta
@@ -81,7 +87,7 @@ def checked_integer(name: str, value: object) -> int:
 
 def checked_positive(name: str, value: object) -> float:
     """A positive number; ValueError otherwise."""
-    if not isinstance(value, Real) or not float(value) > 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < np.inf:
         raise ValueError(f"{name}: got {value!r}, expected a positive number")
     return float(value)
 

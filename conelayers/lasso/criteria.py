@@ -11,9 +11,11 @@ from typing import Any, final
 import numpy as np
 from sklearn.model_selection import check_cv
 
+from conelayers.arguments import described
+from conelayers.errors import as_member
 from conelayers.lasso.checks import checked_data, signs
 from conelayers.lasso.losses import Logistic
-from conelayers.lasso.problem import Model, Problem
+from conelayers.lasso.problem import Model, Problem, checked_model
 from conelayers.lasso.solution import Solution
 from conelayers.lasso.verdicts import Side
 
@@ -136,6 +138,9 @@ class Criterion(ABC):
 
         The gradient takes one linear solve a fold, whatever m is; side: which derivative at a kink (``Solution``).
         """
+        side = as_member(Side, "side", side)
+        if start is not None and not isinstance(start, Evaluation):
+            raise TypeError(f"start: got {described(start)}, expected an Evaluation of this criterion, or None")
         if start is not None and len(start.solutions) != len(self.problems):
             raise ValueError(
                 f"start: got an evaluation with {len(start.solutions)} folds, expected {len(self.problems)}; start from one of this criterion"
@@ -171,6 +176,10 @@ class HoldOut(Criterion):
     error: Error = SquaredError()
     fit_intercept: bool = True
     solver: str = "scikit-learn"
+
+    def __post_init__(self) -> None:
+        _targets(self.model, self.error, checked_data(self.X, self.y)[1], "y")
+        _ = self._held_out
 
     @cached_property
     def problems(self) -> Sequence[Problem]:
@@ -212,6 +221,9 @@ class CrossValidation(Criterion):
     fit_intercept: bool = True
     solver: str = "scikit-learn"
 
+    def __post_init__(self) -> None:
+        _ = self.splits
+
     @cached_property
     def _data(self) -> tuple[np.ndarray, np.ndarray]:
         X, y = checked_data(self.X, self.y)
@@ -246,6 +258,11 @@ class CrossValidation(Criterion):
 
 
 def _targets(model: Model, error: Error, y: np.ndarray, name: str) -> np.ndarray:
+    checked_model(model)
+    if not isinstance(error, Error):
+        raise TypeError(
+            f"error: got {described(error)}, expected SquaredError(), LogisticError(), SquaredHinge() or another Error"
+        )
     if model.classification and not error.classification:
         raise ValueError(
             f"error: got {error!r} for {type(model).__name__}, a classifier, expected LogisticError() or SquaredHinge()"

@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from conelayers.arguments import as_flag
 from conelayers.certificate import Verdict
 from conelayers.errors import SingularDerivativeWarning
 from conelayers.lasso.checks import checked_integer, checked_positive
@@ -59,6 +60,8 @@ class _HyperCV(BaseEstimator):
     def _tuned(self, model: Model, error: Error, X: np.ndarray, y: np.ndarray) -> np.ndarray:
         """θ of the refitted model, (m,); sets the fitted attributes that do not depend on the model."""
         steps, tolerance = checked_integer("max_iter", self.max_iter), checked_positive("tol", self.tol)
+        for name in ("verbose", "progress"):
+            as_flag(name, getattr(self, name))
         criterion = CrossValidation(
             model,
             X,

@@ -12,6 +12,7 @@ from typing import final
 
 import numpy as np
 
+from conelayers.lasso.checks import checked_flag
 from conelayers.lasso.fit import Fit
 from conelayers.lasso.linearization import Forcing
 from conelayers.lasso.losses import Logistic, Loss
@@ -136,6 +137,7 @@ class GroupLasso(PenalizedModel):
                 "np.unique(labels, return_inverse=True)[1] makes them"
             )
         object.__setattr__(self, "groups", groups)
+        object.__setattr__(self, "per_group", checked_flag("per_group", self.per_group))
 
     def count(self, features: int) -> int:
         if features != self.groups.size:

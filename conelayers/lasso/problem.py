@@ -6,10 +6,11 @@ import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
+from conelayers.arguments import described
 from conelayers.errors import InaccurateSolutionWarning
 from conelayers.lasso.checks import checked_logarithms
 from conelayers.lasso.conditions import SupportConditions
@@ -22,7 +23,7 @@ from conelayers.lasso.solution import Solution
 from conelayers.lasso.solvers import check_solver, first_guess
 from conelayers.parallel import one_blas_thread
 
-__all__ = ["Model", "PenalizedModel", "Problem", "checked_start", "solve", "warned"]
+__all__ = ["Model", "PenalizedModel", "Problem", "checked_model", "checked_start", "solve", "warned"]
 
 _NEAR = 100  # Newton steps that a warm start may take before the solver is asked
 
@@ -129,11 +130,21 @@ def solve(
     fit_intercept: bool = True, solver: str = "scikit-learn",
 ) -> Solution:  # fmt: skip
     """The model's solution on X (n, p), y (n,) at θ = log λ, (m,) or a number: ``model.problem(X, y).solve(θ)``."""
-    return model.problem(X, y, fit_intercept=fit_intercept, solver=solver).solve(np.atleast_1d(log_hyperparameters))
+    return checked_model(model).problem(X, y, fit_intercept=fit_intercept, solver=solver).solve(log_hyperparameters)  # type: ignore[arg-type]
+
+
+def checked_model(model: Any) -> Model:
+    """Raises TypeError for what is none."""
+    if not isinstance(model, Model):
+        hint = f"; write {model.__name__}()" if isinstance(model, type) and issubclass(model, Model) else ""
+        raise TypeError(f"model: got {described(model)}, expected a Model, such as Lasso() or LinearSVM(){hint}")
+    return model
 
 
 def checked_start(start: Solution, size: int) -> np.ndarray:
     """What to start from, (size,); ValueError where that is the solution of another problem."""
+    if not isinstance(start, Solution):
+        raise TypeError(f"start: got {described(start)}, expected a Solution of the same problem, or None")
     if start.conditions.start.shape != (size,):
         raise ValueError(
             f"start: got a solution with {start.conditions.start.size} coordinates, expected {size}; "

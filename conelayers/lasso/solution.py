@@ -9,6 +9,8 @@ from typing import final
 
 import numpy as np
 
+from conelayers.arguments import as_real
+from conelayers.errors import as_member
 from conelayers.lasso.linearization import Linearization
 from conelayers.lasso.verdicts import Conditions, Side, SupportCertificate, certify
 from conelayers.parallel import one_blas_thread
@@ -51,7 +53,7 @@ class Solution:
 
     def linearization(self, side: Side | str = Side.OWN) -> Linearization:
         """M, B and U of the linearized optimality conditions."""
-        side = Side(side)
+        side = as_member(Side, "side", side)
         return self._own if side is Side.OWN else self.conditions.linearized(side)
 
     def jvp(self, direction: np.ndarray, side: Side | str = Side.OWN) -> tuple[np.ndarray, float]:
@@ -68,7 +70,9 @@ class Solution:
 
     def vjp(self, coef_bar: np.ndarray, intercept_bar: float = 0.0, side: Side | str = Side.OWN) -> np.ndarray:
         """θ̄ (m,) = (∂w/∂θ)ᵀw̄ + (∂c/∂θ)c̄: the hypergradient, one linear solve for any m."""
-        coef_bar = np.asarray(coef_bar, dtype=np.float64)
+        coef_bar = as_real("coef_bar", coef_bar)
+        if isinstance(intercept_bar, str) or np.ndim(intercept_bar) or np.iscomplexobj(intercept_bar):
+            raise TypeError(f"intercept_bar: got {intercept_bar!r}, expected a number")
         if coef_bar.shape != self.coef.shape:
             raise ValueError(
                 f"coef_bar: got shape {coef_bar.shape}, expected {self.coef.shape}, the gradient of a loss in coef"
@@ -78,15 +82,23 @@ class Solution:
 
     def certify(self, names: Sequence[str] | None = None) -> SupportCertificate:
         """Whether that derivative is justified, and which features stand in the way; names: what to call them."""
+        size = self.coef.size if self.conditions.item == "feature" else self.conditions.start.size
+        if names is not None and len(names) != size:
+            raise ValueError(f"names: got {len(names)}, expected {size}, one for each {self.conditions.item}")
         with one_blas_thread():
             return certify(self.conditions, self.residual, self.converged, names)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Xw + c, (n,)."""
-        return np.asarray(X) @ self.coef + self.intercept
+        X = as_real("X", X)
+        if X.ndim != 2 or X.shape[1] != self.coef.size:
+            raise ValueError(
+                f"X: got shape {X.shape}, expected (n, {self.coef.size}), the features that the model was fitted to"
+            )
+        return X @ self.coef + self.intercept
 
     def _checked(self, direction: np.ndarray) -> np.ndarray:
-        direction = np.asarray(direction, dtype=np.float64)
+        direction = as_real("direction", direction)
         if direction.shape != self.log_hyperparameters.shape:
             raise ValueError(
                 f"direction: got shape {direction.shape}, expected {self.log_hyperparameters.shape}, one entry a hyperparameter"

@@ -29,7 +29,7 @@ _FAR = 100.0  # liblinear penalizes the intercept; as a feature of this size tha
 
 def check_solver(solver: str) -> None:
     """Raises ValueError for an unknown solver, ImportError for one that is not installed."""
-    if solver not in SOLVERS:
+    if not isinstance(solver, str) or solver not in SOLVERS:
         raise ValueError(f"solver: got {solver!r}, expected one of {', '.join(map(repr, SOLVERS))}")
     if solver != "scikit-learn":
         optional(solver, f"solver={solver!r}")

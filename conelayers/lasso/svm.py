@@ -74,6 +74,8 @@ class _Machine(Problem):
         C = float(np.exp(theta[0]))
         conditions = None
         with one_blas_thread():
+            if start is not None and not isinstance(start, Solution):
+                checked_start(start, len(self.samples.y))
             if start is not None and isinstance(start.conditions, MarginConditions):
                 before = start.conditions
                 a = checked_start(start, len(self.samples.y)) * (

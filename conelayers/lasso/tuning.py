@@ -15,6 +15,8 @@ from typing import Any, final
 import numpy as np
 from scipy.optimize import minimize as scipy_minimize
 
+from conelayers.arguments import as_flag, described
+from conelayers.errors import as_member
 from conelayers.lasso.checks import checked_integer, checked_logarithms, checked_positive
 from conelayers.lasso.criteria import Criterion, Evaluation
 from conelayers.lasso.requirements import progress_bar
@@ -95,10 +97,12 @@ def tune(
 
     Raises ValueError for a start outside of the bounds or of the wrong size, ImportError for progress=True without tqdm.
     """
-    method = Descent(method)
+    checked_criterion(criterion)
+    method, verbose = as_member(Descent, "method", method), as_flag("verbose", verbose)
+    progress = as_flag("progress", progress)
     steps, tolerance = checked_integer("steps", steps), checked_positive("tolerance", tolerance)
     m = criterion.hyperparameters
-    theta = start.log_hyperparameters if isinstance(start, Evaluation) else checked_logarithms(start, m)
+    theta = start.log_hyperparameters if isinstance(start, Evaluation) else checked_logarithms(start, m, "start")
     low, high = _bounds(criterion, theta, bounds)
     bar = progress_bar(progress, steps * (2 if method is Descent.LBFGS else 1), "hypergradient descent")
     journal = _Journal(criterion, start if isinstance(start, Evaluation) else None, bar, verbose)
@@ -112,11 +116,22 @@ def tune(
     return Tuning(journal.best, tuple(journal.records), converged, reason)
 
 
+def checked_criterion(criterion: Any) -> None:
+    """Raises TypeError for what is none."""
+    if not isinstance(criterion, Criterion):
+        raise TypeError(
+            f"criterion: got {described(criterion)}, expected HoldOut(…), CrossValidation(…) or another Criterion"
+        )
+
+
 def best_on_grid(criterion: Criterion, grid: Iterable[np.ndarray | float]) -> Evaluation:
     """The best of the θ in a grid, each started at the solutions of the one before: a path, if the grid is one."""
+    checked_criterion(criterion)
+    if not isinstance(grid, Iterable) or isinstance(grid, str):
+        raise TypeError(f"grid: got {grid!r}, expected a sequence of θ; write [{grid!r}]")
     best, last = None, None
     for theta in grid:
-        last = criterion.evaluate(np.atleast_1d(theta), last)
+        last = criterion.evaluate(theta, last)  # type: ignore[arg-type]
         if best is None or last.value < best.value:
             best = last
     if best is None:
@@ -211,7 +226,12 @@ def _bounds(
         top = float(np.max(largest[known], initial=-np.inf))
         low, high = np.where(known, top - 10.0, theta - 15.0), np.where(known, top + 0.5, theta + 15.0)
         return np.minimum(low, theta), np.maximum(high, theta)
-    low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), theta.shape) for b in bounds)
+    try:
+        low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), theta.shape) for b in bounds)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"bounds: got {bounds!r}, expected (low, high), each a number or {theta.shape}, one for each hyperparameter"
+        ) from error
     if not (low <= high).all() or not ((low <= theta) & (theta <= high)).all():
         raise ValueError(f"bounds: got {bounds!r} for a start at {theta}, expected low ≤ start ≤ high")
     return low, high

@@ -16,6 +16,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
+from conelayers.limits import out_of_time
 from conelayers.quadratic.dual import PIVOT_FLOOR, SIGN, dual_active_set
 from conelayers.quadratic.solution import ActiveSetSolution, Code, Factors
 
@@ -139,8 +140,12 @@ def _solve(problem: _Problem, active: np.ndarray) -> tuple[np.ndarray, np.ndarra
     x, v, code = np.zeros_like(problem.q), np.zeros_like(problem.b), np.full(count, -1, dtype=np.int32)
     active, settled = _newton(problem, active, _NEWTON_STEPS)
     for _ in range(_ROUNDS):
+        if out_of_time():
+            break
         lost = np.zeros(count, dtype=bool)
         for i in np.flatnonzero((code < 0) & ~settled):
+            if out_of_time():
+                break
             one = problem.take(np.array([i]))
             length = float(_norms(one.g)[0])
             active[i], verdict = dual_active_set(one.S[0], one.d[0], one.A[0], one.b[0], length, ~one.free, active[i])

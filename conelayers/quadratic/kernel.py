@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import final
 
 import numpy as np
 
+from conelayers.limits import out_of_time
 from conelayers.parallel import run_parallel
 from conelayers.quadratic.solution import ActiveSetSolution, Code, Factors
 
@@ -20,6 +22,7 @@ __all__ = ["AVAILABLE", "KernelFactors", "solve"]
 _VERSION = 1  # of kernel.c's interface
 _RATE = 3e6  # multiplications and additions a millisecond, roughly
 _WORTH_THREADS = 1.0  # milliseconds of work a thread; starting them costs a tenth of that
+_AT_ONCE = 5.0  # milliseconds of work a call at most, of which hard instances make thirty times as much: in between Ctrl-C gets its turn
 
 
 class _Batch(ctypes.Structure):
@@ -70,11 +73,12 @@ def _address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])  # .ctypes.data takes a microsecond
 
 
-def _ranges(count: int, operations: int, jobs: int) -> list[tuple[int, int]]:
-    """0 … count − 1 in equal parts, one a thread, as many as the work is worth."""
-    threads = max(1, min(jobs, count, int(count * operations / (_RATE * _WORTH_THREADS))))
-    ends = [count * k // threads for k in range(threads + 1)]
-    return list(pairwise(ends))
+def _ranges(count: int, operations: int, jobs: int) -> tuple[list[tuple[int, int]], int]:
+    """0 … count − 1 in equal parts, and on how many threads, as many as the work is worth: one part a thread, more of long ones."""
+    work = count * operations / _RATE
+    threads = max(1, min(jobs, count, int(work / _WORTH_THREADS)))
+    parts = min(count, threads * max(1, math.ceil(work / (threads * _AT_ONCE)))) if count else 1
+    return list(pairwise([count * k // parts for k in range(parts + 1)])), threads
 
 
 @final
@@ -110,8 +114,7 @@ class KernelFactors(Factors):
             arrays = map(_address, (p1, p2, dx, eta, room))
             library.quadratic_apply(ctypes.byref(struct), *part, *arrays)
 
-        parts = _ranges(count, n * n + 2 * n * min(n, m) + min(n, m) ** 2, jobs)
-        run_parallel(apply, parts, len(parts))
+        run_parallel(apply, *_ranges(count, n * n + 2 * n * min(n, m) + min(n, m) ** 2, jobs))
         return dx, eta
 
     def take(self, index: np.ndarray | list[int]) -> KernelFactors:
@@ -146,10 +149,12 @@ def solve(
         return ActiveSetSolution(x, v, code, factors)
 
     def solve_part(part: tuple[int, int]) -> None:
+        if out_of_time():
+            code[slice(*part)] = Code.STALLED
+            return
         room = np.empty(library.quadratic_workspace(n, m))
         library.quadratic_solve(ctypes.byref(struct), *part, _address(room))
 
     once = n**3 // 6 * (not shared[0]) + n * m * (n + m) // 2 * (not all(shared))
-    parts = _ranges(count, once + 4 * (capacity**3 // 6 + m * (n + capacity)), jobs)
-    run_parallel(solve_part, parts, len(parts))
+    run_parallel(solve_part, *_ranges(count, once + 4 * (capacity**3 // 6 + m * (n + capacity)), jobs))
     return ActiveSetSolution(x, v, code, factors)

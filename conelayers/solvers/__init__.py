@@ -1,6 +1,6 @@
 """Solver backends: each converts from and to the package's one convention."""
 
-from conelayers.solvers.arguments import SolverArguments, parse_solver_args
+from conelayers.solvers.arguments import SolverArguments, merge_solver_args, parse_solver_args
 from conelayers.solvers.clarabel import Clarabel
 from conelayers.solvers.ecos import ECOS
 from conelayers.solvers.registry import SOLVERS, choose_solver, find_solver
@@ -19,5 +19,6 @@ __all__ = [
     "SolverArguments",
     "choose_solver",
     "find_solver",
+    "merge_solver_args",
     "parse_solver_args",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import clarabel
 import numpy as np
@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from conelayers.cones import Cones
 from conelayers.errors import Status
+from conelayers.limits import halting_event
 from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver, csc32
 
 __all__ = ["Clarabel"]
@@ -74,12 +75,20 @@ class Clarabel(Solver):
     quadratic: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = False
     first_tolerance: ClassVar[float] = 1e-10
-    tight_tolerance: ClassVar[float] = 1e-10
+    tight_tolerance: ClassVar[float] = 1e-12
     fallback_iterations: ClassVar[int] = 200
     needs_rows: ClassVar[bool] = False
+    time_option: ClassVar[str | None] = "time_limit"
     native_options: ClassVar[frozenset[str]] = frozenset(
         name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_") and name != "default"
     )
+
+    def _check_option(self, name: str, value: Any) -> None:
+        native = clarabel.DefaultSettings()
+        try:
+            setattr(native, name, value)
+        except (TypeError, OverflowError) as error:
+            raise TypeError(f"what its settings take, such as {getattr(native, name)!r} ({error})") from error
 
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
         native = clarabel.DefaultSettings()
@@ -98,6 +107,10 @@ class Clarabel(Solver):
         solver = clarabel.DefaultSolver(
             csc32(sp.csc_array(sp.triu(instance.P))), instance.q, csc32(A), b, _native_cones(instance.cones), native
         )
+        event = halting_event()
+        if event is not None and hasattr(solver, "set_termination_callback"):
+            # In a pool's thread, never in the main one: Clarabel prints and forgets what is raised in there, KeyboardInterrupt too.
+            solver.set_termination_callback(lambda _: event.is_set())
         result = solver.solve()
         y, s = np.array(result.z), np.array(result.s)
         if order is not None:

@@ -25,6 +25,7 @@ _STATUS = {
     -3: Status.INACCURATE,
 }
 _SIGINT = -4
+_NO_ENTRIES = "not called: ECOS takes no equalities, and no cones, whose rows are all zero"
 
 
 @final
@@ -56,6 +57,11 @@ class ECOS(Solver):
         cones = instance.cones
         zero, m = cones.zero, instance.b.size
         order = np.arange(m)
+        entries = np.bincount(instance.A.indices, instance.A.data != 0, m)
+        if any(part.size and not part.any() for part in (entries[:zero], entries[zero:])):
+            # ECOS writes past its arrays then, and the process dies sooner or later (embotech/ecos, issue 167).
+            nothing = np.full(m, np.nan)
+            return RawSolution(np.full(instance.q.size, np.nan), nothing, nothing, Status.FAILED, _NO_ENTRIES)
         exponential = order[m - 3 * cones.exp :].reshape(-1, 3)
         exponential[:] = exponential[:, [0, 2, 1]]
         rows = instance.A.tocsr()[order]

@@ -14,11 +14,11 @@ __all__ = ["SOLVERS", "choose_solver", "find_solver"]
 SOLVERS: dict[str, Solver] = {solver.name: solver for solver in (Clarabel(), SCS(), ECOS())}
 
 
-def find_solver(name: str) -> Solver:
-    """The backend of that name (any case). Raises ValueError naming the backends there are."""
+def find_solver(name: str, argument: str = "solver") -> Solver:
+    """The backend of that name (any case). Raises ValueError naming the argument and the backends there are."""
     found = SOLVERS.get(name.upper()) if isinstance(name, str) else None
     if found is None:
-        raise ValueError(f"solver: got {name!r}, expected None or one of {', '.join(SOLVERS)}")
+        raise ValueError(f"{argument}: got {name!r}, expected None or one of {', '.join(SOLVERS)}")
     return found
 
 
@@ -38,6 +38,6 @@ def choose_solver(name: str | None, cones: Cones, quadratic: bool, options: froz
         what = f"the cones {', '.join(lacks)}" if lacks else "a quadratic objective"
         others = ", ".join(s.name for s in capable) or "none"
         raise ValueError(
-            f"solver: got {solver.name}, which does not take {what}. Solvers that take this problem: {others}"
+            f"solver: got {solver.name}, expected one for this problem: {solver.name} does not take {what}. Solvers that take this problem: {others}"
         )
     return solver

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import scs
 
 from conelayers.errors import Status
+from conelayers.solvers.interrupts import heed_sigint_of_scs
 from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver, csc32
 
 __all__ = ["SCS"]
@@ -40,6 +41,7 @@ class SCS(Solver):
     tight_tolerance: ClassVar[float] = 1e-9
     fallback_iterations: ClassVar[int] = 20000
     needs_rows: ClassVar[bool] = True
+    time_option: ClassVar[str | None] = "time_limit_secs"
     native_options: ClassVar[frozenset[str]] = frozenset(
         {
             "acceleration_interval",
@@ -76,10 +78,13 @@ class SCS(Solver):
             "p": list(cones.power),
         }
         data = {"P": csc32(sp.csc_array(sp.triu(instance.P))), "A": csc32(instance.A), "b": instance.b, "c": instance.q}
+        heed_sigint_of_scs(begins=True)
         solver = scs.SCS(data, native_cones, **options)
+        heed_sigint_of_scs()
         warm = {} if start is None else {"x": start.x, "y": start.y, "s": start.s}
         result = solver.solve(warm_start=start is not None, **warm)
         info = result["info"]
+        heed_sigint_of_scs()
         if info["status_val"] == scs.SIGINT:
             raise KeyboardInterrupt
         status = _STATUS.get(info["status_val"], Status.FAILED)

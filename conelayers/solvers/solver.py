@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
@@ -11,8 +12,12 @@ import scipy.sparse as sp
 
 from conelayers.cones import Cones, real_form
 from conelayers.errors import Status
+from conelayers.limits import OUT_OF_TIME, out_of_time, remaining
+from conelayers.solvers.interrupts import sigint_given_back
 
 __all__ = ["Instance", "RawSolution", "Settings", "Solver", "csc32"]
+
+_SHORTEST = 1e-6  # seconds: SCS takes 0 for no limit
 
 
 @final
@@ -58,11 +63,31 @@ class Solver(ABC):
     fallback_iterations: ClassVar[int]  # its limit where another backend's failure calls for it
     needs_rows: ClassVar[bool]  # refuses problems without constraints
     native_options: ClassVar[frozenset[str]]
+    time_option: ClassVar[str | None] = None  # the one of them that limits a solve's seconds
 
     def takes(self, cones: Cones, quadratic: bool) -> bool:
         """Whether it takes programs with these cones and, if asked, P ≠ 0."""
         kinds = real_form(cones)[0].kinds if cones.hermitian else cones.kinds
         return kinds <= self.cones and (self.quadratic or not quadratic)
+
+    def check_options(self, native: tuple[tuple[str, Any], ...]) -> None:
+        """Raises ValueError for a value of its own options that it will not take."""
+        for name, value in native:
+            try:
+                self._check_option(name, value)
+            except (TypeError, OverflowError) as error:
+                raise ValueError(
+                    f"solver_args: {name}: got {value!r}, which {self.name} refused; expected {error}"
+                ) from error
+
+    def _check_option(self, name: str, value: Any) -> None:
+        """Raises TypeError, whose text is what was expected."""
+        if (
+            not name.endswith("_filename")
+            and name != "linear_solver"
+            and not isinstance(value, numbers.Real | np.bool_)
+        ):
+            raise TypeError("a number")
 
     @abstractmethod
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
@@ -70,6 +95,8 @@ class Solver(ABC):
 
     def solve(self, instance: Instance, settings: Settings, start: RawSolution | None = None) -> RawSolution:
         """Solve one instance; a Python exception of the backend becomes the status FAILED with its text."""
+        if out_of_time():
+            return _without_solution(instance, Status.TIME_LIMIT, OUT_OF_TIME)
         if instance.cones.hermitian:
             cones, E = real_form(instance.cones)
             larger = Instance(instance.P, instance.q, sp.csc_array(E @ instance.A), E @ instance.b, cones)
@@ -88,17 +115,30 @@ class Solver(ABC):
             instance = Instance(instance.P, instance.q, empty, np.ones(1), Cones(nonneg=1))
             start = None
         try:
-            raw = self._solve(instance, settings, start)
+            with sigint_given_back():
+                raw = self._solve(instance, self._in_time(settings), start)
         except TypeError as error:  # an option of the wrong type
             raise ValueError(f"solver_args: {self.name} refused {dict(settings.native)!r}: {error}") from error
         except BaseException as error:  # Rust panics arrive as a BaseException of their own
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            nothing = np.full(instance.b.size, np.nan)
-            raw = RawSolution(
-                np.full(instance.q.size, np.nan), nothing, nothing, Status.FAILED, f"{type(error).__name__}: {error}"
-            )
+            raw = _without_solution(instance, Status.FAILED, f"{type(error).__name__}: {error}")
         return raw._replace(y=raw.y[:0], s=raw.s[:0]) if padded else raw
+
+    def _in_time(self, settings: Settings) -> Settings:
+        """The settings with what is left of the call's time, where the backend can be told."""
+        left = remaining()
+        if left == np.inf or self.time_option is None:
+            return settings
+        native = dict(settings.native)
+        own = native.get(self.time_option, 0.0)
+        native[self.time_option] = max(_SHORTEST, min(left, own if own > 0 else np.inf))
+        return replace(settings, native=tuple(native.items()))
+
+
+def _without_solution(instance: Instance, status: Status, message: str) -> RawSolution:
+    nothing = np.full(instance.b.size, np.nan)
+    return RawSolution(np.full(instance.q.size, np.nan), nothing, nothing, status, message)
 
 
 def csc32(matrix: sp.csc_array) -> sp.csc_matrix:

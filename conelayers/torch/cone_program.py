@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from conelayers.arguments import as_integers, described
 from conelayers.cones import Cones, as_cones
 from conelayers.failures import OnFailure
 from conelayers.formulas import Formulas
@@ -21,8 +22,9 @@ from conelayers.names import Names, Naming
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, ParametricProgram
 from conelayers.program import Pattern, Structure
+from conelayers.solvers import merge_solver_args
 from conelayers.torch.call import Call
-from conelayers.torch.conversion import to_array
+from conelayers.torch.conversion import check_tensor, to_array
 from conelayers.torch.layer import solve_parameters
 from conelayers.torch.operations import formulas_of
 
@@ -68,15 +70,21 @@ def solve_cone_program(
         if value is None and name == "P":
             continue
         if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:
-            got = f"dtype {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
-            raise TypeError(f"{name}: got {got}, expected a torch.Tensor of floating-point numbers")
+            got = f"dtype {value.dtype}" if isinstance(value, torch.Tensor) else described(value)
+            raise TypeError(
+                f"{name}: got {got}, expected a torch.Tensor of floating-point numbers; torch.as_tensor makes one"
+            )
+        check_tensor(name, value, q.device if isinstance(q, torch.Tensor) else value.device)
         if value.dim() == 0:
             raise ValueError(f"{name}: got a scalar, expected an array")
     n, m = q.shape[-1], cones.dimension
     if n == 0:
         raise ValueError("q: got an empty vector, expected at least one variable")
-    P_entries = None if P is None else _entries("P_pattern", P_pattern, (n, n))
+    if P is None and P_pattern is not None:
+        raise ValueError("P_pattern: got one, but P is None, expected the values of its entries in P; leave it out")
+    P_entries = None if P is None else _entries("P_pattern", P_pattern, (n, n), symmetric=True)
     A_entries = _entries("A_pattern", A_pattern, (m, n))
+    solver_args = merge_solver_args({}, solver_args)
     layer, formulas = _known(n, cones, P_entries, A_entries, P is not None, solver, solver_args)
     params = (q, A, b) if P is None else (P, q, A, b)
     call = Call(
@@ -89,7 +97,7 @@ def solve_cone_program(
 _Entries = tuple[np.ndarray, np.ndarray]
 
 
-def _entries(name: str, pattern: Any, shape: tuple[int, int]) -> _Entries | None:
+def _entries(name: str, pattern: Any, shape: tuple[int, int], *, symmetric: bool = False) -> _Entries | None:
     """The rows and columns of the entries; None for a dense matrix."""
     if pattern is None:
         return None
@@ -99,19 +107,28 @@ def _entries(name: str, pattern: Any, shape: tuple[int, int]) -> _Entries | None
             raise ValueError(f"{name}: got shape {coo.shape}, expected {shape}")
         pattern = coo.row, coo.col
     try:
-        rows, cols = (np.asarray(h, dtype=np.int64) for h in pattern)
+        rows, cols = (as_integers(h) for h in pattern)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name}: got {type(pattern).__name__}, expected a sparse matrix or (rows, columns)"
+            f"{name}: got {described(pattern)}, expected a sparse matrix or (rows, columns), two arrays of integers"
         ) from error
     if rows.shape != cols.shape or rows.ndim != 1:
         raise ValueError(
             f"{name}: got index arrays of shapes {rows.shape} and {cols.shape}, expected two of one length"
         )
     if rows.size and not (rows.min() >= 0 and rows.max() < shape[0] and cols.min() >= 0 and cols.max() < shape[1]):
-        raise ValueError(f"{name}: got indices outside a matrix of shape {shape}")
+        raise ValueError(
+            f"{name}: got indices outside a matrix of shape {shape}, expected rows and columns within, from 0"
+        )
     if np.unique(rows * shape[1] + cols).size != rows.size:
         raise ValueError(f"{name}: got an entry twice, expected each once; sum duplicates first")
+    if symmetric:
+        present = set(zip(rows.tolist(), cols.tolist(), strict=True))
+        alone = next(((i, j) for i, j in zip(rows.tolist(), cols.tolist(), strict=True) if (j, i) not in present), None)
+        if alone is not None:
+            raise ValueError(
+                f"{name}: got the entry {alone} without {alone[::-1]}, expected the pattern of a symmetric matrix: both triangles"
+            )
     return rows, cols
 
 

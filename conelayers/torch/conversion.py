@@ -7,7 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-__all__ = ["from_array", "output_type", "to_array"]
+__all__ = ["check_tensor", "from_array", "output_type", "to_array"]
+
+
+def check_tensor(name: str, tensor: torch.Tensor, device: torch.device) -> None:
+    """Raises TypeError or ValueError, naming the argument, for a tensor without values, on another device, or sparse."""
+    if tensor.is_meta:
+        raise ValueError(
+            f"{name}: got one that is on meta, expected {'cpu' if device.type == 'meta' else device}: a tensor with values; make it there"
+        )
+    if tensor.device != device:
+        raise ValueError(
+            f"{name}: got one that is on {tensor.device}, expected {device} like the others; move it there"
+        )
+    if tensor.layout is not torch.strided:
+        raise TypeError(
+            f"{name}: got a sparse tensor ({tensor.layout}), expected a dense one; convert it with .to_dense(), or pass its values and "
+            f"{name}_pattern"
+        )
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:

@@ -351,6 +351,10 @@ class ConeLayer(torch.nn.Module):
                 raise TypeError(
                     f"{name}: got a tensor of layout {p.layout}, expected a dense one; convert it with .to_dense()"
                 )
+            if p.is_meta:
+                raise ValueError(
+                    f"{name}: got one that is on meta, expected a tensor with values, on the CPU or a GPU; make it there"
+                )
             if p.device != params[0].device:
                 raise ValueError(
                     f"{name}: is on {p.device}, expected {params[0].device} like parameter 0; move it there"

@@ -1,0 +1,130 @@
+"""What the user gives, made arrays and flags: every error names the argument, what was got, what was expected and the fix."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+__all__ = ["as_array", "as_flag", "as_flags", "as_integers", "as_real", "as_sparse", "check_count", "described"]
+
+
+def described(value: Any) -> str:
+    """The type of a value, in words."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return "None" if value is None else type(value).__name__
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """True or False, Python's or NumPy's, 0 or 1. Raises ValueError naming the argument."""
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, numbers.Integral) and value in (0, 1)):
+        return bool(value)
+    raise ValueError(f"{name}: got {value!r}, expected True or False")
+
+
+def as_flags(name: str, values: Any, count: int, of: str) -> tuple[bool, ...]:
+    """So many of them, all True for None."""
+    if values is None:
+        return (True,) * count
+    if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, str):
+        raise TypeError(f"{name}: got {described(values)}, expected {count} flags, one for each {of}")
+    if len(values) != count:
+        raise ValueError(f"{name}: got {len(values)} flags, expected {count}, one for each {of}")
+    return tuple(bool(value) for value in values)
+
+
+def check_count(where: str, what: str, given: Any, count: int, of: str) -> None:
+    """That so many tangents or cotangents are given."""
+    if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, str):
+        raise TypeError(f"{where}: got {described(given)}, expected a sequence of {count} {what}, one for each {of}")
+    if len(given) != count:
+        raise ValueError(f"{where}: got {len(given)} {what}, expected {count}, one for each {of} (None for zero)")
+
+
+def as_array(
+    name: str,
+    value: Any,
+    *,
+    complex_too: bool = False,
+    error: type[Exception] = TypeError,
+    what: str = "an array of real numbers",
+) -> np.ndarray:
+    """A numeric array of any shape, in the dtype that it has; SciPy's sparse ones become dense. ``what`` is expected.
+
+    Raises ``error`` for what holds no numbers, and for arrays that NumPy would change without a word: masked ones, complex ones where
+    real ones are asked for, and tensors that want a gradient.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise error(f"{name}: got a masked array, expected {what}, and its mask would be ignored; pass its .filled(…)")
+    if value is None or isinstance(value, (str, bytes, type)):
+        raise error(f"{name}: got {described(value)}, expected {what}")
+    try:
+        array = value.toarray() if hasattr(value, "toarray") else np.asarray(value)
+    except Exception as cause:  # whatever a framework's own __array__ raises
+        raise error(f"{name}: got {described(value)}, expected {what}; {_way_out(value)}") from cause
+    if array.dtype.kind not in ("iufc" if complex_too else "iuf"):
+        if array.dtype.kind == "O" and array.ndim == 0:
+            raise error(f"{name}: got {described(value)}, expected {what}{_value_of(value)}")
+        fix = {
+            "b": "; convert it with .astype(float)",
+            "c": "; pass the real part",
+            "O": "; convert it with .astype(float)",
+        }
+        if name.startswith("parameter"):
+            what, fix["c"] = "real floating-point values", "; declare the parameter complex=True, or pass the real part"
+        raise error(f"{name}: got dtype {array.dtype}, expected {what}{fix.get(array.dtype.kind, '')}")
+    return array
+
+
+def as_real(
+    name: str, value: Any, *, error: type[Exception] = TypeError, what: str = "an array of real numbers"
+) -> np.ndarray:
+    """The same in float64."""
+    with np.errstate(over="ignore"):  # of long doubles: infinite then, and found to be so
+        return as_array(name, value, error=error, what=what).astype(np.float64, copy=False)
+
+
+def as_integers(values: Any) -> np.ndarray:
+    """int64; TypeError for what is none, fractions included. Of callers that know the argument's name."""
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"got entries of type {array.dtype}, expected integers")
+    return array.astype(np.int64)
+
+
+def as_sparse(name: str, value: Any, shape: tuple[int, int]) -> sp.csc_array:
+    """A CSC matrix of that shape in float64, with sorted indices and no duplicates, copied. Raises ValueError naming the argument."""
+    what = f"a sparse or dense real matrix of shape {shape}"
+    if sp.issparse(value):
+        as_array(name, value.tocoo().data, error=ValueError, what=what)
+    else:
+        value = as_real(name, value, error=ValueError, what=what)
+    if value.shape != shape:
+        raise ValueError(f"{name}: got shape {value.shape}, expected {shape}")
+    matrix = sp.csc_array(value, dtype=np.float64, copy=True)
+    matrix.sum_duplicates()
+    matrix.sort_indices()
+    return matrix
+
+
+def _way_out(value: Any) -> str:
+    """For what is no array of NumPy's."""
+    module = type(value).__module__.partition(".")[0]
+    if module == "torch":
+        return "pass tensors to conelayers.torch, or value.detach().cpu().double().numpy()"
+    if module in ("jax", "jaxlib"):
+        return "pass arrays of JAX to conelayers.jax; a traced one has no values here"
+    if isinstance(value, (list, tuple)):
+        return "rows of a nested list have to have the same length"
+    return "convert it with np.asarray"
+
+
+def _value_of(value: Any) -> str:
+    module = type(value).__module__.partition(".")[0]
+    if module == "cvxpy":
+        return "; pass its .value"
+    return "; make it a list" if hasattr(value, "__next__") else ""

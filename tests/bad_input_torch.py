@@ -1,0 +1,163 @@
+"""Misuses of the layers for PyTorch."""
+
+from __future__ import annotations
+
+from bad_input import group
+
+# fmt: off
+
+layers = group(
+    "PyTorch: layers",
+    """
+import cvxpy as cp, numpy as np, scipy.sparse as sp, torch
+from conelayers import Cones, LPGD, ProximalSmoothing
+from conelayers.torch import ConeLayer, CvxpyLayer, solve_cone_program
+
+x, p, r = cp.Variable(3, name="x"), cp.Parameter(3, name="p"), cp.Parameter(nonneg=True, name="r")
+problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p) + r * cp.norm1(x)))
+layer = ConeLayer(problem, [p, r], [x])
+smoothed = ConeLayer(cp.Problem(cp.Minimize(p @ x), [x >= 0, cp.sum(x) == 1]), [p], [x], smoothing=LPGD(tau=0.1))
+infeasible = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(x)), [x >= p, x <= 0]), [p], [x])
+lifted = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - cp.inv_pos(r) * p))), [p, r], [x])
+twins = [cp.Parameter(3, name="twin"), cp.Parameter(3, name="twin")]
+twin_layer = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - twins[0]) + cp.sum_squares(x - twins[1]))), twins, [x])
+S = cp.Parameter((2, 2), name="S", sparsity=[(0,), (1,)])
+X = cp.Variable((2, 2), name="X")
+sparse_layer = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(X - S))), [S], [X])
+one, t = torch.ones(3, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+""",
+)
+bad = layers.bad
+bad("ConeLayer(problem.objective, [p, r], [x])", "problem", "got Minimize", "expected a cvxpy.Problem", error="TypeError")
+bad("ConeLayer(problem, p, [x])", "parameters", "got Parameter", "list or tuple", "[p]")
+bad("ConeLayer(problem, [p], [x])", "parameters", "missing: r")
+bad("ConeLayer(problem, [p, r], x)", "variables", "got Variable", "list or tuple", "[x]")
+bad("ConeLayer(problem, [torch.ones(3), r], [x])", "parameters[0]", "got Tensor", "expected a cvxpy.Parameter")
+bad("ConeLayer(problem, [p, r], [x], 'OSQP')", "solver", "got 'OSQP'", "CLARABEL, SCS, ECOS")
+bad("ConeLayer(problem, [p, r], [x], singular='error')", "singular", "got 'error'", "'warn', 'raise', 'least_squares'")
+bad("ConeLayer(problem, [p, r], [x], selection='best')", "selection", "got 'best'", "'default', 'low', 'high', 'mid'")
+bad("ConeLayer(problem, [p, r], [x], smoothing=0.1)", "smoothing", "got float", "LPGD(tau=…)", error="TypeError")
+bad("ConeLayer(problem, [p, r], [x], gp='yes')", "gp", "got 'yes'", "True or False")
+bad("ConeLayer(problem, [p, r], [x], solver_args='SCS')", "solver_args", "got str", "a dict", error="TypeError")
+bad("CvxpyLayer(problem, parameters=[p, r], variables=[p])", "variables[0]", "got Parameter", "expected a cvxpy.Variable")
+bad("layer(one)", "for each CVXPY parameter", "received 1", "expected 2 (p, r)")
+bad("layer()", "for each CVXPY parameter", "received 0", "expected 2 (p, r)")
+bad("layer([one, t])", "parameter 0 (p)", "got list", "expected a torch.Tensor", error="TypeError")
+bad("layer(one, t, t)", "for each CVXPY parameter", "received 3", "expected 2 (p, r)")
+bad("layer(t, one)", "parameter 0 (p)", "Expected 1 or 2 dimensions", "got 0")
+bad("layer(torch.ones(4), t)", "parameter 0 (p)", "Expected (3,)", "got (4,)")
+bad("layer(torch.ones(3, 2), t)", "parameter 0 (p)", "Expected the batched shape (batch_size, 3)", "got (3, 2)", "batch axis comes first")
+bad("layer(torch.ones(2, 2, 3), t)", "parameter 0 (p)", "Expected 1 or 2 dimensions", "got 3", "one batch axis")
+bad("layer(torch.ones(2, 3), torch.ones(3))", "batch sizes", "Expected one size", "got p: 2, r: 3")
+bad("layer(one.numpy(), t)", "parameter 0 (p)", "got ndarray", "expected a torch.Tensor", "torch.as_tensor", error="TypeError")
+bad("layer(one, 1.0)", "parameter 1 (r)", "got float", "expected a torch.Tensor", "torch.as_tensor", error="TypeError")
+bad("layer(None, t)", "parameter 0 (p)", "got NoneType", "expected a torch.Tensor", error="TypeError")
+bad("layer(p, r)", "parameter 0 (p)", "got Parameter", "expected a torch.Tensor", error="TypeError")
+bad("layer(sp.eye_array(3), t)", "parameter 0 (p)", "expected a torch.Tensor", error="TypeError")
+bad("layer(torch.ones(3, dtype=torch.int64), t)", "parameter 0 (p)", "got dtype torch.int64", "floating-point", ".to(torch.float64)", error="TypeError")
+bad("layer(one > 0, t)", "parameter 0 (p)", "got dtype torch.bool", "floating-point", ".to(torch.float64)", error="TypeError")
+bad("layer(one + 0j, t)", "parameter 0 (p)", "got dtype torch.complex128", "floating-point", error="TypeError")
+bad("layer(one.to_sparse(), t)", "parameter 0 (p)", "layout torch.sparse_coo", "expected a dense one", ".to_dense()", error="TypeError")
+bad("layer(one, t.to('meta'))", "parameter 1 (r)", "is on meta", "expected a tensor with values")
+bad("layer(one.to('meta'), t.to('meta'))", "parameter 0 (p)", "is on meta", "expected a tensor with values")
+bad("layer(one * torch.nan, t)", "parameter p", "got NaN or infinite values", "expected finite ones")
+bad("layer(one, t / 0)", "parameter r", "got NaN or infinite values", "expected finite ones")
+bad("layer(torch.stack([one, one * torch.inf]), t)", "parameter p at batch index 1", "got NaN or infinite values", "expected finite ones")
+bad("layer(one, -t)", "parameter r", "nonneg=True", "got entries from -1", "≥ 0")
+bad("layer(p=one)", "parameters", "got 0 by position and p by name", "all by name: p, r")
+bad("layer(one, r=t)", "parameters", "got 1 by position and r by name", "all by name: p, r")
+bad("layer(p=one, q=t)", "parameters", "got 0 by position and p, q by name", "all by name: p, r")
+bad("layer(p=one, r=t, q=t)", "parameters", "got 0 by position and p, r, q by name", "all by name: p, r")
+bad("twin_layer(twin=one)", "parameters", "more than one parameter is named twin", "by position")
+bad("layer(one, t, solver_args={'foo': 1})", "solver_args", "got 'foo'", "eps, tol, max_iters")
+bad("layer(one, t, solver_args='SCS')", "solver_args", "got str", "a dict", error="TypeError")
+bad("layer(one, t, solver_args=['eps'])", "solver_args", "got list", "a dict", error="TypeError")
+bad("layer(one, t, solver_args={'solve_method': 'OSQP'})", "solve_method", "got 'OSQP'", "CLARABEL, SCS, ECOS")
+bad("layer(one, t, warm_start='yes')", "warm_start", "got 'yes'", "True or False")
+bad("layer.solve(one, t, warm_start=2)", "warm_start", "got 2", "True or False")
+bad("layer.value(torch.ones(4), t)", "parameter 0 (p)", "Expected (3,)", "got (4,)")
+bad("layer.value(one * torch.nan, t)", "parameter p", "got NaN or infinite values", "expected finite ones")
+bad("layer.jacobian(one, None)", "parameter 1 (r)", "got NoneType", "expected a torch.Tensor", error="TypeError")
+bad("layer.certify(one)", "for each CVXPY parameter", "received 1", "expected 2 (p, r)")
+bad("layer.problem_data(one, -t)", "parameter r", "nonneg=True", "≥ 0")
+bad("lifted(one, 0 * t)", "power(r, -1.0)", "got NaN or infinite values", "expected finite ones")
+bad("lifted(one * torch.nan, t)", "p", "got NaN or infinite values", "expected finite ones")
+bad("lifted(torch.ones(2), t)", "parameter 0 (p)", "Expected (3,)", "got (2,)")
+bad("sparse_layer(torch.ones(2, 2))", "parameter S", "sparsity pattern", "got entries outside it")
+bad("sparse_layer(torch.eye(2).to_sparse())", "parameter S", "sparsity pattern", "got entries outside it")
+bad("sparse_layer(torch.eye(3).to_sparse())", "parameter 0 (S)", "Expected (2, 2)", "got (3, 3)")
+bad("infeasible(one)", "1 of 1 instances", "primal infeasible at batch index 0", "add slack variables", error="SolveError")
+bad("infeasible(torch.stack([-one, one, one]))", "2 of 3 instances", "primal infeasible at batch index 1, 2", "add slack variables", error="SolveError")
+bad("torch.func.jvp(lambda a: smoothed(a)[0], (one,), (one,))", "smoothing=", "no forward mode", error="NotImplementedError")
+bad("a = one.clone().requires_grad_(); torch.autograd.functional.jacobian(lambda a: layer(a, t)[0], a, vectorize=True)", "is_grads_batched", "hides its batch", "torch.func.vmap, jacrev or jacfwd", error="NotImplementedError")
+bad("torch.func.vmap(lambda a: layer(a, t)[0])(torch.ones(2, 4))", "parameter 0 (p)", "Expected (3,)", "got (4,)")
+bad("torch.func.vmap(lambda a: layer(a, t)[0])(torch.full((2, 3), torch.nan))", "parameter p", "got NaN or infinite values", "expected finite ones")
+good = layers.good
+good("layer(one.float(), t.float())[0].dtype == torch.float32", "True", "float32 in, float32 out")
+good("layer(one.float(), t)[0].dtype == torch.float64", "True", "mixed: the wider")
+good("layer(one.half(), t.half())[0].dtype == torch.float16", "True", "float16")
+good("layer(one.bfloat16(), t.bfloat16())[0].dtype == torch.bfloat16", "True", "bfloat16")
+good("layer(r=0 * t, p=one)[0]", "[1, 1, 1]", "by name, in any order")
+good("layer(torch.ones(3, 3).T[0], 0 * t)[0]", "[1, 1, 1]", "any strides")
+good("layer(t.expand(3), 0 * t)[0]", "[1, 1, 1]", "strides of zero")
+good("layer(torch.ones(0, 3), 0 * t)[0].shape == (0, 3)", "True", "an empty batch")
+good("a = torch.ones(0, 3, requires_grad=True); layer(a, 0 * t)[0].sum().backward(); a.grad.shape == (0, 3)", "True", "and its gradient")
+good("a = (1e12 * one).requires_grad_(); layer(a, 0 * t)[0].sum().backward(); a.grad", "[1, 1, 1]", "values of 1e12")
+good("layer(1e-12 * one, 0 * t)[0]", "[1e-12] * 3", "and 1e−12")
+good("layer(-one.neg(), 0 * t)[0]", "[1, 1, 1]", "lazy views")
+good("a = one.clone().requires_grad_(); layer(a.detach(), 0 * t)[0].requires_grad", "False", "nothing to differentiate")
+good("with torch.no_grad(): v = layer(one.clone().requires_grad_(), 0 * t)[0]", "None", "`no_grad`")
+good("layer(torch.nn.Parameter(one), 0 * t)[0].detach()", "[1, 1, 1]", "module parameters")
+good("twin_layer(one, 3 * one)[0]", "[2, 2, 2]", "parameters of one name, by position")
+
+programs = group(
+    "PyTorch: cone programs",
+    """
+import numpy as np, scipy.sparse as sp, torch
+from conelayers import Cones
+from conelayers.torch import solve_cone_program
+
+eye, one, cones = torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64), Cones(nonneg=2)
+solve = solve_cone_program
+""",
+)
+bad = programs.bad
+bad("solve(eye, one, eye, one, Cones(nonneg=3))", "A", "Expected (3, 2)", "got (2, 2)")
+bad("solve(eye, one, eye, one, [2])", "cones", "got list", "conelayers.Cones or a dict", error="TypeError")
+bad("solve(eye, one, eye, one, {'k': 2})", "cones", "got the key 'k'", "z, f, l, q, s")
+bad("solve(eye.numpy(), one, eye, one, cones)", "P", "got ndarray", "expected a torch.Tensor of floating-point numbers", error="TypeError")
+bad("solve(eye, None, eye, one, cones)", "q", "got None", "expected a torch.Tensor of floating-point numbers", error="TypeError")
+bad("solve(eye, one, None, one, cones)", "A", "got None", "expected a torch.Tensor of floating-point numbers", error="TypeError")
+bad("solve(eye, one, eye, one.int(), cones)", "b", "got dtype torch.int32", "expected a torch.Tensor of floating-point numbers", error="TypeError")
+bad("solve(eye, one + 0j, eye, one, cones)", "q", "got dtype torch.complex128", "expected a torch.Tensor of floating-point numbers", error="TypeError")
+bad("solve(eye, one[0], eye, one, cones)", "q", "got a scalar", "expected an array")
+bad("solve(eye, one[:0], eye[:, :0], one, cones)", "q", "got an empty vector", "at least one variable")
+bad("solve(torch.eye(3), one, eye, one, cones)", "P", "Expected (2, 2)", "got (3, 3)")
+bad("solve(eye, one, eye[:1], one, cones)", "A", "Expected (2, 2)", "got (1, 2)")
+bad("solve(eye, one, eye, torch.ones(3), cones)", "b", "Expected (2,)", "got (3,)")
+bad("solve(-eye, one, eye, one, cones)", "P", "got an eigenvalue -1", "positive semidefinite")
+bad("solve(torch.tensor([[1.0, 1], [0, 1]]), one, eye, one, cones)", "parameter P", "must be symmetric", "asymmetry of 1")
+bad("solve(eye * torch.nan, one, eye, one, cones)", "parameter P", "got NaN or infinite values", "expected finite ones")
+bad("solve(eye, one * torch.inf, eye, one, cones)", "parameter q", "got NaN or infinite values", "expected finite ones")
+bad("solve(eye, one, eye.to_sparse(), one, cones)", "A", "got a sparse tensor", "expected a dense one", "A_pattern", error="TypeError")
+bad("solve(eye, one, eye, one, cones, A_pattern='csr')", "A_pattern", "got str", "expected a sparse matrix or (rows, columns)")
+bad("solve(eye, one, one, one, cones, A_pattern=sp.eye_array(3))", "A_pattern", "got shape (3, 3)", "expected (2, 2)")
+bad("solve(eye, one, one, one, cones, A_pattern=([0, 1], [0]))", "A_pattern", "got index arrays of shapes (2,) and (1,)", "one length")
+bad("solve(eye, one, one, one, cones, A_pattern=([0, 2], [0, 1]))", "A_pattern", "got indices outside", "shape (2, 2)")
+bad("solve(eye, one, one, one, cones, A_pattern=([0, 0], [1, 1]))", "A_pattern", "got an entry twice", "expected each once", "sum duplicates")
+bad("solve(eye, one, one, one, cones, A_pattern=([0.5, 1], [0, 1]))", "A_pattern", "got tuple", "two arrays of integers")
+bad("solve(eye, one, torch.ones(3), one, cones, A_pattern=([0, 1], [0, 1]))", "A", "Expected (2,)", "got (3,)")
+bad("solve(one, one, eye, one, cones, P_pattern=([0, 1], [0]))", "P_pattern", "got index arrays of shapes (2,) and (1,)", "one length")
+bad("solve(one[:1], one, eye, one, cones, P_pattern=([0], [1]))", "P_pattern", "got the entry (0, 1) without (1, 0)", "both triangles")
+bad("solve(None, one, eye, one, cones, P_pattern=sp.eye_array(2))", "P_pattern", "got one", "P is None")
+bad("solve(eye, one, eye, one, cones, solver='OSQP')", "solver", "got 'OSQP'", "CLARABEL, SCS, ECOS")
+bad("solve(eye, one, eye, one, cones, solver='ECOS')", "solver", "ECOS", "takes no quadratic objective", "Clarabel or SCS")
+bad("solve(eye, one, eye, one, cones, solver_args='SCS')", "solver_args", "got str", "a dict", error="TypeError")
+bad("solve(eye, one, eye, one, cones, solver_args={'foo': 1})", "solver_args", "got 'foo'", "eps, tol, max_iters")
+bad("solve(eye, one, eye, one.to('meta'), cones)", "b", "is on meta", "expected cpu")
+bad("solve(None, -one, -eye, 0 * one, cones)", "1 of 1 instances", "dual infeasible", "add bounds", error="SolveError")
+good = programs.good
+good("solve(None, one, -eye, 0 * one, cones).x", "[0, 0]", "None for a P of zeros", atol=1e-9)
+good("solve(eye, -one, one, 2 * one, {'l': 2}, A_pattern=sp.eye_array(2)).x", "[1, 1]", "SciPy's matrices as patterns, dicts of cones")
+good("solve(eye, torch.ones(0, 2), eye, one, cones).x.shape == (0, 2)", "True", "an empty batch")
+good("solve(eye, -1e12 * one, eye, 2e12 * one, cones).x", "[1e12] * 2", "solutions of 1e12")

@@ -1,0 +1,90 @@
+"""Every misuse gets an error at once that names the argument, what was got, what was expected and the fix; docs/bad_input.md lists them."""
+
+from __future__ import annotations
+
+import pkgutil
+from pathlib import Path
+
+import bad_input
+import pytest
+from bad_input import HEAD, Allowed, Refused, of_numpy_and_torch, rendered
+
+GROUPS = of_numpy_and_torch()
+DOCS = Path(__file__).parent.parent / "docs" / "bad_input.md"
+AFTER_A_SOLVE = ("SolveError", "SingularDerivativeError", "NotImplementedError")
+
+
+SOLVES = (
+    "conelayers.layer.solve_batch",
+    "conelayers.conic.solve_batch",
+    "conelayers.lasso.problem.first_guess",
+    "conelayers.lasso.svm._Machine._guess",
+)
+
+
+@pytest.fixture
+def solves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows with every solve of a cone program or a Lasso-type model."""
+    seen: list[str] = []
+
+    def counted(where: str):
+        own = pkgutil.resolve_name(where)
+
+        def solve(*args, **options):
+            seen.append(where)
+            return own(*args, **options)
+
+        return solve
+
+    for where in SOLVES:
+        monkeypatch.setattr(where, counted(where))
+    return seen
+
+
+def check_refused(case: Refused, solves: list[str]) -> None:
+    case.group.names()
+    solves.clear()
+    kind, text = case.outcome()
+    assert kind == case.error, f"{case.code}: {kind or 'nothing'}: {text}"
+    missing = [phrase for phrase in case.phrases if phrase not in text]
+    assert not missing, f"{case.code}: {text}"
+    if kind not in AFTER_A_SOLVE:
+        assert not solves, f"{case.code}: refused only after a solve"
+
+
+def name(case: Refused | Allowed) -> str:
+    return case.code[:60]
+
+
+@pytest.mark.parametrize("case", [case for group in GROUPS for case in group.refused], ids=name)
+def test_misuses_are_refused(case: Refused, solves: list[str]) -> None:
+    check_refused(case, solves)
+
+
+@pytest.mark.parametrize("case", [case for group in GROUPS for case in group.allowed], ids=name)
+def test_what_only_looks_like_a_misuse_works(case: Allowed) -> None:
+    case.check()
+
+
+def test_every_misuse_says_what_was_got_and_expected() -> None:
+    """But for Python's own words about keywords, and for solves."""
+    for case in (case for group in GROUPS for case in group.refused):
+        text = case.outcome()[1]
+        if (
+            case.error in ("ValueError", "TypeError", "CanonicalizationError")
+            and "keyword argument" not in text
+            and "required positional" not in text
+        ):
+            assert any(word in text for word in ("got", "received", "returned")), f"{case.code}: {text}"
+            assert "xpected" in text, f"{case.code}: {text}"
+        assert case.phrases, case.code
+
+
+def test_the_page_is_what_happens() -> None:
+    """Run ``python tests/bad_input.py docs/bad_input.md`` where this fails; the part on JAX is test_bad_input_jax.py's."""
+    assert DOCS.read_text(encoding="utf-8").startswith(f"{HEAD}\n{rendered(GROUPS)}")
+
+
+def test_cases_are_distinct() -> None:
+    seen = [(group.title, case.code) for group in bad_input.GROUPS for case in group.refused]
+    assert len(seen) == len(set(seen))

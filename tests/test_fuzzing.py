@@ -1,0 +1,172 @@
+"""A short run of what `make fuzz` does for an hour, always the same examples; and what has been found that way, kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fuzz
+import fuzzing
+import numpy as np
+import pytest
+from fuzzing import Finding
+from fuzzing_problems import ProblemSpec, check_problem, problems
+from fuzzing_programs import KINDS, ProgramSpec, check_program, programs
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from conelayers import Cones
+
+
+def drawn(strategy: st.SearchStrategy[Any], check: Callable[[Any, Counter], None], examples: int) -> Counter:
+    """What became of so many examples, the same ones in every run; nothing is written."""
+    counts: Counter = Counter()
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate,),
+    )
+    @given(strategy)
+    def run(spec: Any) -> None:
+        check(spec, counts)
+
+    run()
+    return counts
+
+
+def test_programs() -> None:
+    """Statuses, residuals, certificates and derivatives of random cone programs."""
+    counts = sum((drawn(programs((kind,)), check_program, 8) for kind in KINDS), Counter())
+    assert counts["primal infeasible: primal infeasible"] >= 3
+    assert counts["dual infeasible: dual infeasible"] >= 3
+    assert counts["differences: agree"] >= 5, counts
+
+
+def test_problems() -> None:
+    """The same of random cvxpy problems, and their values against cvxpy's."""
+    counts = drawn(problems(), check_problem, 28)
+    assert counts["cvxpy on feasible: optimal"] >= 10
+    assert counts["differences: agree"] >= 5, counts
+
+
+FOUND: dict[str, tuple[Callable[[Any], None], Any]] = {
+    "ECOS without entries": (
+        check_program,
+        ProgramSpec(
+            kind="kinked",
+            cones=Cones(zero=2, nonneg=4),
+            n=1,
+            rank=0.0,
+            integers=True,
+            density=0.4,
+            flaws=("zero column",),
+            spread=0,
+            seed=1,
+        ),
+    ),
+    "ECOS calls unbounded what is infeasible": (
+        check_program,
+        ProgramSpec(
+            kind="primal infeasible",
+            cones=Cones(zero=2, nonneg=4),
+            n=3,
+            rank=0.0,
+            integers=True,
+            density=0.4,
+            flaws=(),
+            spread=0,
+            seed=3,
+        ),
+    ),
+    "Clarabel stops short of an infeasible program": (
+        check_program,
+        ProgramSpec(
+            kind="primal infeasible",
+            cones=Cones(zero=3, nonneg=3, soc=(2, 3), psd=(1, 3), hermitian=(2,), exp=1),
+            n=1,
+            rank=0.0,
+            integers=False,
+            density=1.0,
+            flaws=(),
+            spread=0,
+            seed=1,
+        ),
+    ),
+    "a ray taken for an inaccurate point": (
+        check_program,
+        ProgramSpec(
+            kind="dual infeasible",
+            cones=Cones(zero=2, nonneg=4, exp_dual=1),
+            n=4,
+            rank=0.5,
+            integers=False,
+            density=0.4,
+            flaws=(),
+            spread=1,
+            seed=297,
+        ),
+    ),
+    "a null space of no consequence, and a multiplier of 324": (
+        check_problem,
+        ProblemSpec(
+            kind="feasible",
+            variables=(("symmetric", (2, 2)),),
+            parameters=(("symmetric", (3, 3)), ("symmetric", (3, 3))),
+            objective=(("w", 2.0, ("linear", ("p times", 2, ("pp times", 2, ("x", 1))))),),
+            constraints=(
+                (("exp cone", ("p times", 2, ("x", 2)), ("p times", 2, ("pp times", 2, ("x", 1)))), 0.0),
+                (("convex", ("logistic of", ("pos", ("add", ("x", 1), ("x", 0)), 0))), 0.5),
+            ),
+            ridge=0.5,
+            maximize=True,
+            duals=True,
+            seed=324913,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_stays_mended(name: str) -> None:
+    check, spec = FOUND[name]
+    check(spec)
+
+
+def test_an_example_that_takes_too_long_is_a_finding() -> None:
+    with pytest.raises(Finding, match="no hang"), fuzzing.within(0.05):
+        threading.Event().wait(10)
+
+
+def test_a_round_tells_the_smallest_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(spec: ProgramSpec, counts: Counter) -> None:
+        fuzzing.require(spec.n < 3, "a rule", "broken")
+
+    monkeypatch.setitem(fuzz.KINDS, "programs", (programs, check, 30))
+    fuzz.one_round("programs", 1, 30, True, tmp_path)
+    failed = json.loads((tmp_path / "result").read_text())["failed"]
+    assert failed["error"] == "a rule: broken"
+    spec = eval(failed["spec"], {"ProgramSpec": ProgramSpec, "Cones": Cones})
+    assert (spec.n, spec.cones) == (3, Cones())
+
+
+def test_membership_is_decided_for_every_cone() -> None:
+    """The fuzzer's own distances agree with the package's projections, whose digits it judges."""
+    cones = Cones(zero=1, nonneg=1, soc=(3,), psd=(2,), hermitian=(2,), exp=1, exp_dual=1, power=(0.3, -0.3))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        y, s, _ = cones.decompose(rng.standard_normal(cones.dimension))
+        assert max(fuzzing.outside(cones, y, dual=True), fuzzing.outside(cones, s, dual=False)) <= 1e-14
+    for kind, _, rows in fuzzing.blocks(cones):
+        for dual in (False, True):
+            away = np.zeros(cones.dimension)
+            away[rows] = -1.0
+            free = kind == "zero" and dual
+            assert (fuzzing.outside(cones, away, dual=dual) > 0.5) != free
