@@ -19,6 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecat
 
 LOST = {5: Status.PRIMAL_INFEASIBLE, 40: Status.DUAL_INFEASIBLE, 99: Status.PRIMAL_INFEASIBLE}
 KEPT = [i for i in range(128) if i not in LOST]
+FEW_LOST = [i for i in LOST if i < 64]  # of the first 64, for what takes longer
+FEW_KEPT = [i for i in KEPT if i < 64]
 
 
 def _problem(curved: bool):
@@ -193,13 +195,17 @@ def test_a_geometric_program_and_a_lifted_one() -> None:
 
 @pytest.mark.parametrize("curved", [False, True])
 def test_torch_in_every_mode(curved: bool) -> None:
-    layer, values = ConeLayer(*_problem(curved), on_failure="nan"), [torch.tensor(v) for v in _values()]
+    layer, values = ConeLayer(*_problem(curved), on_failure="nan"), [torch.tensor(v[:64]) for v in _values()]
     weight = values[0][0].clone().requires_grad_()
     (x,) = layer(weight, *values[1:])
-    assert layer.last.failed == tuple(LOST)
-    assert x[list(LOST)].isnan().all()
+    assert layer.last.failed == tuple(FEW_LOST)
+    assert x[FEW_LOST].isnan().all()
     torch.nansum(x).backward()
-    keep = torch.tensor(KEPT)
+    keep = torch.tensor(FEW_KEPT)
+    (squared,) = torch.autograd.grad(
+        (layer(weight, *values[1:])[0][torch.from_numpy(layer.last.solved)] ** 2).sum(), weight
+    )
+    assert squared.isfinite().all()
     alone = weight.detach().clone().requires_grad_()
     ConeLayer(*_problem(curved))(alone, *(v[keep] for v in values[1:]))[0].sum().backward()
     torch.testing.assert_close(weight.grad, alone.grad, atol=1e-9, rtol=0)
@@ -215,15 +221,15 @@ def test_torch_in_every_mode(curved: bool) -> None:
     assert grad(asked)(w).isnan().all()
     each = vmap(lambda u, e: grad(lambda w: layer(w, u, e)[0].sum())(w))(*values[1:])
     torch.testing.assert_close(each[keep].sum(0), alone.grad, atol=1e-9, rtol=0)
-    assert each[list(LOST)].isnan().all()
-    assert jacrev(lambda w: layer(w, *values[1:])[0])(w)[list(LOST)].isnan().all()
+    assert each[FEW_LOST].isnan().all()
+    assert jacrev(lambda w: layer(w, *values[1:])[0])(w)[FEW_LOST].isnan().all()
     _, tangent = jvp(lambda w: layer(w, *values[1:])[0], (w,), (torch.ones(3, dtype=w.dtype),))
-    assert tangent[list(LOST)].isnan().all()
+    assert tangent[FEW_LOST].isnan().all()
     assert tangent[keep].isfinite().all()
     hessian = torch.func.hessian(masked)(w)
     assert hessian.isfinite().all()
     value = layer.value(weight, *values[1:])
-    assert value[list(LOST)].isnan().all()
+    assert value[FEW_LOST].isnan().all()
     (gradient,) = torch.autograd.grad(torch.nansum(value), weight)
     assert gradient.isfinite().all()
     (gradient,) = torch.autograd.grad(layer.value(weight, *values[1:]).sum(), weight)
