@@ -12,8 +12,6 @@ import api  # noqa: E402
 import benchmark_page  # noqa: E402
 import scripts  # noqa: E402
 
-import conelayers  # noqa: E402
-
 project, author, copyright = "conelayers", "the conelayers developers", "the conelayers developers"
 version = release = "0.1.0"
 
@@ -25,9 +23,9 @@ extensions = [
     "sphinx_copybutton",
     "executed",
 ]
-exclude_patterns = ["_build", "_gallery_source", "_ext", "gallery/*.py.md5", "gallery/*.ipynb", "gallery/*.py", "README.md"]
+exclude_patterns = ["_build", "_gallery_source", "_ext", "_generated", "gallery/*.py.md5", "gallery/*.ipynb", "gallery/*.py", "README.md"]
 # A page on bad input is in the making; until it is there, links to it are no error.
-suppress_warnings = ["config.cache"] + ([] if (HERE / "bad_input.md").exists() else ["myst.xref_missing"])
+suppress_warnings = ["config.cache", "toc.empty_glob"] + ([] if (HERE / "bad_input.md").exists() else ["myst.xref_missing"])
 
 # Indented blocks of the pages are equations and printed output.
 highlight_language = "none"
@@ -75,9 +73,9 @@ sphinx_gallery_conf = {
     "doc_module": (),
 }
 
-assert conelayers.__doc__  # the package that is documented is the one beside this folder
 
 
 def setup(app: object) -> None:
     """Docstrings are prose with unicode mathematics: reST is made of them on the way."""
     app.connect("autodoc-process-docstring", api.process_docstring)
+    app.connect("autodoc-skip-member", api.skip_member)

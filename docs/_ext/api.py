@@ -12,7 +12,7 @@ from typing import Any
 
 from prose import as_rest
 
-__all__ = ["process_docstring", "write_pages"]
+__all__ = ["process_docstring", "skip_member", "write_pages"]
 
 MODULES = {
     "conelayers": "The engine over NumPy arrays, cone programs, certificates, policies, errors.",
@@ -36,7 +36,8 @@ def _is(thing: Any, kind: type) -> bool:
 def write_pages(folder: Path) -> None:
     """One reST file a module, and their index."""
     folder.mkdir(exist_ok=True)
-    pages = {f"{name}.rst": _page(name) for name in MODULES}
+    known: set[int] = set()  # what an earlier page has
+    pages = {f"{name}.rst": _page(name, known) for name in MODULES}
     rows = "".join(f"   * - :doc:`{name}`\n     - {text}\n" for name, text in MODULES.items())
     entries = "".join(f"   {name}\n" for name in MODULES)
     pages["index.rst"] = (
@@ -52,10 +53,11 @@ def write_pages(folder: Path) -> None:
             path.write_text(text)
 
 
-def _page(name: str) -> str:
+def _page(name: str, known: set[int]) -> str:
     module = importlib.import_module(name)
     text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n\n"
-    left = {key: getattr(module, key) for key in module.__all__}
+    left = {key: getattr(module, key) for key in module.__all__ if id(getattr(module, key)) not in known}
+    known |= {id(thing) for thing in left.values()}
     for title, belongs in _KINDS:
         chosen = {key: thing for key, thing in left.items() if belongs(thing)}
         left = {key: thing for key, thing in left.items() if key not in chosen}
@@ -103,3 +105,8 @@ def _names(kind: str, thing: Any) -> list[str]:
 def process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """autodoc's hook."""
     lines[:] = as_rest(lines, _names(what, obj))
+
+
+def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """scikit-learn makes methods that ask for metadata; their docstrings are its own."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None

@@ -73,7 +73,7 @@ def _paragraph(text: str, names: Sequence[str]) -> list[str]:
     if names:
         one = "|".join(re.escape(n) for n in sorted(names, key=len, reverse=True))
         found = list(re.finditer(rf"(?:^|(?<=[.)…] ))((?:{one})(?:(?:, | and )(?:{one}))*): ", text))
-        for match, following in zip(found, [*found[1:], None], strict=True):
+        for match, following in zip(found, [*found[1:], None], strict=False):
             described = text[match.end() : following.start() if following else len(text)].strip()
             label = ", ".join(f"``{n}``" for n in re.split(r", | and ", match.group(1)))
             fields += [f"{label}", f"   {_escape(described)}", ""]

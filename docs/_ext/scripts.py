@@ -45,7 +45,7 @@ def _staged(path: Path) -> str:
         lines = [title, "=" * len(title), "", *lines]
     asked = _ARGUMENTS.search(text)
     if asked:
-        lines += [f"*This page was made with* ``{asked.group(1).strip()}``*, to be quick.*", ""]
+        lines += [f"To be quick, this page was made with ``{asked.group(1).strip()}``.", ""]
     end = tree.body[0].end_lineno
     body = _ARGUMENTS.sub("", "\n".join(text.splitlines()[end:]) + "\n")
     quotes = "'''" if '"""' in "\n".join(lines) else '"""'
