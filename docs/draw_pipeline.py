@@ -18,7 +18,7 @@ STAGES = [
     ("torch/", "jax/", "tensors in and out, transformations", "call"),
 ]
 COLOURS = {"once": "#7a5195", "call": "#2f6fb0", "gradient": "#c2562d", "asked": "#3a8a5c"}
-WHEN = {"once": "once, at construction", "call": "in every call", "gradient": "in the backward pass", "asked": "if asked"}
+WHEN = {"once": "once", "call": "in every call", "gradient": "in the backward pass", "asked": "if asked"}
 WIDTH, TOP, STEP, HEIGHT = 560, 24, 76, 58
 
 
@@ -47,7 +47,7 @@ def main() -> None:
             f'<rect x="{x}" y="{total - 28}" width="12" height="12" rx="2" fill="{colour}"/>',
             f'<text x="{x + 17}" y="{total - 17}" font-size="13" fill="#333">{WHEN[when]}</text>',
         ]
-        x += 17 + 7.1 * len(WHEN[when]) + 16
+        x += 17 + 7.1 * len(WHEN[when]) + 28
     Path(__file__).with_name("pipeline.svg").write_text("\n".join([*parts, "</svg>", ""]))
 
 

@@ -26,7 +26,12 @@ MODULES = {
     "conelayers.cones": "Cones: projections and their Clarke elements. For those who add one.",
     "conelayers.solvers": "Solver backends. For those who add one.",
 }
-_KINDS = (("Functions", inspect.isfunction), ("Errors and warnings", lambda o: _is(o, BaseException)), ("Classes", lambda o: isinstance(o, type)))
+_KINDS = (
+    ("Classes", lambda o: isinstance(o, type) and not _is(o, BaseException)),
+    ("Functions", inspect.isfunction),
+    ("Errors and warnings", lambda o: _is(o, BaseException)),
+)
+_FIRST = ("Layer", "ConeLayer", "EquilibriumLayer")  # of their pages
 
 
 def _is(thing: Any, kind: type) -> bool:
@@ -64,10 +69,14 @@ def _page(name: str, known: set[int]) -> str:
         if title == "Classes":  # names for one and the same thing come once
             chosen = {k: t for k, t in chosen.items() if t.__name__ == k or t.__name__ not in chosen}
         if chosen:
-            text += f"{title}\n{'-' * len(title)}\n\n" + "".join(_entry(name, k, t) for k, t in sorted(chosen.items()))
+            text += f"{title}\n{'-' * len(title)}\n\n" + "".join(_entry(name, k, t) for k, t in sorted(chosen.items(), key=_place))
     if left:
         text += "Types\n-----\n\n" + "".join(f"``{key}``\n   ``{_escaped(thing)}``\n\n" for key, thing in sorted(left.items()))
     return text
+
+
+def _place(entry: tuple[str, Any]) -> tuple[bool, str]:
+    return entry[0] not in _FIRST, entry[0].lower()
 
 
 def _escaped(thing: Any) -> str:
@@ -108,5 +117,6 @@ def process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, li
 
 
 def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """scikit-learn makes methods that ask for metadata; their docstrings are its own."""
-    return True if re.fullmatch(r"set_\w+_request", name) else None
+    """No methods that scikit-learn makes (their docstrings are its own), and no fields of named tuples that say nothing."""
+    empty = (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
+    return True if empty or re.fullmatch(r"set_\w+_request", name) else None
