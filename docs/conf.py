@@ -6,7 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # scripts and pages are small; idle threads of PyTorch spin where cores are shared
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # scripts and pages are small; idle threads of PyTorch spin where cores are shared
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
@@ -25,9 +27,20 @@ extensions = [
     "sphinx_copybutton",
     "executed",
 ]
-exclude_patterns = ["_build", "_gallery_source", "_ext", "_generated", "gallery/*.py.md5", "gallery/*.ipynb", "gallery/*.py", "README.md"]
+exclude_patterns = [
+    "_build",
+    "_gallery_source",
+    "_ext",
+    "_generated",
+    "gallery/*.py.md5",
+    "gallery/*.ipynb",
+    "gallery/*.py",
+    "README.md",
+]
 # A page on bad input is in the making; until it is there, links to it are no error.
-suppress_warnings = ["config.cache", "toc.empty_glob"] + ([] if (HERE / "bad_input.md").exists() else ["myst.xref_missing"])
+suppress_warnings = ["config.cache", "toc.empty_glob"] + (
+    [] if (HERE / "bad_input.md").exists() else ["myst.xref_missing"]
+)
 
 # Indented blocks of the pages are equations and printed output.
 highlight_language = "none"
@@ -74,7 +87,6 @@ sphinx_gallery_conf = {
     "plot_gallery": True,
     "doc_module": (),
 }
-
 
 
 def setup(app: object) -> None:

@@ -27,7 +27,7 @@ def main() -> None:
     total = TOP + STEP * len(STAGES) + 34
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {total}" font-family="Helvetica, Arial, sans-serif">',
-        '<title>From a cvxpy problem to a gradient</title>',
+        "<title>From a cvxpy problem to a gradient</title>",
         '<defs><marker id="a" markerWidth="8" markerHeight="8" refX="6" refY="4" orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="#777"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{total}" rx="8" fill="#ffffff"/>',
     ]
@@ -40,7 +40,9 @@ def main() -> None:
             f'<text x="40" y="{y + 46}" font-size="15" fill="#222">{escape(what)}</text>',
         ]
         if k + 1 < len(STAGES):
-            parts.append(f'<line x1="{WIDTH / 2}" y1="{y + HEIGHT}" x2="{WIDTH / 2}" y2="{y + STEP - 2}" stroke="#777" marker-end="url(#a)"/>')
+            parts.append(
+                f'<line x1="{WIDTH / 2}" y1="{y + HEIGHT}" x2="{WIDTH / 2}" y2="{y + STEP - 2}" stroke="#777" marker-end="url(#a)"/>'
+            )
     x = 24.0
     for when, colour in COLOURS.items():
         parts += [

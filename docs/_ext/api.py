@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -69,9 +70,13 @@ def _page(name: str, known: set[int]) -> str:
         if title == "Classes":  # names for one and the same thing come once
             chosen = {k: t for k, t in chosen.items() if t.__name__ == k or t.__name__ not in chosen}
         if chosen:
-            text += f"{title}\n{'-' * len(title)}\n\n" + "".join(_entry(name, k, t) for k, t in sorted(chosen.items(), key=_place))
+            text += f"{title}\n{'-' * len(title)}\n\n" + "".join(
+                _entry(name, k, t) for k, t in sorted(chosen.items(), key=_place)
+            )
     if left:
-        text += "Types\n-----\n\n" + "".join(f"``{key}``\n   ``{_escaped(thing)}``\n\n" for key, thing in sorted(left.items()))
+        text += "Types\n-----\n\n" + "".join(
+            f"``{key}``\n   ``{_escaped(thing)}``\n\n" for key, thing in sorted(left.items())
+        )
     return text
 
 
@@ -91,7 +96,9 @@ def _entry(module: str, name: str, thing: Any) -> str:
     if _is(thing, Enum):
         options += "   :undoc-members:\n"
     elif not _is(thing, Exception):
-        options += "   :special-members: __call__\n" if "__call__" in vars(thing) and vars(thing)["__call__"].__doc__ else ""
+        options += (
+            "   :special-members: __call__\n" if "__call__" in vars(thing) and vars(thing)["__call__"].__doc__ else ""
+        )
     if len([b for b in thing.__bases__ if b is not object and b.__module__.startswith("conelayers")]):
         options += "   :show-inheritance:\n"
     return f".. {directive}:: {module}.{name}\n{options}\n"
@@ -100,10 +107,8 @@ def _entry(module: str, name: str, thing: Any) -> str:
 def _names(kind: str, thing: Any) -> list[str]:
     """Arguments that a docstring may describe as "name: text"."""
     names: list[str] = []
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         names = [p for p in inspect.signature(thing).parameters if p != "self"]
-    except (TypeError, ValueError):
-        pass
     if dataclasses.is_dataclass(thing):
         names += [f.name for f in dataclasses.fields(thing)]
     if isinstance(thing, type):  # a dict of the class's own attributes, annotated or properties

@@ -84,14 +84,18 @@ def _ratios(rows: Sequence[Row], others: Sequence[str]) -> str:
             lines.append(f"| {name} | 0 | – | – | – | {wrong} | {failed} |")
             continue
         means, worst = by_family(found), min(found, key=lambda r: r.value)
-        errors = [r.other.accuracy.gradient for r in found if r.other.accuracy and r.other.accuracy.gradient is not None]
+        errors = [
+            r.other.accuracy.gradient for r in found if r.other.accuracy and r.other.accuracy.gradient is not None
+        ]
         lines.append(
             f"| {name} | {len(means)} | {geometric_mean(means.values()):.2g}× | {worst.value:.2g}× ({worst.ours.family} {worst.ours.label}) "
             f"| {f'{np.median(errors):.0e}' if errors else '–'} | {wrong} | {failed} |"
         )
     own = [r.accuracy.gradient for r in rows if r.contender == OURS and r.accuracy and r.accuracy.gradient is not None]
     if own:
-        lines.append(f"| {OURS} | | 1× | | {np.median(own):.0e} | {sum(r.wrong for r in rows if r.contender == OURS)} | |")
+        lines.append(
+            f"| {OURS} | | 1× | | {np.median(own):.0e} | {sum(r.wrong for r in rows if r.contender == OURS)} | |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -111,7 +115,9 @@ def _table(rows: Sequence[Row]) -> str:
             notes.append(f"{row.contender} on {case}: {row.refusal}")
             continue
         notes += [f"{row.contender} on {case} failed: {text}" for text in dict.fromkeys(row.failures)]
-        forward, backward, warm = (seconds(q.median if q else None) for q in (row.forward, row.backward, row.warm_forward))
+        forward, backward, warm = (
+            seconds(q.median if q else None) for q in (row.forward, row.backward, row.warm_forward)
+        )
         accuracy = row.accuracy
         lines.append(
             f"| {case} | {row.contender} | {seconds(row.build)} | {seconds(row.first)} | {forward} | {backward} | {warm} "
@@ -131,8 +137,14 @@ def _draw(rows: Sequence[Row], others: Sequence[str], path: Path) -> None:
     for k, name in enumerate(others):
         found = [r for r in ratios(rows, name) if r.other.accuracy and r.other.accuracy.gradient is not None]
         errors = [max(r.other.accuracy.gradient, 1e-17) for r in found]
-        axes.loglog([r.value for r in found], errors, "os^Dv<>"[k % 7], label=name, alpha=0.75, markersize=6, color=f"C{k}")
-    own = [max(r.accuracy.gradient, 1e-17) for r in rows if r.contender == OURS and r.accuracy and r.accuracy.gradient is not None]
+        axes.loglog(
+            [r.value for r in found], errors, "os^Dv<>"[k % 7], label=name, alpha=0.75, markersize=6, color=f"C{k}"
+        )
+    own = [
+        max(r.accuracy.gradient, 1e-17)
+        for r in rows
+        if r.contender == OURS and r.accuracy and r.accuracy.gradient is not None
+    ]
     axes.loglog(np.ones(len(own)), own, "k*", label=OURS, markersize=9, alpha=0.75)
     axes.axhline(WRONG_GRADIENT, color="grey", linestyle="--", linewidth=1)
     axes.set(xlabel="forward + backward, over conelayers' time on the same case", ylabel="gradient error")

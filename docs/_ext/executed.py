@@ -71,7 +71,12 @@ def _run(app: Any) -> None:
             script.write_text(code)
             try:
                 done = subprocess.run(
-                    [sys.executable, str(script)], cwd=folder, env=environment, capture_output=True, text=True, timeout=_SECONDS
+                    [sys.executable, str(script)],
+                    cwd=folder,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=_SECONDS,
                 )
             except subprocess.TimeoutExpired:
                 _log.warning("%s: its Python takes longer than %d s", page.name, _SECONDS)

@@ -19,10 +19,18 @@ def as_rest(lines: Sequence[str], names: Sequence[str] = ()) -> list[str]:
             if out and out[-2:-1] and out[-2].rstrip().endswith("::"):  # reST already
                 out += [*block, ""]
             else:
-                out += [".. code-block:: none", "   :class: equation", "", *(f"   {line}" for line in _flush(block)), ""]
+                out += [
+                    ".. code-block:: none",
+                    "   :class: equation",
+                    "",
+                    *(f"   {line}" for line in _flush(block)),
+                    "",
+                ]
         elif block[0].startswith("| ") and block[1:] and set(block[1]) <= set("|-: "):
             out += _table(block)
-        elif re.match(r"(\.\. |:\w+|[=\-~^]{4,}$)", block[0]) or (len(block) > 1 and re.fullmatch(r"[=\-~^]{4,}", block[1])):
+        elif re.match(r"(\.\. |:\w+|[=\-~^]{4,}$)", block[0]) or (
+            len(block) > 1 and re.fullmatch(r"[=\-~^]{4,}", block[1])
+        ):
             out += [*block, ""]  # a directive, fields, or a title
         elif all(re.match(r"(- |  )", line) for line in block):
             out += [*(line[:2] + _escape(line[2:]) for line in block), ""]
