@@ -6,9 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # scripts and pages are small; idle threads of PyTorch spin where cores are shared
+# Scripts and pages are small, and idle threads of PyTorch spin where cores are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
@@ -37,10 +36,9 @@ exclude_patterns = [
     "gallery/*.py",
     "README.md",
 ]
-# A page on bad input is in the making; until it is there, links to it are no error.
-suppress_warnings = ["config.cache", "toc.empty_glob"] + (
-    [] if (HERE / "bad_input.md").exists() else ["myst.xref_missing"]
-)
+# Pages in the making: until they are there, the table of contents and links do without.
+IN_THE_MAKING = [name for name in ("bad_input", "public_problems") if not (HERE / f"{name}.md").exists()]
+suppress_warnings = ["config.cache", *(["myst.xref_missing"] if IN_THE_MAKING else [])]
 
 # Indented blocks of the pages are equations and printed output.
 highlight_language = "none"
@@ -89,7 +87,14 @@ sphinx_gallery_conf = {
 }
 
 
+def without_missing_pages(app: object, name: str, source: list[str]) -> None:
+    """Leaves pages in the making out of the table of contents."""
+    if name == "index":
+        source[0] = "\n".join(line for line in source[0].splitlines() if line not in IN_THE_MAKING)
+
+
 def setup(app: object) -> None:
     """Docstrings are prose with unicode mathematics: reST is made of them on the way."""
     app.connect("autodoc-process-docstring", api.process_docstring)
     app.connect("autodoc-skip-member", api.skip_member)
+    app.connect("source-read", without_missing_pages)

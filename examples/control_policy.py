@@ -21,10 +21,10 @@ from scipy.linalg import solve_discrete_are, sqrtm
 
 from conelayers.jax import ConeLayer
 
-STATES, INPUTS, HORIZON, BATCH = 8, 3, 40, 16
+STATES, INPUTS, HORIZON, BATCH, STEPS = 8, 3, 40, 16, 30
 
 
-def main(picture: str, steps: int) -> None:
+def main(picture: str) -> None:
     rng = np.random.default_rng(0)
     A = rng.standard_normal((STATES, STATES))
     A /= np.abs(np.linalg.eigvals(A)).max()  # marginally stable
@@ -58,14 +58,14 @@ def main(picture: str, steps: int) -> None:
     S_t = 0.2 * jnp.eye(STATES)
     state, curve = optimizer.init(S_t), [float(cost(S_t, test))]
     start = time.perf_counter()
-    for key in jax.random.split(jax.random.key(0), steps):
+    for key in jax.random.split(jax.random.key(0), STEPS):
         S_t, state = step(S_t, state, key)
         curve.append(float(cost(S_t, test)))
     seconds = time.perf_counter() - start
     P = solve_discrete_are(A, B, np.eye(STATES), np.eye(INPUTS))
     regulator = float(cost(jnp.asarray(sqrtm(P).real, jnp.float32), test))
     print(f"cost of a stage: {curve[0]:.2f} at the start, {regulator:.2f} clipped regulator, {curve[-1]:.2f} learned")
-    print(f"{steps} steps of {HORIZON} × {BATCH} solves and their gradients: {seconds:.1f} s")
+    print(f"{STEPS} steps of {HORIZON} × {BATCH} solves and their gradients: {seconds:.1f} s")
     assert curve[-1] < 0.95 * curve[0]
 
     import matplotlib as mpl
@@ -82,10 +82,7 @@ def main(picture: str, steps: int) -> None:
     figure.savefig(picture, dpi=150)
 
 
-# Gallery: --steps 12
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--picture", default="control_policy.png", help="where the learning curve goes")
-    parser.add_argument("--steps", type=int, default=30, help="steps of Adam")
-    arguments = parser.parse_args()
-    main(arguments.picture, arguments.steps)
+    main(parser.parse_args().picture)

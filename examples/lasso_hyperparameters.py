@@ -241,7 +241,6 @@ def main(picture: str, budget: float) -> None:
     print(f"{time.perf_counter() - begin:.0f} s in all")
 
 
-# Gallery: --budget 0.5
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--picture", default="lasso_hyperparameters.png", help="where the picture goes")

@@ -131,7 +131,6 @@ def main(picture: str, steps: int) -> None:
     draw(picture, runs)
 
 
-# Gallery: --steps 2600
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--picture", default="limit_cycle.png", help="where the picture goes")

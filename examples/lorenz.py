@@ -141,7 +141,6 @@ def main(picture: str, steps: int) -> None:
     draw(picture, runs)
 
 
-# Gallery: --steps 400
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--picture", default="lorenz.png", help="where the picture goes")

@@ -111,7 +111,6 @@ def draw(picture: str, curves: dict[str, list[float]]) -> None:
     figure.savefig(picture, dpi=150)
 
 
-# Gallery: --epochs 4
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--picture", default="shortest_path.png", help="where the picture goes")

@@ -27,7 +27,6 @@ FRAGMENTS = {
     "failures": "layer = ConeLayer(problem",
     "scale_out": "(problem, parameters, variables, executor",
     "trust": "train()",
-    "from_cvxpylayers": "from cvxpylayers",
 }
 _BLOCK = re.compile(r"^(`{3,})\{?(?:code-block\} )?python\}?\n(.*?)^\1 *$", flags=re.DOTALL | re.MULTILINE)
 _SECONDS = 300

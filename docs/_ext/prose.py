@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = ["as_rest"]
 
 _CODE = re.compile(r"(``.+?``|https?://\S+|:\w+:`[^`]+`|(?<!\w)\*\w[\w ]*\w\*(?!\w))")
+_PAGE = re.compile(r"\bdocs/(\w+)\.md\b")
+_DOCS = Path(__file__).parents[1]
 _SPECIAL = re.compile(r"([\\*|`])|(?<=\w)(_)(?!\w)")
 
 
@@ -64,9 +67,15 @@ def _flush(block: Sequence[str]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """The text with what reST would take for markup made harmless, outside of ``code``."""
+    """The text with what reST would take for markup made harmless, outside of ``code``, and links to the pages that it names."""
     parts = _CODE.split(text)
-    return "".join(p if k % 2 else _SPECIAL.sub(lambda m: "\\" + m.group(0), p) for k, p in enumerate(parts))
+    plain = [_SPECIAL.sub(lambda m: "\\" + m.group(0), p) for p in parts[::2]]
+    parts[::2] = [_PAGE.sub(_link, p) for p in plain]
+    return "".join(parts)
+
+
+def _link(match: re.Match[str]) -> str:
+    return f":doc:`/{match.group(1)}`" if (_DOCS / f"{match.group(1)}.md").exists() else match.group(0)
 
 
 def _paragraph(text: str, names: Sequence[str]) -> list[str]:

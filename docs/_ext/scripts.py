@@ -73,11 +73,12 @@ def pictures(block: Any, variables: dict[str, Any], conf: dict[str, Any], **opti
     written = sorted(PICTURES.glob("*.png"), key=lambda path: path.stat().st_mtime_ns)
     if not written:
         return matplotlib_scraper(block, variables, conf, **options)
-    paths = []
-    for path in written:
-        paths.append(next(variables["image_path_iterator"]))
-        shutil.move(path, paths[-1])
-    return figure_rst(paths, conf["src_dir"])
+    shown = []
+    for path in written:  # one below the other: side by side they would be too small to read
+        place = next(variables["image_path_iterator"])
+        shutil.move(path, place)
+        shown.append(figure_rst([place], conf["src_dir"]))
+    return "\n".join(shown)
 
 
 def reset(conf: dict[str, Any], name: str) -> None:
