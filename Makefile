@@ -1,4 +1,4 @@
-# Two commands for a fresh machine (Python >= 3.11, pip, gcc, make): `make demo` and `make test`.
+# Two commands for a fresh machine (Python >= 3.11, pip, gcc, make): `make demo` and `make test`. `make docs`: the site, in docs/_build/html.
 # VENV: where the virtual environment goes; BENCH: the one with the other packages compared; AUDIT: the one with the tools of `make audit`. TORCH: what to install for PyTorch; a CPU build is enough.
 VENV ?= .venv
 BENCH ?= .venv-bench
@@ -8,7 +8,7 @@ SECONDS ?= 3600
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint audit bench sweep fuzz clean
+.PHONY: demo test lint audit bench sweep fuzz docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -38,6 +38,10 @@ bench: $(BENCH)/.bench
 
 sweep: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Runs the examples and the Python of every page; what has not changed since the last build is not run again.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 # Random cone programs and problems for SECONDS; SEED repeats a run. Ends with 1 where an invariant did not hold.
 fuzz: $(VENV)/.dev
@@ -72,5 +76,10 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --editable '.[torch,jax,dev]'
 	touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: pyproject.toml | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --editable '.[torch,jax,docs]'
+	touch $@
+
 clean:
+	rm -rf docs/_build docs/_gallery_source docs/_generated docs/api docs/gallery
 	rm -rf $(VENV) $(BENCH) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
