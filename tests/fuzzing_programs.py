@@ -500,7 +500,10 @@ def _check_differences(
     adjoint: float,
     counts: Counter,
 ) -> None:
-    """Central differences at steps that stay away from the next kink; the best of them must agree."""
+    """Central differences at steps that stay away from the next kink, ever shorter ones; one of them must agree, to 1e-4 or as far as noise lets it.
+
+    Near an apex the curvature is such that only short steps tell.
+    """
     dv = np.abs(tangents[1] - tangents[2])
     margins = np.repeat(certificate.margins, spec.cones.block_sizes)
     longest = float(np.min(margins / np.where(dv > 0, dv, 1e-300), initial=np.inf))
@@ -518,13 +521,14 @@ def _check_differences(
         return sum(float(a @ h) for a, h in zip(g, _points(moved), strict=True))
 
     errors = []
-    for step in (first / 8**k for k in range(5)):
-        if errors and noise >= 3e-5 * size * step:
+    for step in (first / 8**k for k in range(7)):
+        blur = noise / (size * step)
+        if errors and blur >= 1e-3:
             break
         with heard():
             difference = (along(step) - along(-step)) / (2 * step)
         errors.append(abs(difference - adjoint) / size)
-        if errors[-1] <= 1e-4:
+        if errors[-1] <= max(1e-4, 10 * blur):
             counts["differences: agree"] += 1
             return
     raise Finding("differences", f"relative errors {', '.join(f'{e:.1e}' for e in errors)} at steps from {first:.1e}")
