@@ -88,3 +88,41 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     }
     for page in DOCS.glob("*.md"):
         assert page.stem in listed | {"index"}, page
+
+
+def test_the_comparison_names_tests_that_exist_and_links_that_are_defined() -> None:
+    text = (DOCS / "comparison.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) > 15
+    for file, name in named:
+        assert f"def {name}(" in (DOCS.parent / "tests" / file).read_text(), (file, name)
+    defined = dict(re.findall(r"^\[(\w+)\]: (https://\S+)$", text, re.M))
+    used = set(re.findall(r"\]\[(\w+)\]", text))
+    assert used == set(defined)
+    for page in re.findall(r"\]\((\w+\.md)\)", text):
+        assert (DOCS / page).exists(), page
+
+
+def test_every_cell_of_the_comparison_can_be_checked() -> None:
+    """A link, a "?" that says that there is none, or a "–" where the question does not arise; but the rows that name a file below."""
+    table = (DOCS / "comparison.md").read_text().split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 15
+    for name, ours, *theirs in rows:
+        assert "](" in ours or name in {"State", "Licence"}, name
+        assert len(theirs) == 6, name
+        for cell in theirs:
+            assert cell in {"?", "–"} or "][" in cell, (name, cell)
+
+
+def test_the_measured_figures_are_those_of_the_page() -> None:
+    result = json.loads((DOCS / "benchmarks_measured" / "jax_steps.json").read_text())
+    lines = {line.split(" | ")[0].strip("| "): line for line in (DOCS / "jax.md").read_text().splitlines()}
+    for row in result["rows"]:
+        cells = lines[row["name"]].strip("| ").split(" | ")[1:]
+        for cell, ms, error in zip(cells, row["ms"], row["error"], strict=True):
+            assert cell.startswith(f"{ms:.2f} ms"), (row["name"], cell)
+            assert cell.endswith(f"error {error:.0e}") if error is not None else "error" not in cell, (
+                row["name"],
+                cell,
+            )
