@@ -17,8 +17,7 @@ from conelayers.cones import Cones
 
 __all__ = ["is_dual_ray", "is_primal_ray"]
 
-_SMALL = 1e-6  # of an equation's coefficients times the ray
-_FLAT = 1e-5  # likewise of Px: a minimum would be 1e5 times as far as the data suggest
+_SMALL = 1e-5  # of an equation's coefficients times the ray: what contradicts it would be 1e5 times as far as the data suggest
 _FALLS = 1e-8  # of the sum's own absolute values: what bᵀy or qᵀx have to be at least
 _FAR = 1e-4  # what is left of Aᵀy lets only x that are so many times larger than b asks for be feasible
 
@@ -39,7 +38,7 @@ def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x
     if not np.isfinite(x).all() or not q @ x < -_FALLS * (np.abs(q) @ np.abs(x)):
         return False
     size = np.abs(x).max()
-    if not (np.abs(P @ x) <= _FLAT * size * _largest(P, 1)).all():
+    if not (np.abs(P @ x) <= _SMALL * size * _largest(P, 1)).all():
         return False
     if not cones.dimension:
         return True

@@ -194,6 +194,11 @@ def check_program(spec: ProgramSpec, counts: Counter | None = None) -> None:
     counts = Counter() if counts is None else counts
     with within():
         data = spec.build()
+        if 0 < np.abs(data.q).max(initial=0) < 1e-9 and data.certificate is None:
+            counts["costs of the size of rounding"] += (
+                1  # what was cleaned of it is as large: who knows what is planted there
+            )
+            return
         _check_plant(spec, data)
         try:
             with heard() as warned:
@@ -351,7 +356,7 @@ def check_residuals(
         theirs = float(getattr(said, name))
         require(ours <= 1.01 * limit + rounding, "residual", f"{name} {ours:.2e} of a point that is {status.value}")
         # Distances from a cone are bounds there.
-        same = ours <= 2 * theirs + 1e-13 if name == "cone" else abs(ours - theirs) <= 1e-12 + 1e-3 * theirs + rounding
+        same = ours <= 2 * theirs + 1e-12 if name == "cone" else abs(ours - theirs) <= 1e-12 + 1e-3 * theirs + rounding
         require(same, "residual", f"{name} is {ours:.2e}, said to be {theirs:.2e}")
 
 
