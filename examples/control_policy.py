@@ -1,4 +1,8 @@
-"""Learn a convex control policy by the gradient of its simulated cost, compiled by JAX from end to end.
+"""
+A control policy learned through its quadratic programs
+=======================================================
+
+Learn a convex control policy by the gradient of its simulated cost, compiled by JAX from end to end.
 
     x(t+1) = A x(t) + B u(t) + w(t),    u(t) = argmin over −½ ≤ u ≤ ½ of  ‖u‖² + ‖S (A x(t) + B u)‖²
 

@@ -1,4 +1,8 @@
-"""Digits read by monotone deep equilibrium networks: layers that are fixed points, with a certificate of every gradient.
+"""
+Deep equilibrium networks on digits
+===================================
+
+Digits read by monotone deep equilibrium networks: layers that are fixed points, with a certificate of every gradient.
 
     z = σ(W z + U x + b),    W = (1 − m)I − AᵀA + B − Bᵀ,    class = argmax of V z + c
 

@@ -1,4 +1,8 @@
-"""Gradient descent through a layer that goes round in a circle for ever, though every derivative exists and is exact.
+"""
+Gradient descent that circles for ever
+======================================
+
+Gradient descent through a layer that goes round in a circle for ever, though every derivative exists and is exact.
 
     minimize over (x, y)  (x − s₁)² + 4(y − s₂)²    where  s ∈ argmax over [0, 3] × [0, 5] of  (s₁ + s₂)(−3x + y + 2)
 

@@ -1,4 +1,8 @@
-"""Gradient descent through a layer that is Lorenz's chaotic system: every derivative exact, and nothing settles.
+"""
+Gradient descent that is chaotic
+================================
+
+Gradient descent through a layer that is Lorenz's chaotic system: every derivative exact, and nothing settles.
 
     minimize over θ in R³   ⟨θ, s(θ)⟩,    s_i = Σ_k argmax over u between 0 and ±δ of  u(−F_i(θ) − c_k)
 
