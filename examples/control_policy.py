@@ -1,5 +1,4 @@
-"""
-A control policy learned through its quadratic programs
+"""A control policy learned through its quadratic programs
 =======================================================
 
 Learn a convex control policy by the gradient of its simulated cost, compiled by JAX from end to end.

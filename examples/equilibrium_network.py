@@ -1,5 +1,4 @@
-"""
-Deep equilibrium networks on digits
+"""Deep equilibrium networks on digits
 ===================================
 
 Digits read by monotone deep equilibrium networks: layers that are fixed points, with a certificate of every gradient.

@@ -1,5 +1,4 @@
-"""
-Gradient descent that circles for ever
+"""Gradient descent that circles for ever
 ======================================
 
 Gradient descent through a layer that goes round in a circle for ever, though every derivative exists and is exact.

@@ -1,5 +1,4 @@
-"""
-Gradient descent that is chaotic
+"""Gradient descent that is chaotic
 ================================
 
 Gradient descent through a layer that is Lorenz's chaotic system: every derivative exact, and nothing settles.
