@@ -8,7 +8,7 @@ SECONDS ?= 3600
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint audit bench sweep fuzz docs clean
+.PHONY: demo test lint audit bench sweep fuzz docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -42,6 +42,10 @@ sweep: $(VENV)/.dev
 # Runs the examples and the Python of every page; what has not changed since the last build is not run again.
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# Wheel and sdist in dist/, installed and tested in empty environments with the oldest and the newest dependencies: some 10 minutes.
+package:
+	PYTHON='$(PYTHON)' TORCH='$(TORCH)' .ci/package $(TESTS)
 
 # Random cone programs and problems for SECONDS; SEED repeats a run. Ends with 1 where an invariant did not hold.
 fuzz: $(VENV)/.dev
