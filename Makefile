@@ -73,7 +73,7 @@ $(VENV)/.torch: | $(BIN)/python
 	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --editable '.[torch]' 'scikit-learn>=1.6'
+	$(BIN)/python -m pip install --quiet --editable '.[torch]' 'scikit-learn>=1.7'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.torch
