@@ -43,7 +43,7 @@ sweep: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-# Wheel and sdist in dist/, installed and tested in empty environments with the oldest and the newest dependencies: some 10 minutes.
+# Wheel and sdist in dist/, installed and tested in empty environments with the oldest and the newest dependencies: some 5 minutes.
 package:
 	PYTHON='$(PYTHON)' TORCH='$(TORCH)' .ci/package $(TESTS)
 
