@@ -8,7 +8,7 @@ SECONDS ?= 3600
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint audit bench sweep fuzz docs clean
+.PHONY: demo test lint audit bench sweep fuzz docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -43,6 +43,10 @@ sweep: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+# Wheel and sdist in dist/, installed and tested in empty environments with the oldest and the newest dependencies: some 5 minutes.
+package:
+	PYTHON='$(PYTHON)' TORCH='$(TORCH)' .ci/package $(TESTS)
+
 # Random cone programs and problems for SECONDS; SEED repeats a run. Ends with 1 where an invariant did not hold.
 fuzz: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
@@ -69,7 +73,7 @@ $(VENV)/.torch: | $(BIN)/python
 	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --editable '.[torch]' 'scikit-learn>=1.6'
+	$(BIN)/python -m pip install --quiet --editable '.[torch]' 'scikit-learn>=1.7'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.torch

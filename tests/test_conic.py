@@ -6,6 +6,7 @@ import diffcp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scs
 
 from conelayers import Cones, SolveError, Status, solve_and_differentiate
 
@@ -37,6 +38,8 @@ def diffcp_cones(cones: Cones) -> dict[str, object]:
 def test_same_as_diffcp_in_its_dense_mode(name: str) -> None:
     """The reference that the field trusts: solutions, tangents and gradients; that mode takes linear objectives only."""
     cones, n = DIFFCP_CASES[name]
+    if cones.psd and tuple(map(int, scs.__version__.split(".")[:2])) < (3, 3):
+        pytest.skip("SCS before 3.3, diffcp's solver, does not reach 1e-11 here")
     compared = 0
     for seed in range(6):
         _, q, A, b = random_data(cones, n, seed, False)

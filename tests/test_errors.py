@@ -5,6 +5,7 @@ from __future__ import annotations
 import cvxpy as cp
 import numpy as np
 import pytest
+import scs
 
 from conelayers import (
     CanonicalizationError,
@@ -15,6 +16,8 @@ from conelayers import (
     Status,
     solve_and_differentiate,
 )
+
+SCS_VERSION = tuple(map(int, scs.__version__.split(".")[:2]))
 
 
 def leaves():
@@ -244,7 +247,8 @@ def test_missed_accuracy_warns(monkeypatch) -> None:
     made = layer(cp.norm(x - p) + cp.norm1(x), [cp.norm(x) <= 1], [p], [x], solver="SCS")
     value = np.array([3.0, 2.0, 1.0])
     with pytest.warns(InaccurateSolutionWarning, match="residual of"):
-        solution = made.solve(value, solver_args={"max_iters": 40})
+        # Fewer are a failure, more are enough.
+        solution = made.solve(value, solver_args={"max_iters": 40 if SCS_VERSION >= (3, 3) else 80})
     assert solution.status is Status.INACCURATE
 
 

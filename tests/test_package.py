@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def test_code_in_the_readme_runs_as_written() -> None:
     assert len(blocks) >= 2
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_oldest_versions_tested_are_the_lower_bounds() -> None:
+    """`make package` installs the versions of .ci/oldest.txt; a bound changed in one place only would go untested."""
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / ".ci" / "oldest.txt").read_text(), flags=re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *(r for name in ("jax", "plot", "progress", "lasso") for r in extras[name])]
+    bounds = dict(re.fullmatch(r"([\w-]+)>=([^,]+).*", requirement).groups() for requirement in required)
+    assert pinned == bounds | {"jaxlib": bounds["jax"]}
 
 
 def test_one_layer_from_many_threads() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 try:
     import sklearn  # noqa: F401
 except ImportError as error:
-    raise ImportError("conelayers.lasso needs scikit-learn 1.6 or newer: pip install 'scikit-learn>=1.6'") from error
+    raise ImportError("conelayers.lasso needs scikit-learn 1.7 or newer: pip install 'scikit-learn>=1.7'") from error
 
 __all__ = ["optional", "progress_bar"]
 
