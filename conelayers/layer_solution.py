@@ -296,7 +296,10 @@ class LayerSolution:
             others = poisoned((gx, gy, gs))
             members = np.flatnonzero(self.solved)
             nan = self._on_failure is not OnFailure.RAISE
-            found = self._smoothing.adjoint(self._base, *(g[members] for g in (gx, gy, gs)), nan=nan)
+            if members.size:
+                found = self._smoothing.adjoint(self._base, *(g[members] for g in (gx, gy, gs)), nan=nan)
+            else:
+                found = Adjoint(gx[members], gy[members], gx[members], gy[members])
             return Adjoint(*(scattered(h, members, others) for h in found))
         x, y, _ = self.finite_points
         return Adjoint(x, y, *self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen)))

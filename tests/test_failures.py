@@ -174,6 +174,9 @@ def test_smoothed_gradients_of_the_others(smoothing) -> None:
     got, expected = solution.vjp(g)[0], alone.vjp(g[KEPT])[0]
     np.testing.assert_allclose(got[KEPT], expected, atol=1e-9)
     assert np.isnan(got[list(LOST)]).all()
+    nothing = layer.solve(values[0], -abs(values[1]), values[2])
+    assert np.isnan(nothing.vjp(g)[0]).all()
+    assert (nothing.vjp(0 * g)[0] == 0).all()
     if smoothing.forward_mode:
         (moved,) = solution.jvp(values[0], None, None)
         np.testing.assert_allclose(moved[KEPT], alone.jvp(values[0][KEPT], None, None)[0], atol=1e-9)
