@@ -11,7 +11,7 @@ condition, and primal nondegeneracy. Two factorizations check the theorem's hypo
 that of the chosen element there are at most three.
 
 A solution is known up to its residual only: v is snapped to a kink that is as near as 100 times what Newton's next step, J⁻¹F, or an
-F of the size of its own rounding errors, would move that block, or 1e−12 of ‖v‖, in the equilibrated units (scaling.py). The rank of K(D_min) and
+F of the size of its own rounding errors, would move that block, or 1e−12 of ‖v‖ there, in the equilibrated units (scaling.py). The rank of K(D_min) and
 K(D_max) is decided at 1e−13 of the largest eigenvalue; where cones curve, D is known only as well as v is, and at ten times that. Without kinks
 D_min = D_max = D, and the derivative's own factorization and the residual of a solve with it decide.
 
@@ -99,7 +99,7 @@ def snapped(solution: Solution, linearization: Linearization) -> tuple[Solution,
 @final
 class Kinks(NamedTuple):
     """D_min and D_max of a batch; the distances of v's blocks from kinks and the tolerances within which they count as at one, (B, blocks), in
-    the equilibrated units; and how well v is known, relative to ‖v‖, (B,).
+    the equilibrated units; and how well v is known in blocks that curve, relative to ‖v‖ there, (B,).
     """
 
     low: ProductElement
@@ -113,13 +113,12 @@ class Kinks(NamedTuple):
         """At the point of a linearization."""
         v, cones = linearization.point.v, linearization.program.structure.cones
         step = np.maximum(np.abs(linearization.newton_step()), np.abs(linearization.rounding_step()))
-        size = largest(v)[:, None]
-        tolerance = _STEPS * step + _ROUNDING * size
+        size = cones.block_maxima(np.abs(v))
+        tolerance = cones.block_maxima(_STEPS * step + _ROUNDING * size)
         low, high, distance = cones.extremes(v, tolerance)
         starts = cones.block_starts
-        limits = np.maximum.reduceat(tolerance, starts, axis=1) if starts.size else tolerance
-        known = largest(step) / np.where(size[:, 0] > 0, size[:, 0], 1.0)
-        return cls(low, high, distance[:, starts], limits, known)
+        known = np.max(np.divide(step, size, out=np.zeros_like(step), where=~cones.orthant_rows & (size > 0)), axis=1, initial=0.0)
+        return cls(low, high, distance[:, starts], tolerance[:, starts], known)
 
     @property
     def blocks(self) -> np.ndarray:
@@ -176,7 +175,7 @@ def _certificate(
         second_order=known.second_order,
         nondegenerate=known.nondegenerate,
         determined=not singular or known.second_order is True,
-        variables=names.columns(known.moving),
+        variables=names.columns(known.moving, linearization.scaling.d[0]),
         constraints=names.rows(known.dependent),
         kink_constraints=names.rows(np.repeat(kinks.blocks.astype(float), structure.cones.block_sizes)),
     )
@@ -192,7 +191,7 @@ def _verdict(singular: bool, kinks: bool, conditions: _Conditions, status: Statu
 
 @final
 class _Conditions(NamedTuple):
-    """Whether the two conditions hold (None: not tested), and the largest entries of the null directions (n,) and (m,), in the user's units.
+    """Whether the two conditions hold (None: not tested), and the largest entries of the null directions (n,) and (m,), in the equilibrated units.
 
     ker J is the direct sum of {dx : P dx = 0, D A dx = 0} and {w ∈ ker(I − D) : Aᵀw = 0}.
     """
@@ -204,9 +203,9 @@ class _Conditions(NamedTuple):
 
     @classmethod
     def of(cls, linearization: Linearization, names: Names, dx: np.ndarray, dy: np.ndarray) -> _Conditions:
-        scaling = linearization.scaling
-        moving = np.max(np.abs(names.visible(_basis(dx * scaling.d))), axis=0, initial=0.0)
-        dependent = np.max(np.abs(names.felt(_basis(dy)) * scaling.e), axis=0, initial=0.0)
+        visible = names.visible(_basis(dx), linearization.scaling.d[0])
+        moving = np.max(np.abs(visible), axis=0, initial=0.0)
+        dependent = np.max(np.abs(names.felt(_basis(dy))), axis=0, initial=0.0)
         return cls(not moving.any(), not dependent.any(), moving, dependent)
 
 

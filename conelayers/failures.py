@@ -136,10 +136,10 @@ def react(solution: Solution, policy: OnFailure) -> None:
         warnings.warn(f"{error} Their values are NaN.", FailedInstancesWarning, stacklevel=4)
     inaccurate = [i for i, s in enumerate(solution.status) if s is Status.INACCURATE]
     if inaccurate:
-        worst = float(np.max(solution.judged[inaccurate]))
+        worst = float(np.max(solution.residuals.worst[inaccurate]))
         warnings.warn(
             f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} to a residual of "
-            f"{worst:.1e} only (in the user's or in the equilibrated units). {Status.INACCURATE.advice}",
+            f"{worst:.1e} only. {Status.INACCURATE.advice}",
             InaccurateSolutionWarning,
             stacklevel=4,
         )
@@ -186,7 +186,7 @@ class PartialLinearization:
         return self.inner.take(np.searchsorted(self.members, np.asarray(index)))
 
     def _matters(self, matters: NullTest) -> NullTest:
-        return lambda i, a, b: matters(int(self.members[i]), a, b)
+        return lambda i, null: matters(int(self.members[i]), null)
 
     def _told(self, tell: Tell | None) -> Tell:
         """``tell``, which speaks of positions in the whole batch."""

@@ -12,6 +12,7 @@ import cvxpy as cp
 import numpy as np
 
 from conelayers.arguments import as_flag, check_count, described
+from conelayers.bounds import emptied, missing
 from conelayers.canonicalize import canonicalize, known_backend
 from conelayers.certificate import Certificates
 from conelayers.cones import Cones, Selection, as_selection
@@ -413,8 +414,9 @@ class Layer:
         self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray, x: np.ndarray | None
     ) -> Linearization:
         program = compiled.program(theta)
-        scaled, scaling = equilibrate_program(program)
-        presolved = presolve(scaled)
+        scaled, scaling, _ = equilibrate_program(program)
+        presolved = presolve(emptied(scaled, missing(program)))
+        v = np.where(np.isfinite(program.b), v, -1.0)
         y, s, _ = program.structure.cones.decompose(v)
         x, y, s = scaling.scale(np.zeros_like(program.q) if x is None else x, y, s)
         point = evaluate(presolved.whole, x, y - s)

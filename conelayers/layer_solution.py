@@ -16,7 +16,7 @@ from conelayers.cones import Cones
 from conelayers.display import html_table
 from conelayers.errors import Status, usable_mask
 from conelayers.failures import CallInfo, OnFailure, PartialLinearization, poisoned, react, scattered
-from conelayers.linearization import NullTest, SolutionMap, ignored
+from conelayers.linearization import NullTest, NullVectors, SolutionMap, ignored
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.smoothing import Adjoint, Base, Smoothing
@@ -29,10 +29,6 @@ _SEEN = 1e-8  # relative size from which a null vector of J counts as seen by an
 
 def _shown(values: np.ndarray) -> str:
     return np.array2string(values, precision=4, threshold=12, edgeitems=3, separator=", ").replace("\n", "")
-
-
-def _largest(h: np.ndarray) -> float:
-    return float(np.max(np.abs(h), initial=0.0))
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,10 +108,14 @@ class LayerSolution:
         x, y, _ = self.points
         outputs = self._compiled.outputs
 
-        def moves(i: int, dx: np.ndarray, dy: np.ndarray) -> bool:
-            size = max(_largest(dx), _largest(dy))
-            values = (o.value(x[[i]], y[[i]]) for o in outputs)
-            return any(_largest(o.tangent(v, dx, dy)) > _SEEN * size for o, v in zip(outputs, values, strict=True))
+        def moves(i: int, null: NullVectors) -> bool:
+            for o in outputs:
+                value = o.value(x[[i]], y[[i]])
+                change = np.abs(o.tangent(value, null.first, null.last))
+                unit = o.size(value, null.first_unit, null.last_unit)
+                if (change > _SEEN * null.size * unit).any():
+                    return True
+            return False
 
         return moves
 
@@ -124,10 +124,11 @@ class LayerSolution:
         x, y, _ = self.points
         theta, compiled = self._batch.theta, chosen or self._compiled
 
-        def moves(i: int, lam: np.ndarray, mu: np.ndarray) -> bool:
-            t, u, w = (np.repeat(h[[i]], len(lam), axis=0) for h in (theta, x, y))
-            size = max(_largest(lam), _largest(mu)) * max(1.0, _largest(u), _largest(w))
-            return _largest(compiled.adjoint(t, u, w, lam, mu)) > _SEEN * size
+        def moves(i: int, null: NullVectors) -> bool:
+            t, u, w = (np.repeat(h[[i]], len(null.first), axis=0) for h in (theta, x, y))
+            change = np.abs(compiled.adjoint(t, u, w, null.first, null.last))
+            unit = compiled.adjoint_size(theta[[i]], x[[i]], y[[i]], null.first_unit, null.last_unit)
+            return bool((change > _SEEN * null.size * unit).any())
 
         return moves
 

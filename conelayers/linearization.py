@@ -24,10 +24,10 @@ from conelayers.kkt import EliminatedFactorization, Factorization, combine, fact
 from conelayers.parallel import one_blas_thread
 from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram, Structure, largest
-from conelayers.residual import Point, apply_jacobian, apply_jacobian_transpose
+from conelayers.residual import Point, apply_jacobian, apply_jacobian_transpose, rounding_of
 from conelayers.scaling import Scaling
 
-__all__ = ["Linearization", "NullTest", "SolutionMap", "Tell", "Trouble", "always", "ignored", "warn_of"]
+__all__ = ["Linearization", "NullTest", "NullVectors", "SolutionMap", "Tell", "Trouble", "always", "ignored", "warn_of"]
 
 _ACCEPTED = 1e-10  # relative residual of J above which the factor is not trusted
 _ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
@@ -35,15 +35,32 @@ _REFINED = 4e-15
 _CONSISTENT = 1e-6  # residual up to which a singular system may be a consistent one whose factor is a little off
 _PROMISING = 1e-3  # and the one up to which it is, where refinement makes it vanish
 _MAX_REFINEMENTS = 3
-_EPSILON = float(np.finfo(float).eps)
 
 _Pair = tuple[np.ndarray, np.ndarray]
 _Moves = Callable[[Factorization, int], bool]
 
-NullTest = Callable[[int, np.ndarray, np.ndarray], bool]
+@final
+class NullVectors(NamedTuple):
+    """Null vectors of J, (dx, dy), or of Jᵀ, (λ, μ): first (k, n) and last (k, m), in the user's units; and what the number 1 of the
+    equilibrated units is in these, (n,) and (m,): an entry is compared with its own unit, never with one of another.
+    """
+
+    first: np.ndarray
+    last: np.ndarray
+    first_unit: np.ndarray
+    last_unit: np.ndarray
+
+    @property
+    def size(self) -> float:
+        """The largest entry in the equilibrated units."""
+        sizes = (np.max(np.abs(h) / unit, initial=0.0) for h, unit in ((self.first, self.first_unit), (self.last, self.last_unit)))
+        return float(max(sizes))
 
 
-def always(i: int, a: np.ndarray, b: np.ndarray) -> bool:
+NullTest = Callable[[int, NullVectors], bool]
+
+
+def always(i: int, null: NullVectors) -> bool:
     """Whoever reads everything is concerned by every null vector."""
     return True
 
@@ -187,7 +204,7 @@ class Linearization:
         """With the Clarke element that ``selection`` asks for."""
         if selection is Selection.DEFAULT:
             return self
-        element = self.program.structure.cones.element(self.point.v, selection)
+        element = self.program.structure.cones.element(self.point.v, selection, self.scaling.balance)
         return self.at(self.point._replace(element=element))
 
     def at(self, point: Point) -> Linearization:
@@ -207,11 +224,9 @@ class Linearization:
 
     def rounding_step(self) -> np.ndarray:
         """dv for an F of the size of its rounding errors, with random signs, (B, m): how well v can be known at all."""
-        program, point, rng = self.program, self.point, np.random.default_rng(1)
-        first = np.maximum.reduce([largest(program.q), largest(program.Px(point.x)), largest(program.ATy(point.y))])
-        last = np.maximum.reduce([largest(program.b), largest(program.Ax(point.x)), largest(point.s)])
-        signs = (np.where(rng.random(h.shape) < 0.5, -_EPSILON, _EPSILON) for h in (program.q, program.b))
-        r1, r2 = (s * h[:, None] for s, h in zip(signs, (first, last), strict=True))
+        point, rng = self.point, np.random.default_rng(1)
+        sizes = rounding_of(self.program, point)
+        r1, r2 = (np.where(rng.random(h.shape) < 0.5, -h, h) for h in sizes)
         return self._solve(self._forward(r1, r2), lambda *_: False)[0][1]
 
     def probe(self) -> np.ndarray:
@@ -227,8 +242,8 @@ class Linearization:
         """dx (B, n), dy (B, m), ds (B, m) for the right-hand side r₁ (B, n), r₂ (B, m).
 
         Where J is singular it is the minimum-norm least-squares solution (on the equilibrated K), and there a
-        SingularDerivativeWarning is issued if the system is inconsistent, or if ``matters(i, dx, dy)`` says that what the
-        caller reads from the solution of instance i changes along null vectors (dx, dy) of J, (k, n) and (k, m).
+        SingularDerivativeWarning is issued if the system is inconsistent, or if ``matters(i, null)`` says that what the
+        caller reads from the solution of instance i changes along null vectors (dx, dy) of J.
         """
         program, element = self.program, self.point.element
         r1, r2 = self.scaling.scale_rows(r1, r2)
@@ -237,8 +252,9 @@ class Linearization:
             null = self.null_vectors(i, factorization)
             if null is None:
                 return True
-            dx, dy, _ = self.scaling.take([i]).unscale(*null, np.zeros_like(null[1]))
-            return matters(i, dx, dy)
+            scaling = self.scaling.take([i])
+            units = scaling.d[0] / scaling.beta[0], scaling.e[0] / scaling.gamma[0]
+            return matters(i, NullVectors(null[0] * units[0], null[1] * units[1], *units))
 
         (dx, dv), trouble = self._solve(
             self._forward(r1, r2), moves, "the solution is not unique in what was asked for"
@@ -291,7 +307,11 @@ class Linearization:
 
         def moves(factorization: Factorization, i: int) -> bool:
             null = self.null_vectors(i, factorization)
-            return null is None or matters(i, *self.scaling.take([i]).scale_rows(null[0], -null[1]))
+            if null is None:
+                return True
+            scaling = self.scaling.take([i])
+            units = scaling.gamma[0] * scaling.d[0], scaling.beta[0] * scaling.e[0]
+            return matters(i, NullVectors(null[0] * units[0], -null[1] * units[1], *units))
 
         steps = _Steps(first, correct, residual, (gx, h))
         (lam, mu), trouble = self._solve(steps, moves, "some changes of the data leave no solution nearby")

@@ -55,12 +55,13 @@ class Names:
             found.append(self.constraints[owner] + _entries(known, self.shapes[owner]))
         return tuple(found)
 
-    def visible(self, directions: np.ndarray) -> np.ndarray:
+    def visible(self, directions: np.ndarray, units: np.ndarray) -> np.ndarray:
         """A basis (k', n) of the part of span{dx} (k, n, orthonormal) along which variables of the user's change.
 
-        What cvxpy introduced may be free where a constraint is not active (the epigraph of a norm), and nothing depends on it.
+        The directions are in units (n,) of the user's, in which all variables are of one size. What cvxpy introduced may be free where
+        a constraint is not active (the epigraph of a norm), and nothing depends on it.
         """
-        moved = [matrix @ directions.T for _, _, matrix in self.variables]
+        moved = [_moved(matrix, directions, units).T for _, _, matrix in self.variables]
         return _split(np.concatenate([*moved, np.zeros((0, len(directions)))]), directions)[0]
 
     def felt(self, multipliers: np.ndarray) -> np.ndarray:
@@ -74,17 +75,22 @@ class Names:
         _, own = _split(np.where(self.row_entry < 0, constant, 0.0).T, constant)
         return np.concatenate([moving, own])
 
-    def columns(self, direction: np.ndarray) -> tuple[str, ...]:
-        """The variables that change along dx = ``direction`` (n,), with their entries."""
+    def columns(self, direction: np.ndarray, units: np.ndarray) -> tuple[str, ...]:
+        """The variables that change along dx = ``direction`` (n,) in units (n,) of the user's, with their entries."""
         size = float(np.max(np.abs(direction), initial=0.0))
         found = []
         for name, shape, matrix in self.variables:
-            moved = (
-                np.flatnonzero(np.abs(matrix @ direction) > _SEEN * size) if size > 0 else np.zeros(0, dtype=np.int64)
-            )
+            change = np.abs(_moved(matrix, direction[None], units)[0])
+            moved = np.flatnonzero(change > _SEEN * size) if size > 0 else np.zeros(0, dtype=np.int64)
             if moved.size:
                 found.append(name + _entries(moved, shape, brackets=True))
         return tuple(found)
+
+
+def _moved(matrix: sp.csr_array, directions: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """By how much a variable's entries change along directions (k, n), (k, size), each in a unit of its own."""
+    own = abs(matrix) @ units
+    return (matrix @ (directions * units).T).T / np.where(own > 0, own, 1.0)
 
 
 @final

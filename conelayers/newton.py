@@ -88,7 +88,7 @@ class _State:
         self.x, self.v = x.copy(), v.copy()
         self.point: Point | None = evaluate(program, x, v)
         self._first: Point | None = self.point
-        self.error = self.point.norm(program)
+        self.error = self.point.error(program)
         self.parts: list[Part] = []
         self._finished = np.zeros(program.batch, dtype=bool)  # nothing more to gain
         for index, inner in known:
@@ -114,7 +114,7 @@ class _State:
             usable = np.isfinite(x).all(axis=1) & np.isfinite(v).all(axis=1)
             x[~usable], v[~usable] = 0.0, 0.0
             candidate = evaluate(part, x, v)
-            error = candidate.norm(part)
+            error = candidate.error(part)
             before = self.error[todo]
             better = usable & (error < before)
             # Far from the solution the error may rise while the active set settles; near it, no progress means rounding.
@@ -180,7 +180,7 @@ class _State:
             dv = part.Ax(dx) - local.F2 + (1 - delta)[:, None] * dy
             x, v, step = _line_search(part, local, size, dx, dv)
             candidate = evaluate(part, x, v)
-            error = candidate.norm(part)
+            error = candidate.error(part)
             self._keep(todo, candidate, error < self.error[todo], error)
             mu = np.where(step == 1, mu / _DECAY, np.where(step == 0, mu * _GROWTH, mu))
             going = (error > _NEAR) & (mu < _MOST)

@@ -93,6 +93,10 @@ class AffineMap:
         out[:, columns] = cotangent * factors
         return out
 
+    def adjoint_size(self, cotangent: np.ndarray) -> np.ndarray:
+        """|L|ᵀ cotangent, (B, size)."""
+        return (abs(self._transposed) @ cotangent.T).T
+
     @cached_property
     def _selects_once(self) -> bool:
         """Whether no entry of φ is copied twice."""
@@ -123,6 +127,15 @@ class OutputSpec:
         """The tangent of ``value`` (B, size)."""
         flat = (self.matrix @ (dx if self.primal else dy).T).T
         return value * flat if self.exponential else flat
+
+    def size(self, value: np.ndarray, x_unit: np.ndarray, y_unit: np.ndarray) -> np.ndarray:
+        """The largest tangent that dx and dy of these sizes, (n,) and (m,), can have, (1, size)."""
+        flat = (self._magnitude @ (x_unit if self.primal else y_unit))[None]
+        return np.abs(value) * flat if self.exponential else flat
+
+    @cached_property
+    def _magnitude(self) -> sp.csr_array:
+        return abs(self.matrix)
 
     def adjoint(self, value: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
         """The cotangent of x or y, (B, n) or (B, m)."""
@@ -221,6 +234,27 @@ class ParametricProgram:
             return phi
         size = theta.shape[1]
         return phi[:, :size] + phi[:, size:] / self._base(theta)
+
+    def adjoint_size(
+        self, theta: np.ndarray, x: np.ndarray, y: np.ndarray, lam_unit: np.ndarray, mu_unit: np.ndarray
+    ) -> np.ndarray:
+        """The largest gradients (1, p) that λ and μ of these sizes, (n,) and (m,), can make at θ, x and y, (1, ·).
+
+        λ_unit and μ_unit are γd and βe of the equilibration, in whose units x and y are of one size: entries that are zero
+        by chance count as much as the others.
+        """
+        lam, mu = lam_unit[None], mu_unit[None]
+        x, y = (np.abs(h) + np.max(np.abs(h) / unit, initial=0.0) * unit for h, unit in ((x, lam), (y, mu)))
+        i, j = self._A_entries
+        phi = self.A.adjoint_size(_outer(mu, i, x, j) + _outer(y, i, lam, j))
+        if self.P.rows.size:
+            i, j = self._P_entries
+            phi += self.P.adjoint_size(0.5 * (_outer(lam, i, x, j) + _outer(x, i, lam, j)))
+        phi += self.q.adjoint_size(lam[:, self.q.rows]) + self.b.adjoint_size(mu[:, self.b.rows])
+        if not self.gp:
+            return phi
+        size = theta.shape[1]
+        return phi[:, :size] + phi[:, size:] / np.abs(self._base(theta))
 
 
 def _outer(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:

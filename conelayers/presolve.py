@@ -296,6 +296,9 @@ class _WholeP(BatchOperator):
     def take(self, index: np.ndarray | list[int]) -> _WholeP:
         return _WholeP(self.definitions, self.kept.take(index), part(self.p, index))
 
+    def absolute(self) -> _WholeP:
+        return _WholeP(self.definitions, self.kept.absolute(), np.abs(self.p))
+
 
 @final
 @dataclass(frozen=True)
@@ -328,3 +331,6 @@ class _WholeA(BatchOperator):
 
     def take(self, index: np.ndarray | list[int]) -> _WholeA:
         return _WholeA(self.definitions, self.L.take(index), self.kept.take(index), part(self.a, index))
+
+    def absolute(self) -> _WholeA:
+        return _WholeA(self.definitions, self.L.absolute(), self.kept.absolute(), np.abs(self.a))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
@@ -57,6 +57,15 @@ class Segments:
         out = np.zeros((values.shape[0], self._count))
         if self._starts.size:
             out[:, self._filled] = np.maximum.reduceat(values, self._starts, axis=1)
+        return out
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """The sum of each segment of the last axis; 0 for an empty one."""
+        if self._filled is None and self._count:
+            return np.add.reduceat(values, self._starts, axis=1, dtype=float)
+        out = np.zeros((values.shape[0], self._count))
+        if self._starts.size:
+            out[:, self._filled] = np.add.reduceat(values, self._starts, axis=1, dtype=float)
         return out
 
 
@@ -121,6 +130,18 @@ class Pattern:
     def row_maxima(self, values: np.ndarray) -> np.ndarray:
         """The same for the rows."""
         return self._segments[1].maxima(np.take(values, self.by_row[0], axis=1))
+
+    def column_sums(self, values: np.ndarray) -> np.ndarray:
+        """The sum of each column, (B, cols) from (B, nnz)."""
+        if self.full:
+            return values.reshape(-1, self.shape[1], self.shape[0]).sum(axis=2, dtype=float)
+        return self._segments[0].sums(values)
+
+    def row_sums(self, values: np.ndarray) -> np.ndarray:
+        """The same for the rows."""
+        if self.full:
+            return values.reshape(-1, self.shape[1], self.shape[0]).sum(axis=1, dtype=float)
+        return self._segments[1].sums(np.take(values, self.by_row[0], axis=1))
 
     def scale(self, values: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """The values of diag(left) M diag(right), for values (B, nnz), left (B, rows) and right (B, cols)."""
@@ -192,6 +213,10 @@ class BatchOperator(ABC):
     def take(self, index: np.ndarray | list[int]) -> BatchOperator:
         """The matrices of a part of the batch."""
 
+    @abstractmethod
+    def absolute(self) -> BatchOperator:
+        """|A|, entry by entry."""
+
 
 @final
 @dataclass(frozen=True)
@@ -208,6 +233,9 @@ class DenseOperator(BatchOperator):
 
     def take(self, index: np.ndarray | list[int]) -> DenseOperator:
         return DenseOperator(part(self.array, index))
+
+    def absolute(self) -> DenseOperator:
+        return DenseOperator(np.abs(self.array))
 
 
 @final
@@ -245,6 +273,25 @@ class BlockOperator(BatchOperator):
 
     def take(self, index: np.ndarray | list[int]) -> BlockOperator:
         return BlockOperator(self.pattern, part(self.values, index))
+
+    def absolute(self) -> BlockOperator:
+        return BlockOperator(self.pattern, np.abs(self.values))
+
+
+@final
+class Magnitudes(NamedTuple):
+    """|P| and |A| as operators, the sums of their columns (B or 1, n), and those of the rows of |A| (B or 1, m)."""
+
+    P: BatchOperator
+    A: BatchOperator
+    columns_of_P: np.ndarray
+    columns_of_A: np.ndarray
+    rows_of_A: np.ndarray
+
+    def take(self, index: np.ndarray | list[int]) -> Magnitudes:
+        """Those of a part of the batch."""
+        sums = (part(h, index) for h in self[2:])
+        return Magnitudes(self.P.take(index), self.A.take(index), *sums)
 
 
 @final
@@ -315,9 +362,12 @@ class ConeProgram:
         if len(index) == self.batch:
             return self
         operators = None if self.operators is None else (self.operators[0].take(index), self.operators[1].take(index))
-        return ConeProgram(
+        taken = ConeProgram(
             self.structure, part(self.P, index), self.q[index], part(self.A, index), self.b[index], operators
         )
+        if "magnitudes" in self.__dict__:
+            taken.__dict__["magnitudes"] = self.magnitudes.take(index)
+        return taken
 
     def add_to_diagonal(self, diagonal: np.ndarray) -> ConeProgram:
         """The program with P + diag(diagonal), for diagonal (n,)."""
@@ -336,6 +386,16 @@ class ConeProgram:
     def A_operator(self) -> BatchOperator:
         """x ↦ A x."""
         return self.operators[1] if self.operators is not None else self.structure.A.operator(self.A)
+
+    @cached_property
+    def magnitudes(self) -> Magnitudes:
+        """|P| and |A|, against which residuals are measured."""
+        n, m = self.structure.n, self.structure.m
+        P, A = self.P_operator.absolute(), self.A_operator.absolute()
+        rows = max(self.P.shape[0], self.A.shape[0]) if self.operators is None else self.batch
+        ones = np.ones((rows, n))
+        columns_of_P = P.matvec(ones) if self.structure.P.nnz else np.zeros_like(ones)
+        return Magnitudes(P, A, columns_of_P, A.rmatvec(np.ones((rows, m))), A.matvec(ones))
 
     @cached_property
     def dense_P(self) -> np.ndarray:

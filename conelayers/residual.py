@@ -4,6 +4,20 @@
     J(D)    = [ P , AᵀD ;  −A , I − D ],                      D ∈ ∂_C Π(v)
 
 F is zero exactly at a solution x, y = Π(v), s = y − v. O'Donoghue (2021); Busseti, Moursi, Boyd (2019).
+
+How far a point is from one is said row by row, by backward errors: the relative change of the data that would make it exact,
+
+    row i      max(0, |Ax + s − b|ᵢ − φᵢ) / ωᵢ,        ωᵢ = Σ|Aᵢⱼ xⱼ| + |sᵢ| + |bᵢ|
+    column j   max(0, |Px + Aᵀy + q|ⱼ − φⱼ) / ωⱼ,      ωⱼ = Σ|Pⱼₖ xₖ| + Σ|Aᵢⱼ yᵢ| + |qⱼ|,            0/0 = 0
+
+(Oettli, Prager 1964), where in blocks of second-order, semidefinite, exponential and power cones ω and φ are maxima over the block. A number x_j
+is known to the rounding of the largest one at best, which where xⱼ itself is next to zero is more than all of ω; hence the floors
+
+    φᵢ = 64 ε Σ|Aᵢⱼ| ‖x‖∞,       φⱼ = 64 ε (Σ|Pⱼₖ| ‖x‖∞ + Σ|Aᵢⱼ| ‖y‖∞)
+
+of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error", 1989), where y, being found
+from Px + q, counts as no less than the largest Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|: at a solution without active constraints all of y is rounding. Both count as √ε at
+least, the equilibration having given them the size 1. All of these are numbers without units, and no row hides behind another.
 """
 
 from __future__ import annotations
@@ -15,7 +29,23 @@ import numpy as np
 from conelayers.cones import ProductElement
 from conelayers.program import ConeProgram, largest
 
-__all__ = ["Point", "apply_jacobian", "apply_jacobian_transpose", "embedding_jacobian", "evaluate", "jacobian"]
+__all__ = [
+    "ROUNDING",
+    "BackwardErrors",
+    "Point",
+    "apply_jacobian",
+    "apply_jacobian_transpose",
+    "backward_errors",
+    "embedding_jacobian",
+    "evaluate",
+    "jacobian",
+    "relative",
+    "rounding_of",
+]
+
+_EPSILON = float(np.finfo(float).eps)
+ROUNDING = 64 * _EPSILON  # of what a sum is made of: no more digits are asked for
+_LEAST = _EPSILON**0.5  # size that ‖x‖ and ‖y‖ of an equilibrated program have at least
 
 
 @final
@@ -35,18 +65,89 @@ class Point(NamedTuple):
         x, v, y, s, F1, F2 = (h[index] for h in (self.x, self.v, self.y, self.s, self.F1, self.F2))
         return Point(x, v, y, s, self.element.take(index), F1, F2)
 
-    def norm(self, program: ConeProgram) -> np.ndarray:
-        """max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)), (B,): scaled like the Residuals."""
-        scale1 = 1 + np.maximum(largest(program.q), largest(program.Px(self.x)))
-        scale2 = 1 + np.maximum(largest(program.b), largest(self.s))
-        return np.maximum(largest(self.F1) / scale1, largest(self.F2) / scale2)
+    def errors(self, program: ConeProgram) -> BackwardErrors:
+        """The backward errors of an equilibrated program's rows and columns."""
+        return backward_errors(program, self.x, self.y, self.s, self.F1, self.F2)
 
-    def gap(self, program: ConeProgram) -> np.ndarray:
-        """|xᵀPx + qᵀx + bᵀy| / (1 + max(|xᵀPx|, |qᵀx|, |bᵀy|)), (B,), which is xᵀF₁ + yᵀF₂ since y ⊥ s."""
-        total = np.sum(self.x * self.F1, axis=1) + np.sum(self.y * self.F2, axis=1)
-        terms = (self.x * program.Px(self.x), self.x * program.q, self.y * program.b)
-        sizes = [np.abs(np.sum(h, axis=1)) for h in terms]
-        return np.abs(total) / (1 + np.maximum(np.maximum(sizes[0], sizes[1]), sizes[2]))
+    def error(self, program: ConeProgram) -> np.ndarray:
+        """The largest of them, (B,); NaN where one is."""
+        return self.errors(program).worst
+
+
+@final
+class BackwardErrors(NamedTuple):
+    """Those of the columns (B, n), rows (B, m), and of the duality gap, which with y ⊥ s is xᵀF₁ + yᵀF₂, (B,).
+
+    gap: max(0, |xᵀPx + qᵀx + bᵀy| − φ) / Σ(absolute values of its terms), φ = Σ|xⱼ| φⱼ + Σ|yᵢ| φᵢ.
+    """
+
+    columns: np.ndarray
+    rows: np.ndarray
+    gap: np.ndarray
+
+    @property
+    def worst(self) -> np.ndarray:
+        """The largest of the rows and columns, (B,)."""
+        return np.maximum(self.columns.max(axis=1, initial=0.0), self.rows.max(axis=1, initial=0.0))
+
+
+def backward_errors(
+    program: ConeProgram, x: np.ndarray, y: np.ndarray, s: np.ndarray, F1: np.ndarray, F2: np.ndarray
+) -> BackwardErrors:
+    """The backward errors of (x, y, s) with the residuals F₁ = Px + Aᵀy + q and F₂ = b − s − Ax of an equilibrated program."""
+    terms, floors = _terms(program, x, y, s), _floors(program, x, y)
+    total = np.abs(_dot(x, F1) + _dot(y, F2) + _dot(y, s))
+    abs_x, abs_y = np.abs(x), np.abs(y)
+    gap_floor = _dot(abs_x, floors.columns) + _dot(abs_y, floors.rows)
+    gap_terms = _dot(abs_x, terms.own) + _dot(np.abs(program.b), abs_y)
+    return BackwardErrors(
+        relative(np.abs(F1), floors.columns, terms.columns),
+        relative(np.abs(F2), floors.rows, terms.rows),
+        relative(total, gap_floor, gap_terms),
+    )
+
+
+def rounding_of(program: ConeProgram, point: Point) -> tuple[np.ndarray, np.ndarray]:
+    """What rounding makes of F₁ (B, n) and F₂ (B, m) at a point of an equilibrated program, entry by entry."""
+    terms, floors = _terms(program, point.x, point.y, point.s), _floors(program, point.x, point.y)
+    return _EPSILON * terms.columns + floors.columns / 64, _EPSILON * terms.rows + floors.rows / 64
+
+
+@final
+class _Sizes(NamedTuple):
+    """ω, or φ, of the columns and rows; ``own`` is |P||x| + |q|, the part of ω in which y has none."""
+
+    columns: np.ndarray
+    rows: np.ndarray
+    own: np.ndarray
+
+
+def _terms(program: ConeProgram, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> _Sizes:
+    sizes, abs_x = program.magnitudes, np.abs(x)
+    own = np.abs(program.q)
+    if program.structure.P.nnz:
+        own = own + sizes.P.matvec(abs_x)
+    rows = program.structure.cones.block_maxima(sizes.A.matvec(abs_x) + np.abs(s) + np.abs(program.b))
+    return _Sizes(own + sizes.A.rmatvec(np.abs(y)), rows, own)
+
+
+def _floors(program: ConeProgram, x: np.ndarray, y: np.ndarray) -> _Sizes:
+    sizes = program.magnitudes
+    x_size = ROUNDING * np.maximum(largest(x), _LEAST)[:, None]
+    Px = sizes.columns_of_P * x_size
+    own = Px + ROUNDING * np.abs(program.q)
+    y_size = np.maximum(ROUNDING * largest(y), own.max(axis=1, initial=ROUNDING * _LEAST))[:, None]
+    return _Sizes(Px + sizes.columns_of_A * y_size, program.structure.cones.block_maxima(sizes.rows_of_A) * x_size, own)
+
+
+def relative(value: np.ndarray, floor: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """max(0, value − floor)/size, 0/0 = 0; NaN stays."""
+    excess = value - floor
+    return np.divide(excess, size, out=np.zeros_like(excess), where=~(excess <= 0))
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("bi,bi->b", a, b)
 
 
 def evaluate(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> Point:

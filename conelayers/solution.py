@@ -8,8 +8,10 @@ from typing import NamedTuple, final
 
 import numpy as np
 
+from conelayers.cones import Cones
 from conelayers.errors import Status
-from conelayers.program import ConeProgram, largest
+from conelayers.program import ConeProgram
+from conelayers.residual import ROUNDING, Point, backward_errors, relative
 
 __all__ = ["Attempt", "Attempts", "Residuals", "Solution"]
 
@@ -17,22 +19,25 @@ __all__ = ["Attempt", "Attempts", "Residuals", "Solution"]
 @final
 @dataclass(frozen=True)
 class Residuals:
-    """Relative errors in the optimality conditions, each (B,), in the maximum norm.
+    """Backward errors in the optimality conditions, each (B,): by how much, relative to themselves, data would have to change to make them exact.
 
-    primal ‖Ax + s − b‖ / (1 + max(‖Ax‖, ‖s‖, ‖b‖)), dual ‖Px + Aᵀy + q‖ / (1 + max(‖Px‖, ‖Aᵀy‖, ‖q‖)),
-    gap |xᵀPx + qᵀx + bᵀy| / (1 + max(|xᵀPx|, |qᵀx|, |bᵀy|)), less what rounding makes of the sum, 100ε(max|P|·‖x‖² + |q|ᵀ|x| + |b|ᵀ|y|):
-    at an optimal value of zero with large x, that is all there is of it. cone: distances of s to K and y to K*, over 1 + ‖s‖ and
-    1 + ‖y‖.
+    primal: the largest over the rows of Ax + s = b of |Ax + s − b|ᵢ / (Σ|Aᵢⱼxⱼ| + |sᵢ| + |bᵢ|), which is that of row ``row``. dual: the same for the
+    columns of Px + Aᵀy + q = 0, ``column``. gap: |xᵀPx + qᵀx + bᵀy| over the sum of the absolute values of its terms. cone: over the
+    blocks of the cone, the distances of s from K and of y from K* relative to ‖s‖ and ‖y‖, and |sᵀy| / (‖s‖‖y‖).
+
+    Rounding is left out of all of them, in the units of the equilibrated program (residual.py has the formulas). They have no units.
     """
 
     primal: np.ndarray
     dual: np.ndarray
     gap: np.ndarray
     cone: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
 
     def take(self, index: int | list[int]) -> Residuals:
         """Those of an instance, or of a part of the batch."""
-        return Residuals(self.primal[index], self.dual[index], self.gap[index], self.cone[index])
+        return Residuals(*(getattr(self, f.name)[index] for f in fields(self)))
 
     @property
     def worst(self) -> np.ndarray:
@@ -41,26 +46,39 @@ class Residuals:
         return np.where(np.isnan(worst), np.inf, worst)
 
     @classmethod
-    def of(
-        cls, program: ConeProgram, x: np.ndarray, y: np.ndarray, s: np.ndarray, cone: np.ndarray | None = None
-    ) -> Residuals:
-        """The residuals of (x, y, s), recomputed from the raw data, whoever solved it; ``cone`` where that part is known."""
-        Px, Ax, ATy = program.Px(x), program.Ax(x), program.ATy(y)
-        xPx, qx, by = _dot(x, Px), _dot(program.q, x), _dot(program.b, y)
-        size = largest(program.P) * _dot(x, x) + _dot(np.abs(program.q), np.abs(x)) + _dot(np.abs(program.b), np.abs(y))
-        rounding = 100 * np.finfo(float).eps * size
-        if cone is None:
-            y_distance, s_distance = program.structure.cones.distances(y, s)
-            cone = np.maximum(s_distance / (1 + largest(s)), y_distance / (1 + largest(y)))
+    def of(cls, program: ConeProgram, point: Point) -> Residuals:
+        """Those of a point of an equilibrated program, whoever found it."""
+        errors = backward_errors(program, point.x, point.y, point.s, point.F1, point.F2)
         return cls(
-            primal=largest(Ax + s - program.b)
-            / (1 + np.maximum(np.maximum(largest(Ax), largest(s)), largest(program.b))),
-            dual=largest(Px + ATy + program.q)
-            / (1 + np.maximum(np.maximum(largest(Px), largest(ATy)), largest(program.q))),
-            gap=np.maximum(np.abs(xPx + qx + by) - rounding, 0.0)
-            / (1 + np.maximum(np.maximum(np.abs(xPx), np.abs(qx)), np.abs(by))),
-            cone=cone,
+            primal=errors.rows.max(axis=1, initial=0.0),
+            dual=errors.columns.max(axis=1, initial=0.0),
+            gap=errors.gap,
+            cone=_cone_errors(program.structure.cones, point.v, point.y, point.s),
+            row=errors.rows.argmax(axis=1) if errors.rows.shape[1] else np.zeros(program.batch, dtype=np.int64),
+            column=errors.columns.argmax(axis=1),
         )
+
+    def blank(self, lost: np.ndarray) -> Residuals:
+        """With NaN, and −1 for row and column, where ``lost``, (B,) bool."""
+        figures = {name: np.where(lost, np.nan, getattr(self, name)) for name in ("primal", "dual", "gap", "cone")}
+        return Residuals(**figures, row=np.where(lost, -1, self.row), column=np.where(lost, -1, self.column))
+
+
+def _cone_errors(cones: Cones, v: np.ndarray, y: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """The largest over the blocks of their distances from the cones and of |sᵀy|, relative to the block, (B,)."""
+    if not cones.dimension:
+        return np.zeros(len(v))
+    to_dual, to_primal = cones.distances(y, s)
+    square = cones.block_sums(v * v)
+    size, y_size, s_size = (np.sqrt(h) for h in (square, cones.block_sums(y * y), cones.block_sums(s * s)))
+    worst = np.zeros(len(v))
+    for value, floor, scale in (
+        (to_dual, ROUNDING * size, y_size),
+        (to_primal, ROUNDING * size, s_size),
+        (np.abs(cones.block_sums(s * y)), ROUNDING * square, s_size * y_size),
+    ):
+        worst = np.maximum(worst, relative(value, floor, scale).max(axis=1))
+    return worst
 
 
 @final
@@ -121,7 +139,6 @@ class Solution:
     s: np.ndarray
     status: tuple[Status, ...]
     residuals: Residuals
-    judged: np.ndarray  # the worst residual in the user's and in the equilibrated units, (B,)
     solver: tuple[str, ...]
     message: tuple[str, ...]
     attempts: Attempts = Attempts()
@@ -131,12 +148,12 @@ class Solution:
         """Batches one after the other."""
         if len(parts) == 1:
             return parts[0]
-        x, y, s, judged = (np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "y", "s", "judged"))
+        x, y, s = (np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "y", "s"))
         status, solver, message = (sum((getattr(p, k) for p in parts), ()) for k in ("status", "solver", "message"))
         names = [f.name for f in fields(Residuals)]
         residuals = Residuals(*(np.concatenate([getattr(p.residuals, k) for p in parts]) for k in names))
         attempts = Attempts.joined([p.attempts for p in parts], [len(p.status) for p in parts])
-        return cls(x, y, s, status, residuals, judged, solver, message, attempts)
+        return cls(x, y, s, status, residuals, solver, message, attempts)
 
     def take(self, index: list[int]) -> Solution:
         """A part of the batch."""
@@ -146,12 +163,8 @@ class Solution:
             self.s[index],
             tuple(self.status[i] for i in index),
             self.residuals.take(index),
-            self.judged[index],
             tuple(self.solver[i] for i in index),
             tuple(self.message[i] for i in index),
             self.attempts.take(index),
         )
 
-
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.einsum("bi,bi->b", a, b)

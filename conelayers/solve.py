@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple, final
 
 import numpy as np
 
+from conelayers.bounds import emptied, missing, put_back, restored
 from conelayers.errors import Status, usable_mask
 from conelayers.kkt import EliminatedFactorization, Part, combine
 from conelayers.limits import out_of_time, time_limit
@@ -20,7 +20,7 @@ from conelayers.presolve import Presolved, presolve
 from conelayers.program import ConeProgram, largest
 from conelayers.residual import Point, evaluate
 from conelayers.routes import Previous, Route
-from conelayers.scaling import Scaling, equilibrate_program
+from conelayers.scaling import Equilibrated, Scaling, equilibrate_program
 from conelayers.small_quadratic import SmallQuadratic
 from conelayers.solution import Attempts, Residuals, Solution
 
@@ -169,9 +169,8 @@ def _weigh_gaps(
 
 
 def _gap_and_worst(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    point = evaluate(program, x, v)
-    gap = point.gap(program)
-    return gap, np.maximum(gap, point.norm(program))
+    errors = evaluate(program, x, v).errors(program)
+    return errors.gap, np.maximum(errors.gap, errors.worst)
 
 
 def _restrict(parts: Sequence[Part], kept: np.ndarray) -> list[Part]:
@@ -197,23 +196,49 @@ def solve_batch(
     TIME_LIMIT. The data of instances without a solution come back as NaN.
     """
     with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(plan.max_seconds):
-        scaled, scaling = equilibrate_program(program)
-        presolved = presolve(scaled)
-        outcome = _Outcome(presolved.smaller)
-        previous = None if warm is None else _previous(warm, scaling, presolved)
-        last: Route | None = None
-        routes = _started(plan.routes(presolved.smaller.structure, program.batch), previous)
-        for route in chain(routes, plan.unscaled(program, scaling, presolved)):
-            outcome.follow(route, presolved.smaller, jobs, last)
-            last = route
-            if not outcome.unsolved(last).size:
+        kept: np.ndarray | None = None
+        while True:
+            equilibrated = equilibrate_program(program, kept)
+            presolved = presolve(emptied(equilibrated.program, equilibrated.aside))
+            outcome = _follow_routes(program, plan, jobs, equilibrated, presolved, warm)
+            point = _extend(presolved, outcome)
+            open_ = np.array([not s.usable and s is not Status.PRIMAL_INFEASIBLE for s in outcome.status], dtype=bool)
+            needed = put_back(equilibrated, point.x, open_ | ~(outcome.error <= _ROUGH))
+            if needed is None or outcome.out_of_time:
                 break
-            if out_of_time():
-                outcome.out_of_time = True
-                break
-        point, error = _extend(presolved, outcome)
-        solution = _judge(program, presolved, scaling, point, error, outcome)
-        return Solved(solution, Linearization(presolved, point, scaling, derivative_jobs, tuple(outcome.parts)))
+            kept = needed if kept is None else kept | needed
+            warm = WarmStart(*equilibrated.scaling.unscale(point.x, point.y, point.s), ~open_)
+        parts = tuple(outcome.parts)
+        if equilibrated.aside is not None:
+            whole, v = restored(equilibrated, point)
+            presolved, parts = presolve(whole), ()
+            point = evaluate(presolved.whole, point.x, v)
+        solution = _judge(program, presolved, equilibrated.scaling, point, outcome)
+        return Solved(solution, Linearization(presolved, point, equilibrated.scaling, derivative_jobs, parts))
+
+
+def _follow_routes(
+    program: ConeProgram,
+    plan: Plan,
+    jobs: int,
+    equilibrated: Equilibrated,
+    presolved: Presolved,
+    warm: WarmStart | None,
+) -> _Outcome:
+    """What the plan's routes reach, one after the other, until nothing is open or the time is over."""
+    scaling, outcome = equilibrated.scaling, _Outcome(presolved.smaller)
+    previous = None if warm is None else _previous(warm, scaling, presolved)
+    last: Route | None = None
+    routes = _started(plan.routes(presolved.smaller.structure, program.batch), previous)
+    for route in chain(routes, plan.unscaled(emptied(program, equilibrated.aside), scaling, presolved)):
+        outcome.follow(route, presolved.smaller, jobs, last)
+        last = route
+        if not outcome.unsolved(last).size:
+            break
+        if out_of_time():
+            outcome.out_of_time = True
+            break
+    return outcome
 
 
 def _started(routes: Iterator[Route], previous: Previous | None) -> Iterator[Route]:
@@ -235,48 +260,35 @@ def _previous(warm: WarmStart, scaling: Scaling, presolved: Presolved) -> Previo
     return Previous(*presolved.restrict(x, y - s), warm.usable, plain_steps=_LINEAR_STEPS if linear else 10)
 
 
-def _extend(presolved: Presolved, outcome: _Outcome) -> tuple[Point, np.ndarray]:
-    """The point of the whole program and its error, with a last correction there: squaring L cost digits that L itself still has."""
+def _extend(presolved: Presolved, outcome: _Outcome) -> Point:
+    """The point of the whole program, with a last correction there: squaring L cost digits that L itself still has."""
     whole = presolved.whole
     if presolved.elimination is None:
-        return outcome.point or evaluate(whole, outcome.x, outcome.v), outcome.error
-    x, v = presolved.expand(outcome.x, outcome.v)
-    point = evaluate(whole, x, v)
-    error = point.norm(whole)
-    if (error <= _EXACT).all():
-        return point, error
-    if sum(index.size for index, _ in outcome.parts) < whole.batch:
-        return point, error
+        return outcome.point or evaluate(whole, outcome.x, outcome.v)
+    point = evaluate(whole, *presolved.expand(outcome.x, outcome.v))
+    error = point.error(whole)
+    if (error <= _EXACT).all() or sum(index.size for index, _ in outcome.parts) < whole.batch:
+        return point
     factorization = EliminatedFactorization.of(presolved, combine(outcome.parts, whole.batch))
     dx, dy = factorization.solve(-point.F1, point.F2)
-    corrected = evaluate(whole, x + dx, v + whole.Ax(dx) - point.F2 + dy)
-    corrected_error = corrected.norm(whole)
-    better = (corrected_error < 0.5 * error)[:, None]
+    corrected = evaluate(whole, point.x + dx, point.v + whole.Ax(dx) - point.F2 + dy)
+    better = (corrected.error(whole) < 0.5 * error)[:, None]
     if not better.any():
-        return point, error
-    point = evaluate(whole, np.where(better, corrected.x, x), np.where(better, corrected.v, v))
-    return point, np.minimum(error, corrected_error)
+        return point
+    return evaluate(whole, np.where(better, corrected.x, point.x), np.where(better, corrected.v, point.v))
 
 
-def _judge(
-    program: ConeProgram,
-    presolved: Presolved,
-    scaling: Scaling,
-    point: Point,
-    error: np.ndarray,
-    outcome: _Outcome,
-) -> Solution:
-    whole = presolved.whole
+def _judge(program: ConeProgram, presolved: Presolved, scaling: Scaling, point: Point, outcome: _Outcome) -> Solution:
+    whole, without_bound = presolved.whole, missing(program)
+    residuals = Residuals.of(whole, point)
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
-    residuals = Residuals.of(replace(program, operators=whole.operators) if scaling.trivial else program, x, y, s)
-    # Judged in both units: the user's, and those in which no data are too small to matter.
-    judged = np.maximum(residuals.worst, error)
-    status = outcome.status
-    if not (judged <= ACCURACY).all() or not usable_mask(status).all():
+    s = s if without_bound is None else np.where(without_bound, np.inf, s)
+    worst, status = residuals.worst, outcome.status
+    if not (worst <= ACCURACY).all() or not usable_mask(status).all():
         lost_by = Status.TIME_LIMIT if outcome.out_of_time else Status.FAILED
         status = [lost_by if said is Status.FAILED else said for said in status]
-        near = [Status.INACCURATE if worst <= _ROUGH else lost_by for worst in judged]
-        solved = [Status.SOLVED if worst <= ACCURACY else other for worst, other in zip(judged, near, strict=True)]
+        near = [Status.INACCURATE if error <= _ROUGH else lost_by for error in worst]
+        solved = [Status.SOLVED if error <= ACCURACY else other for error, other in zip(worst, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
         # A certificate is the last word where no solution was found, or what was found is so large that it is one itself.
         ray = np.maximum(largest(outcome.x), largest(outcome.v)) >= _RAY
@@ -286,10 +298,12 @@ def _judge(
         ]
     elif Status.INACCURATE in status:
         status = [Status.SOLVED] * len(status)
+    if without_bound is not None:
+        impossible = (without_bound & (program.b < 0)).any(axis=1)
+        status = [Status.PRIMAL_INFEASIBLE if h else said for h, said in zip(impossible, status, strict=True)]
     lost = ~usable_mask(status)
     if lost.any():
         x, y, s = (np.where(lost[:, None], np.nan, h) for h in (x, y, s))
-        blank = {name: np.where(lost, np.nan, getattr(residuals, name)) for name in ("primal", "dual", "gap", "cone")}
-        residuals = Residuals(**blank)
+        residuals = residuals.blank(lost)
     attempts = Attempts(tuple(outcome.rounds))
-    return Solution(x, y, s, tuple(status), residuals, judged, tuple(outcome.solver), tuple(outcome.message), attempts)
+    return Solution(x, y, s, tuple(status), residuals, tuple(outcome.solver), tuple(outcome.message), attempts)

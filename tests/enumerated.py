@@ -51,13 +51,13 @@ class Planted:
         )
         P = self.P.ravel(order="F")[None, : structure.P.nnz]
         program = ConeProgram(structure, P, self.q[None], self.A.ravel(order="F")[None], self.b[None])
-        scaled, scaling = equilibrate_program(program)
+        scaled, scaling, _ = equilibrate_program(program)
         x, y, s = scaling.scale(self.x[None], self.y[None], self.s[None])
         presolved = presolve(scaled)
         point = evaluate(presolved.whole, x, y - s)
-        residuals = Residuals.of(program, self.x[None], self.y[None], self.s[None])
+        residuals = Residuals.of(presolved.whole, point)
         solution = Solution(
-            self.x[None], self.y[None], self.s[None], (Status.SOLVED,), residuals, residuals.worst, ("planted",), ("",)
+            self.x[None], self.y[None], self.s[None], (Status.SOLVED,), residuals, ("planted",), ("",)
         )
         return Linearization(presolved, point, scaling, 1), solution
 

@@ -135,7 +135,7 @@ def test_as_a_factorization_of_the_cone_program(twin):
     data = problem(8, 14, 3, batch=5, seed=5)
     program, solution = as_program(*data), twin.solve(*data, None, 1)
     point = evaluate(program, solution.x, solution.v)
-    assert point.norm(program).max() < 1e-13
+    assert point.error(program).max() < 1e-13
     assert np.array_equal(point.element.values == 1, solution.factors.active)
     factorization = ActiveSetFactorization(program, point.element, solution.factors)
     assert not factorization.singular.any()

@@ -32,8 +32,8 @@ def kkt_residual(problem: Problem, x: np.ndarray, y: np.ndarray, s: np.ndarray) 
         _relative(A @ x, s, -b),
         _relative(P @ x, A.T @ y, q),
         _relative(np.array([x @ (P @ x)]), np.array([q @ x]), np.array([b @ y])),
-        float(to_dual[0]) / (1 + _size(y)),
-        float(to_primal[0]) / (1 + _size(s)),
+        float(to_dual.max(initial=0.0)) / (1 + _size(y)),
+        float(to_primal.max(initial=0.0)) / (1 + _size(s)),
     )
 
 

@@ -147,11 +147,8 @@ class Cone(ABC):
         """
 
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
-        """The largest distance of a block of y from K* and of s from K, or upper bounds of them, for (..., blocks, d)."""
+        """The distance of each block of y from K* and of s from K in the maximum norm, or a bound of it, (..., blocks) from (..., blocks, d)."""
         # Moreau: s − Π_K(s) = −Π_{K*}(−s).
-        return _largest(y - self.project_dual(y)[0]), _largest(self.project_dual(-s)[0])
-
-
-def _largest(h: Array) -> Array:
-    xp = namespace(h)
-    return xp.max(xp.abs(h), axis=(-2, -1)) if h.shape[-2] else xp.sum(h, axis=(-2, -1))
+        xp = namespace(y, s)
+        outside = y - self.project_dual(y)[0], self.project_dual(-s)[0]
+        return xp.max(xp.abs(outside[0]), axis=-1), xp.max(xp.abs(outside[1]), axis=-1)

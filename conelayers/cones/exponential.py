@@ -259,16 +259,10 @@ def _dual_height(v: Array) -> Array:
     return xp.where(needed > z, needed - z, xp.zeros_like(z))
 
 
-def _bounds(inside_dual: Array, inside: Array) -> tuple[Array, Array]:
-    """The largest over the blocks of the heights of y in K* and of s in K."""
-    xp = namespace(inside)
-    return xp.max(inside_dual, axis=-1), xp.max(inside, axis=-1)
-
-
 def _tight(bounds: tuple[Array, Array], *points: Array) -> bool:
-    """Whether the bounds are no more than rounding of the points, so that projections need not be computed."""
+    """Whether the bounds are no more than rounding of each block, so that projections need not be computed."""
     xp = namespace(*bounds)
-    sizes = (1 + xp.max(xp.abs(h), axis=(-2, -1)) for h in points)
+    sizes = (xp.max(xp.abs(h), axis=-1) for h in points)
     return all(bool(xp.all(bound <= _ROUNDING * size)) for bound, size in zip(bounds, sizes, strict=True))
 
 
@@ -294,7 +288,7 @@ class Exponential(Cone):
 
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
         """Heights where they are tiny, the distances themselves elsewhere."""
-        bounds = _bounds(_dual_height(y), _height(s))
+        bounds = _dual_height(y), _height(s)
         return bounds if _tight(bounds, y, s) else super().distances(y, s)
 
 
@@ -317,5 +311,5 @@ class ExponentialDual(Cone):
 
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
         """Heights where they are tiny, the distances themselves elsewhere."""
-        bounds = _bounds(_height(y), _dual_height(s))
+        bounds = _height(y), _dual_height(s)
         return bounds if _tight(bounds, y, s) else super().distances(y, s)

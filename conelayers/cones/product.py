@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import numpy as np
+import scipy.sparse as sp
 
 from conelayers.cones.arrays import Array, device, namespace
 from conelayers.cones.cone import Cone, Element, IdentityBasisElement, ReducedElement, Triplets
@@ -16,7 +17,7 @@ from conelayers.cones.exponential import Exponential, ExponentialDual
 from conelayers.cones.orthant import Orthant
 from conelayers.cones.power import Power, PowerDual
 from conelayers.cones.psd import HermitianPositiveSemidefinite, PositiveSemidefinite
-from conelayers.cones.selection import Selection, as_selection, between
+from conelayers.cones.selection import Selection, as_selection, middle
 from conelayers.cones.soc import SecondOrder
 
 __all__ = ["Cones", "ProductElement"]
@@ -151,6 +152,36 @@ class Cones:
         sizes += [3] * (self.exp + self.exp_dual + len(self.power))
         return np.array(sizes, dtype=np.int64)
 
+    @cached_property
+    def scalings(self) -> sp.csr_array:
+        """S (m, k): a diagonal matrix diag(2^(S η)) maps the cone onto itself, for every η (k,).
+
+        Each row of an orthant has a factor of its own; a second-order or exponential cone one; a matrix X becomes TXT with T
+        diagonal; a power cone's rows have the factors a, b and aᵅb¹⁻ᵅ.
+        """
+        entries: list[tuple[int, int, float]] = []
+        flat = self.zero + self.nonneg
+        row, column = flat, flat
+        for d in self.soc:
+            entries += [(row + i, column, 1.0) for i in range(d)]
+            row, column = row + d, column + 1
+        for order, is_complex in [*((n, False) for n in self.psd), *((n, True) for n in self.hermitian)]:
+            lower = [(i, j) for j in range(order) for i in range(j, order)]
+            for i, j in lower + ([(i, j) for i, j in lower if i > j] if is_complex else []):
+                entries += [(row, column + i, 1.0), (row, column + j, 1.0)]
+                row += 1
+            column += order
+        for _ in range(self.exp + self.exp_dual):
+            entries += [(row + i, column, 1.0) for i in range(3)]
+            row, column = row + 3, column + 1
+        for a in map(abs, self.power):
+            entries += [(row, column, 1.0), (row + 1, column + 1, 1.0), (row + 2, column, a), (row + 2, column + 1, 1 - a)]
+            row, column = row + 3, column + 2
+        rows, cols, values = (np.array(h) for h in zip(*entries, strict=True)) if entries else (np.zeros(0, int),) * 3
+        ones = np.arange(flat)
+        triplets = np.concatenate([np.ones(flat), values]), (np.concatenate([ones, rows]), np.concatenate([ones, cols]))
+        return sp.csr_array(sp.coo_array(triplets, shape=(row, column)))
+
     @property
     def psd_rows(self) -> list[np.ndarray]:
         """The rows of each semidefinite block."""
@@ -199,8 +230,12 @@ class Cones:
         y, _, element = self.decompose(v, selection)
         return y, element
 
-    def element(self, v: Array, selection: Selection | str) -> ProductElement:
-        """The Clarke element that ``selection`` asks for, where a block within 1e−9 of its own ‖v‖ of a kink counts as being at it."""
+    def element(self, v: Array, selection: Selection | str, balance: Array | None = None) -> ProductElement:
+        """The Clarke element that ``selection`` asks for, where a block within 1e−9 of its own ‖v‖ of a kink counts as being at it.
+
+        "mid" is the mean in units in which y/s is ``balance`` (..., m) times smaller than here (None: the same ones), of which each block
+        has one.
+        """
         chosen = as_selection(selection)
         if chosen is Selection.DEFAULT:
             return self.project_dual(v)[1]
@@ -208,8 +243,11 @@ class Cones:
         low, high, _ = self.extremes(v, _AT_KINK * xp.abs(v))
         if chosen is not Selection.MID:
             return low if chosen is Selection.LOW else high
-        pairs = zip(low.elements, high.elements, strict=True)
-        return ProductElement(self, tuple(replace(a, values=between(a.values, b.values, chosen)) for a, b in pairs))
+        one = xp.ones_like(v)
+        balances = self.split(one if balance is None else one * balance)
+        factors = (xp.exp(xp.mean(xp.log(h), axis=-1, keepdims=True)) for h in balances)
+        pairs = zip(low.elements, high.elements, factors, strict=True)
+        return ProductElement(self, tuple(replace(a, values=middle(a.values, b.values, k)) for a, b, k in pairs))
 
     def extremes(self, v: Array, tolerance: Array) -> tuple[ProductElement, ProductElement, Array]:
         """D_min and D_max at the kink near v (..., m), and the distance of each block's v from its nearest kink, on all its rows.
@@ -249,13 +287,31 @@ class Cones:
         return any(not isinstance(g.cone, Orthant) for g in self._groups)
 
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
-        """The largest distance, or a tight bound of it, of a block of y from K* and of a block of s from K, for (..., m)."""
-        xp = namespace(y, s)
+        """The distance, or a tight bound of it, of each block of y from K* and of s from K, (..., blocks) for (..., m)."""
         parts = [g.cone.distances(a, b) for g, a, b in zip(self._groups, self.split(y), self.split(s), strict=True)]
-        to_dual, to_primal = parts[0]
-        for a, b in parts[1:]:
-            to_dual, to_primal = xp.maximum(to_dual, a), xp.maximum(to_primal, b)
-        return to_dual, to_primal
+        return self._by_block([a for a, _ in parts]), self._by_block([b for _, b in parts])
+
+    def _by_block(self, parts: list[Array]) -> Array:
+        """Figures of the blocks of each group, (..., blocks) each, in the order of the rows."""
+        xp = namespace(*parts)
+        if all(g.dimension == 1 for g in self._groups):
+            return self.join([p[..., None] for p in parts])
+        sizes = (g.dimension for g in self._groups)
+        spread = [xp.broadcast_to(p[..., None], (*p.shape, d)) for p, d in zip(parts, sizes, strict=True)]
+        return xp.take(self.join(spread), xp.asarray(self.block_starts, device=device(parts[0])), axis=-1)
+
+    def block_maxima(self, values: np.ndarray) -> np.ndarray:
+        """The largest of each block's rows, on all of them, (..., m); an orthant's rows are blocks by themselves."""
+        if self.block_starts.size == self.dimension:
+            return values
+        maxima = np.maximum.reduceat(values, self.block_starts, axis=-1)
+        return np.repeat(maxima, self.block_sizes, axis=-1)
+
+    def block_sums(self, values: np.ndarray) -> np.ndarray:
+        """The sums of each block's rows, (..., blocks)."""
+        if self.block_starts.size == self.dimension:
+            return values
+        return np.add.reduceat(values, self.block_starts, axis=-1)
 
     def split(self, h: Array) -> list[Array]:
         """The rows of (..., m) by group: a list of (..., blocks, d)."""

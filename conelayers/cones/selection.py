@@ -7,11 +7,11 @@ from typing import Any
 
 from conelayers.errors import as_member
 
-__all__ = ["Selection", "as_selection", "between"]
+__all__ = ["Selection", "as_selection", "between", "middle"]
 
 
 class Selection(Enum):
-    """DEFAULT: the one that each cone documents. LOW, HIGH: all kink eigenvalues 0, or 1. MID: the mean of the two."""
+    """DEFAULT: the one that each cone documents. LOW, HIGH: all kink eigenvalues 0, or 1. MID: the mean of the two, in the user's units."""
 
     DEFAULT = "default"
     LOW = "low"
@@ -34,3 +34,9 @@ def between(low: Any, high: Any, selection: Selection) -> Any:
     if selection is Selection.HIGH:
         return high
     return (low + high) / 2 if selection is Selection.MID else low
+
+
+def middle(low: Any, high: Any, balance: Any) -> Any:
+    """The mean of two eigenvalues of D, taken in units in which y/s is ``balance`` times smaller: there λ is λ/(λ + balance·(1 − λ))."""
+    mean = sum(h / (h + balance * (1 - h)) for h in (low, high)) / 2
+    return balance * mean / (1 - mean + balance * mean)
