@@ -145,9 +145,10 @@ def bounds_only(structure: Structure, maps: Mapping[str, AffineMap], *, gp: bool
     elsewhere[b.linear[~linear].indices] = True
     for affine in others:
         elsewhere[affine.linear.indices] = True
-    if gp:  # θ enters by itself and by its logarithm
-        bounded, elsewhere = (h.reshape(2, -1).any(axis=0) for h in (bounded, elsewhere))
-    return bounded & ~elsewhere
+    if not gp:
+        return bounded & ~elsewhere
+    size = bounded.size // 2  # θ enters by itself and by its logarithm
+    return (bounded[:size] | bounded[size:]) & ~elsewhere[:size] & ~elsewhere[size:]
 
 
 @final
