@@ -195,7 +195,7 @@ def structured(xp: Arithmetic, value: Any, spec: ParameterSpec) -> Any:
     if "imag" in attributes and spec.is_complex:
         value = (value - xp.conjugate(value)) / 2
     if spec.positions is not None:
-        mask = np.zeros(spec.size)
-        mask[list(spec.positions)] = 1
-        value = value * xp.constant(np.reshape(mask, spec.shape, order="F"))
+        mask = np.zeros(spec.size, dtype=bool)
+        mask[list(spec.positions)] = True
+        value = xp.where(xp.constant(np.reshape(mask, spec.shape, order="F")), value, 0.0)
     return value

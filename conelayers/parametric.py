@@ -134,21 +134,19 @@ class OutputSpec:
 
 
 def bounds_only(structure: Structure, maps: Mapping[str, AffineMap], *, gp: bool = False) -> np.ndarray:
-    """Which entries of θ are bounds and nothing else, (p,) bool: right-hand sides of rows of the nonnegative cone.
+    """Which entries of θ enter right-hand sides of the nonnegative cone's rows and nothing else, (p,) bool: they may be infinite.
 
-    They may be infinite. ``maps`` are those to P, q, A, b and the objective's constant.
+    ``maps`` are those to P, q, A, b and the objective's constant.
     """
     b, others = maps["b"], [m for name, m in maps.items() if name != "b"]
-    bounded, elsewhere = (np.zeros(b.linear.shape[1], dtype=bool) for _ in range(2))
-    linear = structure.cones.nonneg_rows[b.rows]
-    bounded[b.linear[linear].indices] = True
-    elsewhere[b.linear[~linear].indices] = True
+    elsewhere = np.zeros(b.linear.shape[1], dtype=bool)
+    elsewhere[b.linear[~structure.cones.nonneg_rows[b.rows]].indices] = True
     for affine in others:
         elsewhere[affine.linear.indices] = True
     if not gp:
-        return bounded & ~elsewhere
-    size = bounded.size // 2  # θ enters by itself and by its logarithm
-    return (bounded[:size] | bounded[size:]) & ~elsewhere[:size] & ~elsewhere[size:]
+        return ~elsewhere
+    size = elsewhere.size // 2  # θ enters by itself and by its logarithm
+    return ~elsewhere[:size] & ~elsewhere[size:]
 
 
 @final

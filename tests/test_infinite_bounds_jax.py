@@ -28,10 +28,10 @@ def _double() -> Iterator[None]:
 
 
 def box(**options) -> ConeLayer:
-    """minimize ½‖x − c‖² subject to l ≤ x ≤ u: x = min(max(c, l), u)."""
-    x, c, l, u = cp.Variable(3, name="x"), *(cp.Parameter(3, name=name) for name in "clu")
+    """minimize ½‖x − c‖² subject to low ≤ x ≤ u: x = min(max(c, low), u)."""
+    x, c, low, u = cp.Variable(3, name="x"), *(cp.Parameter(3, name=name) for name in "clu")
     return ConeLayer(
-        cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x - c)), [l <= x, x <= u]), [c, l, u], [x], **options
+        cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x - c)), [low <= x, x <= u]), [c, low, u], [x], **options
     )
 
 
@@ -42,8 +42,8 @@ POLICIES = pytest.mark.parametrize("policy", ["raise", "nan", "warn"])
 def test_values_and_gradients_are_those_of_the_projection(policy):
     layer = box(on_failure=policy)
 
-    def loss(c, l, u):
-        return jnp.sum(layer(c, l, u)[0])
+    def loss(c, low, u):
+        return jnp.sum(layer(c, low, u)[0])
 
     for compiled in (lambda f: f, jax.jit):
         np.testing.assert_allclose(compiled(lambda *h: layer(*h)[0])(C, L, U), X, atol=1e-9)
@@ -62,18 +62,18 @@ def test_jacobians_tangents_and_second_derivatives_are_exact():
     def f(*h):
         return layer(*h)[0]
 
-    for l, u, *diagonals in zip(L, U, DC, DL, DU, strict=True):
+    for low, u, *diagonals in zip(L, U, DC, DL, DU, strict=True):
         blocks = [np.diag(d) for d in diagonals]
         for way in (jax.jacrev, jax.jacfwd):
-            for found, block in zip(jax.jit(way(f, argnums=(0, 1, 2)))(C, l, u), blocks, strict=True):
+            for found, block in zip(jax.jit(way(f, argnums=(0, 1, 2)))(C, low, u), blocks, strict=True):
                 np.testing.assert_allclose(found, block, atol=1e-8)
-        _, tangent = jax.jvp(f, (C, l, u), (np.ones(3),) * 3)
+        _, tangent = jax.jvp(f, (C, low, u), (np.ones(3),) * 3)
         np.testing.assert_allclose(tangent, sum(diagonals), atol=1e-8)
-        hessian = jax.hessian(lambda *h: jnp.sum(f(*h) ** 2), argnums=(0, 2))(C, l, u)
+        hessian = jax.hessian(lambda *h: jnp.sum(f(*h) ** 2), argnums=(0, 2))(C, low, u)
         for row, a in zip(hessian, (blocks[0], blocks[2]), strict=True):
             for entry, b in zip(row, (blocks[0], blocks[2]), strict=True):
                 np.testing.assert_allclose(entry, 2 * a.T @ b, atol=1e-7)
-        for found, block in zip(layer.jacobian(C, l, u)[0], blocks, strict=True):
+        for found, block in zip(layer.jacobian(C, low, u)[0], blocks, strict=True):
             np.testing.assert_allclose(found, block, atol=1e-8)
 
 
@@ -99,15 +99,15 @@ def test_the_optimal_value_has_no_slope_in_open_bounds():
 def test_infeasible_bounds_are_told_by_the_status_and_masked():
     layer = box(on_failure="nan")
     u = np.array([[INF] * 3, [1.0, -INF, 1.0], [1.0] * 3])
-    l = np.full(3, -INF)
+    low = np.full(3, -INF)
     for compiled in (lambda f: f, jax.jit):
-        (x,), info = compiled(layer.solve)(C, l, u)
+        (x,), info = compiled(layer.solve)(C, low, u)
         assert layer.statuses(info) == (Status.SOLVED, Status.PRIMAL_INFEASIBLE, Status.SOLVED)
         np.testing.assert_array_equal(np.isnan(x), [[False] * 3, [True] * 3, [False] * 3])
-        gradient = compiled(jax.grad(lambda u: jnp.sum(layer(C, l, u)[0][jnp.array([0, 2])])))(u)
+        gradient = compiled(jax.grad(lambda u: jnp.sum(layer(C, low, u)[0][jnp.array([0, 2])])))(u)
         np.testing.assert_allclose(gradient, [[0] * 3, [0] * 3, [0, 1, 0]], atol=1e-9)
     with pytest.raises(Exception, match="infeasible"):
-        jax.jit(lambda u: box()(C, l, u)[0])(u)
+        jax.jit(lambda u: box()(C, low, u)[0])(u)
 
 
 @pytest.mark.parametrize("bad", [INF, -INF, np.nan])
@@ -122,7 +122,9 @@ def test_infinity_elsewhere_fails_its_own_instance_only(bad):
         gradient = compiled(jax.grad(lambda c: jnp.sum(layer(c, L[0], U[0])[0][jnp.array([0, 2])])))(c)
         np.testing.assert_allclose(gradient, [DC[0], [0] * 3, DC[0]], atol=1e-9)
     for run in (box(), jax.jit(lambda *h: box()(*h)[0])):
-        with pytest.raises(Exception, match=r"parameter c at batch index 1: got NaN or infinite values \(.* at \[1\]\)"):
+        with pytest.raises(
+            Exception, match=r"parameter c at batch index 1: got NaN or infinite values \(.* at \[1\]\)"
+        ):
             run(c, L[0], U[0])
 
 
