@@ -96,8 +96,8 @@ def solve_and_differentiate(
     """Solve minimize ½ xᵀPx + qᵀx subject to Ax + s = b, s ∈ K, and differentiate its solution map.
 
     P: (n, n), full symmetric positive semidefinite, sparse or dense, or None for zero. q: (n,). A: (m, n), sparse or
-    dense. b: (m,). cones: a Cones or an SCS-style dict; its order and scaling are those of the rows. solver and
-    solver_args, singular, selection: as for Layer.
+    dense. b: (m,), inf in rows of the nonnegative cone that do not bound: s is inf and y zero there, and their gradients are zero.
+    cones: a Cones or an SCS-style dict; its order and scaling are those of the rows. solver and solver_args, singular, selection: as for Layer.
 
     Returns a ConeSolution. Raises ValueError for bad data (naming the argument), SolveError for a program without a
     solution. The derivative: Agrawal et al., "Differentiating through a cone program" (2019), solved directly.
@@ -115,9 +115,10 @@ def solve_and_differentiate(
         raise ValueError(
             f"cones: got cones with {cones.dimension} rows in total, expected {b.size}, the rows of A and b"
         )
-    for name, values in (("P", P.data), ("q", q), ("A", A.data), ("b", b)):
+    for name, values in (("P", P.data), ("q", q), ("A", A.data)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name}: got NaN or infinite entries, expected finite ones")
+    _check_bounds(b, cones)
     difference = abs(P - P.T)
     if difference.nnz and difference.max() > 1e-10 * abs(P).max():
         raise ValueError(
@@ -142,6 +143,25 @@ def solve_and_differentiate(
     watch = Watch(*policies, Naming(partial(Names.of_rows, structure.n, structure.m)))
     solution, linearization = watch.over(solution, linearization)
     return _single(structure, solution, linearization)
+
+
+def _check_bounds(b: np.ndarray, cones: Cones) -> None:
+    """Raises ValueError, naming the entry, where b is NaN, or infinite outside of the nonnegative cone's rows."""
+    broken = np.flatnonzero(np.isnan(b) | (np.isinf(b) & ~cones.nonneg_rows))
+    if broken.size:
+        i = int(broken[0])
+        fix = "" if np.isnan(b[i]) else "; leave out the row, which infinity makes void or infeasible"
+        raise ValueError(
+            f"b: got NaN or infinite entries ({b[i]} at [{i}]), expected finite ones, or inf in rows of the nonnegative cone, "
+            f"{_rows_of(cones)}{fix}"
+        )
+
+
+def _rows_of(cones: Cones) -> str:
+    """Which rows are the nonnegative cone's."""
+    if not cones.nonneg:
+        return "of which there are none"
+    return f"rows {cones.zero} to {cones.zero + cones.nonneg - 1}"
 
 
 def _is_positive_semidefinite(P: sp.csc_array) -> bool:

@@ -225,6 +225,7 @@ class Formulas:
 def _where_solved(function: Callable[..., np.ndarray], v: np.ndarray, *others: np.ndarray) -> np.ndarray:
     if np.isfinite(v).all():
         return function(v, *others)
+    v = np.where(np.isneginf(v), -1.0, v)  # where nothing bounds v is as far from the kink as with any other slack
     flat, *rest = (h.reshape(-1, h.shape[-1]) for h in (v, *others))
     members = np.flatnonzero(np.isfinite(flat).all(axis=1))
     nothing = np.zeros(len(flat), dtype=bool)

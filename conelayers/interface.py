@@ -71,7 +71,8 @@ class Interface:
     """The user's ``parameters``, the ``sources`` of the program's, and of which of the program's outputs each variable is made.
 
     outputs: (position,), or (position of the real part, of the imaginary part). expressions: of the user's parameters, whose values are
-    computed in every call. replacements: what is to be told of them.
+    computed in every call. replacements: what is to be told of them. infinite: for each of the user's parameters which of its entries,
+    column-major, may be ±inf; none by default.
     """
 
     # Plain attributes, all found here: torch.compile reads them, and does not follow cached properties.
@@ -82,9 +83,11 @@ class Interface:
         outputs: tuple[tuple[int, ...], ...],
         expressions: tuple[Expression, ...] = (),
         replacements: tuple[Replacement, ...] = (),
+        infinite: tuple[np.ndarray, ...] | None = None,
     ) -> None:
         self.parameters, self.sources, self.outputs = parameters, sources, outputs
         self.expressions, self.replacements = expressions, replacements
+        self.infinite = infinite or tuple(np.zeros(spec.size, dtype=bool) for spec in parameters)
         same = tuple(Source(i) for i in range(len(parameters)))
         self.trivial = sources == same and outputs == tuple((i,) for i in range(len(outputs)))
         self.used = tuple(positions_in(e) for e in expressions)  # the user's parameters in each expression
@@ -99,7 +102,14 @@ class Interface:
         return cls(parameters, tuple(Source(i) for i in range(len(parameters))), tuple((i,) for i in range(outputs)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Interface, (self.parameters, self.sources, self.outputs, self.expressions, self.replacements)
+        return Interface, (
+            self.parameters,
+            self.sources,
+            self.outputs,
+            self.expressions,
+            self.replacements,
+            self.infinite,
+        )
 
     def evaluation(self, values: Values) -> Evaluation:
         """That of all expressions, prepared once for each framework."""
@@ -133,7 +143,7 @@ class Interface:
         for i in self._unseen if validate else ():
             array = values.concrete(given[i])
             if array is not None:
-                check_values(self.parameters[i], array if sizes[i] is not None else array[None], sizes[i] is not None)
+                self._check(i, array, sizes[i] is not None)
         computed = self._computed(given, values) if self.expressions else []
         result = []
         for source in self.sources:
@@ -147,6 +157,18 @@ class Interface:
                 )
             result.append(value if source.part is None else getattr(values.arithmetic, source.part)(value))
         return result
+
+    def check_finite(self, given: Sequence[Any], values: Values) -> None:
+        """Raises ValueError, naming the user's parameter, for NaN and for infinities that are no bounds, in values that are not traced or sparse."""
+        for i, (spec, value) in enumerate(zip(self.parameters, given, strict=False)):
+            array = values.concrete(value)
+            if array is not None and array.ndim - len(spec.shape) in (0, 1) and not np.isfinite(array).all():
+                self._check(i, array, array.ndim > len(spec.shape), attributes=False)
+
+    def _check(self, i: int, array: np.ndarray, batched: bool, *, attributes: bool = True) -> None:
+        """Raises ValueError for values of the user's parameter i that are not finite, or break one of its attributes."""
+        array = array if batched else array[None]
+        check_values(self.parameters[i], array, batched, attributes=attributes, infinite=self.infinite[i])
 
     def _computed(self, given: Sequence[Any], values: Values) -> list[Any]:
         used = frozenset().union(*self.used)
@@ -173,7 +195,7 @@ def structured(xp: Arithmetic, value: Any, spec: ParameterSpec) -> Any:
     if "imag" in attributes and spec.is_complex:
         value = (value - xp.conjugate(value)) / 2
     if spec.positions is not None:
-        mask = np.zeros(spec.size)
-        mask[list(spec.positions)] = 1
-        value = value * xp.constant(np.reshape(mask, spec.shape, order="F"))
+        mask = np.zeros(spec.size, dtype=bool)
+        mask[list(spec.positions)] = True
+        value = xp.where(xp.constant(np.reshape(mask, spec.shape, order="F")), value, 0.0)
     return value

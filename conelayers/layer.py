@@ -365,7 +365,10 @@ class Layer:
         return self._solve(self._batch(theta, compiled), solver_args, warm_start, OnFailure.NAN).certify()
 
     def _batch(self, values: Sequence[Any], compiled: ParametricProgram) -> Batch:
-        return combine_batch(compiled.parameters, given_arrays(compiled.parameters, values), validate=self.validate)
+        arrays = given_arrays(compiled.parameters, values)
+        batch = combine_batch(compiled.parameters, arrays, validate=self.validate, infinite=compiled.infinite)
+        compiled.check_bounds(batch.theta, batch.batched)
+        return batch
 
     def solve_flat(
         self,
@@ -376,10 +379,13 @@ class Layer:
         on_failure: OnFailure | str | None = None,
     ) -> LayerSolution:
         """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
-        specs = self.compiled_for(solver_args).parameters
+        compiled = self.compiled_for(solver_args)
+        specs = compiled.parameters
         theta = check_theta(specs, theta)
         for spec in specs:
-            check_values(spec, unflatten(theta[:, spec.columns], spec.shape), True, attributes=self.validate)
+            values, infinite = unflatten(theta[:, spec.columns], spec.shape), compiled.infinite[spec.columns]
+            check_values(spec, values, True, attributes=self.validate, infinite=infinite)
+        compiled.check_bounds(theta, True)
         batch = Batch(theta, True, (True,) * len(specs))
         return self._observed(batch, solver_args, warm_start, on_failure)
 

@@ -128,14 +128,15 @@ class Monitor:
             self._runs[key] = _Run(index, theta.copy(), solution)
 
     def _compare(self, before: _Run, index: int, theta: np.ndarray, solution: LayerSolution) -> Step:
-        delta = theta - before.theta
+        delta = np.subtract(theta, before.theta, out=np.zeros_like(theta), where=theta != before.theta)  # inf stays inf
+        finite = np.where(np.isinf(delta), 0.0, delta)  # a bound that comes from infinity moves nothing on its way
         old, new = before.solution.flat_variables(), solution.flat_variables()
         seen = new - old
-        ahead = before.solution.predict(delta)
+        ahead = before.solution.predict(finite)
         lengths, floor = _norms(seen), _ROUNDING * (1 + _norms(old))
         jumped = lengths > self._jump * _norms(ahead) + floor
         if jumped.any():  # a kink between the two lets the other end's derivative tell more
-            jumped &= lengths > self._jump * _norms(solution.predict(delta)) + floor
+            jumped &= lengths > self._jump * _norms(solution.predict(finite)) + floor
         _, y, s = solution.points
         moved, predicted = float(np.linalg.norm(seen)), float(np.linalg.norm(ahead))
         size = max(moved, predicted)

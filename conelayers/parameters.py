@@ -21,6 +21,7 @@ __all__ = [
     "combine_batch",
     "given_arrays",
     "in_order",
+    "where_in_batch",
 ]
 
 # How far a value may stray from its attribute, relative to its largest entry, and absolutely: rounding and difference quotients
@@ -71,11 +72,17 @@ class Batch(NamedTuple):
     batched_parameters: tuple[bool, ...]
 
 
-def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray], *, validate: bool = True) -> Batch:
+def combine_batch(
+    specs: Sequence[ParameterSpec],
+    values: Sequence[np.ndarray],
+    *,
+    validate: bool = True,
+    infinite: np.ndarray | None = None,
+) -> Batch:
     """Stack a call's values into θ, broadcasting the unbatched ones.
 
-    Raises ValueError naming the parameter for a wrong number of values, a wrong shape, unequal batch sizes, values that
-    are not finite or break the parameter's attributes.
+    ``infinite`` (p,) bool: which entries of θ may be ±inf; none by default. Raises ValueError naming the parameter for a wrong number of
+    values, a wrong shape, unequal batch sizes, values that are NaN, infinite where they may not be, or break the parameter's attributes.
     """
     sizes = batch_sizes(specs, [value.shape for value in values])
     batched = tuple(size is not None for size in sizes)
@@ -86,13 +93,14 @@ def combine_batch(specs: Sequence[ParameterSpec], values: Sequence[np.ndarray], 
             value = np.asarray(value, dtype=np.float64)
         value = value if is_batched else value[None]
         if spec.constrained and validate:
-            check_values(spec, value, is_batched)
+            check_values(spec, value, is_batched, infinite=_part(infinite, spec))
         theta[:, spec.columns] = flatten(value)
-    if not np.isfinite(theta).all():
+    if not np.isfinite(theta).all() and _broken(theta, infinite).any():
         for spec, value, is_batched in zip(specs, values, batched, strict=True):
             with np.errstate(over="ignore"):
                 value = np.asarray(value, dtype=np.float64)
-            check_values(spec, value if is_batched else value[None], is_batched, attributes=validate)
+            value = value if is_batched else value[None]
+            check_values(spec, value, is_batched, attributes=validate, infinite=_part(infinite, spec))
     return Batch(theta, any(batched), batched)
 
 
@@ -201,20 +209,53 @@ def unflatten(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return flat.reshape(flat.shape[0], *reversed(shape)).transpose(0, *range(len(shape), 0, -1))
 
 
-def check_values(spec: ParameterSpec, values: np.ndarray, batched: bool, *, attributes: bool = True) -> None:
-    """Raises ValueError naming the parameter, the instance and the attribute that ``values`` (B, *shape) break, or where they are not finite."""
+def _part(infinite: np.ndarray | None, spec: ParameterSpec) -> np.ndarray | None:
+    """Which entries of one parameter may be infinite."""
+    return None if infinite is None else infinite[spec.columns]
+
+
+def _broken(flat: np.ndarray, infinite: np.ndarray | None) -> np.ndarray:
+    """Which of the values (B, size) are NaN, or infinite where they may not be."""
+    return ~np.isfinite(flat) if infinite is None else np.isnan(flat) | (np.isinf(flat) & ~infinite)
+
+
+def check_values(
+    spec: ParameterSpec,
+    values: np.ndarray,
+    batched: bool,
+    *,
+    attributes: bool = True,
+    infinite: np.ndarray | None = None,
+) -> None:
+    """Raises ValueError naming the parameter, the instance, and the attribute that ``values`` (B, *shape) break, or the entry that is not finite.
+
+    ``infinite`` (size,) bool: which entries, column-major, may be ±inf; none by default.
+    """
     if values.size == 0:
         return
     flat = flatten(values)
-    finite = np.isfinite(flat)
-    if not finite.all():
-        _refuse(spec, ~finite.all(axis=1), batched, "got NaN or infinite values, expected finite ones")
+    broken = _broken(flat, infinite)
+    if broken.any():
+        _refuse(spec, np.any(broken, axis=1), batched, _not_finite(spec, flat, broken))
     if attributes and spec.constrained:
         _check_attributes(spec, values, flat, batched)
 
 
+def _not_finite(spec: ParameterSpec, flat: np.ndarray, broken: np.ndarray) -> str:
+    """What is said of the first value that is NaN, or infinite where it may not be."""
+    i, entry = np.argwhere(broken)[0].tolist()
+    index = ", ".join(str(int(k)) for k in np.unravel_index(entry, spec.shape, order="F"))
+    got = f"got NaN or infinite values ({flat[i, entry]}{f' at [{index}]' if index else ''}), expected finite ones"
+    if np.isnan(flat[i, entry]):
+        return f"{got}; look for 0/0 or inf - inf where they are computed"
+    return (
+        f"{got}: infinite are only bounds, the right-hand sides of linear inequalities, of parameters that enter nothing else; "
+        "leave out what should not bound, or write it as such an inequality"
+    )
+
+
 def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray, batched: bool) -> None:
-    slack = _TOLERANCE * np.abs(flat).max(axis=1) + _FLOOR
+    slack = _TOLERANCE * np.abs(np.where(np.isinf(flat), 0.0, flat)).max(axis=1) + _FLOOR
     attributes = spec.attributes
     low, high = flat.real.min(axis=1), flat.real.max(axis=1)
     for name, broken, expected in (
@@ -256,9 +297,8 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
                 f"was declared with {kind}; got entries outside it that are not zero, expected zeros there",
             )
     if "boolean" in attributes or "integer" in attributes:
-        away = np.abs(
-            flat.real - (np.clip(np.round(flat.real), 0, 1) if "boolean" in attributes else np.round(flat.real))
-        ).max(axis=1)
+        real = flat.real if "boolean" in attributes else np.where(np.isinf(flat.real), 0.0, flat.real)
+        away = np.abs(real - (np.clip(np.round(real), 0, 1) if "boolean" in attributes else np.round(real))).max(axis=1)
         if (away > slack).any():
             name, expected = ("boolean", "0 or 1") if "boolean" in attributes else ("integer", "whole numbers")
             _refuse(
@@ -273,7 +313,9 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
             spec, broken, batched, "was declared imag=True; got a real part that is not zero, expected imaginary values"
         )
     if attributes & {"symmetric", "hermitian", "PSD", "NSD"}:
-        gap = np.abs(values - np.swapaxes(values, -1, -2).conj()).reshape(len(values), -1).max(axis=1)
+        mirrored = np.swapaxes(values, -1, -2).conj()
+        with np.errstate(invalid="ignore"):
+            gap = np.where(values == mirrored, 0.0, np.abs(values - mirrored)).reshape(len(values), -1).max(axis=1)
         if (gap > 2 * slack).any():
             _refuse(
                 spec,
@@ -299,5 +341,9 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
 
 
 def _refuse(spec: ParameterSpec, broken: np.ndarray, batched: bool, what: str) -> None:
-    where = f" at batch index {', '.join(map(str, np.flatnonzero(broken)[:10]))}" if batched else ""
-    raise ValueError(f"parameter {spec.name}{where}: {what}")
+    raise ValueError(f"parameter {spec.name}{where_in_batch(broken, batched)}: {what}")
+
+
+def where_in_batch(broken: np.ndarray, batched: bool) -> str:
+    """The first of the ``broken`` (B,) instances, in a batched call."""
+    return f" at batch index {', '.join(map(str, np.flatnonzero(broken)[:10]))}" if batched else ""

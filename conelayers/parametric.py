@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import final
@@ -11,10 +12,10 @@ import scipy.sparse as sp
 
 from conelayers.interface import Interface
 from conelayers.names import Names, Naming
-from conelayers.parameters import ParameterSpec
+from conelayers.parameters import ParameterSpec, where_in_batch
 from conelayers.program import ConeProgram, Structure
 
-__all__ = ["AffineMap", "OutputSpec", "ParametricProgram"]
+__all__ = ["AffineMap", "OutputSpec", "ParametricProgram", "bounds_only"]
 
 
 @final
@@ -36,9 +37,12 @@ class AffineMap:
         return cls(constant, rows, sp.csr_array(linear[rows]))
 
     @property
-    def is_infinite(self) -> bool:
-        """Whether a constant or a coefficient is infinite or NaN."""
-        return not bool(np.isfinite(self.constant).all() and np.isfinite(self.linear.data).all())
+    def unusable(self) -> np.ndarray:
+        """Which values have an infinite or NaN constant or coefficient, (rows,) bool."""
+        found = ~np.isfinite(self.constant)
+        coefficients = ~np.isfinite(self.linear.data)
+        found[self.rows[self.linear.tocoo().row[coefficients]]] = True
+        return found
 
     @cached_property
     def _selection(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -142,6 +146,22 @@ class OutputSpec:
         return (self.matrix.T @ ((value * cotangent) if self.exponential else cotangent).T).T
 
 
+def bounds_only(structure: Structure, maps: Mapping[str, AffineMap], *, gp: bool = False) -> np.ndarray:
+    """Which entries of θ enter right-hand sides of the nonnegative cone's rows and nothing else, (p,) bool: they may be infinite.
+
+    ``maps`` are those to P, q, A, b and the objective's constant.
+    """
+    b, others = maps["b"], [m for name, m in maps.items() if name != "b"]
+    elsewhere = np.zeros(b.linear.shape[1], dtype=bool)
+    elsewhere[b.linear[~structure.cones.nonneg_rows[b.rows]].indices] = True
+    for affine in others:
+        elsewhere[affine.linear.indices] = True
+    if not gp:
+        return ~elsewhere
+    size = elsewhere.size // 2  # θ enters by itself and by its logarithm
+    return ~elsewhere[:size] & ~elsewhere[size:]
+
+
 @final
 @dataclass(frozen=True)
 class ParametricProgram:
@@ -160,6 +180,9 @@ class ParametricProgram:
     naming: Naming
     interface: Interface
     logarithmic: np.ndarray  # which entries of θ enter by their logarithms, (p,) bool; none but in a geometric program
+    infinite: (
+        np.ndarray
+    )  # which entries of θ may be ±inf, (p,) bool: ``bounds_only``, as far as the user's values are these
     _restrictions: dict[tuple[bool, ...], ParametricProgram] = field(default_factory=dict)  # memoized ``restricted``
 
     @property
@@ -170,6 +193,38 @@ class ParametricProgram:
     def phi(self, theta: np.ndarray) -> np.ndarray:
         """θ, or (θ, log θ) for a geometric program."""
         return np.concatenate([theta, np.log(self._base(theta))], axis=1) if self.gp else theta
+
+    def acceptable(self, theta: np.ndarray) -> np.ndarray:
+        """Which instances of θ (B, p) have values that a program can be made of, (B,) bool: infinite ones in bounds only, and no NaN."""
+        finite = np.isfinite(theta)
+        if finite.all():
+            return np.ones(len(theta), dtype=bool)
+        usable = (finite | (self.infinite & ~np.isnan(theta))).all(axis=1)
+        usable[usable] = ~np.any(self._undefined_bounds(theta[usable]), axis=1)
+        return usable
+
+    def check_bounds(self, theta: np.ndarray, batched: bool) -> None:
+        """Raises ValueError, naming the parameters, where infinite ones of θ (B, p) meet in one bound as inf − inf."""
+        if np.isfinite(theta).all():
+            return
+        undefined = self._undefined_bounds(theta)
+        if not undefined.any():
+            return
+        i, row = np.argwhere(undefined)[0].tolist()
+        used = self.b.linear[[int(np.searchsorted(self.b.rows, row))]].indices % theta.shape[1]
+        used = used[~np.isfinite(theta[i, used])]
+        met = [
+            spec.name for spec in self.parameters if ((spec.columns.start <= used) & (used < spec.columns.stop)).any()
+        ]
+        raise ValueError(
+            f"parameter{'s' if len(met) > 1 else ''} {' and '.join(met)}{where_in_batch(np.any(undefined, axis=1), batched)}: got infinite values that "
+            "meet in one bound as inf - inf, expected at most one of them there to be infinite; give each a constraint of its own"
+        )
+
+    def _undefined_bounds(self, theta: np.ndarray) -> np.ndarray:
+        """Which right-hand sides are NaN, (B, m) bool."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.isnan(self.b.value(self.phi(theta)))
 
     def _base(self, theta: np.ndarray) -> np.ndarray:
         # Exponents may be zero or negative: 1 stands where no logarithm is taken.

@@ -160,6 +160,7 @@ class LPGD(Smoothing):
 
     def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
         program, solution = base.program, base.solution
+        gs = np.where(np.isinf(program.b), 0.0, gs)  # an infinite slack stays what it is
         gx = gx - program.ATy(gs)  # s = b − A x
         signs = {"both": (1, -1), "lower": (1,), "upper": (-1,)}[self.side]
         anchored = program

@@ -13,7 +13,7 @@ from conelayers.arguments import as_array, as_flags, check_count
 from conelayers.expressions import Arithmetic, NumpyArithmetic, pullback, pushforward
 from conelayers.interface import Interface, Source, leading, structured
 from conelayers.layer_solution import LayerSolution
-from conelayers.parameters import ParameterSpec, check_values, flatten, unflatten
+from conelayers.parameters import ParameterSpec, flatten, unflatten
 
 __all__ = ["ARRAYS", "TranslatedSolution", "inner_arrays", "translated"]
 
@@ -149,12 +149,8 @@ class TranslatedSolution(LayerSolution):
 
 
 def inner_arrays(interface: Interface, given: Sequence[Any], validate: bool) -> list[np.ndarray]:
-    """The values of the program's own parameters. Raises ValueError naming a parameter of the user's that is not finite."""
-    for spec, value in zip(interface.parameters, given, strict=False):
-        dense = np.asarray(value.data if sp.issparse(value) else value)
-        if not np.isfinite(dense).all() and dense.ndim - len(spec.shape) in (0, 1) and not sp.issparse(value):
-            batched = dense.ndim > len(spec.shape)
-            check_values(spec, dense if batched else dense[None], batched, attributes=False)
+    """The values of the program's own parameters. Raises ValueError naming a parameter of the user's that is NaN, or infinite where it may not be."""
+    interface.check_finite(given, ARRAYS)
     with np.errstate(all="ignore"):
         return interface.inner(given, ARRAYS, validate=validate)
 

@@ -21,6 +21,7 @@ from cvxpy.reductions.eval_params import EvalParams
 from conelayers.canonicalize.complex_forms import divides_by_complex
 from conelayers.canonicalize.data import cones_of, data_maps, parameter_map, parameter_specs, part_specs, parts_of
 from conelayers.canonicalize.hermitian import hermitian_form
+from conelayers.canonicalize.infinite import check_constants, infinite_entries, infinite_values
 from conelayers.canonicalize.lift import as_it_is, lift
 from conelayers.canonicalize.naming import names_of
 from conelayers.canonicalize.recovery import output_specs
@@ -29,7 +30,7 @@ from conelayers.canonicalize.sources import sources_of
 from conelayers.errors import CanonicalizationError
 from conelayers.interface import Interface
 from conelayers.names import Naming
-from conelayers.parametric import ParametricProgram
+from conelayers.parametric import ParametricProgram, bounds_only
 
 __all__ = ["canonicalize"]
 
@@ -108,20 +109,21 @@ def _canonicalize(
     if any(isinstance(r, Complex2Real) for r, _ in reductions):
         cones, E = hermitian_form(program, cones)
     structure, maps = data_maps(program, columns, cones, E)
-    if any(m.is_infinite for m in maps.values()):
-        raise CanonicalizationError(
-            "problem: got an infinite or NaN constant or coefficient, expected finite ones; remove the constraint that it makes void"
-        )
     groups = [output_specs(v, problem, program, reductions, E) for v in variables]
     outputs = tuple(spec for group in groups for spec in group)
     ends = np.cumsum([len(group) for group in groups]).tolist()
     sources, expressions = sources_of(parts, parameters, lifted.definitions)
+    naming = Naming(partial(names_of, fresh, program, reductions, structure, maps, outputs, lifted.auxiliary, E))
+    check_constants(structure, maps, naming)
+    infinite = infinite_entries(specs, sources, expressions, bounds_only(structure, maps, gp=gp))
+    own = parameter_specs(parameters)
     interface = Interface(
-        parameters=parameter_specs(parameters),
+        parameters=own,
         sources=sources,
         expressions=expressions,
         outputs=tuple(tuple(range(end - len(group), end)) for group, end in zip(groups, ends, strict=True)),
         replacements=lifted.report,
+        infinite=infinite_values(own, specs, sources, infinite),
     )
     return ParametricProgram(
         structure=structure,
@@ -134,9 +136,10 @@ def _canonicalize(
         outputs=outputs,
         maximize=isinstance(problem.objective, cp.Maximize),
         gp=gp,
-        naming=Naming(partial(names_of, fresh, program, reductions, structure, maps, outputs, lifted.auxiliary, E)),
+        naming=naming,
         logarithmic=_logarithmic(columns, sum(spec.size for spec in specs)),
         interface=interface,
+        infinite=infinite,
     )
 
 

@@ -190,6 +190,13 @@ class Cones:
         return [start + np.arange(size) for start, size in zip(starts[:-1].tolist(), sizes, strict=True)]
 
     @cached_property
+    def nonneg_rows(self) -> np.ndarray:
+        """Which rows are linear inequalities, those of the nonnegative cone, (m,) bool."""
+        rows = np.zeros(self.dimension, dtype=bool)
+        rows[self.zero : self.zero + self.nonneg] = True
+        return rows
+
+    @cached_property
     def orthant_rows(self) -> np.ndarray:
         """Which rows lie in an orthant or the zero cone, (m,) bool."""
         rows = np.zeros(self.dimension, dtype=bool)

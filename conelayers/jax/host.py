@@ -29,7 +29,7 @@ _SAME = 1e-5  # relative distance up to which a float32 v is that of the solutio
 
 @final
 class _Kept(NamedTuple):
-    """The solution of the instances whose parameters are finite (``members``), and the point of all of them, NaN for the others."""
+    """The solution of the instances whose parameters are acceptable (``members``), and the point of all of them, NaN for the others."""
 
     members: np.ndarray
     solution: LayerSolution | None
@@ -112,8 +112,7 @@ class HostProgram:
         return np.ascontiguousarray(phi[:, : self.formulas.size], dtype=np.float64)
 
     def _solve(self, theta: np.ndarray) -> _Kept:
-        finite = np.isfinite(theta).all(axis=1) | (self.on_failure is OnFailure.RAISE)
-        members = np.flatnonzero(finite)
+        members = np.flatnonzero(self.formulas.compiled.acceptable(theta) | (self.on_failure is OnFailure.RAISE))
         status = np.full(len(theta), STATUSES.index(Status.FAILED), dtype=np.int32)
         structure = self.formulas.compiled.structure
         n, m = structure.A.shape[1], structure.A.shape[0]
@@ -143,13 +142,18 @@ class HostProgram:
         if kept is not None and kept.solution is not None:
             solution = kept.solution
             tolerance = 0.0 if v.dtype == np.float64 else _SAME
-            own = kept.y - kept.s
-            size = np.abs(own).max(axis=1, initial=0.0, keepdims=True)
-            if (np.abs(own - v) <= tolerance * size)[kept.members[solution.solved]].all():
+            if _alike(kept.y - kept.s, v, tolerance)[kept.members[solution.solved]].all():
                 return kept.members, solution.linearization, solution.gradients_move(), solution.outputs_move()
         members = np.flatnonzero(~np.isnan(v).any(axis=1))
         made = self.layer.linearize(self.formulas.compiled, theta[members], v[members].astype(np.float64))
         return members, made, always, always
+
+
+def _alike(own: np.ndarray, v: np.ndarray, tolerance: float) -> np.ndarray:
+    """Where v (B, m) is ``own`` up to a tolerance relative to its largest entry, (B, m); −inf where there is no bound."""
+    here, there = (np.where(np.isneginf(h), 0.0, h) for h in (own, v))
+    size = np.abs(here).max(axis=1, initial=0.0, keepdims=True)
+    return (np.isneginf(own) == np.isneginf(v)) & (np.abs(here - there) <= tolerance * size)
 
 
 def _wide(*arrays: np.ndarray) -> list[np.ndarray]:

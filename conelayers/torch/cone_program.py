@@ -20,7 +20,7 @@ from conelayers.interface import Interface
 from conelayers.layer import Layer
 from conelayers.names import Names, Naming
 from conelayers.parameters import ParameterSpec
-from conelayers.parametric import AffineMap, ParametricProgram
+from conelayers.parametric import AffineMap, ParametricProgram, bounds_only
 from conelayers.program import Pattern, Structure
 from conelayers.solvers import merge_solver_args
 from conelayers.torch.call import Call
@@ -61,6 +61,7 @@ def solve_cone_program(
     others are shared by the batch. cones: a Cones or an SCS-style dict; its order and scaling are those of the rows.
     P_pattern, A_pattern: a scipy sparse matrix, or (rows, columns); then P and A are the values (nnz,) or (B, nnz) of its entries, in
     the order of (rows, columns), or of the matrix's COO form. P's pattern holds both triangles. solver, solver_args, on_failure: as for ConeLayer.
+    b may be inf in rows of the nonnegative cone: they do not bound there, s is inf, y zero, and their gradients are zero.
 
     The gradient of P is symmetric. Everything that ConeLayer offers holds here too: torch.func, forward mode, second derivatives.
     Raises ValueError for bad data, naming the argument, SolveError naming the instances that have no solution.
@@ -181,13 +182,14 @@ def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadr
         linear = sp.csr_array((np.ones(length), (np.arange(length), picked)), shape=(length, size))
         return AffineMap(np.zeros(length), np.arange(length), linear)
 
+    structure, q_map, b_map = Structure(P_pattern, A_pattern, cones), vector("q", n), vector("b", m)
     return ParametricProgram(
-        structure=Structure(P_pattern, A_pattern, cones),
+        structure=structure,
         parameters=tuple(specs),
         P=P_map,
-        q=vector("q", n),
+        q=q_map,
         A=A_map,
-        b=vector("b", m),
+        b=b_map,
         constant=AffineMap(np.zeros(1), np.zeros(0, dtype=np.int64), sp.csr_array((0, size))),
         outputs=(),
         maximize=False,
@@ -195,6 +197,7 @@ def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadr
         naming=Naming(partial(Names.of_rows, n, m)),
         interface=Interface.identity(tuple(specs), 0),
         logarithmic=np.zeros(size, dtype=bool),
+        infinite=bounds_only(structure, {"P": P_map, "q": q_map, "A": A_map, "b": b_map}),
     )
 
 

@@ -308,7 +308,10 @@ class ConeLayer(torch.nn.Module):
 
     def _inner(self, interface: Interface, params: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         """The values of the program's own parameters."""
-        return params if interface.trivial else interface.inner(params, TENSORS, validate=self.engine.validate)
+        if interface.trivial:
+            return params
+        interface.check_finite(params, TENSORS)
+        return interface.inner(params, TENSORS, validate=self.engine.validate)
 
     @staticmethod
     def _array(value: torch.Tensor) -> Any:
