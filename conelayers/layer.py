@@ -426,7 +426,8 @@ class Layer:
         y, s, _ = program.structure.cones.decompose(v)
         x, y, s = scaling.scale(np.zeros_like(program.q) if x is None else x, y, s)
         point = evaluate(presolved.whole, x, y - s)
-        made = Linearization(presolved, point, scaling, self._default_arguments.jobs_backward)
+        jobs = self._default_arguments.jobs_backward
+        made = Linearization(presolved, point, scaling, jobs, open_rows=missing(program))
         return self._watch.over_point(made)
 
     def _solve(

@@ -157,6 +157,7 @@ class Linearization:
     jobs: int
     parts: tuple[tuple[np.ndarray, Factorization], ...] = ()
     on_trouble: Callable[[SolutionMap, Trouble], None] = warn_of
+    open_rows: np.ndarray | None = None  # (B, m) bool: without a bound, whose s does not move
 
     @property
     def program(self) -> ConeProgram:
@@ -195,6 +196,7 @@ class Linearization:
             point=self.point.take(index),
             scaling=self.scaling.take(index),
             parts=tuple(parts),
+            open_rows=None if self.open_rows is None else self.open_rows[index],
         )
         if "factorization" in self.__dict__:
             taken.__dict__["factorization"] = self.factorization.take(index)
@@ -246,7 +248,7 @@ class Linearization:
         caller reads from the solution of instance i changes along null vectors (dx, dy) of J.
         """
         program, element = self.program, self.point.element
-        r1, r2 = self.scaling.scale_rows(r1, r2)
+        r1, r2 = self.scaling.scale_rows(r1, self._on_bounds(r2))
 
         def moves(factorization: Factorization, i: int) -> bool:
             null = self.null_vectors(i, factorization)
@@ -289,7 +291,7 @@ class Linearization:
         change can be moved to where the optimality conditions have no solution nearby.
         """
         program, element = self.program, self.point.element
-        gx, gy, gs = self.scaling.scale_cotangents(gx, gy, gs)
+        gx, gy, gs = self.scaling.scale_cotangents(gx, self._on_bounds(gy), self._on_bounds(gs))
         h = element.apply(gy + gs) - gs
 
         def first(factorization: Factorization) -> _Pair:
@@ -317,6 +319,9 @@ class Linearization:
         (lam, mu), trouble = self._solve(steps, moves, "some changes of the data leave no solution nearby")
         self._tell(trouble, tell)
         return self.scaling.scale_rows(lam, mu)
+
+    def _on_bounds(self, rows: np.ndarray) -> np.ndarray:
+        return rows if self.open_rows is None else np.where(self.open_rows, 0.0, rows)
 
     def null_vectors(self, i: int, factorization: Factorization | None = None) -> tuple[np.ndarray, np.ndarray] | None:
         """ker K of an instance: what its factor knows, else found for its own sake, once; None if it is not found."""

@@ -214,7 +214,10 @@ def solve_batch(
             presolved, parts = presolve(whole), ()
             point = evaluate(presolved.whole, point.x, v)
         solution = _judge(program, presolved, equilibrated.scaling, point, outcome)
-        return Solved(solution, Linearization(presolved, point, equilibrated.scaling, derivative_jobs, parts))
+        linearization = Linearization(
+            presolved, point, equilibrated.scaling, derivative_jobs, parts, open_rows=missing(program)
+        )
+        return Solved(solution, linearization)
 
 
 def _follow_routes(
@@ -257,7 +260,9 @@ def _previous(warm: WarmStart, scaling: Scaling, presolved: Presolved) -> Previo
     structure = presolved.smaller.structure
     linear = structure.P.nnz == 0 and structure.cones.kinds <= {"zero", "nonneg"}
     # One step tells whether a linear program's vertex is still the solution; more seldom lead to the one that is.
-    return Previous(*presolved.restrict(x, y - s), warm.usable, plain_steps=_LINEAR_STEPS if linear else 10)
+    v = y - s
+    v = np.where(np.isfinite(v), v, -1.0)  # where there was no bound
+    return Previous(*presolved.restrict(x, v), warm.usable, plain_steps=_LINEAR_STEPS if linear else 10)
 
 
 def _extend(presolved: Presolved, outcome: _Outcome) -> Point:
