@@ -36,7 +36,6 @@ from conelayers.errors import Status, usable_mask
 from conelayers.kkt import null_space
 from conelayers.linearization import Linearization, SolutionMap
 from conelayers.names import Names
-from conelayers.program import largest
 from conelayers.residual import apply_jacobian, apply_jacobian_transpose, evaluate
 from conelayers.solution import Solution
 
@@ -117,7 +116,9 @@ class Kinks(NamedTuple):
         tolerance = cones.block_maxima(_STEPS * step + _ROUNDING * size)
         low, high, distance = cones.extremes(v, tolerance)
         starts = cones.block_starts
-        known = np.max(np.divide(step, size, out=np.zeros_like(step), where=~cones.orthant_rows & (size > 0)), axis=1, initial=0.0)
+        known = np.max(
+            np.divide(step, size, out=np.zeros_like(step), where=~cones.orthant_rows & (size > 0)), axis=1, initial=0.0
+        )
         return cls(low, high, distance[:, starts], tolerance[:, starts], known)
 
     @property

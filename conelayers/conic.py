@@ -29,6 +29,10 @@ from conelayers.solvers import choose_solver, parse_solver_args
 __all__ = ["ConeSolution", "solve_and_differentiate"]
 
 
+_ASYMMETRY = 1e-10
+_SHIFT = 1e-9  # of a diagonal of ones: rounding of P may make an eigenvalue so much negative
+
+
 @final
 @dataclass(frozen=True)
 class ConeSolution:
@@ -119,8 +123,7 @@ def solve_and_differentiate(
         if not np.isfinite(values).all():
             raise ValueError(f"{name}: got NaN or infinite entries, expected finite ones")
     _check_bounds(b, cones)
-    difference = abs(P - P.T)
-    if difference.nnz and difference.max() > 1e-10 * abs(P).max():
+    if not _is_symmetric(P):
         raise ValueError(
             "P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) / 2"
         )
@@ -139,8 +142,9 @@ def solve_and_differentiate(
     solution, linearization = solve_batch(
         program, plan, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward
     )
-    react(solution, OnFailure.RAISE)
-    watch = Watch(*policies, Naming(partial(Names.of_rows, structure.n, structure.m)))
+    naming = Naming(partial(Names.of_rows, structure.n, structure.m))
+    react(solution, OnFailure.RAISE, naming)
+    watch = Watch(*policies, naming)
     solution, linearization = watch.over(solution, linearization)
     return _single(structure, solution, linearization)
 
@@ -164,12 +168,24 @@ def _rows_of(cones: Cones) -> str:
     return f"rows {cones.zero} to {cones.zero + cones.nonneg - 1}"
 
 
+def _is_symmetric(P: sp.csc_array) -> bool:
+    """Whether P and Pᵀ agree to rounding, entry by entry, relative to √(Pᵢᵢ Pⱼⱼ), which bounds an entry of a semidefinite matrix."""
+    difference, root = sp.coo_array(abs(P - P.T)), np.sqrt(np.abs(P.diagonal()))
+    sizes = np.maximum(root[difference.row] * root[difference.col], abs(P)[difference.row, difference.col])
+    return bool((difference.data <= _ASYMMETRY * sizes).all())
+
+
 def _is_positive_semidefinite(P: sp.csc_array) -> bool:
-    """Whether the LDLᵀ factorization of P + εI, ε tiny, has positive pivots only."""
+    """Whether the LDLᵀ factorization of EPE + εI has positive pivots only, ε tiny and E such that EPE has the diagonal one."""
     if P.nnz == 0:
         return True
-    shift = 1e-9 * abs(P).max() * sp.eye_array(P.shape[0])
-    pivots = qdldl.Solver(sp.csc_matrix(P + shift)).factors()[1]
+    diagonal = P.diagonal()
+    filled = np.unique(P.indices)
+    if not (diagonal[filled] > 0).all():  # an empty diagonal entry makes the row zero
+        return bool((diagonal >= 0).all() and not abs(P[filled[diagonal[filled] == 0]]).sum())
+    scale = sp.diags_array(1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)))
+    shifted = scale @ P @ scale + _SHIFT * sp.eye_array(P.shape[0])
+    pivots = qdldl.Solver(sp.csc_matrix(shifted)).factors()[1]
     return bool(np.all(pivots > 0))
 
 

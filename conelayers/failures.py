@@ -28,6 +28,7 @@ from conelayers.errors import (
     usable_mask,
 )
 from conelayers.linearization import Linearization, NullTest, SolutionMap, Tell, Trouble, always
+from conelayers.names import Naming
 from conelayers.program import Structure
 from conelayers.solution import Attempt, Attempts, Residuals, Solution
 
@@ -126,7 +127,7 @@ class CallInfo:
         return "\n".join(lines)
 
 
-def react(solution: Solution, policy: OnFailure) -> None:
+def react(solution: Solution, policy: OnFailure, naming: Naming) -> None:
     """SolveError or a FailedInstancesWarning where an instance has no solution; one InaccurateSolutionWarning for those that miss the accuracy."""
     lost = np.flatnonzero(~usable_mask(solution.status)).tolist()
     if lost and policy is not OnFailure.NAN:
@@ -136,10 +137,10 @@ def react(solution: Solution, policy: OnFailure) -> None:
         warnings.warn(f"{error} Their values are NaN.", FailedInstancesWarning, stacklevel=4)
     inaccurate = [i for i, s in enumerate(solution.status) if s is Status.INACCURATE]
     if inaccurate:
-        worst = float(np.max(solution.residuals.worst[inaccurate]))
+        worst = max(inaccurate, key=lambda i: solution.residuals.worst[i])
         warnings.warn(
             f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} to a residual of "
-            f"{worst:.1e} only. {Status.INACCURATE.advice}",
+            f"{solution.residuals.worst[worst]:.1e} only, that of {solution.residuals.named(worst, naming.names)}. {Status.INACCURATE.advice}",
             InaccurateSolutionWarning,
             stacklevel=4,
         )

@@ -154,9 +154,15 @@ class LayerSolution:
 
     @property
     def residuals(self) -> Residuals:
-        """The relative errors in the optimality conditions, recomputed from the data."""
+        """The backward errors in the optimality conditions, recomputed from the data."""
         r = self._solution.residuals
         return r if self._batch.batched else r.take(0)
+
+    @property
+    def worst(self) -> str | tuple[str, ...]:
+        """What has the largest residual, by the user's names: a constraint with its entry, a variable's optimality condition, or the gap."""
+        residuals, names = self._solution.residuals, self._compiled.names
+        return self._unbatch(tuple(residuals.named(i, names) for i in range(len(self._solution.status))))
 
     @property
     def value(self) -> np.ndarray:
@@ -165,7 +171,7 @@ class LayerSolution:
 
     def react(self) -> None:
         """Raise or warn where an instance has no solution, as ``on_failure`` asks; InaccurateSolutionWarning where one misses the accuracy."""
-        react(self._solution, self._on_failure)
+        react(self._solution, self._on_failure, self._compiled.naming)
 
     def certify(self) -> Certificates:
         """Whether the derivative here is justified: a Certificate for each instance. At most three factorizations an instance."""

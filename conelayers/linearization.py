@@ -39,6 +39,7 @@ _MAX_REFINEMENTS = 3
 _Pair = tuple[np.ndarray, np.ndarray]
 _Moves = Callable[[Factorization, int], bool]
 
+
 @final
 class NullVectors(NamedTuple):
     """Null vectors of J, (dx, dy), or of Jᵀ, (λ, μ): first (k, n) and last (k, m), in the user's units; and what the number 1 of the
@@ -53,7 +54,10 @@ class NullVectors(NamedTuple):
     @property
     def size(self) -> float:
         """The largest entry in the equilibrated units."""
-        sizes = (np.max(np.abs(h) / unit, initial=0.0) for h, unit in ((self.first, self.first_unit), (self.last, self.last_unit)))
+        sizes = (
+            np.max(np.abs(h) / unit, initial=0.0)
+            for h, unit in ((self.first, self.first_unit), (self.last, self.last_unit))
+        )
         return float(max(sizes))
 
 

@@ -75,9 +75,15 @@ class Names:
         _, own = _split(np.where(self.row_entry < 0, constant, 0.0).T, constant)
         return np.concatenate([moving, own])
 
-    def columns(self, direction: np.ndarray, units: np.ndarray) -> tuple[str, ...]:
+    @property
+    def size(self) -> int:
+        """The number of the cone program's variables, n."""
+        return int(self.variables[0][2].shape[1]) if self.variables else 0
+
+    def columns(self, direction: np.ndarray, units: np.ndarray | None = None) -> tuple[str, ...]:
         """The variables that change along dx = ``direction`` (n,) in units (n,) of the user's, with their entries."""
         size = float(np.max(np.abs(direction), initial=0.0))
+        units = np.ones(direction.size) if units is None else units
         found = []
         for name, shape, matrix in self.variables:
             change = np.abs(_moved(matrix, direction[None], units)[0])

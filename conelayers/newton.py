@@ -20,14 +20,14 @@ from conelayers.cones import ProductElement
 from conelayers.kkt import Factorization, Part, factorize
 from conelayers.limits import out_of_time
 from conelayers.program import ConeProgram
-from conelayers.residual import Point, evaluate
+from conelayers.residual import ACCURACY, Point, evaluate
 
 __all__ = ["Polished", "polish"]
 
-_NEAR = 1e-9
 _DIVERGED = 1e6
 _LARGEST = 1e-2
 _HALVINGS = 5
+_REFINEMENTS = 3  # solves with the last factor
 _GROWTH, _DECAY = 30.0, 5.0
 _MOST = 1e8  # μ beyond which the proximal steps have given up
 _SAME = 1e-4  # change of D's eigenvalues up to which the factor of the step before is near enough to refine with
@@ -88,13 +88,16 @@ class _State:
         self.x, self.v = x.copy(), v.copy()
         self.point: Point | None = evaluate(program, x, v)
         self._first: Point | None = self.point
-        self.error = self.point.error(program)
+        errors = self.point.errors(program)
+        self.error = self.point.error(program, errors)
         self.parts: list[Part] = []
         self._finished = np.zeros(program.batch, dtype=bool)  # nothing more to gain
         for index, inner in known:
             arrived = np.flatnonzero(self.error[index] <= tolerance)
             if arrived.size:
-                self.parts.append((index[arrived], inner if arrived.size == index.size else inner.take(arrived)))
+                factorization = inner if arrived.size == index.size else inner.take(arrived)
+                self.parts.append((index[arrived], factorization))
+                self._refine(index[arrived], self.point, index[arrived], factorization, errors.aim)
 
     def plain(self, steps: int) -> None:
         todo = np.flatnonzero((self.error > self.tolerance) & np.isfinite(self.error) & ~self._finished)
@@ -114,21 +117,51 @@ class _State:
             usable = np.isfinite(x).all(axis=1) & np.isfinite(v).all(axis=1)
             x[~usable], v[~usable] = 0.0, 0.0
             candidate = evaluate(part, x, v)
-            error = candidate.error(part)
+            errors = candidate.errors(part)
+            error = candidate.error(part, errors)
             before = self.error[todo]
             better = usable & (error < before)
             # Far from the solution the error may rise while the active set settles; near it, no progress means rounding.
-            stalled = (before <= _NEAR) & (error > 0.5 * before)
+            stalled = (before <= ACCURACY) & (error > 0.5 * before)
             done = stalled | (error <= self.tolerance)
             self._keep(todo, candidate, better, error)
             self._keep_factors(todo, factorization, local.element, candidate.element, done, better)
             self._finished[todo[done]] = True
+            arrived = np.flatnonzero(done & better)
+            if arrived.size:
+                inner = factorization if arrived.size == todo.size else factorization.take(arrived)
+                self._refine(todo[arrived], candidate, arrived, inner, errors.aim)
             going = np.flatnonzero(usable & ~done & (error < _DIVERGED))
             if going.size == todo.size:
                 local = candidate
             else:
                 todo, part, local = todo[going], part.take(going), None
                 current = (x[going], v[going])
+
+    def _refine(
+        self, index: np.ndarray, points: Point, places: np.ndarray, factorization: Factorization, aim: np.ndarray
+    ) -> None:
+        """A few steps more with the same factors, for rows that are exact only up to the rounding of larger ones.
+
+        ``index``: the instances that the factors are of, at the positions ``places`` of the points and what they aim at.
+        """
+        open_ = np.flatnonzero((aim[places] > self.tolerance) & np.isfinite(aim[places]))
+        if not open_.size:
+            return
+        point, program, aim = points.take(places[open_]), self.program.take(index[open_]), aim[places[open_]]
+        factorization, index = factorization.take(open_), index[open_]
+        error = self.error[index]
+        for _ in range(_REFINEMENTS):
+            dx, dy = factorization.solve(-point.F1, point.F2)
+            refined = evaluate(program, point.x + dx, point.v + program.Ax(dx) - point.F2 + dy)
+            errors = refined.errors(program)
+            next_error = refined.error(program, errors)
+            better = (errors.aim < 0.5 * aim) & (next_error <= np.maximum(error, self.tolerance))
+            if not better.any():
+                return
+            self._keep(index, refined, better, next_error)
+            aim, error = np.where(better, errors.aim, 0.0), np.where(better, next_error, error)
+            point = refined
 
     def _factor(self, part: ConeProgram, local: Point, todo: np.ndarray) -> Factorization:
         for index, inner in self._known:
@@ -183,7 +216,7 @@ class _State:
             error = candidate.error(part)
             self._keep(todo, candidate, error < self.error[todo], error)
             mu = np.where(step == 1, mu / _DECAY, np.where(step == 0, mu * _GROWTH, mu))
-            going = (error > _NEAR) & (mu < _MOST)
+            going = (error > ACCURACY) & (mu < _MOST)
             todo, x, v, mu = todo[going], x[going], v[going], mu[going]
 
 

@@ -30,12 +30,13 @@ from conelayers.cones import ProductElement
 from conelayers.program import ConeProgram, largest
 
 __all__ = [
+    "ACCURACY",
+    "POLISHED",
     "ROUNDING",
     "BackwardErrors",
     "Point",
     "apply_jacobian",
     "apply_jacobian_transpose",
-    "backward_errors",
     "embedding_jacobian",
     "evaluate",
     "jacobian",
@@ -45,6 +46,8 @@ __all__ = [
 
 _EPSILON = float(np.finfo(float).eps)
 ROUNDING = 64 * _EPSILON  # of what a sum is made of: no more digits are asked for
+ACCURACY = 1e-9  # backward errors up to which a point counts as a solution, whoever found it
+POLISHED = 1e-13  # and the ones that Newton's steps aim at
 _LEAST = _EPSILON**0.5  # size that ‖x‖ and ‖y‖ of an equilibrated program have at least
 
 
@@ -66,24 +69,43 @@ class Point(NamedTuple):
         return Point(x, v, y, s, self.element.take(index), F1, F2)
 
     def errors(self, program: ConeProgram) -> BackwardErrors:
-        """The backward errors of an equilibrated program's rows and columns."""
-        return backward_errors(program, self.x, self.y, self.s, self.F1, self.F2)
+        """The backward errors of an equilibrated program's rows and columns, or bounds of them where these are small enough."""
+        bounds = _error_bounds(program, self)
+        return _backward_errors(program, self) if bounds is None else bounds
 
-    def error(self, program: ConeProgram) -> np.ndarray:
-        """The largest of them, (B,); NaN where one is."""
-        return self.errors(program).worst
+    def error(self, program: ConeProgram, errors: BackwardErrors | None = None) -> np.ndarray:
+        """How far the point is from a solution, (B,): the largest backward error, which is 1 at most, where that or ``distance`` is small.
+
+        Elsewhere 1 + ``distance``: as long as some row is wrong altogether backward errors do not tell better points from worse.
+        ``errors``: those of the point, where they are known.
+        """
+        worst = (errors or self.errors(program)).worst
+        if (worst <= ACCURACY).all():
+            return worst
+        distance = self.distance(program)
+        return np.where((worst > ACCURACY) & ~(distance <= ACCURACY), 1 + distance, worst)
+
+    def distance(self, program: ConeProgram) -> np.ndarray:
+        """max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)) in the maximum norm, (B,): for equilibrated programs only."""
+        scale1 = 1 + np.maximum(largest(program.q), largest(program.Px(self.x)))
+        scale2 = 1 + np.maximum(largest(program.b), largest(self.s))
+        return np.maximum(largest(self.F1) / scale1, largest(self.F2) / scale2)
 
 
 @final
 class BackwardErrors(NamedTuple):
     """Those of the columns (B, n), rows (B, m), and of the duality gap, which with y ⊥ s is xᵀF₁ + yᵀF₂, (B,).
 
-    gap: max(0, |xᵀPx + qᵀx + bᵀy| − φ) / Σ(absolute values of its terms), φ = Σ|xⱼ| φⱼ + Σ|yᵢ| φᵢ.
+    gap: max(0, |xᵀPx + qᵀx + bᵀy| − φ) / Σ(absolute values of its terms), φ = Σ|xⱼ| φⱼ + Σ|yᵢ| φᵢ. aim: the largest |F| / ω of the rows and
+    columns with ω > φ, (B,), which Newton's last steps make small, though the floors may excuse it. rough: the largest |F| / (ω + φ/64ε), (B,), which
+    measures each row by the largest x and y: what a loose solve can make small.
     """
 
     columns: np.ndarray
     rows: np.ndarray
     gap: np.ndarray
+    aim: np.ndarray
+    rough: np.ndarray
 
     @property
     def worst(self) -> np.ndarray:
@@ -91,25 +113,50 @@ class BackwardErrors(NamedTuple):
         return np.maximum(self.columns.max(axis=1, initial=0.0), self.rows.max(axis=1, initial=0.0))
 
 
-def backward_errors(
-    program: ConeProgram, x: np.ndarray, y: np.ndarray, s: np.ndarray, F1: np.ndarray, F2: np.ndarray
-) -> BackwardErrors:
-    """The backward errors of (x, y, s) with the residuals F₁ = Px + Aᵀy + q and F₂ = b − s − Ax of an equilibrated program."""
-    terms, floors = _terms(program, x, y, s), _floors(program, x, y)
-    total = np.abs(_dot(x, F1) + _dot(y, F2) + _dot(y, s))
-    abs_x, abs_y = np.abs(x), np.abs(y)
+def _error_bounds(program: ConeProgram, point: Point) -> BackwardErrors | None:
+    """Bounds of the errors by a part of ω that costs next to nothing, |q| and |s| + |b|; None where they are not small enough."""
+    abs_q, abs_b = np.abs(program.q), np.abs(program.b)
+    columns = relative(np.abs(point.F1), 0.0, abs_q)
+    rows = relative(np.abs(point.F2), 0.0, program.structure.cones.block_maxima(abs_b + np.abs(point.s)))
+    worst = np.maximum(columns.max(axis=1, initial=0.0), rows.max(axis=1, initial=0.0))
+    if not (worst <= POLISHED).all():
+        return None
+    terms = _dot(abs_q, np.abs(point.x)) + _dot(abs_b, np.abs(point.y))
+    gap = relative(_total(point), 0.0, terms)
+    return BackwardErrors(columns, rows, gap, worst, worst) if (gap <= ACCURACY).all() else None
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of points that are none
+def _backward_errors(program: ConeProgram, point: Point) -> BackwardErrors:
+    terms, floors, sizes = _terms(program, point), _floors(program, point), _floors(program, point, 0.0)
+    abs_x, abs_y, F1, F2 = np.abs(point.x), np.abs(point.y), np.abs(point.F1), np.abs(point.F2)
     gap_floor = _dot(abs_x, floors.columns) + _dot(abs_y, floors.rows)
     gap_terms = _dot(abs_x, terms.own) + _dot(np.abs(program.b), abs_y)
+    aim, rough = np.zeros(program.batch), np.zeros(program.batch)
+    for F, term, floor, size in (
+        (F1, terms.columns, floors.columns, sizes.columns),
+        (F2, terms.rows, floors.rows, sizes.rows),
+    ):
+        ratio = np.divide(F, term, out=np.zeros_like(term), where=term > floor)
+        aim = np.maximum(aim, ratio.max(axis=1, initial=0.0))
+        rough = np.maximum(rough, relative(F, 0.0, term + size / ROUNDING).max(axis=1, initial=0.0))
     return BackwardErrors(
-        relative(np.abs(F1), floors.columns, terms.columns),
-        relative(np.abs(F2), floors.rows, terms.rows),
-        relative(total, gap_floor, gap_terms),
+        relative(F1, floors.columns, terms.columns),
+        relative(F2, floors.rows, terms.rows),
+        relative(_total(point), gap_floor, gap_terms),
+        aim,
+        rough,
     )
+
+
+def _total(point: Point) -> np.ndarray:
+    """|xᵀPx + qᵀx + bᵀy|, (B,)."""
+    return np.abs(_dot(point.x, point.F1) + _dot(point.y, point.F2) + _dot(point.y, point.s))
 
 
 def rounding_of(program: ConeProgram, point: Point) -> tuple[np.ndarray, np.ndarray]:
     """What rounding makes of F₁ (B, n) and F₂ (B, m) at a point of an equilibrated program, entry by entry."""
-    terms, floors = _terms(program, point.x, point.y, point.s), _floors(program, point.x, point.y)
+    terms, floors = _terms(program, point), _floors(program, point)
     return _EPSILON * terms.columns + floors.columns / 64, _EPSILON * terms.rows + floors.rows / 64
 
 
@@ -122,28 +169,29 @@ class _Sizes(NamedTuple):
     own: np.ndarray
 
 
-def _terms(program: ConeProgram, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> _Sizes:
-    sizes, abs_x = program.magnitudes, np.abs(x)
+def _terms(program: ConeProgram, point: Point) -> _Sizes:
+    sizes, abs_x = program.magnitudes, np.abs(point.x)
     own = np.abs(program.q)
     if program.structure.P.nnz:
         own = own + sizes.P.matvec(abs_x)
-    rows = program.structure.cones.block_maxima(sizes.A.matvec(abs_x) + np.abs(s) + np.abs(program.b))
-    return _Sizes(own + sizes.A.rmatvec(np.abs(y)), rows, own)
+    rows = program.structure.cones.block_maxima(sizes.A.matvec(abs_x) + np.abs(point.s) + np.abs(program.b))
+    return _Sizes(own + sizes.A.rmatvec(np.abs(point.y)), rows, own)
 
 
-def _floors(program: ConeProgram, x: np.ndarray, y: np.ndarray) -> _Sizes:
+def _floors(program: ConeProgram, point: Point, least: float = _LEAST) -> _Sizes:
     sizes = program.magnitudes
-    x_size = ROUNDING * np.maximum(largest(x), _LEAST)[:, None]
+    x_size = ROUNDING * np.maximum(largest(point.x), least)[:, None]
     Px = sizes.columns_of_P * x_size
     own = Px + ROUNDING * np.abs(program.q)
-    y_size = np.maximum(ROUNDING * largest(y), own.max(axis=1, initial=ROUNDING * _LEAST))[:, None]
+    y_size = np.maximum(ROUNDING * largest(point.y), own.max(axis=1, initial=ROUNDING * least))[:, None]
     return _Sizes(Px + sizes.columns_of_A * y_size, program.structure.cones.block_maxima(sizes.rows_of_A) * x_size, own)
 
 
-def relative(value: np.ndarray, floor: np.ndarray, size: np.ndarray) -> np.ndarray:
+def relative(value: np.ndarray, floor: np.ndarray | float, size: np.ndarray) -> np.ndarray:
     """max(0, value − floor)/size, 0/0 = 0; NaN stays."""
     excess = value - floor
-    return np.divide(excess, size, out=np.zeros_like(excess), where=~(excess <= 0))
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.divide(excess, size, out=np.zeros_like(excess), where=~(excess <= 0))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -39,7 +39,9 @@ __all__ = ["Equilibrated", "Scaling", "equilibrate_program"]
 _TOLERATED = 1.0  # and sizes of b and q
 _ROUGH = 0.5  # binary orders of magnitude up to which factors are left alone
 _LIMIT = 300.0
-_APART = 40.0  # of q to b, or of b to q, beyond which the smaller one counts as zero: its rounding is not to be scaled up
+_APART = (
+    40.0  # of q to b, or of b to q, beyond which the smaller one counts as zero: its rounding is not to be scaled up
+)
 _DWARFS = 20.0  # by which a right-hand side is above all others when its row is set aside: a factor of 1e6
 _SEVERAL = frozenset({"psd", "hermitian", "power", "power_dual"})  # cones with more than one factor a block
 _WEAK = 1e-2  # weight of q and b in the fit, so that they decide only what P and A leave open
@@ -150,7 +152,9 @@ def _sizes(log_q: np.ndarray, log_b: np.ndarray, curved: bool) -> tuple[np.ndarr
     q_size = np.max(log_q, axis=1, initial=2 * _ZERO, keepdims=True)
     b_size = np.max(log_b, axis=1, initial=2 * _ZERO, keepdims=True)
     no_q, no_b = q_size < _ZERO, b_size < _ZERO
-    gamma, beta = (np.where(none | (np.abs(h) <= _TOLERATED), 0.0, -np.rint(h)) for none, h in ((no_q, q_size), (no_b, b_size)))
+    gamma, beta = (
+        np.where(none | (np.abs(h) <= _TOLERATED), 0.0, -np.rint(h)) for none, h in ((no_q, q_size), (no_b, b_size))
+    )
     # Without one of the two, or next to none, P' keeps its size: x ≈ q/P for b = 0, y ≈ P b for q = 0.
     beta = np.where(curved & (no_b | (beta > _APART + gamma)), gamma, beta)
     gamma = np.where(curved & (no_q | (gamma > _APART + beta)), beta, gamma)
@@ -204,7 +208,7 @@ class _Entries(NamedTuple):
 
     def alike(self) -> list[Any]:
         """The instances whose entries are zero in the same places."""
-        if self.batch == 1 or all(bool(h.all()) for h in self):
+        if self.batch == 1:
             return [slice(None)]
         bits, found = [np.packbits(h, axis=1) for h in self], dict[bytes, list[int]]()
         for i in range(self.batch):
@@ -255,7 +259,10 @@ class _Fit:
         S = self._S
         first = S.indices[S.indptr[:-1]] if structure.m else np.zeros(0, dtype=np.int64)
         # All coordinates of a block belong together.
-        owner = np.repeat(first[structure.cones.block_starts], np.add.reduceat(np.diff(S.indptr), structure.cones.block_starts) if structure.m else 0)
+        owner = np.repeat(
+            first[structure.cones.block_starts],
+            np.add.reduceat(np.diff(S.indptr), structure.cones.block_starts) if structure.m else 0,
+        )
         size = normal.shape[0]
         blocks = sp.csr_array((np.ones(owner.size), (owner + self._n, S.indices + self._n)), shape=(size, size))
         count, labels = connected_components(normal + blocks, directed=False)
@@ -310,7 +317,9 @@ class _Fit:
         if words.b.shape[1]:
             weak = _WEAK * _UNIT
             of_d, of_e = of_d + weak * words.q, of_e + weak * words.b
-            last = weak * np.stack([words.q.sum(axis=1, dtype=float) + np.zeros(rows), words.b.sum(axis=1, dtype=float)], axis=1)
+            last = weak * np.stack(
+                [words.q.sum(axis=1, dtype=float) + np.zeros(rows), words.b.sum(axis=1, dtype=float)], axis=1
+            )
         of_e = of_e if self._single else (self._S.T @ of_e.T).T
         sums = (np.broadcast_to(h, (rows, h.shape[1])) for h in (of_d, of_e, last))
         rhs = self._bias - np.concatenate(list(sums), axis=1)
@@ -323,14 +332,14 @@ class _Fit:
 _FITS: WeakKeyDictionary[Structure, dict[bytes, _Fit]] = WeakKeyDictionary()
 
 
-def _fit(structure: Structure, present: _Entries) -> _Fit:
-    """The fit over these entries, from memory if it was made before."""
+def _fit(structure: Structure, present: _Entries | None, words: _Entries) -> _Fit:
+    """The fit over these entries (None: all that are stored), from memory if it was made before."""
     known = _FITS.setdefault(structure, {})
-    key = b"|".join(np.packbits(h[0]).tobytes() for h in present)
+    key = b"" if present is None else b"|".join(np.packbits(h[0]).tobytes() for h in present)
     if key not in known:
         while len(known) >= _PATTERNS:
             known.pop(next(iter(known)), None)  # threads may be here at once
-        known[key] = _Fit(structure, present)
+        known[key] = _Fit(structure, words.present() if present is None else present)
     return known[key]
 
 
@@ -340,10 +349,13 @@ _Kinds = list[tuple[Any, _Fit]]  # positions in the batch, and the fit of what i
 def _fitted(program: ConeProgram) -> tuple[np.ndarray, np.ndarray, _Kinds]:
     """log₂ d and log₂ e, (1, ·) where all instances share what they are fitted to; and the fits."""
     structure, words = program.structure, _Entries.of(program)
+    if all(bool(h.all()) for h in words):
+        fit = _fit(structure, None, words)
+        return *fit.solve(structure, words), [(slice(None), fit)]
     present, kinds = words.present(), []
     d, e = np.empty((words.batch, structure.n)), np.empty((words.batch, structure.m))
     for some in present.alike():
-        fit = _fit(structure, present.take(some))
+        fit = _fit(structure, present.take(some), words)
         d[some], e[some] = fit.solve(structure, words.take(some))
         kinds.append((some, fit))
     return d, e, kinds
@@ -354,6 +366,8 @@ def _set_aside(
 ) -> np.ndarray | None:
     """The rows of the nonnegative cone whose b is infinite, or dwarfs what else there is in the same part of the program."""
     cones = program.structure.cones
+    if not cones.nonneg or not (_span(log_b, log_q if program.structure.P.nnz else log_b) > _DWARFS).any():
+        return None
     rows = slice(cones.zero, cones.zero + cones.nonneg)
     b = program.b[:, rows]
     loose = (b > 0) & (b < np.inf)
@@ -380,6 +394,12 @@ def _set_aside(
     return aside if aside.any() else None
 
 
+def _span(log_b: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+    """From the smallest to the largest of what is not zero, (B,)."""
+    least = [np.where(h > _ZERO, h, np.inf).min(axis=1, initial=np.inf) for h in (log_b, log_q)]
+    return log_b.max(axis=1, initial=-np.inf) - np.minimum(*least)
+
+
 def _maxima(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
     """The maximum of the columns of each part, (B, count), for values (B, ·) above 2·_ZERO; places from ``count`` on are left out."""
     out = np.full((values.shape[0], count), 2 * _ZERO)
@@ -388,7 +408,12 @@ def _maxima(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
     elif count:
         order = np.argsort(place, kind="stable")
         starts = np.searchsorted(place[order], np.arange(count))
-        out = Segments(starts, int((place < count).sum())).maxima(values[:, order[: int((place < count).sum())]] - 4 * _ZERO) + 4 * _ZERO
+        out = (
+            Segments(starts, int((place < count).sum())).maxima(
+                values[:, order[: int((place < count).sum())]] - 4 * _ZERO
+            )
+            + 4 * _ZERO
+        )
     return out
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from conelayers.cones import Cones
 from conelayers.errors import Status
+from conelayers.names import Names
 from conelayers.program import ConeProgram
-from conelayers.residual import ROUNDING, Point, backward_errors, relative
+from conelayers.residual import ROUNDING, Point, relative
 
 __all__ = ["Attempt", "Attempts", "Residuals", "Solution"]
 
@@ -48,7 +49,7 @@ class Residuals:
     @classmethod
     def of(cls, program: ConeProgram, point: Point) -> Residuals:
         """Those of a point of an equilibrated program, whoever found it."""
-        errors = backward_errors(program, point.x, point.y, point.s, point.F1, point.F2)
+        errors = point.errors(program)
         return cls(
             primal=errors.rows.max(axis=1, initial=0.0),
             dual=errors.columns.max(axis=1, initial=0.0),
@@ -58,10 +59,29 @@ class Residuals:
             column=errors.columns.argmax(axis=1),
         )
 
+    def named(self, i: int, names: Names) -> str:
+        """What of instance i has the largest residual, by the user's names; nothing where there is no solution."""
+        figures = {name: float(getattr(self, name)[i]) for name in ("primal", "dual", "gap", "cone")}
+        worst = max(figures, key=lambda name: figures[name])
+        if np.isnan(figures[worst]):
+            return ""
+        if worst == "primal":
+            return ", ".join(names.rows(_unit(names.row_entry.size, int(self.row[i]))))
+        if worst == "dual":
+            moved = names.columns(_unit(max(names.size, int(self.column[i]) + 1), int(self.column[i])))
+            return f"the optimality condition of {', '.join(moved) or 'a variable that cvxpy introduced'}"
+        return "the duality gap" if worst == "gap" else "the cone that s or y has to lie in"
+
     def blank(self, lost: np.ndarray) -> Residuals:
         """With NaN, and −1 for row and column, where ``lost``, (B,) bool."""
         figures = {name: np.where(lost, np.nan, getattr(self, name)) for name in ("primal", "dual", "gap", "cone")}
         return Residuals(**figures, row=np.where(lost, -1, self.row), column=np.where(lost, -1, self.column))
+
+
+def _unit(size: int, position: int) -> np.ndarray:
+    unit = np.zeros(size)
+    unit[position] = 1.0
+    return unit
 
 
 def _cone_errors(cones: Cones, v: np.ndarray, y: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -167,4 +187,3 @@ class Solution:
             tuple(self.message[i] for i in index),
             self.attempts.take(index),
         )
-

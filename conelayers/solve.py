@@ -18,7 +18,7 @@ from conelayers.parallel import one_blas_thread
 from conelayers.plan import Plan
 from conelayers.presolve import Presolved, presolve
 from conelayers.program import ConeProgram, largest
-from conelayers.residual import Point, evaluate
+from conelayers.residual import ACCURACY, POLISHED, Point, evaluate
 from conelayers.routes import Previous, Route
 from conelayers.scaling import Equilibrated, Scaling, equilibrate_program
 from conelayers.small_quadratic import SmallQuadratic
@@ -26,9 +26,7 @@ from conelayers.solution import Attempts, Residuals, Solution
 
 __all__ = ["Solved", "WarmStart", "solve_batch"]
 
-ACCURACY = 1e-9  # residuals up to which an instance counts as solved, whoever solved it
 _ENOUGH = 1e-10  # ‖F‖ up to which Newton has arrived
-_POLISHED = 1e-13  # and what it aims at
 _GAP_FROM = 1e-12  # from which on the gap is looked at as well
 _EXACT = 1e-14  # and the one at which there is nothing to correct
 _ROUGH = 1e-4
@@ -104,7 +102,7 @@ class _Outcome:
                 part.take(kept),
                 x[kept],
                 v[kept],
-                tolerance=_POLISHED,
+                tolerance=POLISHED,
                 enough=_ENOUGH,
                 plain_steps=route.plain_steps,
                 proximal_steps=route.proximal_steps,
@@ -169,8 +167,9 @@ def _weigh_gaps(
 
 
 def _gap_and_worst(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    errors = evaluate(program, x, v).errors(program)
-    return errors.gap, np.maximum(errors.gap, errors.worst)
+    point = evaluate(program, x, v)
+    gap = point.errors(program).gap
+    return gap, np.maximum(gap, point.error(program))
 
 
 def _restrict(parts: Sequence[Part], kept: np.ndarray) -> list[Part]:
@@ -203,7 +202,10 @@ def solve_batch(
             outcome = _follow_routes(program, plan, jobs, equilibrated, presolved, warm)
             point = _extend(presolved, outcome)
             open_ = np.array([not s.usable and s is not Status.PRIMAL_INFEASIBLE for s in outcome.status], dtype=bool)
-            needed = put_back(equilibrated, point.x, open_ | ~(outcome.error <= _ROUGH))
+            if equilibrated.aside is None:
+                break
+            rough = point.errors(presolved.whole).rough
+            needed = put_back(equilibrated, point.x, open_ | ~(rough <= _ROUGH))
             if needed is None or outcome.out_of_time:
                 break
             kept = needed if kept is None else kept | needed
@@ -283,7 +285,13 @@ def _extend(presolved: Presolved, outcome: _Outcome) -> Point:
     return evaluate(whole, np.where(better, corrected.x, point.x), np.where(better, corrected.v, point.v))
 
 
-def _judge(program: ConeProgram, presolved: Presolved, scaling: Scaling, point: Point, outcome: _Outcome) -> Solution:
+def _judge(
+    program: ConeProgram,
+    presolved: Presolved,
+    scaling: Scaling,
+    point: Point,
+    outcome: _Outcome,
+) -> Solution:
     whole, without_bound = presolved.whole, missing(program)
     residuals = Residuals.of(whole, point)
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
@@ -292,7 +300,8 @@ def _judge(program: ConeProgram, presolved: Presolved, scaling: Scaling, point: 
     if not (worst <= ACCURACY).all() or not usable_mask(status).all():
         lost_by = Status.TIME_LIMIT if outcome.out_of_time else Status.FAILED
         status = [lost_by if said is Status.FAILED else said for said in status]
-        near = [Status.INACCURATE if error <= _ROUGH else lost_by for error in worst]
+        rough = np.maximum(point.errors(whole).rough, residuals.gap) <= _ROUGH
+        near = [Status.INACCURATE if close else lost_by for close in rough]
         solved = [Status.SOLVED if error <= ACCURACY else other for error, other in zip(worst, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
         # A certificate is the last word where no solution was found, or what was found is so large that it is one itself.
@@ -304,7 +313,7 @@ def _judge(program: ConeProgram, presolved: Presolved, scaling: Scaling, point: 
     elif Status.INACCURATE in status:
         status = [Status.SOLVED] * len(status)
     if without_bound is not None:
-        impossible = (without_bound & (program.b < 0)).any(axis=1)
+        impossible = np.any(without_bound & (program.b < 0), axis=1).tolist()
         status = [Status.PRIMAL_INFEASIBLE if h else said for h, said in zip(impossible, status, strict=True)]
     lost = ~usable_mask(status)
     if lost.any():

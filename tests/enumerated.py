@@ -56,9 +56,7 @@ class Planted:
         presolved = presolve(scaled)
         point = evaluate(presolved.whole, x, y - s)
         residuals = Residuals.of(presolved.whole, point)
-        solution = Solution(
-            self.x[None], self.y[None], self.s[None], (Status.SOLVED,), residuals, ("planted",), ("",)
-        )
+        solution = Solution(self.x[None], self.y[None], self.s[None], (Status.SOLVED,), residuals, ("planted",), ("",))
         return Linearization(presolved, point, scaling, 1), solution
 
     def smallest_ratio(self, rng: np.random.Generator, count: int) -> float:

@@ -175,7 +175,12 @@ class Cones:
             entries += [(row + i, column, 1.0) for i in range(3)]
             row, column = row + 3, column + 1
         for a in map(abs, self.power):
-            entries += [(row, column, 1.0), (row + 1, column + 1, 1.0), (row + 2, column, a), (row + 2, column + 1, 1 - a)]
+            entries += [
+                (row, column, 1.0),
+                (row + 1, column + 1, 1.0),
+                (row + 2, column, a),
+                (row + 2, column + 1, 1 - a),
+            ]
             row, column = row + 3, column + 2
         rows, cols, values = (np.array(h) for h in zip(*entries, strict=True)) if entries else (np.zeros(0, int),) * 3
         ones = np.arange(flat)
