@@ -71,7 +71,14 @@ class Point(NamedTuple):
     def errors(self, program: ConeProgram) -> BackwardErrors:
         """The backward errors of an equilibrated program's rows and columns, or bounds of them where these are small enough."""
         bounds = _error_bounds(program, self)
-        return _backward_errors(program, self) if bounds is None else bounds
+        open_ = np.flatnonzero(~((bounds.aim <= POLISHED) & (bounds.gap <= ACCURACY)))
+        if open_.size == program.batch:
+            return _backward_errors(program, self)
+        if open_.size:
+            found = _backward_errors(program.take(open_), self.take(open_))
+            for all_, some in zip(bounds, found, strict=True):
+                all_[open_] = some
+        return bounds
 
     def error(self, program: ConeProgram, errors: BackwardErrors | None = None) -> np.ndarray:
         """How far the point is from a solution, (B,): the largest backward error, which is 1 at most, where that or ``distance`` is small.
@@ -113,17 +120,15 @@ class BackwardErrors(NamedTuple):
         return np.maximum(self.columns.max(axis=1, initial=0.0), self.rows.max(axis=1, initial=0.0))
 
 
-def _error_bounds(program: ConeProgram, point: Point) -> BackwardErrors | None:
-    """Bounds of the errors by a part of ω that costs next to nothing, |q| and |s| + |b|; None where they are not small enough."""
+@np.errstate(over="ignore", invalid="ignore")  # of points that are none
+def _error_bounds(program: ConeProgram, point: Point) -> BackwardErrors:
+    """Bounds of the errors by the part of ω that costs next to nothing, |q| and |s| + |b|."""
     abs_q, abs_b = np.abs(program.q), np.abs(program.b)
     columns = relative(np.abs(point.F1), 0.0, abs_q)
     rows = relative(np.abs(point.F2), 0.0, program.structure.cones.block_maxima(abs_b + np.abs(point.s)))
     worst = np.maximum(columns.max(axis=1, initial=0.0), rows.max(axis=1, initial=0.0))
-    if not (worst <= POLISHED).all():
-        return None
-    terms = _dot(abs_q, np.abs(point.x)) + _dot(abs_b, np.abs(point.y))
-    gap = relative(_total(point), 0.0, terms)
-    return BackwardErrors(columns, rows, gap, worst, worst) if (gap <= ACCURACY).all() else None
+    gap = relative(_total(point), 0.0, _dot(abs_q, np.abs(point.x)) + _dot(abs_b, np.abs(point.y)))
+    return BackwardErrors(columns, rows, gap, worst, worst.copy())
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of points that are none
