@@ -16,6 +16,7 @@ the cone of all certificates, and its x is small where ŷ is nearly one: a few s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -27,25 +28,34 @@ from scipy.sparse.linalg import LinearOperator, lsmr, splu
 from conelayers.cones import Cones, ProductElement
 from conelayers.limits import out_of_time
 
-__all__ = ["System", "dual_system", "least_violation", "refined"]
+__all__ = ["Matrix", "System", "block_maxima", "dual_system", "least_violation", "refined"]
 
 _STEPS = 50  # Newton steps: some ten lead to the minimum where there is one
 _REFINING_STEPS = 12  # from a rough certificate
 _PASSES = 3  # of refinement, each in the units of the certificate that the pass before ended with
 _HALVINGS = 12
 _RANK = 1e-13  # singular values below it, relative to the largest, are zero: the data have no more digits
+_ZERO = 4 * np.finfo(float).eps  # of the terms of Aᵀy: what rounding makes of it
 _NOTHING = 1e-12  # of its size before: what is left of a block that has to vanish
 _DENSE_WORK = 1e9  # multiplications of one least-squares problem up to which it is solved by a dense factorization
 _PROXIMAL, _REPETITIONS = 1e-10, 8  # in place of a zero block, and how often a solve takes its effect out
 _KRYLOV_STEPS = 1000
 
 
-class System(NamedTuple):
-    """b − Ax ∈ K: one instance."""
+Matrix = np.ndarray | sp.csc_array
 
-    A: sp.csc_array
+
+class System(NamedTuple):
+    """b − Ax ∈ K: one instance. A is a dense array where that is the faster one."""
+
+    A: Matrix
     b: np.ndarray
     cones: Cones
+
+    @classmethod
+    def of(cls, A: sp.csc_array, b: np.ndarray, cones: Cones) -> System:
+        """The system with A stored as it suits."""
+        return cls(A.toarray() if A.shape[0] * A.shape[1] * min(A.shape) <= _DENSE_WORK else A, b, cones)
 
 
 def dual_system(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones) -> System:
@@ -63,7 +73,7 @@ def dual_system(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones) -
     order = np.concatenate([rows[zero:first_exp], rows[first_dual:last], rows[first_exp:first_dual], rows[last:]])
     pick = sp.csr_array((-np.ones(order.size), (np.arange(order.size), order)), shape=(order.size, rows.size))
     whole = sp.block_array([[P, A.T], [None, pick]], format="csc") if rows.size else sp.csc_array(P)
-    return System(sp.csc_array(whole), np.concatenate([-q, np.zeros(order.size)]), dual)
+    return System.of(sp.csc_array(whole), np.concatenate([-q, np.zeros(order.size)]), dual)
 
 
 def least_violation(system: System) -> np.ndarray:
@@ -71,26 +81,37 @@ def least_violation(system: System) -> np.ndarray:
     return _minimize(system, _STEPS)
 
 
-def refined(system: System, y: np.ndarray) -> np.ndarray:
-    """The certificate nearest to y, block by block in units of y itself: what is small in y keeps its digits."""
-    A, cones = system.A, system.cones
-    if not y.size:
-        return y
-    starts, sizes = cones.block_starts, cones.block_sizes
-    y = cones.project_dual(y[None])[0][0]
+def refined(system: System, y: np.ndarray) -> Iterator[np.ndarray]:
+    """Ever better certificates from y: its part in K*, then the nearest one, block by block in units of the one before, so that
+    what is small keeps its digits.
+    """
+    A, _, cones = system
+    y = _projected(cones, y)[0]
     for _ in range(_PASSES):
-        size = np.repeat(np.maximum.reduceat(np.abs(y), starts), sizes)
-        if not size.any():
-            return y
+        yield y
+        size = block_maxima(cones, np.abs(y))
+        columns = abs(A).T @ size
+        if not columns.any():
+            return
         relative = np.divide(y, size, out=np.zeros_like(y), where=size > 0)
-        scaled = sp.csc_array(sp.diags_array(size) @ A)
-        columns = np.asarray(abs(scaled).sum(axis=0)).ravel()
         kept = np.flatnonzero(columns)
-        scaled = sp.csc_array(scaled[:, kept] @ sp.diags_array(1 / columns[kept]))
-        z = _minimize(System(scaled, -relative, cones), _REFINING_STEPS)
-        left = np.repeat(np.maximum.reduceat(np.abs(z), starts), sizes)
-        y = size * np.where(left > _NOTHING, z, 0.0)
-    return y
+        scaled = System(_scaled(A[:, kept], size, 1 / columns[kept]), -relative, cones)
+        z = _minimize(scaled, _REFINING_STEPS)
+        y = size * np.where(block_maxima(cones, np.abs(z)) > _NOTHING, z, 0.0)
+    yield y
+
+
+def block_maxima(cones: Cones, h: np.ndarray) -> np.ndarray:
+    """The largest entry of each block of h ≥ 0, on all of its rows."""
+    if cones.block_sizes.size == h.size:
+        return h
+    return np.repeat(np.maximum.reduceat(h, cones.block_starts), cones.block_sizes)
+
+
+def _scaled(A: Matrix, rows: np.ndarray, columns: np.ndarray) -> Matrix:
+    if isinstance(A, np.ndarray):
+        return rows[:, None] * A * columns
+    return sp.csc_array(sp.diags_array(rows) @ A @ sp.diags_array(columns))
 
 
 def _minimize(system: System, steps: int) -> np.ndarray:
@@ -98,18 +119,16 @@ def _minimize(system: System, steps: int) -> np.ndarray:
     A, b, cones = system
     if not b.size:
         return np.zeros(0)
-    by_row = A.tocsr()
-    dense = A.toarray() if A.shape[0] * A.shape[1] * min(A.shape) <= _DENSE_WORK else None
     magnitudes = abs(A).T
     v = -b
     y, element = _projected(cones, v)
     value = y @ y
     for _ in range(steps):
         gradient = A.T @ y
-        if (np.abs(gradient) <= 2 * np.finfo(float).eps * (magnitudes @ np.abs(y))).all() or out_of_time():
+        if (np.abs(gradient) <= _ZERO * (magnitudes @ block_maxima(cones, np.abs(y)))).all() or out_of_time():
             break
-        dx = _step(A, dense, element, y)
-        slope, dv = gradient @ dx, by_row @ dx
+        dx = _step(A, element, y)
+        slope, dv = gradient @ dx, A @ dx
         if not (np.isfinite(dv).all() and slope < 0):
             break
         length = 1.0
@@ -121,10 +140,10 @@ def _minimize(system: System, steps: int) -> np.ndarray:
             length /= 2
         else:
             # What rounding hides in θ may still show in its gradient.
-            new_y, new_element = _projected(cones, v + dv)
+            length, (new_y, new_element) = 1.0, _projected(cones, v + dv)
+            new_value = new_y @ new_y
             if not np.abs(A.T @ new_y).max() <= 0.5 * np.abs(gradient).max():
                 break
-            length, new_value = 1.0, new_y @ new_y
         v, y, element, value = v + length * dv, new_y, new_element, new_value
     return y
 
@@ -134,13 +153,13 @@ def _projected(cones: Cones, v: np.ndarray) -> tuple[np.ndarray, ProductElement]
     return y[0], element
 
 
-def _step(A: sp.csc_array, dense: np.ndarray | None, element: ProductElement, y: np.ndarray) -> np.ndarray:
+def _step(A: Matrix, element: ProductElement, y: np.ndarray) -> np.ndarray:
     """The shortest dx that minimizes ‖√Λ Uᵀ(A dx + y)‖."""
     root = np.sqrt(element.values[0])
     rows = np.flatnonzero(root)
     right = -(root * element.to_basis(y[None])[0])[rows]
-    if dense is not None:
-        turned = dense[rows] if element.is_diagonal else element.to_basis(dense.T[:, None, :])[:, 0].T[rows]
+    if isinstance(A, np.ndarray):
+        turned = A[rows] if element.is_diagonal else element.to_basis(A.T[:, None, :])[:, 0].T[rows]
         left = root[rows, None] * turned
         return np.asarray(lstsq(left, right, cond=_RANK, lapack_driver="gelsy", check_finite=False)[0])
     if element.is_diagonal:

@@ -24,7 +24,7 @@ import scipy.sparse as sp
 
 from conelayers.cones import Cones
 from conelayers.errors import Status
-from conelayers.farkas import System, dual_system, least_violation, refined
+from conelayers.farkas import Matrix, System, block_maxima, dual_system, least_violation, refined
 from conelayers.limits import out_of_time
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram, at
@@ -38,13 +38,13 @@ _FAR = 1e-4  # what is left of an equation lets only points that are so many tim
 Rays = Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
 
 
-def is_primal_ray(A: sp.csc_array, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool:
+def is_primal_ray(A: Matrix, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool:
     """Whether y shows, to rounding, that no x has b − Ax ∈ K."""
     total = np.abs(b) @ np.abs(y)
     if not np.isfinite(y).all() or not b @ y < -_FALLS * total:
         return False
     falls = -(b @ y) / total
-    if not _vanishes(A.T @ y, abs(A).T @ np.abs(y), falls) or not _inside(cones, y, np.abs(y)):
+    if not _vanishes(A.T @ y, abs(A).T @ block_maxima(cones, np.abs(y)), falls) or not _inside(cones, y, np.abs(y)):
         return False
     width = _play(cones, y, np.abs(y))
     if width is None:
@@ -72,7 +72,7 @@ def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x
         return False
     outside = np.abs(cones.project_dual(-s[None])[0][0])
     outside[: cones.zero] = 0.0
-    if not (outside <= min(_ROUNDING, _FAR * falls) * _of_blocks(cones, terms)).all():
+    if not (outside <= min(_ROUNDING, _FAR * falls) * block_maxima(cones, terms)).all():
         return False
     width = _play(cones, s, terms, dual=True)
     if width is None:
@@ -89,14 +89,9 @@ def _vanishes(left: np.ndarray, terms: np.ndarray, falls: float) -> bool:
     return bool((np.abs(left) <= min(_ROUNDING, _FAR * falls) * terms).all())
 
 
-def _of_blocks(cones: Cones, h: np.ndarray) -> np.ndarray:
-    """The maxima of blocks, on all of their rows."""
-    return np.repeat(np.maximum.reduceat(h, cones.block_starts), cones.block_sizes) if h.size else h
-
-
 def _inside(cones: Cones, y: np.ndarray, terms: np.ndarray) -> bool:
     outside = np.abs(y - cones.project_dual(y[None])[0][0])
-    return bool((outside <= _ROUNDING * _of_blocks(cones, terms)).all())
+    return bool((outside <= _ROUNDING * block_maxima(cones, terms)).all())
 
 
 def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) -> np.ndarray | None:
@@ -108,8 +103,8 @@ def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) ->
     exponents += [1.0 if d == 1 else 0.5 for d in (*cones.soc, *cones.psd, *cones.hermitian)]
     exponents += [0.5] * (cones.exp + cones.exp_dual) + [min(abs(a), 1 - abs(a)) for a in cones.power]
     order = np.repeat(np.array(exponents), cones.block_sizes)
-    size = _of_blocks(cones, terms)
-    width = np.where((order < 1) & (_of_blocks(cones, np.abs(h)) > _ROUNDING * size), _ROUNDING**order * size, 0.0)
+    size = block_maxima(cones, terms)
+    width = np.where((order < 1) & (block_maxima(cones, np.abs(h)) > _ROUNDING * size), _ROUNDING**order * size, 0.0)
     if not width.any():
         return None
     # K and K* have the same normals: the projection on K* of −h moves where h is near the boundary of K.
@@ -141,7 +136,7 @@ def _proven(
         return None
     structure, q = program.structure, program.q[i]
     P, A = structure.P.matrix(at(program.P, i)), structure.A.matrix(at(program.A, i))
-    primal = System(A, program.b[i], structure.cones)
+    primal = System.of(A, program.b[i], structure.cones)
     if any(_shows_primal(primal, y) for _, y in rays):
         return Status.PRIMAL_INFEASIBLE
     dual = dual_system(P, q, A, structure.cones)
@@ -149,10 +144,9 @@ def _proven(
     def falls(x: np.ndarray) -> bool:
         if not np.isfinite(x).all() or not q @ x < 0:
             return False
-        if is_dual_ray(P, q, A, structure.cones, x):
-            return True
         z = dual.A[q.size :, q.size :] @ (A @ x)
-        return is_dual_ray(P, q, A, structure.cones, -refined(dual, np.concatenate([-x, z]))[: q.size])
+        better = refined(dual, np.concatenate([-x, z]))
+        return any(is_dual_ray(P, q, A, structure.cones, -h[: q.size]) for h in better)
 
     falling = any(falls(x) for x, _ in rays)
     if (falling or searched) and _shows_primal(primal, least_violation(primal)):
@@ -163,6 +157,13 @@ def _proven(
 
 
 def _shows_primal(system: System, y: np.ndarray) -> bool:
-    if not np.isfinite(y).all() or not system.b @ y < 0:
+    A, b, cones = system
+    if not np.isfinite(y).all() or not b @ y < 0:
         return False
-    return is_primal_ray(*system, refined(system, y))
+    flat = cones.zero + cones.nonneg
+    # Linear rows contradict each other more often than not, and are the cheaper ones to look at.
+    if flat < b.size and b[:flat] @ y[:flat] < 0:
+        alone = System(A[:flat], b[:flat], Cones(zero=cones.zero, nonneg=cones.nonneg))
+        if any(is_primal_ray(*alone, h) for h in refined(alone, y[:flat])):
+            return True
+    return any(is_primal_ray(*system, h) for h in refined(system, y))

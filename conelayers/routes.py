@@ -45,7 +45,7 @@ class Start(NamedTuple):
 
 
 class Route(ABC):
-    """One way to a start. Where it is not ``trusted``, only its points count, not what it says of infeasibility.
+    """One way to a start. Where it is not ``trusted``, its points and what it has a certificate of count, not what else it says.
 
     What the user's own limits stopped is not taken further (``limited``).
     """
@@ -134,10 +134,10 @@ def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool, jobs:
     That an instance is infeasible is reported only with a certificate of it, refined from what the solver left.
     """
     rays = {i: (raw.x, raw.y) for i, raw in enumerate(raws) if raw.status is not Status.SOLVED}
-    claimed = {i: [ray] for i, ray in rays.items() if raws[i].status in _INFEASIBLE and trusted}
+    claimed = {i: [ray] for i, ray in rays.items() if raws[i].status in _INFEASIBLE}
     shown = proven(program, claimed, jobs) if claimed else {}
     status = [shown.get(i, Status.FAILED) if raw.status in _INFEASIBLE else raw.status for i, raw in enumerate(raws)]
-    status = [s if trusted or s.usable else Status.FAILED for s in status]
+    status = [s if trusted or s.usable or s in _INFEASIBLE else Status.FAILED for s in status]
     x, v = np.zeros_like(program.q), np.zeros_like(program.b)
     returned = np.zeros(program.batch, dtype=bool)
     for i, raw in enumerate(raws):

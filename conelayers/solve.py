@@ -128,7 +128,7 @@ class _Outcome:
             return
         better = np.zeros(index.size, dtype=bool)
         for k, i in enumerate(index):
-            verdict = route.trusted and start.status[k] in _INFEASIBLE
+            verdict = start.status[k] in _INFEASIBLE
             first = not self.status[i].usable and (route.trusted or usable[k])
             if verdict or first or error[k] < _BETTER * self.error[i]:
                 self.x[i], self.v[i], self.error[i] = x[k], v[k], error[k]
