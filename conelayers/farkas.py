@@ -33,7 +33,9 @@ __all__ = ["Matrix", "System", "block_maxima", "dual_system", "least_violation",
 _STEPS = 50  # Newton steps: some ten lead to the minimum where there is one
 _REFINING_STEPS = 12  # from a rough certificate
 _PASSES = 3  # of refinement, each in the units of the certificate that the pass before ended with
-_HALVINGS = 12
+_SHORTEST = 1e-4  # of a Newton step
+_HIDDEN = 1e-13  # of θ: what rounding may make of it, so that only its gradient tells whether a step was one forwards
+_FEASIBLE = 1e-10  # violations up to which, relative to the terms of their block, there are none
 _RANK = 1e-13  # singular values below it, relative to the largest, are zero: the data have no more digits
 _ZERO = 4 * np.finfo(float).eps  # of the terms of Aᵀy: what rounding makes of it
 _NOTHING = 1e-12  # of its size before: what is left of a block that has to vanish
@@ -131,20 +133,18 @@ def _minimize(system: System, steps: int) -> np.ndarray:
         slope, dv = gradient @ dx, A @ dx
         if not (np.isfinite(dv).all() and slope < 0):
             break
-        length = 1.0
-        for _ in range(_HALVINGS):
-            new_y, new_element = _projected(cones, v + length * dv)
-            new_value = new_y @ new_y
-            if new_value <= value + 1e-4 * length * 2 * slope:
+        length, (new_y, new_element) = 1.0, _projected(cones, v + dv)
+        if -slope > _HIDDEN * value:
+            while new_y @ new_y > value + 2e-4 * length * slope and length > _SHORTEST:
+                length /= 2
+                new_y, new_element = _projected(cones, v + length * dv)
+            if length <= _SHORTEST:
                 break
-            length /= 2
-        else:
-            # What rounding hides in θ may still show in its gradient.
-            length, (new_y, new_element) = 1.0, _projected(cones, v + dv)
-            new_value = new_y @ new_y
-            if not np.abs(A.T @ new_y).max() <= 0.5 * np.abs(gradient).max():
-                break
-        v, y, element, value = v + length * dv, new_y, new_element, new_value
+        elif not np.abs(A.T @ new_y).max() <= 0.5 * np.abs(gradient).max():
+            break
+        v, y, element, value = v + length * dv, new_y, new_element, new_y @ new_y
+        if (block_maxima(cones, np.abs(y)) <= _FEASIBLE * block_maxima(cones, np.maximum(np.abs(v + b), np.abs(b)))).all():
+            return np.zeros_like(y)
     return y
 
 

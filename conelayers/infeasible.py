@@ -33,6 +33,7 @@ __all__ = ["Rays", "is_dual_ray", "is_primal_ray", "proven"]
 
 _ROUNDING = 1e-12  # of an equation's own terms, and of a block's own size
 _FALLS = 1e-9  # of the sum's own absolute values: what bᵀy or qᵀx have to be at least, as what is within 1e−9 counts as solved
+_ROUGH = 1e-2  # of an equation's own terms: what a solver's certificate may leave of it
 _FAR = 1e-4  # what is left of an equation lets only points that are so many times larger than b or q ask for be feasible
 
 Rays = Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
@@ -164,6 +165,7 @@ def _shows_primal(system: System, y: np.ndarray) -> bool:
     # Linear rows contradict each other more often than not, and are the cheaper ones to look at.
     if flat < b.size and b[:flat] @ y[:flat] < 0:
         alone = System(A[:flat], b[:flat], Cones(zero=cones.zero, nonneg=cones.nonneg))
-        if any(is_primal_ray(*alone, h) for h in refined(alone, y[:flat])):
-            return True
+        if (np.abs(alone.A.T @ y[:flat]) <= _ROUGH * (abs(alone.A).T @ np.abs(y[:flat]))).all():
+            if any(is_primal_ray(*alone, h) for h in refined(alone, y[:flat])):
+                return True
     return any(is_primal_ray(*system, h) for h in refined(system, y))

@@ -267,7 +267,7 @@ def _certified(program: ConeProgram, status: list[Status], outcome: _Outcome, jo
     size = np.maximum(largest(outcome.x), largest(outcome.v))
     far = [s is Status.INACCURATE and bool(size[i] >= _FAR) for i, s in enumerate(status)]
     open_ = [i for i, s in enumerate(status) if s in _GIVEN_UP or far[i]]
-    if not open_:
+    if not open_ or outcome.out_of_time:
         return status
     points = {i: [(outcome.x[i], outcome.v[i])] if far[i] else [] for i in open_}
     rays = {i: [*outcome.rays.get(i, ()), *points[i]] for i in open_}
