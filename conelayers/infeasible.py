@@ -32,6 +32,7 @@ from conelayers.program import ConeProgram, at
 __all__ = ["Rays", "is_dual_ray", "is_primal_ray", "proven"]
 
 _ROUNDING = 1e-12  # of an equation's own terms, and of a block's own size
+_PLAY = 10.0  # times √ε: a distance of ε lets √(2ε) pass along a second-order cone, and more in larger blocks
 _FALLS = 1e-9  # of the sum's own absolute values: what bᵀy or qᵀx have to be at least, as what is within 1e−9 counts as solved
 _ROUGH = 1e-2  # of an equation's own terms: what a solver's certificate may leave of it
 _FAR = 1e-4  # what is left of an equation lets only points that are so many times larger than b or q ask for be feasible
@@ -105,7 +106,7 @@ def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) ->
     exponents += [0.5] * (cones.exp + cones.exp_dual) + [min(abs(a), 1 - abs(a)) for a in cones.power]
     order = np.repeat(np.array(exponents), cones.block_sizes)
     size = block_maxima(cones, terms)
-    width = np.where((order < 1) & (block_maxima(cones, np.abs(h)) > _ROUNDING * size), _ROUNDING**order * size, 0.0)
+    width = np.where((order < 1) & (block_maxima(cones, np.abs(h)) > _ROUNDING * size), _PLAY * _ROUNDING**order * size, 0.0)
     if not width.any():
         return None
     # K and K* have the same normals: the projection on K* of −h moves where h is near the boundary of K.
