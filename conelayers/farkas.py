@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -28,7 +28,7 @@ from scipy.sparse.linalg import LinearOperator, lsmr, splu
 from conelayers.cones import Cones, ProductElement
 from conelayers.limits import out_of_time
 
-__all__ = ["Matrix", "System", "block_maxima", "dual_system", "least_violation", "refined"]
+__all__ = ["Matrix", "System", "block_maxima", "dual_system", "least_violation", "linear_rows", "refined"]
 
 _STEPS = 50  # Newton steps: some ten lead to the minimum where there is one
 _REFINING_STEPS = 12  # from a rough certificate
@@ -44,7 +44,7 @@ _PROXIMAL, _REPETITIONS = 1e-10, 8  # in place of a zero block, and how often a 
 _KRYLOV_STEPS = 1000
 
 
-Matrix = np.ndarray | sp.csc_array
+Matrix: TypeAlias = np.ndarray | sp.csc_array
 
 
 class System(NamedTuple):
@@ -66,9 +66,7 @@ def dual_system(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones) -
     Rows: n equations, then the cone's, its zero rows left out, in the order that Cones has for K*.
     """
     n, zero = q.size, cones.zero
-    dual = replace(
-        cones, zero=n, exp=cones.exp_dual, exp_dual=cones.exp, power=tuple(-alpha for alpha in cones.power)
-    )
+    dual = replace(cones, zero=n, exp=cones.exp_dual, exp_dual=cones.exp, power=tuple(-alpha for alpha in cones.power))
     last = cones.dimension - 3 * len(cones.power)
     first_exp, first_dual = last - 3 * (cones.exp + cones.exp_dual), last - 3 * cones.exp_dual
     rows = np.arange(cones.dimension)
@@ -76,6 +74,13 @@ def dual_system(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones) -
     pick = sp.csr_array((-np.ones(order.size), (np.arange(order.size), order)), shape=(order.size, rows.size))
     whole = sp.block_array([[P, A.T], [None, pick]], format="csc") if rows.size else sp.csc_array(P)
     return System.of(sp.csc_array(whole), np.concatenate([-q, np.zeros(order.size)]), dual)
+
+
+def linear_rows(system: System) -> System:
+    """The system of the rows of the zero and the nonnegative cone alone."""
+    A, b, cones = system
+    flat = cones.zero + cones.nonneg
+    return System(A[:flat], b[:flat], Cones(zero=cones.zero, nonneg=cones.nonneg))
 
 
 def least_violation(system: System) -> np.ndarray:
@@ -143,7 +148,9 @@ def _minimize(system: System, steps: int) -> np.ndarray:
         elif not np.abs(A.T @ new_y).max() <= 0.5 * np.abs(gradient).max():
             break
         v, y, element, value = v + length * dv, new_y, new_element, new_y @ new_y
-        if (block_maxima(cones, np.abs(y)) <= _FEASIBLE * block_maxima(cones, np.maximum(np.abs(v + b), np.abs(b)))).all():
+        if (
+            block_maxima(cones, np.abs(y)) <= _FEASIBLE * block_maxima(cones, np.maximum(np.abs(v + b), np.abs(b)))
+        ).all():
             return np.zeros_like(y)
     return y
 

@@ -17,14 +17,14 @@ eliminated columns follow such an x.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse as sp
 
 from conelayers.cones import Cones
 from conelayers.errors import Status
-from conelayers.farkas import Matrix, System, block_maxima, dual_system, least_violation, refined
+from conelayers.farkas import Matrix, System, block_maxima, dual_system, least_violation, linear_rows, refined
 from conelayers.limits import out_of_time
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram, at
@@ -35,7 +35,10 @@ _ROUNDING = 1e-12  # of an equation's own terms, and of a block's own size
 _PLAY = 10.0  # times √ε: a distance of ε lets √(2ε) pass along a second-order cone, and more in larger blocks
 _FALLS = 1e-9  # of the sum's own absolute values: what bᵀy or qᵀx have to be at least, as what is within 1e−9 counts as solved
 _ROUGH = 1e-2  # of an equation's own terms: what a solver's certificate may leave of it
-_FAR = 1e-4  # what is left of an equation lets only points that are so many times larger than b or q ask for be feasible
+_NOISE = 1e-8  # of the largest block: what may be left of one that has to vanish
+_FAR = (
+    1e-4  # what is left of an equation lets only points that are so many times larger than b or q ask for be feasible
+)
 
 Rays = Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
 
@@ -83,7 +86,11 @@ def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x
     rows = np.flatnonzero(width)
     entries = abs(A.tocsr()[rows]).tocoo()
     play = np.full(x.size, np.inf)
-    np.minimum.at(play, entries.col[entries.data > 0], (width[rows][entries.row] / np.maximum(entries.data, 1e-300))[entries.data > 0])
+    np.minimum.at(
+        play,
+        entries.col[entries.data > 0],
+        (width[rows][entries.row] / np.maximum(entries.data, 1e-300))[entries.data > 0],
+    )
     return bool(-(q @ x) > np.abs(q[np.isfinite(play)]) @ play[np.isfinite(play)])
 
 
@@ -106,12 +113,19 @@ def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) ->
     exponents += [0.5] * (cones.exp + cones.exp_dual) + [min(abs(a), 1 - abs(a)) for a in cones.power]
     order = np.repeat(np.array(exponents), cones.block_sizes)
     size = block_maxima(cones, terms)
-    width = np.where((order < 1) & (block_maxima(cones, np.abs(h)) > _ROUNDING * size), _PLAY * _ROUNDING**order * size, 0.0)
+    width = np.where(
+        (order < 1) & (block_maxima(cones, np.abs(h)) > _ROUNDING * size), _PLAY * _ROUNDING**order * size, 0.0
+    )
     if not width.any():
         return None
     # K and K* have the same normals: the projection on K* of −h moves where h is near the boundary of K.
     low, high, _ = cones.extremes((-h if dual else h)[None], np.where(width > 0, width, _ROUNDING * size)[None])
-    flat = cones.join([np.broadcast_to(_differ(a.values, b.values), a.values.shape) for a, b in zip(low.elements, high.elements, strict=True)])
+    flat = cones.join(
+        [
+            np.broadcast_to(_differ(a.values, b.values), a.values.shape)
+            for a, b in zip(low.elements, high.elements, strict=True)
+        ]
+    )
     width = np.where(flat[0], width, 0.0)
     return width if width.any() else None
 
@@ -146,12 +160,15 @@ def _proven(
     def falls(x: np.ndarray) -> bool:
         if not np.isfinite(x).all() or not q @ x < 0:
             return False
-        z = dual.A[q.size :, q.size :] @ (A @ x)
-        better = refined(dual, np.concatenate([-x, z]))
-        return any(is_dual_ray(P, q, A, structure.cones, -h[: q.size]) for h in better)
+        for clean in _cleaned(Cones(zero=q.size), x):
+            z = dual.A[q.size :, q.size :] @ (A @ clean)
+            better = refined(dual, np.concatenate([-clean, z]))
+            if any(is_dual_ray(P, q, A, structure.cones, -h[: q.size]) for h in better):
+                return True
+        return False
 
     falling = any(falls(x) for x, _ in rays)
-    if (falling or searched) and _shows_primal(primal, least_violation(primal)):
+    if (falling or searched) and _violated(primal):
         return Status.PRIMAL_INFEASIBLE
     if falling or (searched and falls(-least_violation(dual)[: q.size])):
         return Status.DUAL_INFEASIBLE
@@ -159,14 +176,38 @@ def _proven(
 
 
 def _shows_primal(system: System, y: np.ndarray) -> bool:
-    A, b, cones = system
-    if not np.isfinite(y).all() or not b @ y < 0:
+    """Whether y leads to a certificate that no x has b − Ax ∈ K."""
+    if not np.isfinite(y).all() or not system.b @ y < 0:
         return False
-    flat = cones.zero + cones.nonneg
-    # Linear rows contradict each other more often than not, and are the cheaper ones to look at.
-    if flat < b.size and b[:flat] @ y[:flat] < 0:
-        alone = System(A[:flat], b[:flat], Cones(zero=cones.zero, nonneg=cones.nonneg))
-        if (np.abs(alone.A.T @ y[:flat]) <= _ROUGH * (abs(alone.A).T @ np.abs(y[:flat]))).all():
-            if any(is_primal_ray(*alone, h) for h in refined(alone, y[:flat])):
+    linear = linear_rows(system)
+    for clean in _cleaned(system.cones, y):
+        # Linear rows contradict each other more often than not, and are the cheaper ones to look at.
+        part = clean[: linear.b.size]
+        if part.size < y.size and linear.b @ part < 0:
+            terms = abs(linear.A).T @ np.abs(part)
+            if (np.abs(linear.A.T @ part) <= _ROUGH * terms).all() and _certified(linear, part):
                 return True
+        if _certified(system, clean):
+            return True
+    return False
+
+
+def _certified(system: System, y: np.ndarray) -> bool:
     return any(is_primal_ray(*system, h) for h in refined(system, y))
+
+
+def _violated(system: System) -> bool:
+    """Whether the point of the least violation shows that there is one."""
+    linear = linear_rows(system)
+    if linear.b.size < system.b.size and _shows_primal(linear, least_violation(linear)):
+        return True
+    return _shows_primal(system, least_violation(system))
+
+
+def _cleaned(cones: Cones, y: np.ndarray) -> Iterator[np.ndarray]:
+    """y without the blocks that are small enough to be noise, and, where there are such, y itself."""
+    size = block_maxima(cones, np.abs(y))
+    large = size > _NOISE * size.max()
+    yield np.where(large, y, 0.0)
+    if not (large | (size == 0)).all():
+        yield y

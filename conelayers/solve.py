@@ -10,8 +10,8 @@ from typing import NamedTuple, final
 import numpy as np
 
 from conelayers.errors import Status, usable_mask
-from conelayers.kkt import EliminatedFactorization, Part, combine
 from conelayers.infeasible import proven
+from conelayers.kkt import EliminatedFactorization, Part, combine
 from conelayers.limits import out_of_time, time_limit
 from conelayers.linearization import Linearization
 from conelayers.newton import polish

@@ -186,6 +186,7 @@ FAR_AWAY = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::conelayers.InaccurateSolutionWarning")
 @pytest.mark.parametrize(("make", "arguments"), FAR_AWAY)
 def test_a_large_solution_is_no_ray(make, arguments) -> None:
     problem, right = make(*arguments)

@@ -12,7 +12,7 @@ import torch
 from random_programs import random_program
 from zoo import ZOO
 
-from conelayers import Cones, Layer, SolveError, solve_and_differentiate
+from conelayers import Cones, Layer, SolveError
 from conelayers.active_set import ActiveSet
 from conelayers.canonicalize import canonicalize
 from conelayers.errors import Status

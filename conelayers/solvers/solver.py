@@ -64,7 +64,7 @@ class Solver(ABC):
     needs_rows: ClassVar[bool]  # refuses problems without constraints
     native_options: ClassVar[frozenset[str]]
     time_option: ClassVar[str | None] = None  # the one of them that limits a solve's seconds
-    integer_options: ClassVar[frozenset[str]] = frozenset()  # those of them whose largest value means that there is no limit
+    integer_options: ClassVar[frozenset[str]] = frozenset()  # those of them that limit nothing at their largest
     largest_integer: ClassVar[int] = 2**31 - 1  # that its integers hold
 
     def takes(self, cones: Cones, quadratic: bool) -> bool:
