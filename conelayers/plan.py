@@ -73,7 +73,7 @@ class Plan:
                 yield Simplex()
 
     def unscaled(self, program: ConeProgram, scaling: Scaling, presolved: Presolved) -> Iterator[Route]:
-        """What is left to try where all that failed: units of the point found, and the program as it was given, if equilibration changed it."""
+        """What is left to try where all that failed: units of the solution, and the user's units if equilibration changed them."""
         clarabel = SOLVERS["CLARABEL"]
         free = not self.chosen_by_user and self.settings == Settings()
         tight = Settings(tolerance=clarabel.tight_tolerance)

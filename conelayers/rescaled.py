@@ -72,9 +72,10 @@ class Rescaled(Route):
             if k > 0 and near.error[0] < least:
                 least = float(near.error[0])
                 best = RawSolution(x[0], y[0], s[0], Status.INACCURATE, raw.message)
-            if least <= _ARRIVED:
+            units = _units(structure.cones, x, y, s)
+            if least <= _ARRIVED or _same(units, scaling):
                 break
-            scaling = _units(structure.cones, x, y, s)
+            scaling = units
         return best
 
 
@@ -85,6 +86,10 @@ def _units(cones: Cones, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> Scaling
     beta = 1 / _power_of_two(np.maximum(largest(x / d), largest(e * s)))[:, None]
     gamma = 1 / _power_of_two(largest(y / e))[:, None]
     return Scaling(d, e, beta, gamma)
+
+
+def _same(a: Scaling, b: Scaling) -> bool:
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("d", "e", "beta", "gamma"))
 
 
 def _bounded(h: np.ndarray) -> np.ndarray:
