@@ -1,54 +1,213 @@
-"""Certificates of infeasibility are tested before they are believed:
+"""Certificates of infeasibility: which there are, and which are believed.
 
     y ∈ K*, Aᵀy = 0, bᵀy < 0            no x has b − Ax ∈ K
-    Px = 0, −Ax ∈ K, qᵀx < 0            the objective is unbounded where it is feasible
+    Px = 0, −Ax ∈ K, qᵀx < 0            the objective falls for ever where it is feasible
 
-Every equation is relative to the largest entry of its own row or column and to the ray, so that the test says the same whatever the
-units of the variables are, and those of the rows but for their equilibration (scaling.py). In a presolved program
-(presolve.py) it is that of the whole one: eliminated rows have no part in such a y, and eliminated columns follow such an x.
+What a solver leaves is a rough one at best. It is refined first (farkas.py), and believed if it is one to rounding, relative to
+itself: each equation to 1e−12 of the sum of the absolute values of its own terms, each block to 1e−12 of its own size. No units and
+no other part of the instance have a say. So a feasible x would have to be 1e12 times as large as what b asks for: a large solution
+is not a ray.
+
+Along the boundary of a curved cone that is not enough: a point within ε of it may be √ε away from those points of it that fulfil the
+equations as well (t² ≤ x lets (x, t) = (1, √ε) be a ray up to ε). What it falls by has to be more than moves of that size make of it.
+
+In a presolved program (presolve.py) a certificate is that of the whole one: eliminated rows have no part in such a y, and
+eliminated columns follow such an x.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse as sp
 
 from conelayers.cones import Cones
+from conelayers.errors import Status
+from conelayers.farkas import Matrix, System, block_maxima, dual_system, least_violation, linear_rows, refined
+from conelayers.limits import out_of_time
+from conelayers.parallel import run_parallel
+from conelayers.program import ConeProgram, at
 
-__all__ = ["is_dual_ray", "is_primal_ray"]
+__all__ = ["Rays", "is_dual_ray", "is_primal_ray", "proven"]
 
-_SMALL = 1e-5  # of an equation's coefficients times the ray: what contradicts it would be 1e5 times as far as the data suggest
-_FALLS = 1e-8  # of the sum's own absolute values: what bᵀy or qᵀx have to be at least
-_FAR = 1e-4  # what is left of Aᵀy lets only x that are so many times larger than b asks for be feasible
+_ROUNDING = 1e-12  # of an equation's own terms, and of a block's own size
+_PLAY = 10.0  # times √ε: a distance of ε lets √(2ε) pass along a second-order cone, and more in larger blocks
+_FALLS = 1e-9  # of the sum's own absolute values: what bᵀy or qᵀx have to be at least, as what is within 1e−9 counts as solved
+_ROUGH = 1e-2  # of an equation's own terms: what a solver's certificate may leave of it
+_NOISE = 1e-8  # of the largest block: what may be left of one that has to vanish
+_FAR = (
+    1e-4  # what is left of an equation lets only points that are so many times larger than b or q ask for be feasible
+)
+
+Rays = Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
 
 
-def is_primal_ray(A: sp.csc_array, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool:
-    """Whether y shows that no x has b − Ax ∈ K."""
-    if not np.isfinite(y).all() or not b @ y < -_FALLS * (np.abs(b) @ np.abs(y)):
+def is_primal_ray(A: Matrix, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool:
+    """Whether y shows, to rounding, that no x has b − Ax ∈ K."""
+    total = np.abs(b) @ np.abs(y)
+    if not np.isfinite(y).all() or not b @ y < -_FALLS * total:
         return False
-    size = np.abs(y).max()
-    outside = np.abs(y - cones.project_dual(y[None])[0][0])
-    # Feasible are x with −bᵀy ≤ |Aᵀy|ᵀ|x| at most.
-    left = min(_SMALL * size, _FAR * -(b @ y) / np.abs(b).max())
-    return bool((outside <= _SMALL * size).all() and (np.abs(A.T @ y) <= left * _largest(A, 0)).all())
+    falls = -(b @ y) / total
+    if not _vanishes(A.T @ y, abs(A).T @ block_maxima(cones, np.abs(y)), falls) or not _inside(cones, y, np.abs(y)):
+        return False
+    width = _play(cones, y, np.abs(y))
+    if width is None:
+        return True
+    # Moves along the boundary, but not those that only change the size of a block.
+    low = cones.extremes(y[None], width[None])[0]
+    starts, sizes = cones.block_starts, cones.block_sizes
+    along = np.add.reduceat(b * y, starts) / np.maximum(np.add.reduceat(y * y, starts), np.finfo(float).tiny)
+    moved = low.apply((b - np.repeat(along, sizes) * y)[None])[0]
+    return bool(-(b @ y) > width @ np.abs(moved))
 
 
 def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x: np.ndarray) -> bool:
-    """Whether the objective falls along x for ever, and the constraints let it."""
-    if not np.isfinite(x).all() or not q @ x < -_FALLS * (np.abs(q) @ np.abs(x)):
+    """Whether the objective falls along x for ever, to rounding, and the constraints let it."""
+    total = np.abs(q) @ np.abs(x)
+    if not np.isfinite(x).all() or not q @ x < -_FALLS * total:
         return False
-    size = np.abs(x).max()
-    if not (np.abs(P @ x) <= _SMALL * size * _largest(P, 1)).all():
+    falls = -(q @ x) / total
+    if not _vanishes(P @ x, abs(P) @ np.abs(x), falls):
         return False
     if not cones.dimension:
         return True
-    outside = np.abs(cones.project_dual((A @ x)[None])[0][0])
-    rows = np.maximum.reduceat(_largest(A, 1), cones.block_starts)
-    return bool((outside <= _SMALL * size * np.repeat(rows, cones.block_sizes)).all())
+    s, terms = -(A @ x), abs(A) @ np.abs(x)
+    if not _vanishes(s[: cones.zero], terms[: cones.zero], falls):
+        return False
+    outside = np.abs(cones.project_dual(-s[None])[0][0])
+    outside[: cones.zero] = 0.0
+    if not (outside <= min(_ROUNDING, _FAR * falls) * block_maxima(cones, terms)).all():
+        return False
+    width = _play(cones, s, terms, dual=True)
+    if width is None:
+        return True
+    # In terms of each x: what moves a block so far.
+    rows = np.flatnonzero(width)
+    entries = abs(A.tocsr()[rows]).tocoo()
+    play = np.full(x.size, np.inf)
+    np.minimum.at(
+        play,
+        entries.col[entries.data > 0],
+        (width[rows][entries.row] / np.maximum(entries.data, 1e-300))[entries.data > 0],
+    )
+    return bool(-(q @ x) > np.abs(q[np.isfinite(play)]) @ play[np.isfinite(play)])
 
 
-def _largest(matrix: sp.csc_array, axis: int) -> np.ndarray:
-    """The largest absolute values of columns (0) or rows (1)."""
-    if not matrix.nnz:
-        return np.zeros(matrix.shape[1 - axis])
-    return np.asarray(abs(matrix).max(axis=axis).todense()).ravel()
+def _vanishes(left: np.ndarray, terms: np.ndarray, falls: float) -> bool:
+    return bool((np.abs(left) <= min(_ROUNDING, _FAR * falls) * terms).all())
+
+
+def _inside(cones: Cones, y: np.ndarray, terms: np.ndarray) -> bool:
+    outside = np.abs(y - cones.project_dual(y[None])[0][0])
+    return bool((outside <= _ROUNDING * block_maxima(cones, terms)).all())
+
+
+def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) -> np.ndarray | None:
+    """How far each row of h may move, by what a distance of rounding from the boundary of its block's cone lets pass.
+
+    None where that is nothing: in orthants, inside, and in blocks that are zero.
+    """
+    exponents = [1.0] * (cones.zero + cones.nonneg)
+    exponents += [1.0 if d == 1 else 0.5 for d in (*cones.soc, *cones.psd, *cones.hermitian)]
+    exponents += [0.5] * (cones.exp + cones.exp_dual) + [min(abs(a), 1 - abs(a)) for a in cones.power]
+    order = np.repeat(np.array(exponents), cones.block_sizes)
+    size = block_maxima(cones, terms)
+    width = np.where(
+        (order < 1) & (block_maxima(cones, np.abs(h)) > _ROUNDING * size), _PLAY * _ROUNDING**order * size, 0.0
+    )
+    if not width.any():
+        return None
+    # K and K* have the same normals: the projection on K* of −h moves where h is near the boundary of K.
+    low, high, _ = cones.extremes((-h if dual else h)[None], np.where(width > 0, width, _ROUNDING * size)[None])
+    flat = cones.join(
+        [
+            np.broadcast_to(_differ(a.values, b.values), a.values.shape)
+            for a, b in zip(low.elements, high.elements, strict=True)
+        ]
+    )
+    width = np.where(flat[0], width, 0.0)
+    return width if width.any() else None
+
+
+def _differ(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return np.any(low != high, axis=-1, keepdims=True)
+
+
+def proven(program: ConeProgram, rays: Rays, jobs: int = 1, searched: Collection[int] = ()) -> dict[int, Status]:
+    """What there is a certificate of: instance → PRIMAL_INFEASIBLE or DUAL_INFEASIBLE.
+
+    ``rays`` are what solvers left of these instances, (x, y) in the units of ``program``, NaN where there is nothing. For those in
+    ``searched`` a certificate is looked for without any. A program that has certificates of both kinds is PRIMAL_INFEASIBLE.
+    """
+    index = sorted(set(rays) | set(searched))
+    found = run_parallel(lambda i: _proven(program, i, rays.get(i, ()), i in searched), index, jobs)
+    return {i: status for i, status in zip(index, found, strict=True) if status is not None}
+
+
+def _proven(
+    program: ConeProgram, i: int, rays: Sequence[tuple[np.ndarray, np.ndarray]], searched: bool
+) -> Status | None:
+    if out_of_time():
+        return None
+    structure, q = program.structure, program.q[i]
+    P, A = structure.P.matrix(at(program.P, i)), structure.A.matrix(at(program.A, i))
+    primal = System.of(A, program.b[i], structure.cones)
+    if any(_shows_primal(primal, y) for _, y in rays):
+        return Status.PRIMAL_INFEASIBLE
+    dual = dual_system(P, q, A, structure.cones)
+
+    def falls(x: np.ndarray) -> bool:
+        if not np.isfinite(x).all() or not q @ x < 0:
+            return False
+        for clean in _cleaned(Cones(zero=q.size), x):
+            z = dual.A[q.size :, q.size :] @ (A @ clean)
+            better = refined(dual, np.concatenate([-clean, z]))
+            if any(is_dual_ray(P, q, A, structure.cones, -h[: q.size]) for h in better):
+                return True
+        return False
+
+    falling = any(falls(x) for x, _ in rays)
+    if (falling or searched) and _violated(primal):
+        return Status.PRIMAL_INFEASIBLE
+    if falling or (searched and falls(-least_violation(dual)[: q.size])):
+        return Status.DUAL_INFEASIBLE
+    return None
+
+
+def _shows_primal(system: System, y: np.ndarray) -> bool:
+    """Whether y leads to a certificate that no x has b − Ax ∈ K."""
+    if not np.isfinite(y).all() or not system.b @ y < 0:
+        return False
+    linear = linear_rows(system)
+    for clean in _cleaned(system.cones, y):
+        # Linear rows contradict each other more often than not, and are the cheaper ones to look at.
+        part = clean[: linear.b.size]
+        if part.size < y.size and linear.b @ part < 0:
+            terms = abs(linear.A).T @ np.abs(part)
+            if (np.abs(linear.A.T @ part) <= _ROUGH * terms).all() and _certified(linear, part):
+                return True
+        if _certified(system, clean):
+            return True
+    return False
+
+
+def _certified(system: System, y: np.ndarray) -> bool:
+    return any(is_primal_ray(*system, h) for h in refined(system, y))
+
+
+def _violated(system: System) -> bool:
+    """Whether the point of the least violation shows that there is one."""
+    linear = linear_rows(system)
+    if linear.b.size < system.b.size and _shows_primal(linear, least_violation(linear)):
+        return True
+    return _shows_primal(system, least_violation(system))
+
+
+def _cleaned(cones: Cones, y: np.ndarray) -> Iterator[np.ndarray]:
+    """y without the blocks that are small enough to be noise, and, where there are such, y itself."""
+    size = block_maxima(cones, np.abs(y))
+    large = size > _NOISE * size.max()
+    yield np.where(large, y, 0.0)
+    if not (large | (size == 0)).all():
+        yield y

@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 import numpy as np
 
 from conelayers.errors import Status
-from conelayers.infeasible import is_dual_ray, is_primal_ray
+from conelayers.infeasible import proven
 from conelayers.kkt import Part
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram, at
@@ -24,6 +24,7 @@ _ROUGH = 1e-4  # residuals up to which a point counts as near a solution
 _LONG = (
     300  # n + m from which one solve takes long enough for Ctrl-C to need a way in, and for a thread to cost nothing
 )
+_INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 
@@ -31,8 +32,8 @@ _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 class Start(NamedTuple):
     """Where a route leads: x (B, n), v (B, m), zero where the status is not usable; the backend's own words.
 
-    ``parts`` are factorizations of K at these points, with their indices, where the route made some. ``proven`` are the instances for which
-    the backend left a certificate of infeasibility, whatever it said, and what that proves.
+    ``parts`` are factorizations of K at these points, with their indices, where the route made some. ``rays`` is what the backend left,
+    (x, y), of the instances that it did not solve: it may lead to a certificate of infeasibility (infeasible.py), whatever it said.
     """
 
     x: np.ndarray
@@ -40,11 +41,11 @@ class Start(NamedTuple):
     status: list[Status]
     message: list[str]
     parts: Sequence[Part] = ()
-    proven: Mapping[int, Status] = MappingProxyType({})
+    rays: Mapping[int, tuple[np.ndarray, np.ndarray]] = MappingProxyType({})
 
 
 class Route(ABC):
-    """One way to a start. Where it is not ``trusted``, only its points count, not what it says of infeasibility.
+    """One way to a start. Where it is not ``trusted``, its points and what it has a certificate of count, not what else it says.
 
     What the user's own limits stopped is not taken further (``limited``).
     """
@@ -106,7 +107,7 @@ class Backend(Route):
         return replace(self, warm=previous) if self.solver.warm_starts else self
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        return start_of(program, self.solutions(program, index, jobs), self.trusted)
+        return start_of(program, self.solutions(program, index, jobs), self.trusted, jobs)
 
     def solutions(self, program: ConeProgram, index: np.ndarray, jobs: int) -> list[RawSolution]:
         """The solver's answers, instance by instance."""
@@ -127,14 +128,16 @@ class Backend(Route):
         return run_parallel(solve_one, range(program.batch), jobs, apart=structure.n + structure.m > _LONG)
 
 
-def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool) -> Start:
-    """The start that a solver's answers make; what a limit or a breakdown stopped far from a solution is reported as such."""
-    status = [raw.status for raw in raws]
-    proven = {i: shown for i, raw in enumerate(raws) if (shown := _shown_by(program, i, raw)) is not None}
-    for i, s in enumerate(status):
-        claimed = s in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
-        if (claimed and proven.get(i) is not s) or not (trusted or s.usable):
-            status[i] = Status.FAILED
+def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool, jobs: int) -> Start:
+    """The start that a solver's answers make; what a limit or a breakdown stopped far from a solution is reported as such.
+
+    That an instance is infeasible is reported only with a certificate of it, refined from what the solver left.
+    """
+    rays = {i: (raw.x, raw.y) for i, raw in enumerate(raws) if raw.status is not Status.SOLVED}
+    claimed = {i: [ray] for i, ray in rays.items() if raws[i].status in _INFEASIBLE}
+    shown = proven(program, claimed, jobs) if claimed else {}
+    status = [shown.get(i, Status.FAILED) if raw.status in _INFEASIBLE else raw.status for i, raw in enumerate(raws)]
+    status = [s if trusted or s.usable or s in _INFEASIBLE else Status.FAILED for s in status]
     x, v = np.zeros_like(program.q), np.zeros_like(program.b)
     returned = np.zeros(program.batch, dtype=bool)
     for i, raw in enumerate(raws):
@@ -150,17 +153,4 @@ def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool) -> St
             status[int(j)] = Status.INACCURATE
     lost = np.array([not s.usable for s in status], dtype=bool)
     x[lost], v[lost] = 0.0, 0.0
-    return Start(x, v, status, [raw.message for raw in raws], proven=proven)
-
-
-def _shown_by(program: ConeProgram, i: int, raw: RawSolution) -> Status | None:
-    """What a solver's answer is a certificate of, whatever it says: also those that broke down may leave one."""
-    if raw.status is Status.SOLVED:
-        return None
-    structure = program.structure
-    A = structure.A.matrix(at(program.A, i))
-    if is_primal_ray(A, program.b[i], structure.cones, raw.y):
-        return Status.PRIMAL_INFEASIBLE
-    if is_dual_ray(structure.P.matrix(at(program.P, i)), program.q[i], A, structure.cones, raw.x):
-        return Status.DUAL_INFEASIBLE
-    return None
+    return Start(x, v, status, [raw.message for raw in raws], rays=rays)

@@ -45,7 +45,7 @@ class Simplex(Route):
         def solve(i: int) -> RawSolution:
             return _solve(program.q[i], program.structure.A.matrix(at(program.A, i)).tocsr(), program.b[i], zero)
 
-        return start_of(program, run_parallel(solve, range(program.batch), jobs), self.trusted)
+        return start_of(program, run_parallel(solve, range(program.batch), jobs), self.trusted, jobs)
 
 
 def _solve(q: np.ndarray, A: sp.csr_array, b: np.ndarray, zero: int) -> RawSolution:

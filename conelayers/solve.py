@@ -10,6 +10,7 @@ import numpy as np
 
 from conelayers.bounds import emptied, missing, put_back, restored
 from conelayers.errors import Status, usable_mask
+from conelayers.infeasible import proven
 from conelayers.kkt import EliminatedFactorization, Part, combine
 from conelayers.limits import out_of_time, time_limit
 from conelayers.linearization import Linearization
@@ -33,7 +34,7 @@ _ROUGH = 1e-4
 _BETTER = 0.9  # of the error before: what is no better may be worse in the residuals that decide
 _LINEAR_STEPS = 1
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
-_RAY = 1e5  # size of an inaccurate point, in the equilibrated units, from which its direction is what counts
+_FAR = 1e5  # size of an inaccurate point, in the equilibrated units, from which the program may have no solution
 _GIVEN_UP = (Status.FAILED, Status.ITERATION_LIMIT, Status.TIME_LIMIT)
 
 
@@ -71,7 +72,7 @@ class _Outcome:
         self.error = np.full(batch, np.inf)
         self.status = [Status.FAILED] * batch
         self.message, self.solver = [""] * batch, [""] * batch
-        self.proven: dict[int, Status] = {}  # what some backend left a certificate of, whatever it said
+        self.rays: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}  # what backends left that did not solve it
         self.parts: list[Part] = []
         self.point: Point | None = None  # all of them evaluated, where that is at hand
         self.rounds: list[tuple[str, np.ndarray, tuple[Status, ...], np.ndarray]] = []
@@ -92,7 +93,8 @@ class _Outcome:
         index = self.unsolved(previous)
         part = program.take(index)
         start = route.start(part, index, jobs)
-        self.proven |= {int(index[k]): what for k, what in start.proven.items()}
+        for k, ray in start.rays.items():
+            self.rays.setdefault(int(index[k]), []).append(ray)
         usable = usable_mask(start.status)
         x, v, error = start.x, start.v, np.full(index.size, np.inf)
         kept = np.flatnonzero(usable)
@@ -124,7 +126,7 @@ class _Outcome:
             return
         better = np.zeros(index.size, dtype=bool)
         for k, i in enumerate(index):
-            verdict = route.trusted and start.status[k] in _INFEASIBLE
+            verdict = start.status[k] in _INFEASIBLE
             first = not self.status[i].usable and (route.trusted or usable[k])
             if verdict or first or error[k] < _BETTER * self.error[i]:
                 self.x[i], self.v[i], self.error[i] = x[k], v[k], error[k]
@@ -215,7 +217,7 @@ def solve_batch(
             whole, v = restored(equilibrated, point)
             presolved, parts = presolve(whole), ()
             point = evaluate(presolved.whole, point.x, v)
-        solution = _judge(program, presolved, equilibrated.scaling, point, outcome)
+        solution = _judge(program, presolved, equilibrated.scaling, point, outcome, jobs)
         linearization = Linearization(
             presolved, point, equilibrated.scaling, derivative_jobs, parts, open_rows=missing(program)
         )
@@ -285,12 +287,28 @@ def _extend(presolved: Presolved, outcome: _Outcome) -> Point:
     return evaluate(whole, np.where(better, corrected.x, point.x), np.where(better, corrected.v, point.v))
 
 
+def _certified(program: ConeProgram, status: list[Status], outcome: _Outcome, jobs: int) -> list[Status]:
+    """The statuses, with the last word for certificates of infeasibility where no solution was found, or a poor one so large that it
+    may lead to one. For what failed, but for limits, they are looked for even where no backend left a trace of one.
+    """
+    size = np.maximum(largest(outcome.x), largest(outcome.v))
+    far = [s is Status.INACCURATE and bool(size[i] >= _FAR) for i, s in enumerate(status)]
+    open_ = [i for i, s in enumerate(status) if s in _GIVEN_UP or far[i]]
+    if not open_ or outcome.out_of_time:
+        return status
+    points = {i: [(outcome.x[i], outcome.v[i])] if far[i] else [] for i in open_}
+    rays = {i: [*outcome.rays.get(i, ()), *points[i]] for i in open_}
+    shown = proven(program, rays, jobs, searched={i for i in open_ if far[i] or status[i] is Status.FAILED})
+    return [shown.get(i, s) for i, s in enumerate(status)]
+
+
 def _judge(
     program: ConeProgram,
     presolved: Presolved,
     scaling: Scaling,
     point: Point,
     outcome: _Outcome,
+    jobs: int,
 ) -> Solution:
     whole, without_bound = presolved.whole, missing(program)
     residuals = Residuals.of(whole, point)
@@ -304,12 +322,7 @@ def _judge(
         near = [Status.INACCURATE if close else lost_by for close in rough]
         solved = [Status.SOLVED if error <= ACCURACY else other for error, other in zip(worst, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
-        # A certificate is the last word where no solution was found, or what was found is so large that it is one itself.
-        ray = np.maximum(largest(outcome.x), largest(outcome.v)) >= _RAY
-        status = [
-            outcome.proven.get(i, s) if s in _GIVEN_UP or (s is Status.INACCURATE and ray[i]) else s
-            for i, s in enumerate(status)
-        ]
+        status = _certified(presolved.smaller, status, outcome, jobs)
     elif Status.INACCURATE in status:
         status = [Status.SOLVED] * len(status)
     if without_bound is not None:

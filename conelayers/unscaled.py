@@ -40,4 +40,4 @@ class Unscaled(Route):
             _, y = self.presolved.restrict(x, y)
             x, s = self.presolved.restrict(x, s)
             scaled.append(RawSolution(x[0], y[0], s[0], raw.status, raw.message))
-        return start_of(program, scaled, self.trusted)
+        return start_of(program, scaled, self.trusted, jobs)

@@ -83,6 +83,10 @@ class Clarabel(Solver):
         name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_") and name != "default"
     )
 
+    # Limits of what ends by itself; equilibration does not, and as many threads are not to be had.
+    integer_options: ClassVar[frozenset[str]] = frozenset({"max_iter", "iterative_refinement_max_iter"})
+    largest_integer: ClassVar[int] = 2**32 - 1
+
     def _check_option(self, name: str, value: Any) -> None:
         native = clarabel.DefaultSettings()
         try:

@@ -61,6 +61,8 @@ class SCS(Solver):
         }
     )
 
+    integer_options: ClassVar[frozenset[str]] = frozenset({"acceleration_interval", "acceleration_lookback"})
+
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
         tolerance = settings.tolerance or self.tight_tolerance
         options: dict[str, object] = {"eps_abs": tolerance, "eps_rel": tolerance, "verbose": settings.verbose}

@@ -64,6 +64,8 @@ class Solver(ABC):
     needs_rows: ClassVar[bool]  # refuses problems without constraints
     native_options: ClassVar[frozenset[str]]
     time_option: ClassVar[str | None] = None  # the one of them that limits a solve's seconds
+    integer_options: ClassVar[frozenset[str]] = frozenset()  # those of them that limit nothing at their largest
+    largest_integer: ClassVar[int] = 2**31 - 1  # that its integers hold
 
     def takes(self, cones: Cones, quadratic: bool) -> bool:
         """Whether it takes programs with these cones and, if asked, P ≠ 0."""
@@ -74,7 +76,7 @@ class Solver(ABC):
         """Raises ValueError for a value of its own options that it will not take."""
         for name, value in native:
             try:
-                self._check_option(name, value)
+                self._check_option(name, self._held(name, value))
             except (TypeError, OverflowError) as error:
                 raise ValueError(
                     f"solver_args: {name}: got {value!r}, which {self.name} refused; expected {error}"
@@ -116,7 +118,7 @@ class Solver(ABC):
             start = None
         try:
             with sigint_given_back():
-                raw = self._solve(instance, self._in_time(settings), start)
+                raw = self._solve(instance, self._in_range(self._in_time(settings)), start)
         except TypeError as error:  # an option of the wrong type
             raise ValueError(f"solver_args: {self.name} refused {dict(settings.native)!r}: {error}") from error
         except BaseException as error:  # Rust panics arrive as a BaseException of their own
@@ -124,6 +126,17 @@ class Solver(ABC):
                 raise
             raw = _without_solution(instance, Status.FAILED, f"{type(error).__name__}: {error}")
         return raw._replace(y=raw.y[:0], s=raw.s[:0]) if padded else raw
+
+    def _held(self, name: str, value: Any) -> Any:
+        """The value, or the largest integer that the backend holds: both mean that there is no limit."""
+        if name not in self.integer_options or not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            return value
+        return min(int(value), self.largest_integer)
+
+    def _in_range(self, settings: Settings) -> Settings:
+        most = None if settings.max_iters is None else min(settings.max_iters, self.largest_integer)
+        native = tuple((name, self._held(name, value)) for name, value in settings.native)
+        return replace(settings, max_iters=most, native=native)
 
     def _in_time(self, settings: Settings) -> Settings:
         """The settings with what is left of the call's time, where the backend can be told."""
