@@ -10,14 +10,15 @@ so that whatever another choice of units makes of x, y, the gradients, the verdi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
 from enumerated import planted_block
-from fuzzing import Finding, blocks, require, within
+from fuzzing import blocks, require, within
+from hypothesis import strategies as st
 
 from conelayers import Certificate, Cones, Status, Verdict
 from conelayers.certify import certify
@@ -30,17 +31,46 @@ from conelayers.singular import Singular, Watch
 from conelayers.solve import solve_batch
 from conelayers.solvers import choose_solver, parse_solver_args
 
-__all__ = ["CHANGES", "FAMILIES", "INFEASIBLE", "PLANTS", "Family", "Planted", "Units", "UnitSpec", "check_units", "run"]
+__all__ = [
+    "CHANGES",
+    "FAMILIES",
+    "INFEASIBLE",
+    "PLANTS",
+    "Family",
+    "Planted",
+    "Seldom",
+    "UnitSpec",
+    "Units",
+    "check_units",
+    "plant",
+    "run",
+    "told",
+    "unit_changes",
+]
 
 CHANGES = ("none", "all columns", "each column", "rows", "objective", "everything")
-PLANTS = ("regular", "kinked", "dependent equalities", "free direction", "weak and dependent", "weak and free")
+PLANTS = (
+    "regular",
+    "kinked",
+    "nearly kinked",
+    "dependent equalities",
+    "free direction",
+    "weak and dependent",
+    "weak and free",
+)
 INFEASIBLE = {"primal infeasible": Status.PRIMAL_INFEASIBLE, "dual infeasible": Status.DUAL_INFEASIBLE}
 LARGEST = 8  # the exponent of the largest factor
+NEARLY, NEARLY_GRADIENT = 1e-6, 1e-3  # the same, nearly at a kink, where D is known as well as v is
 EXACT = 1e-9  # of the largest entry: how far x, y and the gradients may be off
 MARGIN = 0.05  # the least distance from a kink, in natural units, of a block that is not at one
 _CONDITION = 1e4  # of J
 _ZERO = 1e-11  # singular values and entries of null vectors below are zero, and there are none between it and ...
 _CLEAR = 1e-3
+_TRIES = 200
+
+
+class Seldom(ValueError):
+    """Programs of this kind that are well conditioned were not found."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +91,7 @@ class Family:
         if plant in ("dependent equalities", "weak and dependent", "weak and free"):
             rows = self.cones.zero if plant == "dependent equalities" else self.cones.nonneg
             return rows >= 2 and not (self.vertex and plant.startswith("weak"))
-        if plant == "kinked":
+        if plant.endswith("kinked"):
             return self.rank > 0 and self.cones.kinds > {"zero"}  # a linear program's kinks are never regular
         return plant != "dual infeasible" or self.rank < self.n
 
@@ -125,7 +155,7 @@ class Planted:
     def free_at(self, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
         """The same for the chosen element: ker J = {(dx, A dx)} ⊕ {(0, w)}."""
         D = {Selection.LOW: self.elements[selection], Selection.HIGH: self.elements[selection]}
-        return Planted(**{**vars(self), "elements": D}).free()
+        return replace(self, elements=D).free()
 
     def blame(self, selection: Selection) -> list[tuple[Verdict, tuple[str, ...], tuple[str, ...]]]:
         """The verdict, the variables and the constraints that a certificate has to name."""
@@ -172,23 +202,24 @@ class Units:
     objective: np.ndarray
 
     @classmethod
-    def draw(cls, change: str, cones: Cones, n: int, batch: int, rng: np.random.Generator) -> Units:
-        """Powers of ten; ``change`` is one of CHANGES."""
-        columns, rows, objective = np.ones((batch, n)), np.ones((batch, cones.dimension)), np.ones((batch, 1))
+    def draw(cls, changes: Sequence[str], cones: Cones, n: int, rng: np.random.Generator) -> Units:
+        """Powers of ten; ``changes`` are members of CHANGES, one for each instance."""
 
         def factors(count: int) -> np.ndarray:
-            return 10.0 ** rng.integers(-LARGEST, LARGEST + 1, (batch, count))
+            return 10.0 ** rng.integers(-LARGEST, LARGEST + 1, (len(changes), count))
 
-        if change == "all columns":
-            columns = columns * factors(1)
-        if change in ("each column", "everything"):
-            columns = factors(n)
-        if change in ("objective", "everything"):
-            objective = factors(1)
-        if change in ("rows", "everything"):
-            for kind, detail, block in blocks(cones):
-                rows[:, block] = _automorphism(kind, detail, factors)
-        return cls(columns, rows, objective)
+        def where(*which: str) -> np.ndarray:
+            return np.isin(changes, which)[:, None]
+
+        columns = np.where(
+            where("all columns"), factors(1), np.where(where("each column", "everything"), factors(n), 1.0)
+        )
+        rows = np.concatenate([_automorphism(kind, detail, factors) for kind, detail, _ in blocks(cones)], axis=1)
+        return cls(
+            columns,
+            np.where(where("rows", "everything"), rows, 1.0),
+            np.where(where("objective", "everything"), factors(1), 1.0),
+        )
 
     def changed(self, planted: Planted) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """P, q, A and b in these units."""
@@ -197,7 +228,7 @@ class Units:
         return P, omega * C * planted.q, R[:, :, None] * planted.A * C[:, None, :], R * planted.b
 
 
-def _automorphism(kind: str, detail: float, factors) -> np.ndarray:
+def _automorphism(kind: str, detail: float, factors: Callable[[int], np.ndarray]) -> np.ndarray:
     """The diagonal of a map of the cone onto itself."""
     if kind in ("psd", "hermitian"):
         t, order = factors(int(detail)), int(detail)
@@ -207,8 +238,7 @@ def _automorphism(kind: str, detail: float, factors) -> np.ndarray:
         return np.stack([t[:, i] * t[:, j] for i, j in pairs], axis=1)
     if kind in ("power", "power_dual"):
         a, b = factors(2).T
-        last = a**detail * b ** (1 - detail)
-        return np.stack([a, b, last if kind == "power" else last], axis=1)
+        return np.stack([a, b, a**detail * b ** (1 - detail)], axis=1)
     return factors(1)  # every row of the zero and nonnegative cones is a block
 
 
@@ -231,7 +261,7 @@ def _null_projection(matrices: np.ndarray) -> np.ndarray:
 def plant(family: Family, what: str, batch: int, rng: np.random.Generator) -> Planted:
     """``batch`` programs in natural units; what is ill-conditioned or nearly degenerate is drawn again."""
     kept: list[Planted] = []
-    for _ in range(200):
+    for _ in range(_TRIES):
         drawn = _drawn(family, what, 2 * batch, rng)
         kept.append(drawn.take(_well_planted(drawn)))
         if sum(map(len, kept)) >= batch:
@@ -239,7 +269,8 @@ def plant(family: Family, what: str, batch: int, rng: np.random.Generator) -> Pl
     data = {k: np.concatenate([getattr(p, k) for p in kept]) for k in ("P", "q", "A", "b", "x", "y", "s", "kinks")}
     elements = {k: np.concatenate([p.elements[k] for p in kept]) for k in kept[0].elements}
     whole = Planted(family, what, elements=elements, **data)
-    assert len(whole) >= batch, f"{what} is seldom well conditioned"
+    if len(whole) < batch:
+        raise Seldom(f"{what} is seldom well conditioned with {family}")
     return whole.take(np.arange(batch))
 
 
@@ -266,8 +297,10 @@ def _drawn(family: Family, what: str, batch: int, rng: np.random.Generator) -> P
     if what == "weak and dependent":
         v[:, nonneg.start : nonneg.start + 2] = 0.0
         A[:, nonneg.start + 1] = A[:, nonneg.start] * rng.choice([0.5, 2.0, 3.0], (batch, 1))
-    y, s, own = cones.decompose(v)
     low, high, distance = cones.extremes(v, np.full_like(v, 1e-13))
+    if what == "nearly kinked":  # D_min and D_max stay those of the kink
+        v = v + 10.0 ** rng.uniform(-12, -7, (batch, 1)) * rng.standard_normal(v.shape)
+    y, s, own = cones.decompose(v)
     elements = {k: _matrix(e, m) for k, e in ((Selection.LOW, low), (Selection.HIGH, high), (Selection.DEFAULT, own))}
     for kind, _, rows in blocks(cones):
         if kind in ("psd", "hermitian"):  # a zero eigenvalue that is computed has a sign; its pairs count as 0
@@ -316,7 +349,7 @@ def _point(family: Family, what: str, rng: np.random.Generator) -> np.ndarray:
         elif kind == "nonneg" and family.vertex:
             parts.append(next(signs) * rng.uniform(0.5, 2, 1))
         else:
-            on_kink = what == "kinked" and rng.random() < 0.5
+            on_kink = what.endswith("kinked") and rng.random() < 0.5
             parts.append(_block(kind, detail, on_kink, rng))
     return np.concatenate(parts)
 
@@ -336,7 +369,7 @@ def _well_planted(planted: Planted) -> np.ndarray:
         return np.arange(len(planted))
     v, cones = planted.y - planted.s, planted.family.cones
     distance = cones.extremes(v, np.zeros_like(v))[2][:, cones.block_starts]
-    wants_kinks = planted.plant == "kinked" or planted.plant.startswith("weak")
+    wants_kinks = planted.plant.endswith("kinked") or planted.plant.startswith("weak")
     good = ((distance >= MARGIN) | planted.kinks).all(axis=1) & (planted.kinks.any(axis=1) == wants_kinks)
     nullity = {s: np.zeros(len(planted), dtype=int) for s in (Selection.LOW, Selection.HIGH)}
     for selection in nullity:
@@ -352,6 +385,15 @@ def _well_planted(planted: Planted) -> np.ndarray:
     }.get(planted.plant, (0, 0))
     for selection, k in zip(nullity, expected, strict=True):
         good &= nullity[selection] == k
+    if planted.plant == "weak and free":
+        for row in (
+            cones.zero,
+            cones.zero + 1,
+        ):  # that one of the two which a rounding error moves x to holds it firmly
+            one = {Selection.LOW: planted.elements[Selection.LOW].copy()}
+            one[Selection.LOW][:, row, row] = 1.0
+            sizes = np.linalg.svd(replace(planted, elements=one).jacobian(Selection.LOW), compute_uv=False)
+            good &= sizes[:, -1] >= sizes[:, 0] / _CONDITION
     for projection in planted.free():
         entries = np.sqrt(np.abs(np.diagonal(projection, axis1=1, axis2=2)))
         good &= ((entries <= 1e-9) | (entries >= 2 * _CLEAR)).all(axis=1)
@@ -403,9 +445,7 @@ def run(
         lam[usable], mu[usable] = linearization.take(usable).adjoint(gx, gy, gs, tell=told.append)
     ambiguous, inconsistent = (frozenset(_positions(told, what, usable)) for what in ("ambiguous", "inconsistent"))
     certificates = list(certify(linearization, solution, names))
-    return Outcome(
-        solution.status, solution.x, solution.y, solution.s, lam, mu, certificates, ambiguous, inconsistent
-    )
+    return Outcome(solution.status, solution.x, solution.y, solution.s, lam, mu, certificates, ambiguous, inconsistent)
 
 
 def _positions(told: list[Trouble], what: str, usable: np.ndarray) -> Iterator[int]:
@@ -416,41 +456,42 @@ def _positions(told: list[Trouble], what: str, usable: np.ndarray) -> Iterator[i
 # -- judging ----------------------------------------------------------------------------------------------------------------------------
 
 
-def faults(planted: Planted, units: Units, selection: Selection, seed: int, *, verdicts: bool = True) -> list[set[str]]:
+def faults(planted: Planted, units: Units, selection: Selection, seed: int) -> list[set[str]]:
     """For each instance, what is not as it was planted when the program is solved in these units."""
     g = planted.cotangents(selection, np.random.default_rng(seed))
     C, R, omega = units.columns, units.rows, units.objective
-    given = C * g[0], R * g[1] / omega, g[2] / R
-    out = run(units.changed(planted), planted.family.cones, given, selection)
-    found: list[set[str]] = [set() for _ in out.status]
+    out = run(units.changed(planted), planted.family.cones, (C * g[0], R * g[1] / omega, g[2] / R), selection)
     if planted.plant in INFEASIBLE:
         return [set() if status is INFEASIBLE[planted.plant] else {status.value} for status in out.status]
-    x, y, s = C * out.x, R * out.y / omega, out.s / R
-    lam, mu = omega * C * out.lam, R * out.mu
     moving, dependent = planted.free_at(selection)
-    if planted.plant != "free direction":
+    if planted.plant != "free direction":  # the others are held there by what is not of second order
         moving = np.zeros_like(moving)
     if planted.plant != "dependent equalities":
         dependent = np.zeros_like(dependent)
-    blame = planted.blame(selection)
+    nearly = planted.plant == "nearly kinked"
+    off = {
+        "x": _off(C * out.x, planted.x, moving),
+        "y": _off(R * out.y / omega, planted.y, dependent),
+        "s": _off(out.s / R, planted.s, planted.A @ moving @ np.swapaxes(planted.A, 1, 2)),
+    }
     reference = planted.determined(selection, *planted.adjoint(selection, g))
-    gradient = planted.determined(selection, lam, mu)
+    gradient = planted.determined(selection, omega * C * out.lam, R * out.mu)
+    off_gradient = _off(gradient, reference, np.zeros((1, 1, 1)))
+    blame = planted.blame(selection)
+    found: list[set[str]] = [set() for _ in out.status]
     for i, status in enumerate(out.status):
         if status is not Status.SOLVED:
             found[i].add(status.value)
-            if not status.usable:
-                continue
-        for name, ours, planted_value, free in (("x", x[i], planted.x[i], moving[i]), ("y", y[i], planted.y[i], dependent[i])):
-            off = (ours - planted_value) - free @ (ours - planted_value)
-            if not np.abs(off).max() <= EXACT * max(np.abs(planted_value).max(), np.abs(ours).max()):
-                found[i].add(name)
-        if planted.plant != "free direction" and not np.abs(s[i] - planted.s[i]).max() <= EXACT * np.abs(planted.s[i]).max():
-            found[i].add("s")
-        if not np.abs(gradient[i] - reference[i]).max() <= EXACT * np.abs(reference[i]).max():
-            found[i].add("gradient")
-        if not verdicts:
+        if not status.usable:
             continue
         certificate, (verdict, variables, constraints) = out.certificates[i], blame[i]
+        found[i] |= {name for name, error in off.items() if not error[i] <= (NEARLY if nearly else EXACT)}
+        if nearly:
+            if certificate.verdict is Verdict.CLASSICAL and not off_gradient[i] <= NEARLY_GRADIENT:
+                found[i].add("classical, but another gradient")
+            continue
+        if not off_gradient[i] <= EXACT:
+            found[i].add("gradient")
         if certificate.verdict is not verdict:
             found[i].add(f"{certificate.verdict.value} for {verdict.value}")
         elif (certificate.variables, certificate.constraints) != (variables, constraints):
@@ -464,31 +505,86 @@ def faults(planted: Planted, units: Units, selection: Selection, seed: int, *, v
     return found
 
 
+def _off(ours: np.ndarray, planted: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """The largest error, relative to the largest entry, but for what lies along the range of ``free``, which is not determined."""
+    error = ours - planted
+    if free.any():
+        error = error - np.einsum("bij,bjk,bk->bi", free, np.linalg.pinv(free, rcond=_ZERO), error)
+    with np.errstate(invalid="ignore"):
+        return np.abs(error).max(axis=1) / np.maximum(np.abs(planted).max(axis=1), np.abs(ours).max(axis=1))
+
+
 @dataclass(frozen=True)
 class UnitSpec:
-    """A batch by the choices that make it, so that its repr is the example."""
+    """A batch by the choices that make it, so that its repr is the example; the units of instance i change by changes[i mod len(changes)]."""
 
     family: Family
     plant: str
-    change: str
+    changes: tuple[str, ...]
     selection: str
     batch: int
     seed: int
 
-    def faults(self) -> list[set[str]]:
-        """What is wrong with each instance."""
+    def faults(self) -> list[tuple[str, set[str]]]:
+        """How the units of each instance were changed, and what is wrong with it."""
         rng = np.random.default_rng(self.seed)
         planted = plant(self.family, self.plant, self.batch, rng)
-        units = Units.draw(self.change, self.family.cones, self.family.n, self.batch, rng)
-        return faults(planted, units, Selection(self.selection), self.seed)
+        changes = [self.changes[i % len(self.changes)] for i in range(self.batch)]
+        units = Units.draw(changes, self.family.cones, self.family.n, rng)
+        return list(zip(changes, faults(planted, units, Selection(self.selection), self.seed), strict=True))
+
+
+def told(wrong: Sequence[tuple[str, set[str]]]) -> str:
+    """How many instances of each change have which faults; empty where none has any."""
+    lines = []
+    for change in dict.fromkeys(change for change, _ in wrong):
+        these = [instance for other, instance in wrong if other == change]
+        kinds = Counter(fault for instance in these for fault in instance)
+        if kinds:
+            lines.append(
+                f"{change}: {sum(map(bool, these))} of {len(these)} ({', '.join(f'{k} {v}' for k, v in kinds.items())})"
+            )
+    return "; ".join(lines)
+
+
+def families() -> st.SearchStrategy[Family]:
+    """Those of the suite, and any others."""
+    cones = st.builds(
+        Cones,
+        zero=st.integers(0, 3),
+        nonneg=st.integers(0, 6),
+        soc=st.lists(st.integers(2, 5), max_size=2).map(tuple),
+        psd=st.lists(st.integers(1, 4), max_size=2).map(tuple),
+        exp=st.integers(0, 2),
+        power=st.lists(st.sampled_from((0.5, 0.3, 0.9)), max_size=2).map(tuple),
+    ).filter(lambda cones: cones.dimension > cones.zero)
+    any_ = st.builds(
+        lambda cones, n, rank: Family(cones, n, round(rank * n)), cones, st.integers(2, 8), st.sampled_from((0, 0.5, 1))
+    )
+    return st.sampled_from(list(FAMILIES.values())) | any_
+
+
+def unit_changes() -> st.SearchStrategy[UnitSpec]:
+    """Small batches: a finding is one program or a few."""
+    return st.builds(
+        UnitSpec,
+        family=families(),
+        plant=st.sampled_from((*PLANTS, *INFEASIBLE)),
+        changes=st.sampled_from(CHANGES).map(lambda change: (change,)),
+        selection=st.sampled_from(("low", "high")),
+        batch=st.integers(1, 4),
+        seed=st.integers(0, 2**31 - 1),
+    ).filter(lambda spec: spec.family.takes(spec.plant))
 
 
 def check_units(spec: UnitSpec, counts: Counter | None = None) -> None:
     """A Finding where an instance of the batch is not what was planted."""
     counts = Counter() if counts is None else counts
     with within():
-        wrong = spec.faults()
-    counts[f"{spec.plant}: {spec.change}"] += len(wrong)
-    kinds = Counter(fault for instance in wrong for fault in instance)
-    where = [i for i, instance in enumerate(wrong) if instance]
-    require(not where, "units", f"{len(where)} of {len(wrong)} programs, the first {where[:3]}: {dict(kinds)}")
+        try:
+            wrong = spec.faults()
+        except Seldom:
+            counts["such programs are seldom well conditioned"] += 1
+            return
+    counts[f"{spec.plant}: {spec.changes[0]}"] += len(wrong)
+    require(not any(instance for _, instance in wrong), "units", lambda: told(wrong))
