@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from unit_changes import CHANGES, FAMILIES, INFEASIBLE, PLANTS, Units, UnitSpec, plant, run, told
+from unit_changes import AT_KINKS, CHANGES, FAMILIES, INFEASIBLE, PLANTS, Units, UnitSpec, plant, run, told
 
 from conelayers.cones import Selection
 
 BATCH = 30
 PLANTED = [(family, what) for family in FAMILIES for what in (*PLANTS, *INFEASIBLE) if FAMILIES[family].takes(what)]
-_AT_KINKS = ("kinked", "weak and dependent", "weak and free")
 
 
 def test_at_least_two_thousand_programs_are_drawn() -> None:
@@ -22,7 +21,7 @@ def test_units_change_nothing_but_the_units(family: str, what: str) -> None:
     """A tolerance that is absolute, or relative to the largest number of the instance, makes another verdict, other names, a derivative of the
     wrong element, or a point where Newton stopped too early out of the same program in other units.
     """
-    halves = ("low", "high") if what in _AT_KINKS else ("default",)
+    halves = ("low", "high") if what in AT_KINKS else ("default",)
     wrong = [
         fault
         for seed, selection in enumerate(halves)
