@@ -310,8 +310,8 @@ SOFT = [
 
 @pytest.mark.parametrize(("form", "n", "penalty"), SOFT)
 def test_soft_constraints_with_large_penalties(form: str, n: int, penalty: float) -> None:
-    """A penalty beyond the multiplier holds the constraints exactly; squares by a shift of size 1/ρ in closed form; of contradictory ones HiGHS
-    knows the least violation.
+    """A penalty beyond the multiplier holds the constraints exactly; squares by a shift of size 1/ρ; of contradictory ones
+    that with the larger weight.
     """
     rng = np.random.default_rng(n)
     t, A, b = rng.standard_normal(n) * 2, rng.standard_normal((3, n)), rng.uniform(0.2, 1, 3)

