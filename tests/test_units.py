@@ -286,22 +286,23 @@ def test_a_warning_is_once_for_ones_own_cause(scale: float) -> None:
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("scale", [1e-10, 1e-8, 1e4, 1e8, 1e12])
-@pytest.mark.parametrize("n", [2, 10])
+@pytest.mark.parametrize("far", [3.0, 1e4, 1e8])
+@pytest.mark.parametrize("scale", [1e-10, 1.0, 1e8])
+@pytest.mark.parametrize("n", [2, 3, 10])
 @pytest.mark.parametrize("kind", ["squares", "norm"])
-def test_projections_onto_balls_of_any_size(kind: str, n: int, scale: float, framework: str) -> None:
-    """x = r a/‖a‖, dx/dr = a/‖a‖: exact to rounding at scale 1e8 is exact, and what warns (here: an error) is wrong."""
-    if framework != "numpy" and n > 2:
+def test_projections_onto_balls_of_any_size(kind: str, n: int, scale: float, far: float, framework: str) -> None:
+    """x = r a/‖a‖, dx/dr = a/‖a‖ for ‖a‖ = far · r: exact to rounding is exact, and what warns of it (here: an error) is wrong."""
+    if framework != "numpy" and n != 3:
         pytest.skip("one variation for each of the other frameworks")
     direction = np.random.default_rng(n).standard_normal(n)
     x, a, r = cp.Variable(n, name="x"), cp.Parameter(n, name="a"), cp.Parameter(name="r", nonneg=True)
     distance = cp.sum_squares(x - a) if kind == "squares" else cp.norm(x - a)
     layer = Through(framework, cp.Problem(cp.Minimize(distance), [cp.norm(x) <= r]), [a, r], x)
     g, unit = np.ones(n), direction / np.linalg.norm(direction)
-    found, (da, dr) = layer.vjp(g, 3 * scale * unit, scale)
+    found, (da, dr) = layer.vjp(g, far * scale * unit, scale)
     np.testing.assert_allclose(found, scale * unit, atol=1e-9 * scale)
     assert float(dr) == pytest.approx(float(g @ unit), abs=1e-8)
-    np.testing.assert_allclose(da, (g - (g @ unit) * unit) / 3, atol=1e-8)
+    np.testing.assert_allclose(far * da, g - (g @ unit) * unit, atol=1e-7)
 
 
 @pytest.mark.parametrize("solver", ["CLARABEL", "SCS", "ECOS", None])
