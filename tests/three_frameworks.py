@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,16 @@ import conelayers.jax
 import conelayers.torch
 from conelayers import Certificates, Layer
 
-__all__ = ["FRAMEWORKS", "Through"]
+__all__ = ["FRAMEWORKS", "Through", "across"]
 
 FRAMEWORKS = ("numpy", "torch", "jax")
+
+
+def across(*choices: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """All combinations of the choices for NumPy, and three or four of them for each of the others: (framework, *choice)."""
+    combinations = list(itertools.product(*choices))
+    some = combinations[:: max(1, len(combinations) // 3)]
+    return [(f, *c) for f in FRAMEWORKS for c in (combinations if f == "numpy" else some)]
 
 
 class Through:
