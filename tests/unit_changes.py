@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -69,6 +69,7 @@ _CONDITION = 1e4  # of J
 _ZERO = 1e-11  # singular values and entries of null vectors below are zero, and there are none between it and ...
 _CLEAR = 1e-3
 _TRIES = 200
+_POINTS = 40
 
 
 class Seldom(ValueError):
@@ -365,12 +366,23 @@ def _point(family: Family, what: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _block(kind: str, detail: float, on_kink: bool, rng: np.random.Generator) -> np.ndarray:
-    while True:
+    if kind == "nonneg":
+        return np.zeros(1) if on_kink else rng.choice([-1.0, 1.0], 1) * rng.uniform(0.5, 2)
+    regular, kinked = _listed_points(kind, detail)
+    if not on_kink and rng.random() < 0.5:
+        return rng.standard_normal(regular.shape[1])
+    points = kinked if on_kink else regular
+    return points[rng.integers(len(points))]
+
+
+@cache
+def _listed_points(kind: str, detail: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points of one block away from kinks, and on them."""
+    rng, points = np.random.default_rng(0), ([], [])
+    while min(map(len, points)) < _POINTS:
         v, elements = planted_block(kind, detail, rng)
-        if not on_kink and kind != "nonneg" and rng.random() < 0.5:
-            return rng.standard_normal(v.size)
-        if (len(elements) > 1) is on_kink:
-            return v
+        points[len(elements) > 1].append(v)
+    return np.stack(points[0]), np.stack(points[1])
 
 
 def _well_planted(planted: Planted) -> np.ndarray:
