@@ -117,6 +117,15 @@ def planted_program(seed: int, *, nonsymmetric: bool = False) -> Planted:
     return Planted(P, q, A, b, cones, x, v, y, s, [e for _, e in blocks])
 
 
+def planted_block(kind: str, detail: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """v of one block, regular or on a kink, and its listed elements: ``kind`` and ``detail`` as fuzzing.blocks gives them."""
+    if kind == "nonneg":
+        return _nonneg(rng)
+    if kind in ("soc", "psd"):
+        return (_second_order if kind == "soc" else _semidefinite)(rng, int(detail))
+    return _exponential(rng) if kind == "exp" else _power(rng, detail)
+
+
 def _nonneg(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     value = float(rng.choice([-1.0, 0.0, 1.0])) * float(rng.uniform(0.5, 2))
     listed = [0.0, 1.0] if value == 0 else [float(value > 0)]

@@ -23,12 +23,14 @@ from typing import Any
 
 import fuzzing_problems
 import fuzzing_programs
+import unit_changes
 from fuzzing import LIMIT, Finding
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any, Counter], None], int]] = {
     "programs": (fuzzing_programs.programs, fuzzing_programs.check_program, 200),
     "problems": (fuzzing_problems.problems, fuzzing_problems.check_problem, 50),
+    "units": (unit_changes.unit_changes, unit_changes.check_units, 100),
 }
 _GRACE = 20.0  # seconds after the limit of an example, at which its process is stopped
 
@@ -98,8 +100,13 @@ def supervise(kind: str, number: int, examples: int, shrink: bool) -> tuple[Coun
 
 def one_example(text: str) -> int:
     """Check the example that a finding printed; raises what it raised."""
-    spec, counts = eval(text, {**vars(fuzzing_programs), **vars(fuzzing_problems)}), Counter()
-    KINDS["programs" if isinstance(spec, fuzzing_programs.ProgramSpec) else "problems"][1](spec, counts)
+    spec, counts = eval(text, {**vars(fuzzing_programs), **vars(fuzzing_problems), **vars(unit_changes)}), Counter()
+    kinds = {
+        fuzzing_programs.ProgramSpec: "programs",
+        fuzzing_problems.ProblemSpec: "problems",
+        unit_changes.UnitSpec: "units",
+    }
+    KINDS[kinds[type(spec)]][1](spec, counts)
     print(dict(counts))
     return 0
 

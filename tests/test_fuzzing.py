@@ -18,6 +18,7 @@ from fuzzing_problems import ProblemSpec, check_problem, problems
 from fuzzing_programs import KINDS, ProgramSpec, check_program, programs
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from unit_changes import check_units, unit_changes
 
 from conelayers import Cones
 
@@ -55,6 +56,12 @@ def test_problems() -> None:
     counts = drawn(problems(), check_problem, 28)
     assert counts["cvxpy on feasible: optimal"] >= 10
     assert counts["differences: agree"] >= 5, counts
+
+
+def test_units() -> None:
+    """Planted programs of any structure in other units; those of the suite's own structures are in test_units.py."""
+    counts = drawn(unit_changes(), check_units, 40)
+    assert counts["such programs are seldom well conditioned"] <= 10, counts
 
 
 FOUND: dict[str, tuple[Callable[[Any], None], Any]] = {
