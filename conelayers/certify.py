@@ -111,7 +111,7 @@ class Kinks(NamedTuple):
     def of(cls, linearization: Linearization) -> Kinks:
         """At the point of a linearization."""
         v, cones = linearization.point.v, linearization.program.structure.cones
-        step = np.maximum(np.abs(linearization.newton_step()), np.abs(linearization.rounding_step()))
+        step = np.maximum(np.abs(linearization.newton_step()), np.abs(linearization.rounding_step()[1]))
         size = cones.block_maxima(np.abs(v))
         tolerance = cones.block_maxima(_STEPS * step + _ROUNDING * size)
         low, high, distance = cones.extremes(v, tolerance)

@@ -30,6 +30,7 @@ from conelayers.errors import (
 from conelayers.linearization import Linearization, NullTest, SolutionMap, Tell, Trouble, always
 from conelayers.names import Naming
 from conelayers.program import Structure
+from conelayers.residual import ACCURACY
 from conelayers.solution import Attempt, Attempts, Residuals, Solution
 
 __all__ = ["CallInfo", "OnFailure", "PartialLinearization", "as_on_failure", "poisoned", "react", "scattered"]
@@ -137,10 +138,14 @@ def react(solution: Solution, policy: OnFailure, naming: Naming) -> None:
         warnings.warn(f"{error} Their values are NaN.", FailedInstancesWarning, stacklevel=4)
     inaccurate = [i for i, s in enumerate(solution.status) if s is Status.INACCURATE]
     if inaccurate:
-        worst = max(inaccurate, key=lambda i: solution.residuals.worst[i])
+        residuals = solution.residuals
+        worst = max(inaccurate, key=lambda i: residuals.worst[i])
+        if residuals.worst[worst] <= ACCURACY:
+            what = "as well as its data say, but rounding of these alone moves it by more than 1e-5 of its size"
+        else:
+            what = f"to a residual of {residuals.worst[worst]:.1e} only, that of {residuals.named(worst, naming.names)}"
         warnings.warn(
-            f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} to a residual of "
-            f"{solution.residuals.worst[worst]:.1e} only, that of {solution.residuals.named(worst, naming.names)}. {Status.INACCURATE.advice}",
+            f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} {what}. {Status.INACCURATE.advice}",
             InaccurateSolutionWarning,
             stacklevel=4,
         )

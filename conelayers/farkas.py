@@ -28,7 +28,7 @@ from scipy.sparse.linalg import LinearOperator, lsmr, splu
 from conelayers.cones import Cones, ProductElement
 from conelayers.limits import out_of_time
 
-__all__ = ["Matrix", "System", "block_maxima", "dual_system", "least_violation", "linear_rows", "refined"]
+__all__ = ["Matrix", "System", "dual_system", "least_violation", "linear_rows", "refined"]
 
 _STEPS = 50  # Newton steps: some ten lead to the minimum where there is one
 _REFINING_STEPS = 12  # from a rough certificate
@@ -96,7 +96,7 @@ def refined(system: System, y: np.ndarray) -> Iterator[np.ndarray]:
     y = _projected(cones, y)[0]
     for _ in range(_PASSES):
         yield y
-        size = block_maxima(cones, np.abs(y))
+        size = cones.block_maxima(np.abs(y))
         columns = abs(A).T @ size
         if not columns.any():
             return
@@ -104,15 +104,8 @@ def refined(system: System, y: np.ndarray) -> Iterator[np.ndarray]:
         kept = np.flatnonzero(columns)
         scaled = System(_scaled(A[:, kept], size, 1 / columns[kept]), -relative, cones)
         z = _minimize(scaled, _REFINING_STEPS)
-        y = size * np.where(block_maxima(cones, np.abs(z)) > _NOTHING, z, 0.0)
+        y = size * np.where(cones.block_maxima(np.abs(z)) > _NOTHING, z, 0.0)
     yield y
-
-
-def block_maxima(cones: Cones, h: np.ndarray) -> np.ndarray:
-    """The largest entry of each block of h ≥ 0, on all of its rows."""
-    if cones.block_sizes.size == h.size:
-        return h
-    return np.repeat(np.maximum.reduceat(h, cones.block_starts), cones.block_sizes)
 
 
 def _scaled(A: Matrix, rows: np.ndarray, columns: np.ndarray) -> Matrix:
@@ -132,7 +125,7 @@ def _minimize(system: System, steps: int) -> np.ndarray:
     value = y @ y
     for _ in range(steps):
         gradient = A.T @ y
-        if (np.abs(gradient) <= _ZERO * (magnitudes @ block_maxima(cones, np.abs(y)))).all() or out_of_time():
+        if (np.abs(gradient) <= _ZERO * (magnitudes @ cones.block_maxima(np.abs(y)))).all() or out_of_time():
             break
         dx = _step(A, element, y)
         slope, dv = gradient @ dx, A @ dx
@@ -149,7 +142,7 @@ def _minimize(system: System, steps: int) -> np.ndarray:
             break
         v, y, element, value = v + length * dv, new_y, new_element, new_y @ new_y
         if (
-            block_maxima(cones, np.abs(y)) <= _FEASIBLE * block_maxima(cones, np.maximum(np.abs(v + b), np.abs(b)))
+            cones.block_maxima(np.abs(y)) <= _FEASIBLE * cones.block_maxima(np.maximum(np.abs(v + b), np.abs(b)))
         ).all():
             return np.zeros_like(y)
     return y

@@ -24,7 +24,7 @@ import scipy.sparse as sp
 
 from conelayers.cones import Cones
 from conelayers.errors import Status
-from conelayers.farkas import Matrix, System, block_maxima, dual_system, least_violation, linear_rows, refined
+from conelayers.farkas import Matrix, System, dual_system, least_violation, linear_rows, refined
 from conelayers.limits import out_of_time
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram, at
@@ -49,7 +49,7 @@ def is_primal_ray(A: Matrix, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool
     if not np.isfinite(y).all() or not b @ y < -_FALLS * total:
         return False
     falls = -(b @ y) / total
-    if not _vanishes(A.T @ y, abs(A).T @ block_maxima(cones, np.abs(y)), falls) or not _inside(cones, y, np.abs(y)):
+    if not _vanishes(A.T @ y, abs(A).T @ cones.block_maxima(np.abs(y)), falls) or not _inside(cones, y, np.abs(y)):
         return False
     width = _play(cones, y, np.abs(y))
     if width is None:
@@ -77,7 +77,7 @@ def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x
         return False
     outside = np.abs(cones.project_dual(-s[None])[0][0])
     outside[: cones.zero] = 0.0
-    if not (outside <= min(_ROUNDING, _FAR * falls) * block_maxima(cones, terms)).all():
+    if not (outside <= min(_ROUNDING, _FAR * falls) * cones.block_maxima(terms)).all():
         return False
     width = _play(cones, s, terms, dual=True)
     if width is None:
@@ -100,7 +100,7 @@ def _vanishes(left: np.ndarray, terms: np.ndarray, falls: float) -> bool:
 
 def _inside(cones: Cones, y: np.ndarray, terms: np.ndarray) -> bool:
     outside = np.abs(y - cones.project_dual(y[None])[0][0])
-    return bool((outside <= _ROUNDING * block_maxima(cones, terms)).all())
+    return bool((outside <= _ROUNDING * cones.block_maxima(terms)).all())
 
 
 def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) -> np.ndarray | None:
@@ -112,9 +112,9 @@ def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) ->
     exponents += [1.0 if d == 1 else 0.5 for d in (*cones.soc, *cones.psd, *cones.hermitian)]
     exponents += [0.5] * (cones.exp + cones.exp_dual) + [min(abs(a), 1 - abs(a)) for a in cones.power]
     order = np.repeat(np.array(exponents), cones.block_sizes)
-    size = block_maxima(cones, terms)
+    size = cones.block_maxima(terms)
     width = np.where(
-        (order < 1) & (block_maxima(cones, np.abs(h)) > _ROUNDING * size), _PLAY * _ROUNDING**order * size, 0.0
+        (order < 1) & (cones.block_maxima(np.abs(h)) > _ROUNDING * size), _PLAY * _ROUNDING**order * size, 0.0
     )
     if not width.any():
         return None
@@ -206,7 +206,7 @@ def _violated(system: System) -> bool:
 
 def _cleaned(cones: Cones, y: np.ndarray) -> Iterator[np.ndarray]:
     """y without the blocks that are small enough to be noise, and, where there are such, y itself."""
-    size = block_maxima(cones, np.abs(y))
+    size = cones.block_maxima(np.abs(y))
     large = size > _NOISE * size.max()
     yield np.where(large, y, 0.0)
     if not (large | (size == 0)).all():

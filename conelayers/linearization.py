@@ -228,12 +228,12 @@ class Linearization:
         steps = self._forward(-self.point.F1, -self.point.F2)
         return self._solve(steps, lambda *_: False)[0][1]
 
-    def rounding_step(self) -> np.ndarray:
-        """dv for an F of the size of its rounding errors, with random signs, (B, m): how well v can be known at all."""
+    def rounding_step(self) -> tuple[np.ndarray, np.ndarray]:
+        """dx (B, n) and dv (B, m) for an F of the size of its rounding errors, with random signs: how well x and v can be known at all."""
         point, rng = self.point, np.random.default_rng(1)
         sizes = rounding_of(self.program, point)
         r1, r2 = (np.where(rng.random(h.shape) < 0.5, -h, h) for h in sizes)
-        return self._solve(self._forward(r1, r2), lambda *_: False)[0][1]
+        return self._solve(self._forward(r1, r2), lambda *_: False)[0]
 
     def probe(self) -> np.ndarray:
         """The relative residual with which J·z = J·w is solved for a fixed random w, (B,)."""

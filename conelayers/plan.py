@@ -14,7 +14,6 @@ from typing import final
 from conelayers.active_set import ActiveSet
 from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram, Structure
-from conelayers.rescaled import Rescaled
 from conelayers.routes import Backend, Route
 from conelayers.scaling import Scaling
 from conelayers.simplex import Simplex
@@ -73,14 +72,11 @@ class Plan:
                 yield Simplex()
 
     def unscaled(self, program: ConeProgram, scaling: Scaling, presolved: Presolved) -> Iterator[Route]:
-        """What is left to try where all that failed: units of the solution, and the user's units if equilibration changed them."""
+        """What is left to try where all that failed: the program as it was given, if equilibration changed it."""
         clarabel = SOLVERS["CLARABEL"]
         free = not self.chosen_by_user and self.settings == Settings()
-        tight = Settings(tolerance=clarabel.tight_tolerance)
-        if free and clarabel.takes(program.structure.cones, program.structure.P.nnz > 0):
-            yield Rescaled(clarabel, tight)
         if free and not scaling.trivial and clarabel.takes(program.structure.cones, program.structure.P.nnz > 0):
-            yield Unscaled(Backend(clarabel, tight), program, scaling, presolved)
+            yield Unscaled(Backend(clarabel, Settings(tolerance=clarabel.tight_tolerance)), program, scaling, presolved)
 
 
 def loose(structure: Structure) -> Backend:

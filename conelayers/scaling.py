@@ -32,7 +32,8 @@ import qdldl
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from conelayers.program import ConeProgram, Segments, Structure, at, part
+from conelayers.cones import Cones
+from conelayers.program import ConeProgram, Segments, Structure, at, largest, part
 
 __all__ = ["Equilibrated", "Scaling", "equilibrate_program"]
 
@@ -45,6 +46,7 @@ _APART = (
 _DWARFS = 20.0  # by which a right-hand side is above all others when its row is set aside: a factor of 1e6
 _SEVERAL = frozenset({"psd", "hermitian", "power", "power_dual"})  # cones with more than one factor a block
 _WEAK = 1e-2  # weight of q and b in the fit, so that they decide only what P and A leave open
+_SPREAD = 1e-8  # what is smaller than so much of the largest entry of a point is scaled like that much of it
 _RIDGE = 1e-10  # of the fit's matrix, which is singular
 _DENSE = 400  # unknowns up to which its inverse is kept
 _PATTERNS = 16  # of zeros among the values, whose matrices are remembered
@@ -67,6 +69,20 @@ class Scaling:
         """The scaling that changes nothing."""
         one = np.ones((program.batch, 1))
         return cls(np.ones_like(program.q), np.ones_like(program.b), one, one)
+
+    @classmethod
+    def of_point(cls, cones: Cones, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> Scaling:
+        """Units in which all of a point is about 1: d = |x|, e² = ‖y‖/‖s‖ block by block, β and γ; x (B, n), y and s (B, m)."""
+        d = _power_of_two(_bounded(np.abs(x)))
+        slacks, multipliers = (_bounded(cones.block_maxima(np.abs(h))) for h in (s, y))
+        e = _power_of_two(np.sqrt(multipliers / slacks))
+        beta = 1 / _power_of_two(np.maximum(largest(x / d), largest(e * s)))[:, None]
+        gamma = 1 / _power_of_two(largest(y / e))[:, None]
+        return cls(d, e, beta, gamma)
+
+    def then(self, other: Scaling) -> Scaling:
+        """This one, and ``other`` after it."""
+        return Scaling(self.d * other.d, self.e * other.e, self.beta * other.beta, self.gamma * other.gamma)
 
     @cached_property
     def trivial(self) -> bool:
@@ -118,6 +134,11 @@ class Equilibrated(NamedTuple):
     scaling: Scaling
     aside: np.ndarray | None
 
+    def rescaled(self, program: ConeProgram, others: Scaling) -> Equilibrated:
+        """The same of ``program`` with further scalings after this one."""
+        scaling = self.scaling.then(others)
+        return Equilibrated(scaling.program(program), scaling, self.aside)
+
 
 def equilibrate_program(program: ConeProgram, kept: np.ndarray | None = None) -> Equilibrated:
     """The equilibrated program, each instance by itself. Rows ``kept`` (B, m) bool are set aside only where their b is infinite."""
@@ -145,6 +166,15 @@ def equilibrate_program(program: ConeProgram, kept: np.ndarray | None = None) ->
     P, A = structure.P.scale(program.P, ratio * right, right), structure.A.scale(program.A, left, right)
     q, b = scaling.gamma * scaling.d * program.q, scaling.beta * scaling.e * program.b
     return Equilibrated(ConeProgram(structure, P, q, A, b), scaling, aside)
+
+
+def _bounded(h: np.ndarray) -> np.ndarray:
+    most = largest(h)[:, None]
+    return np.maximum(h, np.where(most > 0, _SPREAD * most, 1.0))
+
+
+def _power_of_two(h: np.ndarray) -> np.ndarray:
+    return np.exp2(np.rint(np.log2(np.where(h > 0, h, 1.0))))
 
 
 def _sizes(log_q: np.ndarray, log_b: np.ndarray, curved: bool) -> tuple[np.ndarray, np.ndarray]:

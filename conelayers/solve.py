@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple, final
 
@@ -33,6 +34,10 @@ _EXACT = 1e-14  # and the one at which there is nothing to correct
 _ROUGH = 1e-4
 _BETTER = 0.9  # of the error before: what is no better may be worse in the residuals that decide
 _LINEAR_STEPS = 1
+_ROUNDS = 6  # of solves with bounds put back, or in units of the point that the one before found
+_VERY_LARGE = 1e8  # size of a solution in the user's units from which it is worth a look how well it is known
+_UNSURE = 1e-5  # relative change of x for which rounding is to blame, from which it is not told as solved
+_LARGE = 1e3  # size of a point, in the equilibrated units, from which that is worth it
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 _FAR = 1e5  # size of an inaccurate point, in the equilibrated units, from which the program may have no solution
 _GIVEN_UP = (Status.FAILED, Status.ITERATION_LIMIT, Status.TIME_LIMIT)
@@ -198,20 +203,28 @@ def solve_batch(
     """
     with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(plan.max_seconds):
         kept: np.ndarray | None = None
-        while True:
-            equilibrated = equilibrate_program(program, kept)
+        equilibrated = equilibrate_program(program)
+        for _ in range(_ROUNDS):
             presolved = presolve(emptied(equilibrated.program, equilibrated.aside))
             outcome = _follow_routes(program, plan, jobs, equilibrated, presolved, warm)
             point = _extend(presolved, outcome)
-            open_ = np.array([not s.usable and s is not Status.PRIMAL_INFEASIBLE for s in outcome.status], dtype=bool)
-            if equilibrated.aside is None:
+            if outcome.out_of_time:
                 break
-            rough = point.errors(presolved.whole).rough
-            needed = put_back(equilibrated, point.x, open_ | ~(rough <= _ROUGH))
-            if needed is None or outcome.out_of_time:
-                break
-            kept = needed if kept is None else kept | needed
-            warm = WarmStart(*equilibrated.scaling.unscale(point.x, point.y, point.s), ~open_)
+            again = equilibrated.aside is not None
+            if again:
+                needed = _needed_bounds(equilibrated, presolved, point, outcome, jobs)
+                again = needed is not None
+                if needed is not None:
+                    kept = needed if kept is None else kept | needed
+                    following = equilibrate_program(program, kept)
+            if not again:
+                units = _units_of_the_point(presolved, point, outcome)
+                if units is None:
+                    break
+                following = equilibrated.rescaled(program, units)
+            usable = usable_mask(outcome.status)
+            warm = WarmStart(*equilibrated.scaling.unscale(point.x, point.y, point.s), usable)
+            equilibrated = following
         parts = tuple(outcome.parts)
         if equilibrated.aside is not None:
             whole, v = restored(equilibrated, point)
@@ -221,7 +234,60 @@ def solve_batch(
         linearization = Linearization(
             presolved, point, equilibrated.scaling, derivative_jobs, parts, open_rows=missing(program)
         )
-        return Solved(solution, linearization)
+        return Solved(_with_doubts(solution, linearization), linearization)
+
+
+def _with_doubts(solution: Solution, linearization: Linearization) -> Solution:
+    """INACCURATE in the place of SOLVED where a large point moves, when its data are rounded, by more than a solution may be off."""
+    point = linearization.point
+    solved = np.array([s is Status.SOLVED for s in solution.status], dtype=bool)
+    far = np.maximum(largest(point.x), largest(point.v)) >= _LARGE
+    far |= np.maximum(largest(solution.x), largest(solution.y)) >= _VERY_LARGE
+    index = np.flatnonzero(solved & far)
+    if not index.size:
+        return solution
+    part = linearization.take(index)
+    moved = largest(part.rounding_step()[0]) > _UNSURE * largest(part.point.x)
+    doubtful = set(index[moved & ~part.factorization.singular].tolist())
+    status = tuple(Status.INACCURATE if i in doubtful else s for i, s in enumerate(solution.status))
+    return replace(solution, status=status) if doubtful else solution
+
+
+def _needed_bounds(
+    equilibrated: Equilibrated, presolved: Presolved, point: Point, outcome: _Outcome, jobs: int
+) -> np.ndarray | None:
+    """The rows that were set aside and are needed, (B, m) bool: those that are violated, and all where nothing was found without them.
+
+    What is infeasible without them stays so.
+    """
+    errors = point.errors(presolved.whole)
+    rough = errors.rough <= _ROUGH
+    open_ = np.array([not (s.usable and close) for s, close in zip(outcome.status, rough, strict=True)], dtype=bool)
+    if open_.any():
+        status = [Status.FAILED if o and s.usable else s for o, s in zip(open_, outcome.status, strict=True)]
+        shown = _certified(presolved.smaller, status, errors.worst, outcome, jobs)
+        infeasible = np.array([s is Status.PRIMAL_INFEASIBLE for s in shown], dtype=bool)
+        outcome.status = [Status.PRIMAL_INFEASIBLE if h else s for h, s in zip(infeasible, outcome.status, strict=True)]
+        open_ &= ~infeasible
+    return put_back(equilibrated, point.x, open_)
+
+
+def _units_of_the_point(presolved: Presolved, point: Point, outcome: _Outcome) -> Scaling | None:
+    """Units of the points, for instances that end roughly at large ones: where x is 1e6, digits are lost in units in which the data are 1.
+
+    None where there are no such instances, or their points are in units of their own already.
+    """
+    far = np.maximum(largest(point.x), largest(point.v)) >= _LARGE
+    if not far.any():
+        return None
+    whole = presolved.whole
+    rough = usable_mask(outcome.status) & ~(point.errors(whole).worst <= ACCURACY)
+    far &= rough & np.isfinite(point.x).all(axis=1) & np.isfinite(point.v).all(axis=1)
+    if not far.any():
+        return None
+    found = Scaling.of_point(whole.structure.cones, point.x, point.y, point.s)
+    units = Scaling(*(np.where(far[:, None], h, 1.0) for h in (found.d, found.e, found.beta, found.gamma)))
+    return None if units.trivial else units
 
 
 def _follow_routes(
@@ -287,18 +353,22 @@ def _extend(presolved: Presolved, outcome: _Outcome) -> Point:
     return evaluate(whole, np.where(better, corrected.x, point.x), np.where(better, corrected.v, point.v))
 
 
-def _certified(program: ConeProgram, status: list[Status], outcome: _Outcome, jobs: int) -> list[Status]:
-    """The statuses, with the last word for certificates of infeasibility where no solution was found, or a poor one so large that it
-    may lead to one. For what failed, but for limits, they are looked for even where no backend left a trace of one.
+def _certified(
+    program: ConeProgram, status: list[Status], worst: np.ndarray, outcome: _Outcome, jobs: int
+) -> list[Status]:
+    """The statuses, with the last word for certificates of infeasibility where no solution was found, or a poor one: so large that it
+    may lead to one, or with a row that is wrong altogether (``worst`` backward errors, (B,)). For what failed, but for limits, they are looked
+    for even where no backend left a trace of one.
     """
     size = np.maximum(largest(outcome.x), largest(outcome.v))
-    far = [s is Status.INACCURATE and bool(size[i] >= _FAR) for i, s in enumerate(status)]
-    open_ = [i for i, s in enumerate(status) if s in _GIVEN_UP or far[i]]
+    poor = (size >= _FAR) | ~(worst <= _ROUGH)
+    searched = {i for i, s in enumerate(status) if s is Status.FAILED or (s is Status.INACCURATE and poor[i])}
+    open_ = [i for i, s in enumerate(status) if s in _GIVEN_UP or i in searched]
     if not open_ or outcome.out_of_time:
         return status
-    points = {i: [(outcome.x[i], outcome.v[i])] if far[i] else [] for i in open_}
+    points = {i: [(outcome.x[i], outcome.v[i])] if status[i] is Status.INACCURATE else [] for i in open_}
     rays = {i: [*outcome.rays.get(i, ()), *points[i]] for i in open_}
-    shown = proven(program, rays, jobs, searched={i for i in open_ if far[i] or status[i] is Status.FAILED})
+    shown = proven(program, rays, jobs, searched=searched)
     return [shown.get(i, s) for i, s in enumerate(status)]
 
 
@@ -322,7 +392,7 @@ def _judge(
         near = [Status.INACCURATE if close else lost_by for close in rough]
         solved = [Status.SOLVED if error <= ACCURACY else other for error, other in zip(worst, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
-        status = _certified(presolved.smaller, status, outcome, jobs)
+        status = _certified(presolved.smaller, status, worst, outcome, jobs)
     elif Status.INACCURATE in status:
         status = [Status.SOLVED] * len(status)
     if without_bound is not None:

@@ -198,7 +198,7 @@ def test_the_program_as_it_was_given_is_a_way_too() -> None:
     scaled, scaling, _ = equilibrate_program(program)
     presolved = presolve(scaled)
     assert presolved.elimination is not None
-    _, route = Plan(SOLVERS["CLARABEL"], Settings(), False).unscaled(program, scaling, presolved)
+    (route,) = Plan(SOLVERS["CLARABEL"], Settings(), False).unscaled(program, scaling, presolved)
     index = np.array([0, 2])
     part = presolved.smaller.take(index)
     start = route.start(part, index, 1)
