@@ -26,7 +26,7 @@ from conelayers.implicit.torch import fixed_point
 
 __all__ = ["EquilibriumCertificate", "EquilibriumLayer", "monotone_convolution", "monotone_linear"]
 
-_ADVICE = "Pass solver=PeacemanRachford(…) with a larger max_iter, a larger tol or another alpha; ``certify`` tells whether I − W is monotone."
+_ADVICE = "Pass solver=PeacemanRachford(…) with a larger max_iter, or none, a larger tol or another alpha; ``certify`` tells whether I − W is monotone."
 
 
 @final
@@ -72,7 +72,7 @@ class _Adjoint(torch.autograd.Function):
         (active,) = ctx.saved_tensors
         layer: EquilibriumLayer = ctx.layer
         solved = layer.solver.solve_adjoint(layer.operator, active.to(g.dtype), g)
-        tolerance = 10 * layer.solver.tolerance(g.dtype)
+        tolerance = 10 * solved.tolerance
         if not bool((solved.residual <= tolerance).all()):
             raise LinearSolveError(
                 "EquilibriumLayer", "PeacemanRachford", float(solved.residual.max()), tolerance, _ADVICE
@@ -114,10 +114,10 @@ class EquilibriumLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         u = self._injected(x)
-        tolerance = 10 * self.solver.tolerance(u.dtype)
         if self.linear is not None or torch._C._are_functorch_transforms_active():
-            return self._through_fixed_point(u, tolerance)
-        z, residual, _ = self.solver.solve(self.operator, u.detach())
+            return self._through_fixed_point(u, 10 * self.solver.tolerance(u.dtype))
+        z, residual, _, tolerance = self.solver.solve(self.operator, u.detach())
+        tolerance *= 10
         lost = torch.nonzero(~(residual <= tolerance)).flatten().tolist()
         if lost:
             raise ConvergenceError(
@@ -175,7 +175,7 @@ class EquilibriumLayer(nn.Module):
         bound = (1 + (1 + size) / max(smallest, torch.finfo(torch.float64).tiny)) * residual
         before = (self.operator(z) + u).flatten(1).abs()
         margin = before.amin(1) if before.shape[1] else torch.full_like(bound, torch.inf)
-        arrived = bool((solved.residual <= self.solver.tolerance(u.dtype)).all())
+        arrived = bool((solved.residual <= 10 * solved.tolerance).all())
         verdict = Verdict.UNCERTIFIED
         if smallest > 0 and arrived:
             verdict = Verdict.CLASSICAL if bool((margin > (2 + size) * bound).all()) else Verdict.CERTIFIED

@@ -8,7 +8,9 @@ which has exactly one solution. With R = (I + α(I − W))⁻¹ the iteration is
 
     w ← w + 2(R(2z − w + αu) − z),   z ← σ(w),
 
-and converges for every α > 0, linearly. Sources: Winston, Kolter (2020); Ryu, Boyd, "A primer on monotone operator methods" (2016).
+and converges for every α > 0, linearly, by the factor max |(1 − αλ)/(1 + αλ)| over λ in the numerical range of I − W. With m ≤ Re λ and a skew
+part of norm ν that is about 1 − 2m/ν at best, which falls to one where I − W is nearly skew: what splitting leaves, newton.py solves.
+Sources: Winston, Kolter (2020); Ryu, Boyd, "A primer on monotone operator methods" (2016).
 """
 
 from __future__ import annotations
@@ -21,40 +23,48 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from conelayers.equilibrium.newton import MOST_UNKNOWNS, dense_adjoint, dense_equilibrium, matrix_of
 from conelayers.equilibrium.operators import MonotoneOperator, is_real
 
 __all__ = ["PeacemanRachford", "Solved", "natural_residual"]
 
 _LOOK = 5
 _PATIENCE = 10  # looks without the residual halving
+_MOST_STEPS = 2000  # where the user set no limit
 _POWER_STEPS = 4
+_ROUNDING = 4  # units of it, times ‖I − W‖: what W z is known to
 
 
 @final
 class Solved(NamedTuple):
-    """z (N, *shape), ‖z − σ(W z + u)‖ relative to 1 + ‖z‖ for each instance (N,), and the number of iterations."""
+    """z (N, *shape), ‖z − σ(W z + u)‖ relative to 1 + ‖z‖ for each instance (N,), the steps of splitting, and what the residual was to reach."""
 
     z: Tensor
     residual: Tensor
     iterations: int
+    tolerance: float
 
 
 @final
 @dataclass(frozen=True)
 class PeacemanRachford:
-    """alpha: the step α; 1/√(mL) with L = ‖I − W‖ if None. tol: relative residual at which all instances have to arrive."""
+    """alpha: the step α; 1/√(mL) with L = ‖I − W‖ if None. tol: relative residual at which all instances have to arrive.
+
+    max_iter: the most steps. If None, splitting goes on for as long as it is fast, and Newton's method (newton.py) takes the instances that are left,
+    up to 2048 unknowns each; beyond, splitting goes on for up to 2000 steps. If the limit that the user set stops it, nothing else is tried.
+    """
 
     alpha: float | None = None
     tol: float = 1e-11
-    max_iter: int = 2000
+    max_iter: int | None = None
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not (is_real(self.alpha) and 0 < self.alpha < math.inf):
             raise ValueError(f"PeacemanRachford: alpha: got {self.alpha!r}, expected a positive number or None")
         if not (is_real(self.tol) and 0 < self.tol < 1):
             raise ValueError(f"PeacemanRachford: tol: got {self.tol!r}, expected a number between 0 and 1")
-        if isinstance(self.max_iter, bool) or not isinstance(self.max_iter, int) or self.max_iter < 1:
-            raise ValueError(f"PeacemanRachford: max_iter: got {self.max_iter!r}, expected a positive integer")
+        if self.max_iter is not None and not (type(self.max_iter) is int and self.max_iter >= 1):
+            raise ValueError(f"PeacemanRachford: max_iter: got {self.max_iter!r}, expected a positive integer or None")
 
     @torch.no_grad()
     def solve(self, operator: MonotoneOperator, u: Tensor, z0: Tensor | None = None) -> Solved:
@@ -64,8 +74,15 @@ class PeacemanRachford:
         def residual(z: Tensor) -> Tensor:
             return natural_residual(apply, u, z)
 
-        alpha = self.alpha or _step(operator, apply, u)
-        return self._iterate(operator.resolvent(alpha), torch.relu, residual, alpha * u, z)
+        size = _size(operator, apply, u)
+        resolvent = operator.resolvent(self._alpha(operator, size))
+        found = self._iterate(operator, resolvent, torch.relu, residual, self._alpha(operator, size) * u, z, size)
+        left = self._left(operator, found, size)
+        if not left.numel():
+            return found
+        W, b = matrix_of(operator), u[left].flatten(1).double()
+        solved = dense_equilibrium(W, b, found.z[left].flatten(1).double())
+        return _improved(found, left, solved, natural_residual(lambda h: h @ W.T, b, solved))
 
     @torch.no_grad()
     def solve_adjoint(self, operator: MonotoneOperator, D: Tensor, g: Tensor) -> Solved:
@@ -74,7 +91,8 @@ class PeacemanRachford:
         D is the projection onto a subspace, the proximal operator of its indicator. The residual is ‖w − WᵀDw − g‖ relative to ‖g‖.
         """
         transposed = operator.prepared(transposed=True)
-        alpha = self.alpha or _step(operator, transposed, g)
+        norm = _size(operator, transposed, g)
+        alpha = self._alpha(operator, norm)
         size = g.flatten(1).norm(dim=1)
         size = torch.where(size > 0, size, torch.ones_like(size))
 
@@ -83,38 +101,67 @@ class PeacemanRachford:
             return transposed(p - D * (transposed(p) + g)).flatten(1).norm(dim=1) / size
 
         resolvent = operator.resolvent(alpha, transposed=True)
-        found = self._iterate(resolvent, lambda q: D * q, residual, alpha * g, torch.zeros_like(g))
+        found = self._iterate(operator, resolvent, lambda q: D * q, residual, alpha * g, torch.zeros_like(g), norm)
+        left = self._left(operator, found, norm)
+        if left.numel():
+            W, d, b = matrix_of(operator), D[left].flatten(1).double(), g[left].flatten(1).double()
+            solved = dense_adjoint(W, d, b)
+            # Of a direct solution the backward error is judged: w may be as long as ‖W‖/m times g, and W times it is not known better.
+            error = (solved - (d * solved) @ W - b).norm(dim=1) / (size[left] + norm * (d * solved).norm(dim=1))
+            return _improved(found._replace(z=transposed(found.z) + g), left, solved, error)
         return found._replace(z=transposed(found.z) + g)
 
-    def tolerance(self, dtype: torch.dtype) -> float:
-        """``tol``, but no less than 32 units of rounding."""
-        return max(self.tol, 32 * torch.finfo(dtype).eps)
+    def tolerance(self, dtype: torch.dtype, size: float = 1.0) -> float:
+        """``tol``, but no less than 32 units of rounding, or 4 times ``size`` = ‖I − W‖: products with W are not known better."""
+        return max(self.tol, max(32.0, _ROUNDING * size) * torch.finfo(dtype).eps)
+
+    def _alpha(self, operator: MonotoneOperator, size: float) -> float:
+        return self.alpha or 1 / math.sqrt(operator.m * max(size, operator.m))
+
+    def _left(self, operator: MonotoneOperator, found: Solved, size: float) -> Tensor:
+        """The instances for Newton's method."""
+        if found.iterations == self.max_iter or math.prod(operator.shape) > MOST_UNKNOWNS:
+            return torch.zeros(0, dtype=torch.int64)
+        return torch.nonzero(~(found.residual <= found.tolerance)).flatten()
 
     def _iterate(
         self,
+        operator: MonotoneOperator,
         resolvent: Callable[[Tensor], Tensor],
         proximal: Callable[[Tensor], Tensor],
         residual_of: Callable[[Tensor], Tensor],
         shift: Tensor,
         z: Tensor,
+        size: float,
     ) -> Solved:
-        tolerance = self.tolerance(z.dtype)
+        tolerance, limit = self.tolerance(z.dtype, size), self.max_iter or _MOST_STEPS
+        alone = self.max_iter is None and math.prod(operator.shape) > MOST_UNKNOWNS  # nobody takes over
         w, residual = z.clone(), torch.full_like(z.flatten(1)[:, 0], torch.inf)
         if not z.numel():
-            return Solved(z, torch.zeros(z.shape[0], dtype=z.dtype), 0)
+            return Solved(z, torch.zeros(z.shape[0], dtype=z.dtype), 0, tolerance)
         least, since = math.inf, 0
-        for k in range(1, self.max_iter + 1):
+        for k in range(1, limit + 1):
             w = w + 2 * (resolvent(2 * z - w + shift) - z)
             z = proximal(w)
             # Every few steps the residual itself is looked at, which costs as much as a step.
-            if k % _LOOK == 0 or k == self.max_iter:
+            if k % _LOOK == 0 or k == limit:
                 residual = residual_of(z)
                 worst = float(residual.max())
-                least, since = (worst, 0) if worst < 0.5 * least else (least, since + 1)
+                least, since = (worst, 0) if worst < (0.98 if alone else 0.5) * least else (least, since + 1)
                 # Rounding may stop it before the tolerance is reached: whoever called looks at the residual.
                 if worst <= tolerance or since >= _PATIENCE:
-                    return Solved(z, residual, k)
-        return Solved(z, residual, self.max_iter)
+                    return Solved(z, residual, k, tolerance)
+        return Solved(z, residual, limit, tolerance)
+
+
+def _improved(found: Solved, left: Tensor, solved: Tensor, residual: Tensor) -> Solved:
+    """With what was ``solved`` (k, n) for the instances ``left`` (k,), where its residual (k,), in double precision, is less."""
+    kept = residual < found.residual[left]
+    where = left[kept]
+    z, residuals = found.z.clone(), found.residual.clone()
+    z[where] = solved[kept].to(z.dtype).reshape(len(where), *z.shape[1:])
+    residuals[where] = residual[kept].to(z.dtype)
+    return found._replace(z=z, residual=residuals)
 
 
 def natural_residual(apply: Callable[[Tensor], Tensor], u: Tensor, z: Tensor) -> Tensor:
@@ -123,12 +170,12 @@ def natural_residual(apply: Callable[[Tensor], Tensor], u: Tensor, z: Tensor) ->
     return gap.norm(dim=1) / (1 + z.flatten(1).norm(dim=1))
 
 
-def _step(operator: MonotoneOperator, apply: Callable[[Tensor], Tensor], like: Tensor) -> float:
-    """1/√(mL), L roughly ‖I − W‖ by a few power iterations."""
+def _size(operator: MonotoneOperator, apply: Callable[[Tensor], Tensor], like: Tensor) -> float:
+    """Roughly ‖I − W‖, by a few power iterations."""
     z = torch.randn(1, *operator.shape, generator=torch.Generator().manual_seed(0)).to(like)
     size = 1.0
     for _ in range(_POWER_STEPS):
         z = z - apply(z)
         size = float(z.norm())
         z = z / max(size, 1e-30)
-    return 1 / math.sqrt(operator.m * max(size, operator.m))
+    return size
