@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import final
 
 import numpy as np
 
 from conelayers.lasso.fit import Fit
-from conelayers.lasso.linearization import Basis, Forcing, Linearization
+from conelayers.lasso.linearization import RANK, Basis, Forcing, Linearization
 from conelayers.lasso.penalties import Penalty
 from conelayers.lasso.polish import newton_step
 from conelayers.lasso.verdicts import Conditions, Side, Spectrum
@@ -19,7 +19,6 @@ __all__ = ["SupportConditions"]
 
 _STEPS = 100.0  # of Newton's next step
 _ROUNDING = 1e-12  # of the data's scale
-_RANK = 3e-7  # of X_E's singular values with normalized columns: their squares are the system's, and 1e-13 is singular
 _SEEN = 1e-6  # entries of unit null vectors below this are rounding
 
 
@@ -69,35 +68,33 @@ class SupportConditions(Conditions):
     def linearized(self, side: Side) -> Linearization:
         U = self._basis(side)
         M = U.congruence(self._hessian(U.rows))
-        return Linearization(M, self.forcing(self.z, self.gradient), U)
+        return Linearization(M, self.forcing(self.z, self.gradient), U, partial(self._root, U))
+
+    def _root(self, U: Basis) -> np.ndarray:
+        """F = [√W X̃U; curvature^½ U], of which the Hessian on U's directions is the square FᵀF."""
+        F = np.vstack([self.fit.root(self.z, U.rows), self.penalty.root(self.z, U.rows)])
+        return F if (U.values == 1).all() and U.rows.size == U.shape[1] else F @ U.dense()
 
     def _hessian(self, columns: np.ndarray) -> np.ndarray:
         return self.fit.hessian(self.z, columns) + self.penalty.curvature(self.z, columns)
 
     def spectrum(self, side: Side) -> Spectrum:
-        # M = FᵀF with F = [√W X̃U; curvature^½ U]: the rank is decided on F, whose singular values are not squared yet.
+        # The rank is decided on F, whose singular values are not squared yet.
         U = self._basis(side)
         k = U.shape[1]
         if not k:
-            return Spectrum(1.0, 1.0, _RANK, ())
-        touched, V = U.rows, U.dense()
-        n = len(self.fit.y)
-        weights = self.fit.weights(self.z) if not self.fit.quadratic else np.full(n, 1 / n)
-        F = np.sqrt(weights)[:, None] * (self.fit.X[:, touched] @ V)
-        if n > 2 * k:
+            return Spectrum(1.0, 1.0, RANK, ())
+        F = self._root(U)
+        if len(F) > 2 * k:
             F = np.linalg.qr(F, mode="r")
-        extra = V.T @ (self._hessian(touched) - self.fit.hessian(self.z, touched)) @ V
-        if extra.any():
-            values, vectors = np.linalg.eigh(extra)
-            F = np.vstack([F, np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T])
         norms = np.sqrt(np.einsum("ij,ij->j", F, F))
         _, values, right = np.linalg.svd(F / np.where(norms > 0, norms, 1.0), full_matrices=k > F.shape[0])
         values = np.append(values, np.zeros(k - values.size))
-        null = right[values <= _RANK * values[0]]
+        null = right[values <= RANK * values[0]]
         seen = np.abs(U.lift((null / np.where(norms > 0, norms, 1.0)).T)).max(axis=1, initial=0.0)
         seen = seen[: self.fit.features]
         blamed = np.flatnonzero(seen > _SEEN * seen.max(initial=1e-300)) if null.size else np.zeros(0, int)
-        return Spectrum(float(values[-1]), float(values[0]), _RANK, tuple(blamed.tolist()))
+        return Spectrum(float(values[-1]), float(values[0]), RANK, tuple(blamed.tolist()))
 
     def split(self, z: np.ndarray) -> tuple[np.ndarray, float]:
         return self.fit.split(z)

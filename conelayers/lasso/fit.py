@@ -19,6 +19,7 @@ from conelayers.lasso.losses import Loss, Squares
 __all__ = ["Fit"]
 
 _GRAM_UP_TO = 3000  # features up to which X̃ᵀX̃ is kept
+_CANCELLED = 1e-6  # of its terms: a square by the Gram matrix that has lost half of its digits
 _NOISE = 1e-14  # of ‖x‖‖y‖/n: slopes at w = 0 up to this are rounding, as with a constant y
 
 
@@ -100,8 +101,14 @@ class Fit:
         """∇²f(z) on those coordinates, (k, k)."""
         if self.gram is not None:
             return self.gram[np.ix_(columns, columns)]
-        S = np.sqrt(self.weights(z))[:, None] * self.X[:, columns]
+        S = self.root(z, columns)
         return S.T @ S
+
+    def root(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """√W X̃ on those coordinates, (n, k): the Hessian is its square, whose condition is squared too."""
+        if self.quadratic:
+            return self.X[:, columns] / np.sqrt(len(self.y))
+        return np.sqrt(self.weights(z))[:, None] * self.X[:, columns]
 
     def hessian_vector(self, z: np.ndarray, e: np.ndarray) -> np.ndarray:
         """∇²f(z)e, (d,)."""
@@ -122,7 +129,9 @@ class Fit:
     def change(self, z: np.ndarray, gradient: np.ndarray, e: np.ndarray) -> float:
         """f(z + e) − f(z), without cancellation where f is quadratic."""
         if self.quadratic:
-            curved = e @ (self.gram @ e) if self.gram is not None else np.sum((self.X @ e) ** 2) / len(self.y)
+            curved = e @ (self.gram @ e) if self.gram is not None else 0.0
+            if curved <= _CANCELLED * (self.curvatures(np.zeros(0)) @ (e * e)):  # along columns that are nearly dependent
+                curved = np.sum((self.X @ e) ** 2) / len(self.y)
             return float(gradient @ e + curved / 2)
         return self.loss.value(self.y, self.X @ (z + e)) - self.loss.value(self.y, self.X @ z)
 

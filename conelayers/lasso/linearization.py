@@ -4,11 +4,15 @@ On the support they are smooth equations F(u, θ) = 0, u the coordinates that mo
 symmetric and B = ∂F/∂θ, and z moves by U du. For the Lasso with λ = e^θ, S its support and s its signs, this is the closed form
 
     dw_S/dθ = −n λ (X_SᵀX_S)⁻¹ s,    dw = 0 off S.
+
+M = FᵀF, F = X_S/√n for the Lasso, has the square of F's condition: where columns are nearly dependent, LU of M loses twice the digits that
+F = QR loses, M⁻¹b = R⁻¹R⁻ᵀb. So where M's condition is large F is factored instead.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -18,9 +22,11 @@ import scipy.linalg as sla
 
 from conelayers.errors import SingularDerivativeWarning
 
-__all__ = ["Basis", "Forcing", "Linearization"]
+__all__ = ["RANK", "Basis", "Forcing", "Linearization"]
 
-_SINGULAR = 1e-13  # the reciprocal condition number below which a least-squares solution stands in
+RANK = 1e-10  # of F's singular values with columns of length one: below, no more than six digits are left, and F counts as singular
+_SINGULAR = 1e-13  # the reciprocal condition number of M below which a least-squares solution stands in, where there is no F
+_SQUARED = 1e-5  # that below which F is factored
 
 
 @final
@@ -98,11 +104,12 @@ def _times(values: np.ndarray, array: np.ndarray) -> np.ndarray:
 @final
 @dataclass(frozen=True, eq=False)
 class Linearization:
-    """M du + B dθ = 0, dz = U du: matrix M (k, k); B = Uᵀ∂F/∂θ by the forcing; basis U (d, k)."""
+    """M du + B dθ = 0, dz = U du: matrix M (k, k); B = Uᵀ∂F/∂θ by the forcing; basis U (d, k); root: F (r, k) with M = FᵀF, where there is one."""
 
     matrix: np.ndarray
     forcing: Forcing
     basis: Basis
+    root: Callable[[], np.ndarray] | None = None
 
     @cached_property
     def _scaling(self) -> np.ndarray:
@@ -110,16 +117,30 @@ class Linearization:
         return 1 / np.where(size > 0, size, 1.0)
 
     @cached_property
-    def _factor(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """LU of the scaled matrix, None where it is singular to rounding."""
+    def _factor(self) -> _Factor | None:
+        """Of the scaled matrix; None where it is singular to rounding."""
         d = self._scaling
         M = d[:, None] * self.matrix * d
         norm = np.abs(M).sum(axis=0).max(initial=0.0)
         getrf, gecon = sla.get_lapack_funcs(("getrf", "gecon"), (M,))
         lu, pivots, info = getrf(M)
-        if info > 0 or gecon(lu, norm)[0] < _SINGULAR:
+        condition = 0.0 if info > 0 else gecon(lu, norm)[0]
+        if self.root is not None and condition < _SQUARED:
+            return self._root_factor
+        return None if condition < _SINGULAR else _Factor(lu, pivots, None)
+
+    @cached_property
+    def _root_factor(self) -> _Factor | None:
+        assert self.root is not None
+        F = self.root()
+        lengths = np.sqrt(np.einsum("ij,ij->j", F, F))
+        if F.shape[0] < F.shape[1] or not lengths.all():
             return None
-        return lu, pivots
+        values = np.linalg.svd(np.linalg.qr(F / lengths, mode="r"), compute_uv=False)
+        if not values[-1] > RANK * values[0]:
+            return None
+        F = F * self._scaling
+        return _Factor(np.linalg.qr(F, mode="r"), None, F)
 
     @property
     def singular(self) -> bool:
@@ -131,7 +152,8 @@ class Linearization:
         if not self.matrix.size:
             return np.zeros_like(b)
         d = self._scaling.reshape(-1, *[1] * (b.ndim - 1))
-        if self._factor is None:
+        factor = self._factor
+        if factor is None:
             warnings.warn(
                 "The optimality conditions are singular on the support: features in it are linearly dependent (or samples on the margin, or they do "
                 "not fix the intercept). The derivative is a least-squares solution; certify() names the culprits.",
@@ -141,8 +163,8 @@ class Linearization:
             return d * (
                 np.linalg.pinv(d.ravel()[:, None] * self.matrix * d.ravel(), rcond=1e-12, hermitian=True) @ (d * b)
             )
-        x = d * sla.lu_solve(self._factor, d * b, check_finite=False)
-        return x + d * sla.lu_solve(self._factor, d * (b - self.matrix @ x), check_finite=False)
+        x = factor.solve(d * b)
+        return d * (x + factor.solve(factor.residual(self.matrix, d, b, x)))
 
     def forward(self, direction: np.ndarray) -> np.ndarray:
         """dz (d, …) for dθ (m, …)."""
@@ -151,3 +173,24 @@ class Linearization:
     def adjoint(self, z_bar: np.ndarray) -> np.ndarray:
         """The cotangent of θ, (m, …), for one of z, (d, …): one solve for any number of hyperparameters."""
         return -self.forcing.pull(self.basis.lift(self.solve(self.basis.restrict(z_bar))))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Factor:
+    """LU of a scaled M with its pivots; or, without pivots, R of F = QR with the scaled root F."""
+
+    triangular: np.ndarray
+    pivots: np.ndarray | None
+    root: np.ndarray | None
+
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        """M⁻¹b."""
+        if self.pivots is not None:
+            return sla.lu_solve((self.triangular, self.pivots), b, check_finite=False)
+        y = sla.solve_triangular(self.triangular, b, trans="T", check_finite=False)
+        return sla.solve_triangular(self.triangular, y, check_finite=False)
+
+    def residual(self, M: np.ndarray, d: np.ndarray, b: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """d b − (d M d)x, by F where that is known better."""
+        return d * (b - M @ (d * x)) if self.root is None else d * b - self.root.T @ (self.root @ x)

@@ -37,6 +37,10 @@ class Penalty(ABC):
         """Its Hessian on coordinates of the support, (k, k)."""
 
     @abstractmethod
+    def root(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """C (r, k) with CᵀC that Hessian."""
+
+    @abstractmethod
     def change(self, z: np.ndarray, e: np.ndarray) -> float:
         """Its value at z + e less that at z."""
 
@@ -81,6 +85,10 @@ class Separable(Penalty):
 
     def curvature(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return np.diag(self.ridge[columns])
+
+    def root(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        ridge = self.ridge[columns]
+        return np.diag(np.sqrt(ridge))[ridge > 0]
 
     def change(self, z: np.ndarray, e: np.ndarray) -> float:
         return float(self.l1 @ (np.abs(z + e) - np.abs(z)) + (self.ridge * e) @ (z + e / 2))
@@ -145,12 +153,16 @@ class Grouped(Penalty):
         return np.where(self._free, 0.0, self._spread(self.levels)) * self.units(z)
 
     def curvature(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        # λ_g(I − uuᵀ)/‖z_g‖ in each group
+        C = self.root(z, columns)
+        return C.T @ C
+
+    def root(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        # The curvature is λ_g(I − uuᵀ)/‖z_g‖ in each group, a projection times a number.
         groups, u, norms = self.groups[columns], self.units(z)[columns], self.norms(z)
         free = groups < 0
         factor = np.where(free, 0.0, (self.levels / np.where(norms > 0, norms, np.inf))[groups])
         same = (groups[:, None] == groups) & ~free
-        return np.diag(factor) - np.where(same, factor[:, None] * np.outer(u, u), 0.0)
+        return np.sqrt(factor)[:, None] * (np.eye(len(columns)) - np.where(same, np.outer(u, u), 0.0))
 
     def change(self, z: np.ndarray, e: np.ndarray) -> float:
         return float(self.levels @ (self.norms(z + e) - self.norms(z)))

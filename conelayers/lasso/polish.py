@@ -8,6 +8,7 @@ Lee, Battle, Raina, Ng, "Efficient sparse coding algorithms", 2006, for squares)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, final
 
 import numpy as np
@@ -24,6 +25,8 @@ _ROUGH = 0.1  # of the violation: how far Newton goes on a support before others
 _ARMIJO = 1e-4
 _HALVINGS = 60
 _LEVEL = 1e-13  # of f(0): changes of the objective up to this are rounding
+_SQUARED = 1e-3  # Cholesky's least pivot, of columns of length one, below which M = FᵀF has lost digits that F has
+_DEPENDENT = 1e-11  # that of F = QR below which its columns count as dependent
 _RIDGE = 1e-10  # relative, for singular Hessians: a huge step along their null space, cut at a kink
 
 
@@ -72,7 +75,9 @@ def newton_step(fit: Fit, penalty: Penalty, z: np.ndarray, residual: np.ndarray,
     """−M⁻¹r on the support's columns, (d,), M the Hessian of f + penalty there, r (d,) the residual of stationarity."""
     e = np.zeros_like(z)
     if columns.size:
-        e[columns] = -_solve(fit.hessian(z, columns) + penalty.curvature(z, columns), residual[columns], fit.scale)
+        M = fit.hessian(z, columns) + penalty.curvature(z, columns)
+        root = lambda: np.vstack([fit.root(z, columns), penalty.root(z, columns)])  # noqa: E731
+        e[columns] = -_solve(M, root, residual[columns], fit.scale)
     return e
 
 
@@ -131,14 +136,22 @@ def _refined(fit: Fit, penalty: Penalty, z: np.ndarray) -> tuple[np.ndarray, np.
     return z, g
 
 
-def _solve(M: np.ndarray, r: np.ndarray, scale: float) -> np.ndarray:
+def _solve(M: np.ndarray, root: Callable[[], np.ndarray], r: np.ndarray, scale: float) -> np.ndarray:
+    """M⁻¹r; where M = FᵀF, F given by ``root``, is so nearly singular that its square root is better known, by F = QR."""
     d = 1 / np.sqrt(np.maximum(np.diag(M), 1e-300))
     M = d[:, None] * M * d
     for ridge in (0.0, _RIDGE, 1e-6):
         try:
             factor = sla.cho_factor(M + ridge * np.eye(len(M)) if ridge else M, lower=True, check_finite=False)
         except sla.LinAlgError:
-            continue
-        if np.diag(factor[0]).min() > 1e-8 or ridge:
+            factor = None
+        if factor is not None and (ridge or np.diag(factor[0]).min() > _SQUARED):
             return d * sla.cho_solve(factor, d * r, check_finite=False)
+        if not ridge:
+            F = root() * d
+            if F.shape[0] >= F.shape[1]:
+                R = np.linalg.qr(F, mode="r")
+                if np.abs(np.diag(R)).min() > _DEPENDENT:
+                    y = sla.solve_triangular(R, d * r, trans="T", check_finite=False)
+                    return d * sla.solve_triangular(R, y, check_finite=False)
     return r / scale  # M is not positive semidefinite to rounding: a short step along the gradient
