@@ -19,7 +19,10 @@ _MEANING = {
     ),
     Verdict.CHECKED: "The elements of the generalized Jacobian that were tested are all invertible; others there may be were not tested.",
     Verdict.UNCERTIFIED: "The theorem's hypothesis was not found to hold here.",
-    Verdict.LEAST_SQUARES: "B is singular: no exact derivative exists. root and fixed_point raise LinearSolveError, or return NaN.",
+    Verdict.LEAST_SQUARES: (
+        "B is singular, or tends to a singular matrix as z does to the root: no exact derivative exists. root and fixed_point warn and put a "
+        "least-squares one in its place; where B is singular to working precision they raise LinearSolveError, or return NaN."
+    ),
 }
 
 
@@ -28,7 +31,8 @@ _MEANING = {
 class RootCertificate:
     """What is known of the derivative dz = −B⁻¹A dθ at a root, B = ∂F/∂z the element that automatic differentiation gave.
 
-    residual: ‖F‖∞/(1 + ‖z‖∞), and the ``tolerance`` up to which the point counts as a solution. smallest_singular_value, condition: of
+    residual: ‖F‖∞/(1 + ‖z‖∞). converged: whether the point is a solution, which is judged in no units: F is rounding, or Newton's step is within the
+    ``tolerance`` of z, or both are nearly so. smallest_singular_value, condition: of
     B. linear_residual: relative, of a solve with B for a random right-hand side.
 
     kinks (n,), margin, kink_tolerance: for separable kinks, which coordinates lie on one, the distance of the nearest, and the
@@ -40,6 +44,7 @@ class RootCertificate:
     verdict: Verdict
     residual: float
     tolerance: float
+    converged: bool
     smallest_singular_value: float
     condition: float
     linear_residual: float
@@ -53,11 +58,6 @@ class RootCertificate:
     everywhere: bool | None
 
     @property
-    def converged(self) -> bool:
-        """Whether the point is a solution to within the tolerance."""
-        return self.residual <= self.tolerance
-
-    @property
     def meaning(self) -> str:
         """The verdict, in a sentence."""
         return _MEANING[self.verdict]
@@ -65,7 +65,7 @@ class RootCertificate:
     @property
     def advice(self) -> str:
         """What stands in the way and what to do about it; empty where nothing does."""
-        if not self.converged:
+        if not self.converged and self.verdict is not Verdict.LEAST_SQUARES:
             return "The point is no solution: no derivative is certified at it. Solve to a smaller tol."
         if self.verdict is Verdict.LEAST_SQUARES:
             return "The solution is not isolated to first order: add a small multiple of z to F (of −z to f), or equations that fix it."

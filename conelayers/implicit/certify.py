@@ -76,15 +76,18 @@ def certificate_of(
     B: np.ndarray,
     tolerance: float,
     *,
+    singular: bool,
+    arrived: bool,
     kinks: Kinks | None,
     smooth: bool,
     nearby: np.ndarray,
 ) -> RootCertificate:
-    """Of one instance, F and z (n,), B (n, n), ``nearby`` (k, n, n) elements at points nearby. Raises ValueError where kinks do not describe B."""
+    """Of one instance, F and z (n,), B (n, n), ``nearby`` (k, n, n) elements at points nearby; singular, arrived:
+    by singular_roots.py. Raises ValueError where kinks do not describe B."""
     residual = float(np.max(np.abs(F), initial=0.0) / (1 + np.max(np.abs(z), initial=0.0)))
     values = np.linalg.svd(B, compute_uv=False) if np.isfinite(B).all() else np.full(len(z), np.nan)
     smallest, largest = (float(values[-1]), float(values[0])) if values.size else (1.0, 1.0)
-    regular = smallest > _RANK * largest
+    regular = smallest > _RANK * largest and not singular
     finite = all(bool(np.isfinite(h).all()) for h in (B, residual, *((kinks.v, kinks.W) if kinks is not None else ())))
     step = np.linalg.solve(B, F) if regular else np.zeros_like(F)
     at_kink, margin, limit, everywhere = None, np.inf, 0.0, None
@@ -95,7 +98,7 @@ def certificate_of(
     elif kinks is not None:
         allowed = _STEPS * np.abs(kinks.W @ step) + _ROUNDING * np.max(np.abs(kinks.v), initial=0.0)
         low, high, distance = kinks.activation.slopes_at(kinks.v, allowed)
-        near = allowed if residual <= tolerance else 0 * allowed  # away from a solution everything may be near a kink
+        near = allowed if arrived else 0 * allowed  # away from a solution everything may be near a kink
         _described(name, B, kinks.W, *kinks.activation.slopes_at(kinks.v, near)[:2])
         tested = check_separable(kinks.W, low, high)
         at_kink, margin, limit = (
@@ -108,9 +111,10 @@ def certificate_of(
     else:
         tested = _sampled(B, nearby)
     return RootCertificate(
-        verdict=_verdict(regular, residual <= tolerance, tested, smooth, at_kink) if finite else Verdict.UNCERTIFIED,
+        verdict=_verdict(regular, arrived, tested, smooth, at_kink) if finite else Verdict.UNCERTIFIED,
         residual=residual,
         tolerance=tolerance,
+        converged=arrived,
         smallest_singular_value=smallest,
         condition=largest / smallest if smallest > 0 else np.inf,
         linear_residual=_linear_residual(B) if regular else np.inf,

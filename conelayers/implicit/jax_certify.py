@@ -14,6 +14,7 @@ from conelayers.implicit.certify import Kinks, Separable, certificate_of, check_
 from conelayers.implicit.jax_equation import Equation, pose
 from conelayers.implicit.jax_linear import matrix_of
 from conelayers.implicit.settings import effective
+from conelayers.implicit.singular_roots import judged
 
 __all__ = ["certify_fixed_point", "certify_root"]
 
@@ -91,14 +92,27 @@ def _certified(
         v, W = _array(inner.residual(z, *values)).reshape(count, n), _array(_matrices(inner, z, values))
         activations = separable.activation.of_instances(z.shape, count)
         kinks = [Kinks(*of_one) for of_one in zip(v, W, activations, strict=True)]
-    points = _array(z).reshape(count, n)
+    points, eps = _array(z).reshape(count, n), float(jnp.finfo(z.dtype).eps)
+    tolerance = effective(tol, eps)
+    at = lambda Z: jnp.asarray(Z, z.dtype).reshape(z.shape)  # noqa: E731
+    singular, arrived = judged(
+        lambda Z: _array(equation.residual(at(Z), *leaves)).reshape(count, n),
+        lambda Z: _array(matrices(at(Z), leaves)),
+        points,
+        F,
+        B,
+        tolerance,
+        eps,
+    )
     made = tuple(
         certificate_of(
             name,
             F[i],
             points[i],
             B[i],
-            effective(tol, float(jnp.finfo(z.dtype).eps)),
+            tolerance,
+            singular=bool(singular[i]),
+            arrived=bool(arrived[i]),
             kinks=None if kinks is None else kinks[i],
             smooth=smooth,
             nearby=np.stack([h[i] for h in nearby]) if nearby else np.zeros((0, n, n)),

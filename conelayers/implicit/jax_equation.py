@@ -15,9 +15,11 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from conelayers.arguments import described
 from conelayers.implicit.errors import ConvergenceError, LinearSolveError
-from conelayers.implicit.jax_forward import Point, fixed_point_of, newton_root, relative_residual
+from conelayers.implicit.jax_forward import Newtonian, checked_fixed_point, checked_root, fixed_point_of, newton_root
 from conelayers.implicit.jax_linear import matrix_of, solve_linear
+from conelayers.implicit.jax_singular import singular_instances, warn_of
 from conelayers.implicit.settings import Anderson, ForwardSolver, LinearSolver, Newton, effective, linear_solver_for
+from conelayers.implicit.singular_roots import MOST_UNKNOWNS
 from conelayers.implicit.unknowns import Trees, Unknowns
 
 __all__ = ["Equation", "pose"]
@@ -80,75 +82,93 @@ class Equation:
         given = self.tol if self.tol is not None else _OF_CALLABLES if callable(solver) else solver.tol
         tolerance = effective(given, float(jnp.finfo(z0.dtype).eps))
         Z = z0.reshape(count, n)
+        given = self.linear if callable(solver) else getattr(solver, "linear", None)
+        settings = linear_solver_for(given, n, count)
+
+        def times(Z: Array, h: Array) -> Array:
+            return jax.jvp(residual, (Z,), (h,))[1]
+
+        def step(Z: Array, value: Array) -> tuple[Array, Array]:
+            t = solve_linear(partial(times, Z), value, settings).t
+            bad = ~jnp.isfinite(t).all(1)
+            damped = partial(_least_squares, partial(times, Z), value)
+            return jax.lax.cond(bad.any(), damped, lambda t, _: t, t, bad), ~bad
+
+        newtonian = Newtonian(residual, step, times)
         if callable(solver):
             rebuilt = lambda z, *theta: self.function(z, *self.flatten(theta), *leaves[len(self.flatten(theta)) :])  # noqa: E731
             z = solver(rebuilt, z0, self.unflatten(leaves))
             if z is None or jnp.shape(z) != shape:
                 got = "None" if z is None else f"shape {jnp.shape(z)}"
                 raise ValueError(f"{self.name}: solve: it returned {got}, expected an array of z0's shape {shape}")
-            Z = jnp.asarray(z, z0.dtype).reshape(count, n)
-            point = Point(Z, relative_residual(residual(Z), Z))
+            found = jnp.asarray(z, z0.dtype).reshape(count, n)
+            if self.fixed:
+                point = checked_fixed_point(flat, found, jnp.nan_to_num(jnp.abs(residual(Z)), posinf=0.0), tolerance)
+            else:
+                point = checked_root(newtonian, found, Z, tolerance)
         elif isinstance(solver, Newton):
-            settings = linear_solver_for(solver.linear, n, count)
-
-            def step(Z: Array, value: Array) -> Array:
-                times = lambda h: jax.jvp(residual, (Z,), (h,))[1]  # noqa: E731
-                t = solve_linear(times, value, settings).t
-                bad = ~jnp.isfinite(t).all(1)
-                return jax.lax.cond(bad.any(), partial(_least_squares, times, value), lambda t, _: t, t, bad)
-
-            point = newton_root(residual, step, Z, solver, tolerance)
+            point = newton_root(newtonian, Z, solver, tolerance)
         else:
             point = fixed_point_of(flat, Z, solver, tolerance)
         label = "solve" if callable(solver) else type(solver).__name__
 
-        def refuse(reached: np.ndarray) -> None:
-            failed = np.flatnonzero(~(reached.ravel() <= tolerance))
+        def refuse(reached: np.ndarray, good: np.ndarray) -> None:
+            failed = np.flatnonzero(~good.ravel())
             if failed.size:
                 raise ConvergenceError(
                     self.name, label, failed.tolist(), reached.ravel()[failed].tolist(), tolerance, reached.size > 1
                 )
 
-        good = self._accepted(point.residual, tolerance, refuse)
+        good = self._accepted(point.accepted, point.residual, refuse)
+        if isinstance(solver, Newton) or (callable(solver) and not self.fixed):
+            # Through what is returned, or the compiler would drop the warning.
+            good = jnp.where(point.singular & good, warn_of(self, point.singular & good), good)
         return jnp.where(good[:, None], point.z, jnp.nan).reshape(shape)
 
     def linear_solution(self, z: Array, r: Array, leaves: _Leaves) -> Array:
         """B⁻¹r for r of z's shape, B = ∂F/∂z; LinearSolveError or NaN where the residual misses the tolerance."""
         shape, (count, n) = z.shape, self.sizes(z)
         settings = linear_solver_for(self.linear, n, count)
+        singular, inverse = jnp.zeros(count, bool), jnp.zeros((count, n, n), z.dtype)
+        if n <= MOST_UNKNOWNS and r.size:
+            singular, inverse = singular_instances(self, z, leaves)
+            singular, inverse = singular.reshape(count), inverse.reshape(count, n, n)
 
-        def solve(times: Callable[[Array], Array], b: Array) -> Array:
+        def solve(transposed: bool, times: Callable[[Array], Array], b: Array) -> Array:
             flat = lambda h: times(h.reshape(shape)).reshape(count, n)  # noqa: E731
             known = b.reshape(count, n)
             finite = jnp.isfinite(known).all(1)
-            answer = solve_linear(flat, jnp.where(finite[:, None], known, 0.0), settings)
+            known = jnp.where(finite[:, None], known, 0.0)
+            answer = solve_linear(flat, known, settings)
+            stands_in = jnp.einsum("nij,ni->nj" if transposed else "nji,ni->nj", inverse, known)
+            t, missed = jnp.where(singular[:, None], stands_in, answer.t), jnp.where(singular, 0.0, answer.residual)
 
             tolerance = answer.tolerance  # no tracer may outlive the trace in what follows
 
-            def refuse(reached: np.ndarray) -> None:
+            def refuse(reached: np.ndarray, good: np.ndarray) -> None:
                 worst = float(np.max(np.where(np.isnan(reached), np.inf, reached), initial=0.0))
-                if worst > tolerance:
+                if not good.all():
                     raise LinearSolveError(self.name, type(settings).__name__, worst, tolerance)
 
             # A point that is NaN has no derivative, and its failure was reported.
             there = jnp.isfinite(jax.lax.stop_gradient(z)).reshape(count, n).all(1)
-            good = self._accepted(jnp.where(there, answer.residual, 0.0), tolerance, refuse)
-            return jnp.where((good & finite & there)[:, None], answer.t, jnp.nan).reshape(shape)
+            missed = jnp.where(there, missed, 0.0)
+            good = self._accepted(missed <= tolerance, missed, refuse)
+            return jnp.where((good & finite & there)[:, None], t, jnp.nan).reshape(shape)
 
         times = lambda h: jax.jvp(lambda q: self.residual(q, *leaves), (z,), (h,))[1]  # noqa: E731
-        return jax.lax.custom_linear_solve(times, r, solve, solve)
+        return jax.lax.custom_linear_solve(times, r, partial(solve, False), partial(solve, True))
 
-    def _accepted(self, residual: Array, tolerance: float, refuse: Callable[[np.ndarray], None]) -> Array:
-        """Which instances' residuals (N,) are within the tolerance; where some are not and that is to be raised, by ``refuse`` on the host."""
-        good = residual <= tolerance
+    def _accepted(self, good: Array, residual: Array, refuse: Callable[[np.ndarray, np.ndarray], None]) -> Array:
+        """``good`` (N,); where some instances are not and that is to be raised, by ``refuse``, given their residuals (N,) too, on the host."""
         if self.on_failure == "nan":
             return good
         if not isinstance(residual, jax.core.Tracer):
-            refuse(np.asarray(residual))
+            refuse(np.asarray(residual), np.asarray(good))
             return good
 
         def checked(reached: Any, good: Any) -> np.ndarray:
-            refuse(np.asarray(reached))
+            refuse(np.asarray(reached), np.asarray(good))
             return np.asarray(good)
 
         result = jax.ShapeDtypeStruct(good.shape, good.dtype)

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 
-from conelayers.implicit.settings import Anderson, Newton, Picard
+from conelayers.implicit.settings import (
+    AT_ZERO,
+    DOWN,
+    LINEAR,
+    MODEL,
+    PROBE,
+    ROUNDINGS,
+    SHRINKING,
+    SLOW_STEPS,
+    SLOW_VALUES,
+    Anderson,
+    Newton,
+    Picard,
+    probe,
+)
 
-__all__ = ["Point", "fixed_point_of", "newton_root", "relative_residual"]
+__all__ = ["Newtonian", "Point", "checked_fixed_point", "checked_root", "fixed_point_of", "newton_root"]
 
 Array = jax.Array
 _Map = Callable[[Array], Array]
@@ -21,49 +36,118 @@ _DIVERGED = 1e3
 
 @final
 class Point(NamedTuple):
+    """z (N, n), how far it is from being accepted, relative (N,), whether it is, and whether the convergence was that to a singular root."""
+
+    z: Array
+    residual: Array
+    accepted: Array
+    singular: Array
+
+
+@final
+class _Best(NamedTuple):
     """The best z (N, n) that was met, and its relative residual (N,)."""
 
     z: Array
     residual: Array
 
 
-def relative_residual(F: Array, z: Array) -> Array:
-    """‖F‖∞/(1 + ‖z‖∞) for F, z (N, n), infinite where it is not a number."""
-    r = jnp.max(jnp.abs(F), axis=1, initial=0.0) / (1 + jnp.max(jnp.abs(z), axis=1, initial=0.0))
-    return jnp.where(jnp.isfinite(r), r, jnp.inf)
+def _ratio(a: Array, b: Array) -> Array:
+    """a/b for a, b ≥ 0; 0/0 is 0, and what is not a number infinite."""
+    r = jnp.where(a == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
+    return jnp.where(jnp.isfinite(r) & ((b != 0) | (a == 0)), r, jnp.inf)
+
+
+def _most(h: Array) -> Array:
+    return jnp.max(h, axis=1, initial=0.0)
+
+
+def _finite(h: Array) -> Array:
+    return jnp.nan_to_num(jnp.abs(h), posinf=0.0)
+
+
+def _epsilon(z: Array) -> float:
+    return float(jnp.finfo(z.dtype).eps)
+
+
+def _rounding(function: _Map, z: Array, value: Array) -> Array:
+    """The sizes (N, n) of what the function's rows are computed from, by how they change when z does in its last digits."""
+    eps = _epsilon(z)
+    return _finite((function(z + eps * jnp.asarray(probe(z.shape[1]), z.dtype) * z) - value) / (PROBE * eps))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Residual:
+    """|F_i| over max(|z_i|, start_i), start = |F| at z0, the largest (N,). Unless ``strict``, what is rounding of the largest entry passes."""
+
+    start: Array
+    tolerance: float
+    strict: bool = False
+
+    def __call__(self, F: Array, z: Array) -> Array:
+        r = _most(_ratio(jnp.abs(F), jnp.maximum(jnp.abs(z), self.start)))
+        if self.strict:
+            return r
+        rounding = ROUNDINGS * _epsilon(z) * jnp.maximum(_most(jnp.abs(z)), _most(self.start))
+        return jnp.where(_most(jnp.abs(F)) <= rounding, jnp.minimum(r, self.tolerance), r)
 
 
 def fixed_point_of(f: _Map, z0: Array, settings: Anderson | Picard, tolerance: float) -> Point:
     """By Anderson acceleration and, for those that it left, plain iteration; or by plain iteration alone."""
-    start = Point(z0, jnp.full(z0.shape[:1], jnp.inf, z0.dtype))
+    residual = _Residual(_finite(f(z0) - z0), tolerance)
+    start = _Best(z0, jnp.full(z0.shape[:1], jnp.inf, z0.dtype))
     if isinstance(settings, Picard):
-        return _picard(f, start, settings.max_iter, settings.damping, tolerance)
-    best = _picard(f, _anderson(f, start, settings, tolerance), settings.max_iter, 1.0, tolerance)
-    return _mapped(f, best, tolerance)
+        best = _picard(f, start, residual, settings.max_iter, settings.damping)
+    else:
+        best = _picard(f, _anderson(f, start, residual, settings), residual, settings.max_iter, 1.0)
+        best = _mapped(f, best, residual)
+    point = checked_fixed_point(f, best.z, residual.start, tolerance)
+    damping = settings.damping if isinstance(settings, Picard) else 1.0
+
+    def further(_: None) -> Point:
+        # Rounding of the largest entry is none of smaller ones that do not depend on it.
+        found = _picard(f, _Best(best.z, start.residual), replace(residual, strict=True), settings.max_iter, damping)
+        z = jnp.where((point.accepted | (best.residual > tolerance))[:, None], best.z, found.z)
+        return checked_fixed_point(f, z, residual.start, tolerance)
+
+    return jax.lax.cond((~point.accepted & (best.residual <= tolerance)).any(), further, lambda _: point, None)
 
 
-def _mapped(f: _Map, best: Point, tolerance: float) -> Point:
+def checked_fixed_point(f: _Map, z: Array, start: Array, tolerance: float) -> Point:
+    """Whether every row is within the tolerance of max(|z_i|, start_i), or at its own rounding."""
+    value = f(z)
+    F = jnp.abs(value - z)
+    residual = _most(_ratio(F, jnp.maximum(jnp.abs(z), start)))
+    rounded = _most(_ratio(F, jnp.maximum(_rounding(f, z, value), jnp.abs(z)))) <= ROUNDINGS * _epsilon(z)
+    accepted = (residual <= tolerance) | rounded
+    return Point(z, residual, accepted, jnp.zeros_like(accepted))
+
+
+def _mapped(f: _Map, best: _Best, residual_of: _Residual) -> _Best:
     """f(z) where that is a solution too: unlike a combination of points it has f's zeros, and lies where f maps to."""
     z = f(best.z)
-    residual = relative_residual(f(z) - z, z)
-    better = residual <= tolerance
-    return Point(jnp.where(better[:, None], z, best.z), jnp.where(better, residual, best.residual))
+    residual = residual_of(f(z) - z, z)
+    better = residual <= residual_of.tolerance
+    return _Best(jnp.where(better[:, None], z, best.z), jnp.where(better, residual, best.residual))
 
 
-def _better(best: Point, z: Array, residual: Array) -> Point:
+def _better(best: _Best, z: Array, residual: Array) -> _Best:
     improved = residual < best.residual
-    return Point(jnp.where(improved[:, None], z, best.z), jnp.where(improved, residual, best.residual))
+    return _Best(jnp.where(improved[:, None], z, best.z), jnp.where(improved, residual, best.residual))
 
 
-def _picard(f: _Map, start: Point, steps: int, damping: float, tolerance: float) -> Point:
-    def unfinished(state: tuple[Point, Array, Array]) -> Array:
+def _picard(f: _Map, start: _Best, residual_of: _Residual, steps: int, damping: float) -> _Best:
+    tolerance = residual_of.tolerance
+
+    def unfinished(state: tuple[_Best, Array, Array]) -> Array:
         best, z, k = state
         return (k < steps) & ((best.residual > tolerance) & jnp.isfinite(z).all(1)).any()
 
-    def step(state: tuple[Point, Array, Array]) -> tuple[Point, Array, Array]:
+    def step(state: tuple[_Best, Array, Array]) -> tuple[_Best, Array, Array]:
         best, z, k = state
         g = f(z) - z
-        best = _better(best, z, relative_residual(g, z))
+        best = _better(best, z, residual_of(g, z))
         done = best.residual <= tolerance
         return best, jnp.where(done[:, None], z, z + damping * g), k + 1
 
@@ -79,11 +163,11 @@ class _Memory(NamedTuple):
     live: Array
 
 
-def _anderson(f: _Map, start: Point, settings: Anderson, tolerance: float) -> Point:
+def _anderson(f: _Map, start: _Best, residual_of: _Residual, settings: Anderson) -> _Best:
     """With g = f − z: γ minimizes ‖g − Σ γᵢ Δgᵢ‖, and z ← z + βg − Σ γᵢ (Δzᵢ + βΔgᵢ), Δ the differences to earlier points."""
-    m, beta = settings.memory, settings.damping
+    m, beta, tolerance = settings.memory, settings.damping, residual_of.tolerance
     z0 = start.z
-    _State = tuple[Point, Array, _Memory, Array]
+    _State = tuple[_Best, Array, _Memory, Array]
 
     def unfinished(state: _State) -> Array:
         best, _, _, k = state
@@ -92,7 +176,7 @@ def _anderson(f: _Map, start: Point, settings: Anderson, tolerance: float) -> Po
     def step(state: _State) -> _State:
         best, z, memory, k = state
         g = f(z) - z
-        residual = relative_residual(g, z)
+        residual = residual_of(g, z)
         best = _better(best, z, residual)
         done = best.residual <= tolerance
         lost = ~(residual <= _DIVERGED * best.residual)
@@ -124,42 +208,137 @@ def _mixed(z: Array, g: Array, memory: _Memory, beta: float) -> Array:
     return beta * g - (gamma[..., None] * (dz + beta * rows * size[..., None])).sum(1)
 
 
-def newton_root(F: _Map, step: Callable[[Array, Array], Array], z0: Array, settings: Newton, tolerance: float) -> Point:
-    """``step(z, F(z))`` is B⁻¹F. The longest of the steps 1, ½, ¼, … that lowers ‖F‖ enough is taken; the best of them where none does."""
+@final
+@dataclass(frozen=True, eq=False)
+class Newtonian:
+    """What Newton's method asks of an equation: F, the step B⁻¹F at z with the instances (N,) where B is regular, and products B(z)h."""
+
+    F: _Map
+    step: Callable[[Array, Array], tuple[Array, Array]]
+    times: Callable[[Array, Array], Array]
+
+
+@final
+class _State(NamedTuple):
+    """z, F(z); which instances are done; the steps in a row of linear convergence; the last step's length, and relative to z; |z| so far; the best point."""
+
+    z: Array
+    value: Array
+    done: Array
+    linear: Array
+    length: Array
+    relative: Array
+    widths: Array
+    best: _Best
+    k: Array
+
+
+def newton_root(equation: Newtonian, z0: Array, settings: Newton, tolerance: float, rows: Array | None = None) -> Point:
+    """The longest of the steps 1, ½, ¼, … that lowers ‖F‖ enough is taken; the best of them where none does.
+
+    F's rows are measured by their size at the start, ``rows`` if that is larger, and by that of what they are computed from. What converges linearly
+    while B shrinks, as it does at a singular root, goes on to the end: an equation without a root would not.
+    """
+    F, eps = equation.F, _epsilon(z0)
+    zero = max(ROUNDINGS * eps, AT_ZERO * tolerance)
     value = F(z0)
-    start = Point(z0, relative_residual(value, z0))
+    start = _finite(value) if rows is None else jnp.maximum(_finite(value), rows)
 
-    def unfinished(state: tuple[Point, Array, Array, Array]) -> Array:
-        best, z, _, k = state
-        return (k < settings.max_iter) & ((best.residual > tolerance) & jnp.isfinite(z).all(1)).any()
+    def looked(s: _State) -> tuple[_State, Array]:
+        rows = jnp.maximum(start, _rounding(F, s.z, s.value))
+        best = _better(s.best, s.z, _most(_ratio(jnp.abs(s.value), rows)))
+        arrived = (best.residual <= zero) & ((s.linear < LINEAR) | (s.value == 0).all(1))
+        return s._replace(best=best, done=s.done | arrived), rows
 
-    def iterate(state: tuple[Point, Array, Array, Array]) -> tuple[Point, Array, Array, Array]:
-        best, z, value, k = state
-        z, value = _searched(F, z, value, step(z, value), best.residual <= tolerance)
-        return _better(best, z, relative_residual(value, z)), z, value, k + 1
+    def iterate(given: tuple[_State, Array]) -> tuple[_State, Array]:
+        s, rows = given
+        z, value = s.z, s.value
+        widths = jnp.maximum(s.widths, jnp.abs(z))
+        dz, regular = equation.step(z, value)
+        relative = jnp.where(s.done, s.relative, _most(_ratio(jnp.abs(dz), jnp.abs(z))))
+        weights = jnp.where(rows > 0, 1 / jnp.where(rows > 0, rows, 1.0), 0.0)
+        size = jnp.linalg.norm(weights * value, axis=1)
+        chosen, chosen_value, chosen_size, accepted, full = _searched(F, z, value, weights, dz, s.done)
+        # Newton's step is rounding of z; or F is, which the step does not lower though its linear model holds there.
+        ahead = equation.times(z - dz, dz)
+        model = jnp.linalg.norm(weights * (ahead - value), axis=1) <= MODEL * size
+        down = (_most(jnp.abs(weights * value)) <= DOWN) | (_most(jnp.abs(value)) <= tolerance * (1 + _most(jnp.abs(z))))
+        noise = ~accepted & (chosen_size >= (1 - 1e-4) * size) & model & down
+        small = ~s.done & ((regular & (relative <= tolerance)) | noise)
+        stays = (small & ~accepted)[:, None]
+        chosen, chosen_value = jnp.where(stays, z, chosen), jnp.where(stays, value, chosen_value)
+        # Or the next one will be, by how far F has come down.
+        above = jnp.abs(chosen_value) > ROUNDINGS * eps * rows
+        drop = _most(jnp.where(above, _ratio(jnp.abs(chosen_value), jnp.abs(value)), 0.0))
+        follows = full & (drop > 0) & (drop <= MODEL) & (drop * _most(_ratio(jnp.abs(dz), jnp.abs(chosen))) <= tolerance / 10)
+        length = jnp.linalg.norm(_ratio(jnp.abs(dz), widths), axis=1)
+        steps, values = _ratio(length, s.length), _ratio(chosen_size, size)
+        slow = full & (SLOW_STEPS[0] <= steps) & (steps <= SLOW_STEPS[1]) & (values <= SHRINKING * steps)
+        slow = slow & (SLOW_VALUES[0] <= values) & (values <= SLOW_VALUES[1])
+        linear = jnp.where(s.done, s.linear, jnp.where(slow, s.linear + 1, 0))
+        ended = small | (follows & ~s.done)
+        best = _Best(jnp.where(ended[:, None], chosen, s.best.z), jnp.where(ended, 0.0, s.best.residual))
+        return looked(_State(chosen, chosen_value, s.done | ended, linear, length, relative, widths, best, s.k + 1))
 
-    return jax.lax.while_loop(unfinished, iterate, (start, z0, value, jnp.zeros((), jnp.int32)))[0]
+    def unfinished(given: tuple[_State, Array]) -> Array:
+        s = given[0]
+        return (s.k < settings.max_iter) & (~s.done & jnp.isfinite(s.z).all(1)).any()
+
+    none, infinite = jnp.zeros(z0.shape[:1], bool), jnp.full(z0.shape[:1], jnp.inf, z0.dtype)
+    first = _State(
+        z0, value, none, none.astype(jnp.int32), jnp.zeros_like(infinite), infinite,
+        jnp.zeros_like(z0), _Best(z0, infinite), jnp.zeros((), jnp.int32),
+    )  # fmt: skip
+    s, _ = jax.lax.while_loop(unfinished, iterate, looked(first))
+    done = s.done | (s.best.residual <= zero)
+    residual = jnp.where(done, 0.0, jnp.maximum(s.relative, 2 * tolerance))
+    return Point(s.best.z, residual, done, done & (s.linear >= LINEAR))
 
 
-def _searched(F: _Map, z: Array, value: Array, dz: Array, done: Array) -> tuple[Array, Array]:
-    size = jnp.linalg.norm(value, axis=1)
-    _State = tuple[Array, Array, Array, Array, Array]
+def _searched(F: _Map, z: Array, value: Array, weights: Array, dz: Array, done: Array) -> tuple[Array, ...]:
+    """The point chosen, F and its size there, which instances (N,) have come down enough, and which by a full step."""
+    size = jnp.linalg.norm(weights * value, axis=1)
+    _Line = tuple[Array, Array, Array, Array, Array, Array]
 
-    def unfinished(state: _State) -> Array:
-        return (state[4] < _HALVINGS) & ~state[3].all()
+    def unfinished(state: _Line) -> Array:
+        return (state[5] < _HALVINGS) & ~state[3].all()
 
-    def halve(state: _State) -> _State:
-        chosen, chosen_value, least, accepted, k = state
+    def halve(state: _Line) -> _Line:
+        chosen, chosen_value, least, accepted, full, k = state
         t = 0.5 ** k.astype(z.dtype)
         trial = jnp.where(accepted[:, None], z, z - t * dz)
         trial_value = F(trial)
-        norm = jnp.linalg.norm(trial_value, axis=1)
+        norm = jnp.linalg.norm(weights * trial_value, axis=1)
         norm = jnp.where(jnp.isfinite(norm), norm, jnp.inf)
         better = ~accepted & (norm < least)
         chosen = jnp.where(better[:, None], trial, chosen)
         chosen_value = jnp.where(better[:, None], trial_value, chosen_value)
         accepted = accepted | (norm <= (1 - 1e-4 * t) * size)
-        return chosen, chosen_value, jnp.where(better, norm, least), accepted, k + 1
+        return chosen, chosen_value, jnp.where(better, norm, least), accepted, jnp.where(k == 0, accepted, full), k + 1
 
-    start = (z, value, jnp.full_like(size, jnp.inf), done, jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(unfinished, halve, start)[:2]
+    start = (z, value, jnp.full_like(size, jnp.inf), done, done, jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(unfinished, halve, start)[:5]
+
+
+def checked_root(equation: Newtonian, z: Array, z0: Array, tolerance: float) -> Point:
+    """A point that somebody else found: F is rounding, or Newton's step is small, or F is down from the start and Newton's method converges from z."""
+    value = equation.F(z)
+    start = _finite(equation.F(z0))
+    rows = jnp.maximum(start, _rounding(equation.F, z, value))
+    residual = _most(_ratio(jnp.abs(value), rows))
+    rounded = residual <= ROUNDINGS * _epsilon(z)
+    none = jnp.zeros_like(rounded)
+
+    def judged(_: None) -> Point:
+        dz, regular = equation.step(z, value)
+        relative = _most(_ratio(jnp.abs(dz), jnp.abs(z)))
+        accepted, down = rounded | (regular & (relative <= tolerance)), residual <= tolerance
+
+        def followed(_: None) -> tuple[Array, Array]:
+            further = newton_root(equation, z, Newton(), min(tolerance, 1e-10), start)
+            return accepted | (down & further.accepted), ~accepted & down & further.singular
+
+        good, singular = jax.lax.cond((~accepted & down).any(), followed, lambda _: (accepted, none), None)
+        return Point(z, jnp.where(good | (residual > tolerance), residual, relative), good, singular)
+
+    return jax.lax.cond(rounded.all(), lambda _: Point(z, residual, rounded, none), judged, None)

@@ -1,16 +1,23 @@
 """How equations are solved, and the linear systems of their derivatives: strategies that carry their settings, for both frameworks.
 
-Of the equation F(z, θ) = 0, or z = f(z, θ): ``Anderson``, ``Picard`` (fixed points) and ``Newton``. A point is accepted where
+Of the equation F(z, θ) = 0, or z = f(z, θ): ``Anderson``, ``Picard`` (fixed points) and ``Newton``. No unit of z or of F counts: a fixed
+point is accepted where, for every i,
 
-    ‖F‖∞ ≤ tol·(1 + ‖z‖∞),    F = f(z, θ) − z for a fixed point,
+    |F_i| ≤ tol·max(|z_i|, |F_i at z0|),    F = f(z, θ) − z,
 
-for each instance of a batch by itself; ``tol`` is never taken below 64 units of rounding of the dtype. Of the linear systems
+and a root where Newton's step is small or F is down to rounding,
+
+    |dz_i| ≤ tol·|z_i|  for every i,    or    |F_i| ≤ max(64ε, 1e−4·tol)·|F_i at z0|  for every i,
+
+for each instance of a batch by itself; ``tol`` is never taken below 64 units of rounding ε of the dtype, and what is rounding of F or f at z
+itself is let pass. Of the linear systems
 B t = r and Bᵀt = r, B = ∂F/∂z: ``Dense``, ``GMRES`` and ``BiCGStab``. Whatever a method says, ‖B t − r‖ ≤ rtol·‖r‖ is checked. Only
 ``Dense`` sees a singular B whatever r is; the others find a solution where r happens to lie in its range.
 """
 
 from __future__ import annotations
 
+import math
 import numbers
 from dataclasses import dataclass
 from typing import Any, final
@@ -31,6 +38,13 @@ __all__ = [
 
 _DENSE_UP_TO = 256  # unknowns of an instance
 _MOST_NUMBERS = 2**24  # in the matrices of a batch
+ROUNDINGS = 64.0  # units of rounding that count as zero
+PROBE = 8.0  # units of rounding, the size of steps that show rounding errors
+AT_ZERO = 1e-4  # times tol: by how much F has to come down from the start where Newton's step is not small against z
+MODEL = 0.1  # the relative error of F's linear model on Newton's step up to which a root is known to be there
+DOWN = 1e-3  # F over its size on the way: what counts as down where rounding ends the descent
+LINEAR = 3  # steps in a row whose convergence is linear, as it is at a singular root
+SLOW_STEPS, SLOW_VALUES, SHRINKING = (0.4, 0.97), (0.15, 0.6), 0.65  # at zᵐ = 0: 1 − 1/m, (1 − 1/m)ᵐ, and the ratio, of B, is ≤ ½
 MOST_GROWTH = (
     2.0**-8
 )  # of a vector by the inverse of a scaled matrix, over 1/rounding: beyond, the matrix counts as singular
@@ -146,6 +160,11 @@ def linear_solver_for(given: LinearSolver | None, order: int, instances: int) ->
     if given is not None:
         return given
     return Dense() if order <= _DENSE_UP_TO and instances * order**2 <= _MOST_NUMBERS else GMRES()
+
+
+def probe(n: int) -> list[float]:
+    """Relative steps of n unknowns that show how F rounds near a point, for units of rounding of 1."""
+    return [PROBE * (0.75 + 0.25 * math.cos(k * k)) * (-1) ** (k % 3) for k in range(n)]
 
 
 def effective(tolerance: float, rounding: float) -> float:

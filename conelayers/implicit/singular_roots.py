@@ -17,19 +17,86 @@ regular and near 0 in the others, which are left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-__all__ = ["FAR", "MOST_UNKNOWNS", "NEAR", "message", "suspect_from", "tested"]
+from conelayers.implicit.settings import PROBE, ROUNDINGS, probe
+
+__all__ = ["FAR", "MOST_UNKNOWNS", "NEAR", "judged", "message", "suspect_from", "tested"]
 
 NEAR, FAR = 10.0, 100.0  # the a above
 MOST_UNKNOWNS = 256  # of an instance for which the test, which takes matrices, is made
 _GROWTH = 2.5
+_NEWTON_STEPS = 60
+_AT_ZERO = 1e-3  # of z: where Newton's method ends if the root is 0
 _REGULAR = 0.2  # singular values of B̃⁻¹B below this belong to singular directions
 
 
 def suspect_from(rounding: float) -> float:
     """d/|z|, in some unknown, from which on the test is made: 1e−7 in double, 2e−3 in single precision; a regular B leaves it at rounding."""
     return float(7 * rounding**0.5)
+
+
+def judged(
+    function: Callable[[np.ndarray], np.ndarray],
+    matrices: Callable[[np.ndarray], np.ndarray],
+    z: np.ndarray,
+    F: np.ndarray,
+    B: np.ndarray,
+    tolerance: float,
+    rounding: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which instances are singular roots, and which are roots at all, by what Newton's method does from z; (N,) bool both.
+
+    function, matrices: F (N, n) and B (N, n, n) at z (N, n). A root: F is rounding; or Newton's step is within the tolerance of z; or ‖F‖∞ is of 1 + ‖z‖∞, and
+    the step within its square root of z, in every unknown where the root is not 0.
+    """
+    there = np.isfinite(z).all(1) & np.isfinite(F).all(1) & np.isfinite(B).all((1, 2))
+    singular, arrived = np.zeros(len(z), dtype=bool), np.zeros(len(z), dtype=bool)
+    if not there.any() or not z.shape[1]:
+        return singular, there
+    h = rounding * z * np.array(probe(z.shape[1]))
+    changed = np.nan_to_num(function(z + h) - F)
+    dz, noise = _steps(B, F), _steps(B, changed - (B @ h[..., None])[..., 0])
+    d = np.where(dz < 0, -1.0, 1.0) * (np.abs(dz) + np.abs(noise))
+    suspect = there & np.isfinite(d).all(1) & (np.abs(d) > suspect_from(rounding) * np.abs(z)).any(1)
+    if suspect.any() and z.shape[1] <= MOST_UNKNOWNS:
+        d = np.where(suspect[:, None], d, 0.0)
+        near, far = (matrices(z + a * d) for a in (NEAR, FAR))
+        singular = tested(B, near, far, d, z)[0] & suspect
+    rows = np.maximum(np.abs(F), np.abs(changed) / (PROBE * rounding))
+    rounded = (np.abs(F) <= ROUNDINGS * rounding * rows).all(1)
+    small = (np.abs(dz) <= tolerance * np.abs(z)).all(1)
+    down = np.abs(F).max(1) <= tolerance * (1 + np.abs(z).max(1))
+    arrived = there & (rounded | small)
+    left = there & down & ~arrived
+    if left.any():
+        end, value = z, F
+        with np.errstate(all="ignore"):
+            for _ in range(_NEWTON_STEPS):
+                step = _steps(matrices(end), value)
+                step = np.where(left[:, None] & np.isfinite(step), step, 0.0)
+                end = end - step
+                value = function(end)
+                if not (np.abs(step) > tolerance * np.abs(end)).any():
+                    break
+            still = (np.abs(step) <= tolerance * np.abs(end)) | (np.abs(end) <= _AT_ZERO * np.abs(z))
+            near_z = np.abs(end - z) <= np.sqrt(tolerance) * np.abs(end)
+        arrived |= left & (still & (near_z | (np.abs(end) <= _AT_ZERO * np.abs(z)))).all(1)
+    return singular, arrived
+
+
+def _steps(B: np.ndarray, F: np.ndarray) -> np.ndarray:
+    """B⁻¹F of each instance, (N, n); not a number where B is singular."""
+    out = np.full(F.shape, np.nan)
+    for i in range(len(B)):
+        if np.isfinite(B[i]).all() and np.isfinite(F[i]).all():
+            try:
+                out[i] = np.linalg.solve(B[i], F[i])
+            except np.linalg.LinAlgError:
+                continue
+    return out
 
 
 def tested(

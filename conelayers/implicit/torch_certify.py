@@ -11,6 +11,7 @@ import torch
 from conelayers.implicit.certificate import RootCertificate
 from conelayers.implicit.certify import Kinks, Separable, certificate_of, check_arguments
 from conelayers.implicit.settings import effective
+from conelayers.implicit.singular_roots import judged
 from conelayers.implicit.torch_equation import Equation, Products, pose
 from conelayers.implicit.torch_linear import matrix_of
 
@@ -88,8 +89,21 @@ def _certified(
             for _ in range(samples if unknown else 0)
         ]
         kinks = None if separable is None else _kinks(name, separable, given, theta, batched)
-    points = _array(z).reshape(count, n)
-    tolerance = effective(tol, torch.finfo(z.dtype).eps)
+        points, eps = _array(z).reshape(count, n), torch.finfo(z.dtype).eps
+        tolerance = effective(tol, eps)
+
+        def at(Z: np.ndarray) -> Tensor:
+            return torch.as_tensor(Z).to(z).reshape(z.shape)
+
+        singular, arrived = judged(
+            lambda Z: _array(equation.residual(at(Z), *leaves)).reshape(count, n),
+            lambda Z: _matrices(equation, at(Z), leaves),
+            points,
+            F,
+            B,
+            tolerance,
+            eps,
+        )
     made = tuple(
         certificate_of(
             name,
@@ -97,6 +111,8 @@ def _certified(
             points[i],
             B[i],
             tolerance,
+            singular=bool(singular[i]),
+            arrived=bool(arrived[i]),
             kinks=None if kinks is None else kinks[i],
             smooth=smooth,
             nearby=np.stack([h[i] for h in nearby]) if nearby else np.zeros((0, n, n)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -11,11 +12,21 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from conelayers.arguments import described
+from conelayers.errors import SingularDerivativeWarning
 from conelayers.implicit.errors import ConvergenceError, LinearSolveError
-from conelayers.implicit.settings import Anderson, ForwardSolver, LinearSolver, Newton, effective, linear_solver_for
+from conelayers.implicit.settings import (
+    Anderson,
+    ForwardSolver,
+    LinearSolver,
+    Newton,
+    effective,
+    linear_solver_for,
+    probe,
+)
+from conelayers.implicit.singular_roots import FAR, MOST_UNKNOWNS, NEAR, message, suspect_from, tested
 from conelayers.implicit.torch_capture import capture
-from conelayers.implicit.torch_forward import Point, fixed_point_of, newton_root, relative_residual
-from conelayers.implicit.torch_linear import matrix_of, solve_linear
+from conelayers.implicit.torch_forward import Newtonian, checked_fixed_point, checked_root, fixed_point_of, newton_root
+from conelayers.implicit.torch_linear import matrix_of, solve_dense, solve_linear
 from conelayers.implicit.torch_products import each, push
 from conelayers.implicit.unknowns import Trees, Unknowns
 
@@ -73,24 +84,33 @@ class Equation:
         solver = self.solve if self.solve is not None else Anderson() if self.fixed else Newton()
         given = self.tol if self.tol is not None else _OF_CALLABLES if callable(solver) else solver.tol
         tolerance = effective(given, torch.finfo(z0.dtype).eps)
+        given = self.linear if callable(solver) else getattr(solver, "linear", None)
+        settings = linear_solver_for(given, n, count)
+
+        def step(Z: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+            products = Products(self, Z.reshape(shape), leaves)
+            t = solve_linear(products.times, products.transposed_times, value[None], settings, transposed=False).t[0]
+            bad = ~torch.isfinite(t).all(1)
+            return products.least_squares(value, t, bad) if bool(bad.any()) else t, ~bad
+
+        def times(Z: Tensor, h: Tensor) -> Tensor:
+            return Products(self, Z.reshape(shape), leaves).times(h[None])[0]
+
+        newtonian, Z0 = Newtonian(residual, step, times), z0.reshape(count, n)
         if callable(solver):
             Z = self._asked(solver, z0, leaves).reshape(count, n)
-            point = Point(Z, relative_residual(residual(Z), Z))
+            if self.fixed:
+                start = torch.nan_to_num((flat(Z0) - Z0).abs(), posinf=0.0)
+                point = checked_fixed_point(flat, Z, start, tolerance)
+            else:
+                point = checked_root(newtonian, Z, Z0, tolerance)
         elif isinstance(solver, Newton):
-            settings = linear_solver_for(solver.linear, n, count)
-
-            def step(Z: Tensor, value: Tensor) -> Tensor:
-                products = Products(self, Z.reshape(shape), leaves)
-                t = solve_linear(products.times, products.transposed_times, value[None], settings, transposed=False).t[
-                    0
-                ]
-                bad = ~torch.isfinite(t).all(1)
-                return products.least_squares(value, t, bad) if bool(bad.any()) else t
-
-            point = newton_root(residual, step, z0.reshape(count, n), solver, tolerance)
+            point = newton_root(newtonian, Z0, solver, tolerance)
         else:
-            point = fixed_point_of(flat, z0.reshape(count, n), solver, tolerance)
-        failed = ~(point.residual <= tolerance)
+            point = fixed_point_of(flat, Z0, solver, tolerance)
+        if bool(point.singular.any()):
+            self.warn(torch.nonzero(point.singular)[:, 0].tolist(), count > 1)
+        failed = ~point.accepted
         if not bool(failed.any()):
             return point.z.reshape(shape)
         if self.on_failure == "raise":
@@ -98,6 +118,10 @@ class Equation:
             indices = torch.nonzero(failed)[:, 0].tolist()
             raise ConvergenceError(self.name, label, indices, point.residual[failed].tolist(), tolerance, count > 1)
         return torch.where(failed[:, None], torch.full_like(point.z, torch.nan), point.z).reshape(shape)
+
+    def warn(self, indices: list[int], batch: bool) -> None:
+        """That the roots of these instances are singular."""
+        warnings.warn(message(self.name, indices, batch), SingularDerivativeWarning, stacklevel=2)
 
     def _asked(self, solver: Callable[..., Tensor], z0: Tensor, leaves: _Leaves) -> Tensor:
         """What a user's solver returns, given copies: whatever it differentiates or changes in place stays its own."""
@@ -129,14 +153,45 @@ class Equation:
         answer = solve_linear(products.times, products.transposed_times, known, settings, transposed=transposed)
         good = answer.residual <= answer.tolerance
         points = torch.isfinite(z.reshape(count, n)).all(-1)
+        t = answer.t
+        singular, inverse = self._singular(products, z, leaves, settings, points)
+        if singular is not None and inverse is not None:
+            self.warn(torch.nonzero(singular)[:, 0].tolist(), count > 1)
+            stands_in = torch.einsum("nji,kni->knj" if not transposed else "nij,kni->knj", inverse, known)
+            t, good = torch.where(singular[:, None], stands_in, t), good | singular
         if self.on_failure == "raise":
             failed = finite & ~good & points
             if bool(failed.any()):
                 worst = torch.nan_to_num(answer.residual[failed], nan=torch.inf).max()
                 raise LinearSolveError(self.name, type(settings).__name__, float(worst), answer.tolerance)
-        return torch.where((good & finite & points)[..., None], answer.t, torch.full_like(flat, torch.nan)).reshape(
-            r.shape
+        return torch.where((good & finite & points)[..., None], t, torch.full_like(flat, torch.nan)).reshape(r.shape)
+
+    def _singular(
+        self, products: Products, z: Tensor, leaves: _Leaves, settings: LinearSolver, points: Tensor
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Which instances are at singular roots (N,), and their B⁺ (N, n, n), by singular_roots.py; None where none is."""
+        count, n = self.sizes(z)
+        eps = torch.finfo(z.dtype).eps
+        if n > MOST_UNKNOWNS or not bool(points.any()):
+            return None, None
+        flat = lambda Z: self.residual(Z.reshape(z.shape), *leaves).reshape(count, n)  # noqa: E731
+        Z = torch.where(points[:, None], z.reshape(count, n), torch.zeros_like(z.reshape(count, n)))
+        value = flat(Z)
+        steps = eps * Z * torch.tensor(probe(n), dtype=z.dtype, device=z.device)
+        right = torch.nan_to_num(torch.stack([value, flat(Z + steps) - value - products.times(steps[None])[0]]))
+        B = matrix_of(products.transposed_times, Z)
+        dz, noise = solve_dense(B, right)
+        d = torch.where(dz < 0, -1.0, 1.0) * (dz.abs() + noise.abs())
+        if not bool((points & torch.isfinite(d).all(1) & (d.abs() > suspect_from(eps) * Z.abs()).any(1)).any()):
+            return None, None
+        d = torch.nan_to_num(d, posinf=0.0, neginf=0.0)
+        near, far = (
+            matrix_of(Products(self, (Z + a * d).reshape(z.shape), leaves).transposed_times, Z) for a in (NEAR, FAR)
         )
+        singular, inverse = tested(*(h.detach().cpu().numpy() for h in (B, near, far, d, Z)))
+        if not (singular & points.cpu().numpy()).any():
+            return None, None
+        return torch.as_tensor(singular, device=z.device) & points, torch.as_tensor(inverse).to(z)
 
 
 @final
@@ -152,7 +207,9 @@ class Products:
         return torch.func.vjp(self._of_z, self._z)[1]
 
     def times(self, h: Tensor) -> Tensor:
-        return each(lambda t: push(self._of_z, (self._z,), (t,)), h.reshape(len(h), *self._shape)).reshape(h.shape)
+        # Of numbers without axes torch's forward mode makes double precision.
+        pushed = each(lambda t: push(self._of_z, (self._z,), (t,)), h.reshape(len(h), *self._shape))
+        return pushed.reshape(h.shape).to(h.dtype)
 
     def transposed_times(self, h: Tensor) -> Tensor:
         return each(lambda t: self._pull(t)[0], h.reshape(len(h), *self._shape)).reshape(h.shape)
