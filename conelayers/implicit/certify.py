@@ -25,7 +25,8 @@ __all__ = ["Kinks", "Separable", "certificate_of", "check_arguments"]
 
 _STEPS = 100.0  # of Newton's next step
 _ROUNDING = 1e-12  # of ‖v‖
-_RANK = 1e-9  # σ_min/σ_max
+_RANK = 1e-9  # σ_min/σ_max, of a scaled B
+_SCALINGS = 8  # of rows and columns by the square roots of their largest entries
 
 
 @final
@@ -87,7 +88,7 @@ def certificate_of(
     residual = float(np.max(np.abs(F), initial=0.0) / (1 + np.max(np.abs(z), initial=0.0)))
     values = np.linalg.svd(B, compute_uv=False) if np.isfinite(B).all() else np.full(len(z), np.nan)
     smallest, largest = (float(values[-1]), float(values[0])) if values.size else (1.0, 1.0)
-    regular = smallest > _RANK * largest and not singular
+    regular = _regular(B) and not singular
     finite = all(bool(np.isfinite(h).all()) for h in (B, residual, *((kinks.v, kinks.W) if kinks is not None else ())))
     step = np.linalg.solve(B, F) if regular else np.zeros_like(F)
     at_kink, margin, limit, everywhere = None, np.inf, 0.0, None
@@ -170,11 +171,22 @@ def _sampled(B: np.ndarray, nearby: np.ndarray) -> SeparableTest:
         return SeparableTest(
             Invertibility.SOME_SINGULAR, "elements at points nearby, not finite", len(elements), None, None
         )
-    values = np.linalg.svd(elements, compute_uv=False)
-    regular = not values.size or bool((values[:, -1] > _RANK * values[:, 0]).all())
+    regular = all(map(_regular, elements))
     signs, _ = np.linalg.slogdet(elements)
     found = Invertibility.SAMPLED if regular and (signs == signs[0]).all() else Invertibility.SOME_SINGULAR
     return SeparableTest(found, "elements at points nearby", len(elements), None, None)
+
+
+def _regular(B: np.ndarray) -> bool:
+    """By the singular values with rows and columns of length about one: those of B depend on the units of F and z."""
+    if not B.size or not np.isfinite(B).all():
+        return not B.size
+    for _ in range(_SCALINGS):
+        for axis in (1, 0):
+            size = np.sqrt(np.abs(B).max(axis=axis, keepdims=True))
+            B = B / np.where(size > 0, size, 1.0)
+    values = np.linalg.svd(B, compute_uv=False)
+    return bool(values[-1] > _RANK * values[0])
 
 
 def _linear_residual(B: np.ndarray) -> float:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from conelayers.implicit.settings import (
     AT_ZERO,
+    BEYOND,
     DOWN,
     LINEAR,
     MODEL,
@@ -220,13 +221,15 @@ class Newtonian:
 
 @final
 class _State(NamedTuple):
-    """z, F(z); which instances are done; the steps in a row of linear convergence; the last step's length, and relative to z; |z| so far; the best point."""
+    """z, F(z); which instances are done; the steps in a row of linear convergence, now and one step before; whether F falls because z runs away, as e^z does; the last step, and relative to z; |z| so far; the best point."""
 
     z: Array
     value: Array
     done: Array
     linear: Array
-    length: Array
+    ran: Array
+    leaving: Array
+    last: Array
     relative: Array
     widths: Array
     best: _Best
@@ -247,7 +250,8 @@ def newton_root(equation: Newtonian, z0: Array, settings: Newton, tolerance: flo
     def looked(s: _State) -> tuple[_State, Array]:
         rows = jnp.maximum(start, _rounding(F, s.z, s.value))
         best = _better(s.best, s.z, _most(_ratio(jnp.abs(s.value), rows)))
-        arrived = (best.residual <= zero) & ((s.linear < LINEAR) | (s.value == 0).all(1))
+        far = (best.residual <= BEYOND * zero) | (s.value == 0).all(1)
+        arrived = (best.residual <= zero) & ~s.leaving & ((s.linear < LINEAR) | far)
         return s._replace(best=best, done=s.done | arrived), rows
 
     def iterate(given: tuple[_State, Array]) -> tuple[_State, Array]:
@@ -271,14 +275,16 @@ def newton_root(equation: Newtonian, z0: Array, settings: Newton, tolerance: flo
         above = jnp.abs(chosen_value) > ROUNDINGS * eps * rows
         drop = _most(jnp.where(above, _ratio(jnp.abs(chosen_value), jnp.abs(value)), 0.0))
         follows = full & (drop > 0) & (drop <= MODEL) & (drop * _most(_ratio(jnp.abs(dz), jnp.abs(chosen))) <= tolerance / 10)
-        length = jnp.linalg.norm(_ratio(jnp.abs(dz), widths), axis=1)
-        steps, values = _ratio(length, s.length), _ratio(chosen_size, size)
+        length, before = (jnp.linalg.norm(_ratio(jnp.abs(h), widths), axis=1) for h in (dz, s.last))
+        steps, values = _ratio(length, before), _ratio(chosen_size, size)
         slow = full & (SLOW_STEPS[0] <= steps) & (steps <= SLOW_STEPS[1]) & (values <= SHRINKING * steps)
         slow = slow & (SLOW_VALUES[0] <= values) & (values <= SLOW_VALUES[1])
+        leaving = full & (steps > SLOW_STEPS[1]) & (steps < jnp.inf) & (values >= SLOW_VALUES[0])
+        ran = jnp.where(s.done, s.ran, s.linear)  # before rounding ended it
         linear = jnp.where(s.done, s.linear, jnp.where(slow, s.linear + 1, 0))
         ended = small | (follows & ~s.done)
         best = _Best(jnp.where(ended[:, None], chosen, s.best.z), jnp.where(ended, 0.0, s.best.residual))
-        return looked(_State(chosen, chosen_value, s.done | ended, linear, length, relative, widths, best, s.k + 1))
+        return looked(_State(chosen, chosen_value, s.done | ended, linear, ran, leaving, dz, relative, widths, best, s.k + 1))
 
     def unfinished(given: tuple[_State, Array]) -> Array:
         s = given[0]
@@ -286,13 +292,13 @@ def newton_root(equation: Newtonian, z0: Array, settings: Newton, tolerance: flo
 
     none, infinite = jnp.zeros(z0.shape[:1], bool), jnp.full(z0.shape[:1], jnp.inf, z0.dtype)
     first = _State(
-        z0, value, none, none.astype(jnp.int32), jnp.zeros_like(infinite), infinite,
+        z0, value, none, none.astype(jnp.int32), none.astype(jnp.int32), none, jnp.zeros_like(z0), infinite,
         jnp.zeros_like(z0), _Best(z0, infinite), jnp.zeros((), jnp.int32),
     )  # fmt: skip
     s, _ = jax.lax.while_loop(unfinished, iterate, looked(first))
-    done = s.done | (s.best.residual <= zero)
+    done = s.done | ((s.best.residual <= zero) & ~s.leaving)
     residual = jnp.where(done, 0.0, jnp.maximum(s.relative, 2 * tolerance))
-    return Point(s.best.z, residual, done, done & (s.linear >= LINEAR))
+    return Point(s.best.z, residual, done, done & (jnp.maximum(s.linear, s.ran) >= LINEAR))
 
 
 def _searched(F: _Map, z: Array, value: Array, weights: Array, dz: Array, done: Array) -> tuple[Array, ...]:

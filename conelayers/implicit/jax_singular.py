@@ -18,8 +18,7 @@ from jax.interpreters import ad, batching, mlir
 
 from conelayers.errors import SingularDerivativeWarning
 from conelayers.implicit.jax_linear import matrix_of, solve_dense
-from conelayers.implicit.settings import probe
-from conelayers.implicit.singular_roots import FAR, MOST_UNKNOWNS, NEAR, message, suspect_from, tested
+from conelayers.implicit.singular_roots import CHANGED, FAR, NEAR, message, suspect_from, tested, wider_probe
 from conelayers.jax.host_primitive import front
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def _test(z: Array, *leaves: Array, equation: Equation) -> tuple[Array, Array]:
     points = jnp.isfinite(z.reshape(count, n)).all(1)
     matrix = lambda at: matrix_of(jax.linearize(flat, at)[1], at)  # noqa: E731
     eps = float(jnp.finfo(z.dtype).eps)
-    steps = eps * Z * jnp.asarray(probe(n), z.dtype)
+    steps = Z * jnp.asarray(wider_probe(eps, n), z.dtype)
     value = flat(Z)
     B = matrix(Z)
     noise = flat(Z + steps) - value - (B @ steps[..., None])[..., 0]
@@ -68,7 +67,9 @@ def _test(z: Array, *leaves: Array, equation: Equation) -> tuple[Array, Array]:
     d = jnp.where(dz < 0, -1.0, 1.0).astype(z.dtype) * (jnp.abs(dz) + jnp.abs(moved))
     finite = points & jnp.isfinite(d).all(1)
     suspect = finite & (jnp.abs(d) > suspect_from(eps) * jnp.abs(Z)).any(1)
-    d = jnp.where(finite[:, None], d, 0.0)
+    d = jnp.where(suspect[:, None], d, 0.0)
+    ahead = solve_dense(B, jax.jvp(flat, (Z + FAR * d,), (d,))[1])
+    suspect = suspect & (jnp.abs(ahead - d) > CHANGED * jnp.abs(d)).any(1)
     result = (jax.ShapeDtypeStruct((count,), bool), jax.ShapeDtypeStruct((count, n, n), z.dtype))
 
     def host(*arrays: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -39,10 +39,11 @@ __all__ = [
 _DENSE_UP_TO = 256  # unknowns of an instance
 _MOST_NUMBERS = 2**24  # in the matrices of a batch
 ROUNDINGS = 64.0  # units of rounding that count as zero
-PROBE = 8.0  # units of rounding, the size of steps that show rounding errors
+PROBE = 64.0  # units of rounding, the size of relative steps of z that show what F is computed from, and its rounding errors
 AT_ZERO = 1e-4  # times tol: by how much F has to come down from the start where Newton's step is not small against z
 MODEL = 0.1  # the relative error of F's linear model on Newton's step up to which a root is known to be there
 DOWN = 1e-3  # F over its size on the way: what counts as down where rounding ends the descent
+BEYOND = 1e-3  # of that: how far down F has to go where convergence is linear
 LINEAR = 3  # steps in a row whose convergence is linear, as it is at a singular root
 SLOW_STEPS, SLOW_VALUES, SHRINKING = (0.4, 0.97), (0.15, 0.6), 0.65  # at zᵐ = 0: 1 − 1/m, (1 − 1/m)ᵐ, and the ratio, of B, is ≤ ½
 MOST_GROWTH = (

@@ -3,9 +3,9 @@
 At a singular root B tends to a singular matrix as z does to the root, and at a computed z, a little off, it is invertible: no number of
 that matrix by itself gives it away, in one unknown least of all. What does is how B *changes*. Let d be how far z is uncertain,
 
-    d = B⁻¹F and B⁻¹ν together,    ν the rounding errors of F near z,
+    d = B⁻¹F and B⁻¹ν together,    ν = F(z + h) − F(z) − B h,  |h| ≈ √ε|z|,
 
-Newton's next step and what rounding alone could make of it. At a root of F = zᵐ Newton's step is z/m, and B(z + a d) = (1 + a/m)^{m−1}·B(z): B grows by a
+Newton's next step, and what F's rounding errors, and its curvature on a step where that is rounding at a regular root, could make of it. At a root of F = zᵐ Newton's step is z/m, and B(z + a d) = (1 + a/m)^{m−1}·B(z): B grows by a
 power of a on steps that are as short as the uncertainty of z. At a regular root it stays what it is; at a kink it jumps once, by the same for every a. So
 the spectral radii ρ(a) of B(z)⁻¹B(z + a d) decide, which no change of the units of z or F moves:
 
@@ -21,12 +21,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conelayers.implicit.settings import PROBE, ROUNDINGS, probe
+from conelayers.implicit.settings import MODEL, PROBE, ROUNDINGS, probe
 
-__all__ = ["FAR", "MOST_UNKNOWNS", "NEAR", "judged", "message", "suspect_from", "tested"]
+__all__ = ["CHANGED", "FAR", "MOST_UNKNOWNS", "NEAR", "judged", "message", "suspect_from", "tested", "wider_probe"]
 
 NEAR, FAR = 10.0, 100.0  # the a above
 MOST_UNKNOWNS = 256  # of an instance for which the test, which takes matrices, is made
+CHANGED = 1.5  # |B⁻¹B(z + 100d)d − d| over |d|, in some unknown, from which on the matrices are made
 _GROWTH = 2.5
 _NEWTON_STEPS = 60
 _AT_ZERO = 1e-3  # of z: where Newton's method ends if the root is 0
@@ -34,8 +35,13 @@ _REGULAR = 0.2  # singular values of B̃⁻¹B below this belong to singular dir
 
 
 def suspect_from(rounding: float) -> float:
-    """d/|z|, in some unknown, from which on the test is made: 1e−7 in double, 2e−3 in single precision; a regular B leaves it at rounding."""
-    return float(7 * rounding**0.5)
+    """d/|z|, in some unknown, from which on B is looked at: 2e−12 in double, 1e−5 in single precision."""
+    return min(1e4 * rounding, 1e-5)
+
+
+def wider_probe(rounding: float, n: int) -> np.ndarray:
+    """Relative steps of n unknowns, of √ε, on which F's curvature is rounding at a regular root: at a double one z is known no better."""
+    return rounding**0.5 / PROBE * np.array(probe(n))
 
 
 def judged(
@@ -49,8 +55,8 @@ def judged(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which instances are singular roots, and which are roots at all, by what Newton's method does from z; (N,) bool both.
 
-    function, matrices: F (N, n) and B (N, n, n) at z (N, n). A root: F is rounding; or Newton's step is within the tolerance of z; or ‖F‖∞ is of 1 + ‖z‖∞, and
-    the step within its square root of z, in every unknown where the root is not 0.
+    function, matrices: F (N, n) and B (N, n, n) at z (N, n). A root: F is rounding; or Newton's step is within the tolerance of z; or F is of what its rows are
+    computed from, and the step takes it down; or ‖F‖∞ is of 1 + ‖z‖∞, and the step within the square root of z, in every unknown where the root is not 0.
     """
     there = np.isfinite(z).all(1) & np.isfinite(F).all(1) & np.isfinite(B).all((1, 2))
     singular, arrived = np.zeros(len(z), dtype=bool), np.zeros(len(z), dtype=bool)
@@ -58,7 +64,8 @@ def judged(
         return singular, there
     h = rounding * z * np.array(probe(z.shape[1]))
     changed = np.nan_to_num(function(z + h) - F)
-    dz, noise = _steps(B, F), _steps(B, changed - (B @ h[..., None])[..., 0])
+    wide = z * wider_probe(rounding, z.shape[1])
+    dz, noise = _steps(B, F), _steps(B, np.nan_to_num(function(z + wide) - F - (B @ wide[..., None])[..., 0]))
     d = np.where(dz < 0, -1.0, 1.0) * (np.abs(dz) + np.abs(noise))
     suspect = there & np.isfinite(d).all(1) & (np.abs(d) > suspect_from(rounding) * np.abs(z)).any(1)
     if suspect.any() and z.shape[1] <= MOST_UNKNOWNS:
@@ -70,6 +77,11 @@ def judged(
     small = (np.abs(dz) <= tolerance * np.abs(z)).all(1)
     down = np.abs(F).max(1) <= tolerance * (1 + np.abs(z).max(1))
     arrived = there & (rounded | small)
+    weights = np.where(rows > 0, 1 / np.where(rows > 0, rows, 1.0), 0.0)
+    with np.errstate(all="ignore"):
+        ahead = np.abs(weights * function(z - np.where(np.isfinite(dz), dz, 0.0))).max(1)
+    known = np.abs(changed) / (PROBE * rounding)  # what the rows are computed from
+    arrived |= there & (np.abs(F) <= tolerance * known).all(1) & (ahead <= MODEL * np.abs(weights * F).max(1))
     left = there & down & ~arrived
     if left.any():
         end, value = z, F

@@ -21,9 +21,8 @@ from conelayers.implicit.settings import (
     Newton,
     effective,
     linear_solver_for,
-    probe,
 )
-from conelayers.implicit.singular_roots import FAR, MOST_UNKNOWNS, NEAR, message, suspect_from, tested
+from conelayers.implicit.singular_roots import CHANGED, FAR, MOST_UNKNOWNS, NEAR, message, suspect_from, tested, wider_probe
 from conelayers.implicit.torch_capture import capture
 from conelayers.implicit.torch_forward import Newtonian, checked_fixed_point, checked_root, fixed_point_of, newton_root
 from conelayers.implicit.torch_linear import matrix_of, solve_dense, solve_linear
@@ -177,14 +176,19 @@ class Equation:
         flat = lambda Z: self.residual(Z.reshape(z.shape), *leaves).reshape(count, n)  # noqa: E731
         Z = torch.where(points[:, None], z.reshape(count, n), torch.zeros_like(z.reshape(count, n)))
         value = flat(Z)
-        steps = eps * Z * torch.tensor(probe(n), dtype=z.dtype, device=z.device)
+        steps = Z * torch.as_tensor(wider_probe(eps, n)).to(z)
         right = torch.nan_to_num(torch.stack([value, flat(Z + steps) - value - products.times(steps[None])[0]]))
         B = matrix_of(products.transposed_times, Z)
         dz, noise = solve_dense(B, right)
         d = torch.where(dz < 0, -1.0, 1.0) * (dz.abs() + noise.abs())
-        if not bool((points & torch.isfinite(d).all(1) & (d.abs() > suspect_from(eps) * Z.abs()).any(1)).any()):
+        finite = points & torch.isfinite(d).all(1)
+        suspect = finite & (d.abs() > suspect_from(eps) * Z.abs()).any(1)
+        if not bool(suspect.any()):
             return None, None
-        d = torch.nan_to_num(d, posinf=0.0, neginf=0.0)
+        d = torch.where(suspect[:, None], d, torch.zeros_like(d))
+        ahead = Products(self, (Z + FAR * d).reshape(z.shape), leaves).times(d[None])
+        if not bool(((solve_dense(B, ahead)[0] - d).abs() > CHANGED * d.abs()).any()):
+            return None, None
         near, far = (
             matrix_of(Products(self, (Z + a * d).reshape(z.shape), leaves).transposed_times, Z) for a in (NEAR, FAR)
         )

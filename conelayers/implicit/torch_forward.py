@@ -10,6 +10,7 @@ import torch
 
 from conelayers.implicit.settings import (
     AT_ZERO,
+    BEYOND,
     DOWN,
     LINEAR,
     MODEL,
@@ -209,12 +210,15 @@ def newton_root(equation: Newtonian, z0: Tensor, settings: Newton, tolerance: fl
     start = start if rows is None else torch.maximum(start, rows)
     widths = torch.zeros_like(z0)
     done = torch.zeros(z0.shape[0], dtype=torch.bool, device=z0.device)
-    linear, length, relative = torch.zeros_like(done, dtype=torch.int64), z0[:, :0].sum(1), z0[:, :0].sum(1) + torch.inf
+    linear, ran = torch.zeros_like(done, dtype=torch.int64), torch.zeros_like(done, dtype=torch.int64)
+    last, relative = torch.zeros_like(z0), z0.new_full(z0.shape[:1], torch.inf)
+    leaving = torch.zeros_like(done)  # F falls because z runs away from it, as e^z does
     best = _Best(z0, torch.full_like(relative, torch.inf))
     for k in range(settings.max_iter + 1):
         rows = torch.maximum(start, _rounding(F, z, value))
         best = _better(best, z, _most(_ratio(value.abs(), rows)))
-        done = done | ((best.residual <= zero) & ((linear < LINEAR) | (value == 0).all(1)))
+        far = (best.residual <= BEYOND * zero) | (value == 0).all(1)
+        done = done | ((best.residual <= zero) & ~leaving & ((linear < LINEAR) | far))
         if k == settings.max_iter or bool(done.all()):
             break
         widths = torch.maximum(widths, z.abs())
@@ -250,18 +254,20 @@ def newton_root(equation: Newtonian, z0: Tensor, settings: Newton, tolerance: fl
         ahead = torch.where(chosen_value.abs() > ROUNDINGS * eps * rows, _ratio(chosen_value.abs(), value.abs()), 0.0)
         drop = _most(ahead)
         follows = full & (drop > 0) & (drop <= MODEL) & (drop * _most(_ratio(dz.abs(), chosen.abs())) <= tolerance / 10)
-        before, length = length, _ratio(dz.abs(), widths).norm(dim=1)
-        steps, values = _ratio(length, before), _ratio(chosen_size, size)
+        length, before = (_ratio(h.abs(), widths).norm(dim=1) for h in (dz, last))
+        steps, values, last = _ratio(length, before), _ratio(chosen_size, size), dz
         slow = full & (SLOW_STEPS[0] <= steps) & (steps <= SLOW_STEPS[1]) & (values <= SHRINKING * steps)
         slow = slow & (SLOW_VALUES[0] <= values) & (values <= SLOW_VALUES[1])
+        leaving = full & (steps > SLOW_STEPS[1]) & (steps < torch.inf) & (values >= SLOW_VALUES[0])
+        ran = torch.where(done, ran, linear)  # before rounding ended it
         linear = torch.where(done, linear, torch.where(slow, linear + 1, torch.zeros_like(linear)))
         z, value = chosen, chosen_value
         ended = small | follows
         best = _Best(torch.where(ended[:, None], z, best.z), torch.where(ended, torch.zeros_like(best.residual), best.residual))
         done = done | ended
-    done = done | (best.residual <= zero)
+    done = done | ((best.residual <= zero) & ~leaving)
     residual = torch.where(done, torch.zeros_like(relative), torch.clamp(relative, min=2 * tolerance))
-    return Point(best.z, residual, done, done & (linear >= LINEAR))
+    return Point(best.z, residual, done, done & (torch.maximum(linear, ran) >= LINEAR))
 
 
 def _is_rounding(equation: Newtonian, z: Tensor, value: Tensor, dz: Tensor, weights: Tensor, tolerance: float) -> Tensor:
