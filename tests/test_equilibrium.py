@@ -132,6 +132,49 @@ def test_gradients_are_those_of_unrolling(make, scale: float) -> None:
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda m: DenseOperator(5, m=m), lambda m: DenseOperator(30, m=m), lambda m: CircularConvolution(2, (3, 4), m=m)],
+)
+@pytest.mark.parametrize(("m", "scale"), [(0.1, 10.0), (0.1, 300.0), (1e-3, 100.0)])
+@pytest.mark.parametrize("symmetric", [0.0, 1.0])
+def test_equilibria_are_found_however_skew_the_operator_is(make, m: float, scale: float, symmetric: float) -> None:
+    # Splitting's rate falls to one there: all of ten DenseOperator(5, m=0.1) with A = 0 and B × 10 raised ConvergenceError.
+    for seed in range(5):
+        torch.manual_seed(seed)
+        operator = make(m)
+        with torch.no_grad():
+            operator.A *= symmetric
+            operator.B *= scale
+        layer, n = EquilibriumLayer(operator, torch.nn.Identity()), int(np.prod(operator.shape))
+        W = matrix(operator, operator.shape)
+        u = torch.randn(3, *operator.shape)
+        u[2] = (z := torch.relu(u[2])) - operator(z[None])[0].detach()  # an equilibrium at kinks
+        u.requires_grad_()
+        z = layer(u)
+        flat = z.detach().flatten(1)
+        gap = flat - torch.relu(flat @ W.T + u.detach().flatten(1))
+        assert float((gap.norm(dim=1) / (1 + flat.norm(dim=1))).max()) < 1e-10
+        torch.testing.assert_close(z[2], torch.relu(z[2]), rtol=0, atol=0)
+        w = torch.randn_like(z)
+        (gradient,) = torch.autograd.grad((w * z).sum(), u)
+        D = torch.diag_embed((flat > 0).to(flat.dtype))
+        exact = (D @ torch.linalg.solve(torch.eye(n) - W.T @ D, w.flatten(1)[..., None]))[..., 0]
+        torch.testing.assert_close(gradient.flatten(1), exact, rtol=1e-6, atol=1e-8 * float(exact.abs().max()))
+        assert layer.certify(u.detach()).verdict.justified
+
+
+def test_a_limit_of_ones_own_ends_the_search() -> None:
+    operator = DenseOperator(5, m=0.1)
+    with torch.no_grad():
+        operator.A.zero_()
+        operator.B *= 10
+    u = torch.randn(2, 5)
+    EquilibriumLayer(operator, torch.nn.Identity())(u)
+    with pytest.raises(ConvergenceError, match="larger max_iter, or none"):
+        EquilibriumLayer(operator, torch.nn.Identity(), PeacemanRachford(max_iter=20))(u)
+
+
 def kept(layer: EquilibriumLayer, x: torch.Tensor) -> int:
     sizes = {}
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
+from conelayers import SingularDerivativeWarning
 from conelayers.certificate import Verdict
 from conelayers.implicit import (
     GMRES,
@@ -464,6 +466,139 @@ def test_a_singular_or_unfinished_linear_system_is_an_error_not_a_number():
 
     with pytest.raises(LinearSolveError, match="couples the instances"):
         grad(coupled)(_rand(3, 2))
+
+
+# singular roots, equations without one, units
+
+SINGULAR = {
+    "square": (lambda z, t: z**2 - t, 1.0),
+    "cube": (lambda z, t: z**3 - t, 1.0),
+    "fifth power": (lambda z, t: z**5 - t, 1.0),
+    "sine": (lambda z, t: z - torch.sin(z) - t, 1.0),
+    "not at zero": (lambda z, t: z * z - 2 * z + 1 - t, 3.0),
+    "small": (lambda z, t: 1e-12 * (z**2 - t), 1.0),
+    "large": (lambda z, t: 1e12 * (z**2 - t), 1.0),
+    "small unknown": (lambda z, t: (1e6 * z) ** 2 - t, 1e-6),
+}
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, torch.float32])
+@pytest.mark.parametrize("linear", [None, GMRES(), BiCGStab()])
+@pytest.mark.parametrize("name", SINGULAR)
+def test_a_singular_root_is_warned_of_and_gets_the_least_squares_derivative(name, linear, dtype):
+    # They gave 65536, 1.6e6, … with the verdict "classical".
+    F, start = SINGULAR[name]
+    t = torch.zeros((), dtype=dtype, requires_grad=True)
+    with pytest.warns(SingularDerivativeWarning, match="root: the root is singular"):
+        z = root(F, torch.tensor(start, dtype=dtype), t, linear=linear)
+    with pytest.warns(SingularDerivativeWarning, match="least-squares"):
+        z.backward()
+    assert t.grad == 0
+    for options in ({}, {"smooth": True}):
+        assert certify_root(F, z.detach(), t.detach(), **options).verdict is Verdict.LEAST_SQUARES
+
+
+@pytest.mark.parametrize("solve", [Anderson(), Newton(), Picard(tol=1e-4, max_iter=3000)])
+def test_a_singular_fixed_point_is_warned_of(solve):
+    f = lambda z, t: torch.sin(z) + t  # noqa: E731
+    t = _zeros().requires_grad_()
+    with pytest.warns(SingularDerivativeWarning, match="fixed_point: the root is singular"):
+        derivative = jacfwd(lambda t: fixed_point(f, torch.ones((), dtype=DOUBLE), t, solve=solve))(t.detach())
+    assert derivative == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SingularDerivativeWarning)
+        z = fixed_point(f, torch.ones((), dtype=DOUBLE), t, solve=solve)
+    assert certify_fixed_point(f, z.detach(), t.detach(), smooth=True).verdict is Verdict.LEAST_SQUARES
+
+
+def test_the_regular_unknowns_beside_a_singular_one_keep_their_derivatives():
+    mixed = torch.tensor([[1.0, 2.0, 0.0], [3.0, -1.0, 1.0], [0.0, 0.5, 2.0]], dtype=DOUBLE)
+    parts = lambda z, t: torch.stack([z[0] ** 2 - t, z[1] ** 3 - t, z[2] - 2 * t - 1])  # noqa: E731
+    units = torch.tensor([1e-9, 1.0, 1e9], dtype=DOUBLE)
+    ones = torch.ones_like(units)
+    for F, scale in (
+        (parts, ones),
+        (lambda z, t: mixed @ parts(z, t), ones),
+        (lambda z, t: units * parts(z, t), ones),
+        (lambda z, t: parts(z / units, t), units),
+    ):
+        start = scale * torch.tensor([1.0, 1.0, 0.0], dtype=DOUBLE)
+        with pytest.warns(SingularDerivativeWarning):
+            jacobian = jacrev(lambda t: root(F, start, t))(_zeros())  # noqa: B023
+        _close(jacobian / scale, torch.tensor([0.0, 0.0, 2.0], dtype=DOUBLE), 1e-4)
+
+
+def test_only_the_singular_instances_of_a_batch_are_named():
+    a = torch.tensor([4.0, 0.0, 9.0], dtype=DOUBLE)
+    one = lambda a: root(lambda z, a: z**2 - a, torch.ones((), dtype=DOUBLE), a)  # noqa: E731
+    with pytest.warns(SingularDerivativeWarning, match="singular at batch index 1:"):
+        got = vmap(grad(one))(a)
+    _close(got, torch.tensor([0.25, 0.0, 1 / 6], dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("rest", [1e-3, 1e-11, 1e-13])
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
+def test_an_equation_without_a_root_has_not_converged(rest, unit):
+    # z² + 1e−11 gave z = 7e−6 with a gradient of −69566.
+    for F in (
+        lambda z, t: unit * (z**2 + rest + t),
+        lambda z, t: unit * torch.stack([z[0] ** 2 + rest + t, z[1] - 1]),
+    ):
+        start = (
+            torch.tensor([1.0, 2.0], dtype=DOUBLE)
+            if F.__code__.co_names[:1] == ("torch",)
+            else torch.ones(1, dtype=DOUBLE)
+        )
+        with pytest.raises(ConvergenceError, match="Newton did not converge"):
+            root(F, start, _zeros())
+        assert root(F, start, _zeros(), on_failure="nan").isnan().all()
+        with pytest.raises(ConvergenceError, match="solve did not converge"):
+            root(F, start, _zeros(), solve=lambda F, z, theta: z * 1e-6)
+    for F in (torch.exp, torch.reciprocal):
+        with pytest.raises(ConvergenceError):
+            root(F, torch.ones(1, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, torch.float32])
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1e6, 1e12])
+def test_units_of_the_equation_and_of_the_unknowns_do_not_matter(unit, dtype):
+    # 1e−12(z³ − 8) from 1 gave z = 1 and a gradient of 1/3.
+    digits = 1e-9 if dtype == DOUBLE else 1e-5
+    for F, width in ((lambda z, a: unit * (z**3 - a), 1.0), (lambda z, a: (z / unit) ** 3 - a, unit)):
+        for options in ({}, {"linear": GMRES()}, {"solve": lambda F, z, theta, width=width: 0 * z + 2 * width}):
+            a = torch.tensor(8.0, dtype=dtype, requires_grad=True)
+            z = root(F, torch.tensor(width, dtype=dtype), a, **options)
+            z.backward()
+            _close(z.detach() / width, torch.tensor(2.0, dtype=dtype), 2 * digits)
+            _close(a.grad / width, torch.tensor(1 / 12, dtype=dtype), digits)
+            assert certify_root(F, z.detach(), a.detach(), smooth=True).verdict is Verdict.CLASSICAL
+        with pytest.raises(ConvergenceError):
+            root(F, torch.tensor(width, dtype=dtype), a, solve=lambda F, z, theta: z)
+        assert certify_root(F, torch.tensor(width, dtype=dtype), a.detach(), smooth=True).verdict is Verdict.UNCERTIFIED
+    b = torch.tensor(8.0, dtype=dtype)
+    _close(fixed_point(lambda z: 0.5 * z + unit * b, torch.zeros((), dtype=dtype)) / unit, 2 * b, 16 * digits)
+
+
+def test_regular_roots_at_zero_and_of_any_units_are_not_taken_for_singular_ones():
+    maps = [lambda y: y, lambda y: y**3 + y, torch.tanh, lambda y: torch.relu(y) + 0.3 * y, torch.expm1]
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda *shape: torch.randn(shape, dtype=DOUBLE, generator=generator)  # noqa: E731
+    for k in range(60):
+        phi, n = maps[k % 5], 1 + k % 6
+        A = draw(n, n) + 3 * torch.eye(n, dtype=DOUBLE)
+        if torch.linalg.cond(A) > 100:
+            continue
+        rows, units = 10 ** (4 * draw(n)).clamp(-8, 8), 10 ** (4 * draw(n)).clamp(-8, 8)
+        exact = torch.where(draw(n) > 0.3, torch.zeros(n, dtype=DOUBLE), draw(n))
+        F = lambda z, t: rows * (A @ phi(z / units) - t)  # noqa: B023, E731
+        t = (A @ phi(exact)).requires_grad_()
+        z = root(F, (exact + 0.1 * draw(n)) * units, t)  # a warning would be an error
+        z.div(units).sum().backward()
+        _close(z.detach() / units, exact, 1e-9)
+        if k % 5 != 3:
+            assert certify_root(F, z.detach(), t.detach(), smooth=True).verdict is Verdict.CLASSICAL
+            slope = torch.func.jacrev(phi)(exact)
+            _close(t.grad, torch.linalg.inv(A @ slope).sum(0), 1e-6)
 
 
 def test_misuse_names_the_argument_what_was_got_and_expected():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import grad, hessian, jacfwd, jacrev, jit, jvp, vmap
 
-from conelayers import Cones
+from conelayers import Cones, SingularDerivativeWarning
 from conelayers.certificate import Verdict
 from conelayers.implicit import (
     GMRES,
@@ -236,6 +236,56 @@ def test_a_singular_or_unfinished_linear_system_is_an_error_not_a_number():
     W, b = 0.3 * _rand(0, 6, 6), _rand(1, 6)
     with pytest.raises(jax.errors.JaxRuntimeError, match="GMRES left the relative residual"):
         grad(lambda b: tanh_layer(W, b, linear=GMRES(restart=2, max_iter=2)).sum())(b)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_singular_roots_are_warned_of_and_get_least_squares_derivatives(dtype):
+    # They gave 65536, 1.6e6, … with the verdict "classical".
+    functions = (
+        lambda z, t: z**2 - t,
+        lambda z, t: z**3 - t,
+        lambda z, t: z - jnp.sin(z) - t,
+        lambda z, t: 1e-12 * (z**2 - t),
+    )
+    t, start = jnp.zeros((), dtype), jnp.ones((), dtype)
+    for F in functions:
+        layer = lambda t, **o: root(F, start, t, **o)  # noqa: B023, E731
+        with pytest.warns(SingularDerivativeWarning, match="root: the root is singular"):
+            z = jax.block_until_ready(jit(layer)(t))
+        for options in ({}, {"on_failure": "nan"}):
+            with pytest.warns(SingularDerivativeWarning, match="least-squares"):
+                assert jit(grad(lambda t, o=options: layer(t, **o)))(t) == 0  # noqa: B023
+        assert certify_root(F, z, t, smooth=True).verdict is Verdict.LEAST_SQUARES
+    f = lambda z, t: jnp.sin(z) + t  # noqa: E731
+    with pytest.warns(SingularDerivativeWarning, match="fixed_point: the root is singular"):
+        assert jit(grad(lambda t: fixed_point(f, start, t)))(t) == 0
+
+
+def test_singular_instances_and_unknowns_leave_the_others_exact():
+    one = lambda a: root(lambda z, a: z**2 - a, 1.0, a)  # noqa: E731
+    with pytest.warns(SingularDerivativeWarning, match="singular at batch index 1:"):
+        got = jit(vmap(grad(one)))(jnp.array([4.0, 0.0, 9.0]))
+    _close(got, jnp.array([0.25, 0.0, 1 / 6]))
+    F = lambda z, t: jnp.stack([z[0] ** 2 - t, z[1] - 3 * t - 1])  # noqa: E731
+    with pytest.warns(SingularDerivativeWarning):
+        moved = jit(jacrev(lambda t: root(F, jnp.ones(2), t)))(0.0)
+    _close(moved, jnp.array([0.0, 3.0]))
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_units_do_not_matter_and_an_equation_without_a_root_has_not_converged(unit):
+    # 1e−12(z³ − 8) from 1 gave z = 1 and a gradient of 1/3; z² + 1e−11 gave z = 7e−6.
+    for dtype, scale, digits in ((jnp.float64, unit, 1e-9), (jnp.float32, unit**0.5, 1e-5)):
+        for F, width in ((lambda z, a, s=scale: s * (z**3 - a), 1.0), (lambda z, a, s=scale: (z / s) ** 3 - a, scale)):
+            layer = jit(jax.value_and_grad(lambda a: root(F, jnp.asarray(width, dtype), a)))  # noqa: B023
+            z, slope = layer(jnp.asarray(8.0, dtype))
+            _close(z / width, jnp.asarray(2.0, dtype), 2 * digits)
+            _close(slope / width, jnp.asarray(1 / 12, dtype), digits)
+    for rest in (1e-3, 1e-11, 1e-13):
+        F = lambda z, t: unit * (z**2 + rest + t)  # noqa: B023, E731
+        assert jnp.isnan(root(F, 1.0, 0.0, on_failure="nan"))
+        with pytest.raises(ConvergenceError, match="Newton did not converge"):
+            root(F, 1.0, 0.0)
 
 
 def test_misuse_names_the_argument_what_was_got_and_expected():

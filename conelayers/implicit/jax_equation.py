@@ -82,8 +82,7 @@ class Equation:
         given = self.tol if self.tol is not None else _OF_CALLABLES if callable(solver) else solver.tol
         tolerance = effective(given, float(jnp.finfo(z0.dtype).eps))
         Z = z0.reshape(count, n)
-        given = self.linear if callable(solver) else getattr(solver, "linear", None)
-        settings = linear_solver_for(given, n, count)
+        settings = linear_solver_for(solver.linear if isinstance(solver, Newton) else self.linear, n, count)
 
         def times(Z: Array, h: Array) -> Array:
             return jax.jvp(residual, (Z,), (h,))[1]

@@ -266,7 +266,9 @@ def newton_root(equation: Newtonian, z0: Array, settings: Newton, tolerance: flo
         # Newton's step is rounding of z; or F is, which the step does not lower though its linear model holds there.
         ahead = equation.times(z - dz, dz)
         model = jnp.linalg.norm(weights * (ahead - value), axis=1) <= MODEL * size
-        down = (_most(jnp.abs(weights * value)) <= DOWN) | (_most(jnp.abs(value)) <= tolerance * (1 + _most(jnp.abs(z))))
+        down = (_most(jnp.abs(weights * value)) <= DOWN) | (
+            _most(jnp.abs(value)) <= tolerance * (1 + _most(jnp.abs(z)))
+        )
         noise = ~accepted & (chosen_size >= (1 - 1e-4) * size) & model & down
         small = ~s.done & ((regular & (relative <= tolerance)) | noise)
         stays = (small & ~accepted)[:, None]
@@ -274,7 +276,9 @@ def newton_root(equation: Newtonian, z0: Array, settings: Newton, tolerance: flo
         # Or the next one will be, by how far F has come down.
         above = jnp.abs(chosen_value) > ROUNDINGS * eps * rows
         drop = _most(jnp.where(above, _ratio(jnp.abs(chosen_value), jnp.abs(value)), 0.0))
-        follows = full & (drop > 0) & (drop <= MODEL) & (drop * _most(_ratio(jnp.abs(dz), jnp.abs(chosen))) <= tolerance / 10)
+        follows = (
+            full & (drop > 0) & (drop <= MODEL) & (drop * _most(_ratio(jnp.abs(dz), jnp.abs(chosen))) <= tolerance / 10)
+        )
         length, before = (jnp.linalg.norm(_ratio(jnp.abs(h), widths), axis=1) for h in (dz, s.last))
         steps, values = _ratio(length, before), _ratio(chosen_size, size)
         slow = full & (SLOW_STEPS[0] <= steps) & (steps <= SLOW_STEPS[1]) & (values <= SHRINKING * steps)
@@ -284,7 +288,9 @@ def newton_root(equation: Newtonian, z0: Array, settings: Newton, tolerance: flo
         linear = jnp.where(s.done, s.linear, jnp.where(slow, s.linear + 1, 0))
         ended = small | (follows & ~s.done)
         best = _Best(jnp.where(ended[:, None], chosen, s.best.z), jnp.where(ended, 0.0, s.best.residual))
-        return looked(_State(chosen, chosen_value, s.done | ended, linear, ran, leaving, dz, relative, widths, best, s.k + 1))
+        return looked(
+            _State(chosen, chosen_value, s.done | ended, linear, ran, leaving, dz, relative, widths, best, s.k + 1)
+        )
 
     def unfinished(given: tuple[_State, Array]) -> Array:
         s = given[0]

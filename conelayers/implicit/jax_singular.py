@@ -34,7 +34,7 @@ _singular.multiple_results = True
 def singular_instances(equation: Equation, z: Array, leaves: Sequence[Array]) -> tuple[Array, Array]:
     """Which instances are at singular roots, (N,), and their B⁺ (N, n, n), zero for the others, shaped with z's axes; a warning is issued for them."""
     z, leaves = jax.lax.stop_gradient((z, tuple(leaves)))
-    return tuple(_singular.bind(z, *leaves, equation=replace(equation, solve=None)))  # type: ignore[return-value]
+    return tuple(_singular.bind(z, *leaves, equation=replace(equation, solve=None)))
 
 
 def warn_of(equation: Equation, singular: Array) -> Array:
@@ -79,7 +79,7 @@ def _test(z: Array, *leaves: Array, equation: Equation) -> tuple[Array, Array]:
 
     def looked(_: None) -> tuple[Array, Array]:
         near, far = matrix(Z + NEAR * d), matrix(Z + FAR * d)
-        return jax.pure_callback(host, result, B, near, far, d, Z, suspect, vmap_method="sequential")  # type: ignore[return-value]
+        return jax.pure_callback(host, result, B, near, far, d, Z, suspect, vmap_method="sequential")
 
     none = lambda _: (jnp.zeros(count, bool), jnp.zeros((count, n, n), z.dtype))  # noqa: E731
     singular, inverse = jax.lax.cond(suspect.any(), looked, none, None)
@@ -99,7 +99,7 @@ def _evaluated(z: Array, *leaves: Array, equation: Equation) -> list[Array]:
 
 def _constant(primals: Sequence[Any], tangents: Sequence[Any], *, equation: Equation) -> tuple[Any, Any]:
     out = _singular.bind(*primals, equation=equation)
-    return out, [ad.Zero.from_primal_value(h) for h in out]
+    return out, [ad.Zero(jax.core.get_aval(h).to_tangent_aval()) for h in out]
 
 
 def _mapped(axis: Any, args: Sequence[Any], dims: Sequence[int | None], *, equation: Equation) -> tuple[Any, Any]:

@@ -45,7 +45,11 @@ MODEL = 0.1  # the relative error of F's linear model on Newton's step up to whi
 DOWN = 1e-3  # F over its size on the way: what counts as down where rounding ends the descent
 BEYOND = 1e-3  # of that: how far down F has to go where convergence is linear
 LINEAR = 3  # steps in a row whose convergence is linear, as it is at a singular root
-SLOW_STEPS, SLOW_VALUES, SHRINKING = (0.4, 0.97), (0.15, 0.6), 0.65  # at zᵐ = 0: 1 − 1/m, (1 − 1/m)ᵐ, and the ratio, of B, is ≤ ½
+SLOW_STEPS, SLOW_VALUES, SHRINKING = (
+    (0.4, 0.97),
+    (0.15, 0.6),
+    0.65,
+)  # at zᵐ = 0: 1 − 1/m, (1 − 1/m)ᵐ, and the ratio, of B, is ≤ ½
 MOST_GROWTH = (
     2.0**-8
 )  # of a vector by the inverse of a scaled matrix, over 1/rounding: beyond, the matrix counts as singular

@@ -29,6 +29,7 @@ NEAR, FAR = 10.0, 100.0  # the a above
 MOST_UNKNOWNS = 256  # of an instance for which the test, which takes matrices, is made
 CHANGED = 1.5  # |B⁻¹B(z + 100d)d − d| over |d|, in some unknown, from which on the matrices are made
 _GROWTH = 2.5
+_LOWERED = 0.6  # by which a Newton step lowers F at least, (1 − 1/m)ᵐ < 0.4 at a singular root
 _NEWTON_STEPS = 60
 _AT_ZERO = 1e-3  # of z: where Newton's method ends if the root is 0
 _REGULAR = 0.2  # singular values of B̃⁻¹B below this belong to singular directions
@@ -73,13 +74,15 @@ def judged(
         near, far = (matrices(z + a * d) for a in (NEAR, FAR))
         singular = tested(B, near, far, d, z)[0] & suspect
     rows = np.maximum(np.abs(F), np.abs(changed) / (PROBE * rounding))
-    rounded = (np.abs(F) <= ROUNDINGS * rounding * rows).all(1)
+    rounded = (np.abs(F) <= ROUNDINGS**2 * rounding * rows).all(1)
     small = (np.abs(dz) <= tolerance * np.abs(z)).all(1)
     down = np.abs(F).max(1) <= tolerance * (1 + np.abs(z).max(1))
     arrived = there & (rounded | small)
     weights = np.where(rows > 0, 1 / np.where(rows > 0, rows, 1.0), 0.0)
     with np.errstate(all="ignore"):
         ahead = np.abs(weights * function(z - np.where(np.isfinite(dz), dz, 0.0))).max(1)
+    # Of a point that is no root, or on the way to one, nothing is said.
+    singular &= rounded | (ahead <= _LOWERED * np.abs(weights * F).max(1))
     known = np.abs(changed) / (PROBE * rounding)  # what the rows are computed from
     arrived |= there & (np.abs(F) <= tolerance * known).all(1) & (ahead <= MODEL * np.abs(weights * F).max(1))
     left = there & down & ~arrived

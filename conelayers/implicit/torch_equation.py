@@ -22,7 +22,16 @@ from conelayers.implicit.settings import (
     effective,
     linear_solver_for,
 )
-from conelayers.implicit.singular_roots import CHANGED, FAR, MOST_UNKNOWNS, NEAR, message, suspect_from, tested, wider_probe
+from conelayers.implicit.singular_roots import (
+    CHANGED,
+    FAR,
+    MOST_UNKNOWNS,
+    NEAR,
+    message,
+    suspect_from,
+    tested,
+    wider_probe,
+)
 from conelayers.implicit.torch_capture import capture
 from conelayers.implicit.torch_forward import Newtonian, checked_fixed_point, checked_root, fixed_point_of, newton_root
 from conelayers.implicit.torch_linear import matrix_of, solve_dense, solve_linear
@@ -83,8 +92,7 @@ class Equation:
         solver = self.solve if self.solve is not None else Anderson() if self.fixed else Newton()
         given = self.tol if self.tol is not None else _OF_CALLABLES if callable(solver) else solver.tol
         tolerance = effective(given, torch.finfo(z0.dtype).eps)
-        given = self.linear if callable(solver) else getattr(solver, "linear", None)
-        settings = linear_solver_for(given, n, count)
+        settings = linear_solver_for(solver.linear if isinstance(solver, Newton) else self.linear, n, count)
 
         def step(Z: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
             products = Products(self, Z.reshape(shape), leaves)

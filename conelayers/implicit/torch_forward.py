@@ -197,7 +197,9 @@ class Newtonian:
     times: Callable[[Tensor, Tensor], Tensor]
 
 
-def newton_root(equation: Newtonian, z0: Tensor, settings: Newton, tolerance: float, rows: Tensor | None = None) -> Point:
+def newton_root(
+    equation: Newtonian, z0: Tensor, settings: Newton, tolerance: float, rows: Tensor | None = None
+) -> Point:
     """The longest of the steps 1, ½, ¼, … that lowers ‖F‖ enough is taken; the best of them where none does.
 
     F's rows are measured by their size at the start, ``rows`` if that is larger, and by that of what they are computed from. What converges linearly while B shrinks, as it does at a singular root,
@@ -263,14 +265,18 @@ def newton_root(equation: Newtonian, z0: Tensor, settings: Newton, tolerance: fl
         linear = torch.where(done, linear, torch.where(slow, linear + 1, torch.zeros_like(linear)))
         z, value = chosen, chosen_value
         ended = small | follows
-        best = _Best(torch.where(ended[:, None], z, best.z), torch.where(ended, torch.zeros_like(best.residual), best.residual))
+        best = _Best(
+            torch.where(ended[:, None], z, best.z), torch.where(ended, torch.zeros_like(best.residual), best.residual)
+        )
         done = done | ended
     done = done | ((best.residual <= zero) & ~leaving)
     residual = torch.where(done, torch.zeros_like(relative), torch.clamp(relative, min=2 * tolerance))
     return Point(best.z, residual, done, done & (torch.maximum(linear, ran) >= LINEAR))
 
 
-def _is_rounding(equation: Newtonian, z: Tensor, value: Tensor, dz: Tensor, weights: Tensor, tolerance: float) -> Tensor:
+def _is_rounding(
+    equation: Newtonian, z: Tensor, value: Tensor, dz: Tensor, weights: Tensor, tolerance: float
+) -> Tensor:
     """Whether F cannot be lowered along Newton's step though its linear model holds there, so that a root is near: F is rounding."""
     ahead = equation.times(z - dz, dz)
     model = (weights * (ahead - value)).norm(dim=1) <= MODEL * (weights * value).norm(dim=1)

@@ -86,7 +86,7 @@ class SupportConditions(Conditions):
             return Spectrum(1.0, 1.0, RANK, ())
         F = self._root(U)
         if len(F) > 2 * k:
-            F = np.linalg.qr(F, mode="r")
+            F = np.asarray(np.linalg.qr(F, mode="r"))
         norms = np.sqrt(np.einsum("ij,ij->j", F, F))
         _, values, right = np.linalg.svd(F / np.where(norms > 0, norms, 1.0), full_matrices=k > F.shape[0])
         values = np.append(values, np.zeros(k - values.size))

@@ -130,7 +130,9 @@ class Fit:
         """f(z + e) − f(z), without cancellation where f is quadratic."""
         if self.quadratic:
             curved = e @ (self.gram @ e) if self.gram is not None else 0.0
-            if curved <= _CANCELLED * (self.curvatures(np.zeros(0)) @ (e * e)):  # along columns that are nearly dependent
+            if curved <= _CANCELLED * (
+                self.curvatures(np.zeros(0)) @ (e * e)
+            ):  # along columns that are nearly dependent
                 curved = np.sum((self.X @ e) ** 2) / len(self.y)
             return float(gradient @ e + curved / 2)
         return self.loss.value(self.y, self.X @ (z + e)) - self.loss.value(self.y, self.X @ z)

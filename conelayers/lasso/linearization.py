@@ -25,7 +25,9 @@ from conelayers.errors import SingularDerivativeWarning
 __all__ = ["RANK", "Basis", "Forcing", "Linearization"]
 
 RANK = 1e-10  # of F's singular values with columns of length one: below, no more than six digits are left, and F counts as singular
-_SINGULAR = 1e-13  # the reciprocal condition number of M below which a least-squares solution stands in, where there is no F
+_SINGULAR = (
+    1e-13  # the reciprocal condition number of M below which a least-squares solution stands in, where there is no F
+)
 _SQUARED = 1e-5  # that below which F is factored
 
 
@@ -140,7 +142,7 @@ class Linearization:
         if not values[-1] > RANK * values[0]:
             return None
         F = F * self._scaling
-        return _Factor(np.linalg.qr(F, mode="r"), None, F)
+        return _Factor(np.asarray(np.linalg.qr(F, mode="r")), None, F)
 
     @property
     def singular(self) -> bool:
