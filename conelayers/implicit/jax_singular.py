@@ -99,7 +99,7 @@ def _evaluated(z: Array, *leaves: Array, equation: Equation) -> list[Array]:
 
 def _constant(primals: Sequence[Any], tangents: Sequence[Any], *, equation: Equation) -> tuple[Any, Any]:
     out = _singular.bind(*primals, equation=equation)
-    return out, [ad.Zero(jax.core.get_aval(h).to_tangent_aval()) for h in out]
+    return out, [ad.Zero(jax.typeof(h).to_tangent_aval()) for h in out]
 
 
 def _mapped(axis: Any, args: Sequence[Any], dims: Sequence[int | None], *, equation: Equation) -> tuple[Any, Any]:

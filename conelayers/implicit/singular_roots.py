@@ -32,6 +32,7 @@ _GROWTH = 2.5
 _LOWERED = 0.6  # by which a Newton step lowers F at least, (1 − 1/m)ᵐ < 0.4 at a singular root
 _NEWTON_STEPS = 60
 _AT_ZERO = 1e-3  # of z: where Newton's method ends if the root is 0
+_SCALINGS = 8  # of rows and columns by the square roots of their largest entries
 _REGULAR = 0.2  # singular values of B̃⁻¹B below this belong to singular directions
 
 
@@ -63,8 +64,9 @@ def judged(
     singular, arrived = np.zeros(len(z), dtype=bool), np.zeros(len(z), dtype=bool)
     if not there.any() or not z.shape[1]:
         return singular, there
-    h = rounding * z * np.array(probe(z.shape[1]))
-    changed = np.nan_to_num(function(z + h) - F)
+    h = rounding * np.array(probe(z.shape[1]))
+    # Two, lest what a row is computed from cancels on one of them.
+    changed = np.maximum(*(np.abs(np.nan_to_num(function(z + z * steps) - F)) for steps in (h, np.abs(h[::-1]))))
     wide = z * wider_probe(rounding, z.shape[1])
     dz, noise = _steps(B, F), _steps(B, np.nan_to_num(function(z + wide) - F - (B @ wide[..., None])[..., 0]))
     d = np.where(dz < 0, -1.0, 1.0) * (np.abs(dz) + np.abs(noise))
@@ -128,7 +130,7 @@ def tested(
         first, second = _radius(B[i], near[i]), _radius(B[i], far[i])
         singular[i] = first >= _GROWTH and second >= _GROWTH * first
         if singular[i]:
-            inverses[i] = _least_squares(B[i].astype(float), far[i].astype(float), np.abs(z[i]) + FAR * np.abs(d[i]))
+            inverses[i] = _least_squares(B[i].astype(float), far[i].astype(float))
     return singular, inverses
 
 
@@ -139,12 +141,16 @@ def _radius(B: np.ndarray, other: np.ndarray) -> float:
         return 0.0
 
 
-def _least_squares(B: np.ndarray, regular: np.ndarray, size: np.ndarray) -> np.ndarray:
-    size = np.where(size > 0, size, 1.0)
-    inverse = np.linalg.pinv(regular)
-    U, values, V = np.linalg.svd((inverse @ B) / size[:, None] * size)
+def _least_squares(B: np.ndarray, regular: np.ndarray) -> np.ndarray:
+    rows, columns = np.ones((len(B), 1)), np.ones((1, len(B)))
+    for _ in range(_SCALINGS):  # units of F and z
+        scaled = np.abs(rows * regular * columns)
+        rows = rows / np.sqrt(np.maximum(scaled.max(axis=1, keepdims=True), 1e-300))
+        columns = columns / np.sqrt(np.maximum(scaled.max(axis=0, keepdims=True), 1e-300))
+    inverse = np.linalg.pinv(rows * regular * columns)
+    U, values, V = np.linalg.svd(inverse @ (rows * B * columns))
     kept = np.where(values > _REGULAR, 1 / np.where(values > _REGULAR, values, 1.0), 0.0)
-    return size[:, None] * (V.T * kept) @ U.T / size @ inverse
+    return columns.T * ((V.T * kept) @ U.T @ inverse) * rows.T
 
 
 def message(name: str, indices: list[int], batch: bool) -> str:

@@ -157,11 +157,14 @@ class Equation:
         flat = r.reshape(-1, count, n)
         finite = torch.isfinite(flat).all(-1)
         known = torch.where(finite[..., None], flat, torch.zeros_like(flat))
-        answer = solve_linear(products.times, products.transposed_times, known, settings, transposed=transposed)
+        B = matrix_of(products.transposed_times, z.reshape(count, n)) if n <= MOST_UNKNOWNS else None
+        answer = solve_linear(
+            products.times, products.transposed_times, known, settings, transposed=transposed, matrix=B
+        )
         good = answer.residual <= answer.tolerance
         points = torch.isfinite(z.reshape(count, n)).all(-1)
         t = answer.t
-        singular, inverse = self._singular(products, z, leaves, settings, points)
+        singular, inverse = self._singular(products, z, leaves, B, points)
         if singular is not None and inverse is not None:
             self.warn(torch.nonzero(singular)[:, 0].tolist(), count > 1)
             stands_in = torch.einsum("nji,kni->knj" if not transposed else "nij,kni->knj", inverse, known)
@@ -174,19 +177,19 @@ class Equation:
         return torch.where((good & finite & points)[..., None], t, torch.full_like(flat, torch.nan)).reshape(r.shape)
 
     def _singular(
-        self, products: Products, z: Tensor, leaves: _Leaves, settings: LinearSolver, points: Tensor
+        self, products: Products, z: Tensor, leaves: _Leaves, B: Tensor | None, points: Tensor
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Which instances are at singular roots (N,), and their B⁺ (N, n, n), by singular_roots.py; None where none is."""
         count, n = self.sizes(z)
         eps = torch.finfo(z.dtype).eps
-        if n > MOST_UNKNOWNS or not bool(points.any()):
+        if B is None or not bool(points.any()):
             return None, None
         flat = lambda Z: self.residual(Z.reshape(z.shape), *leaves).reshape(count, n)  # noqa: E731
         Z = torch.where(points[:, None], z.reshape(count, n), torch.zeros_like(z.reshape(count, n)))
         value = flat(Z)
         steps = Z * torch.as_tensor(wider_probe(eps, n)).to(z)
         right = torch.nan_to_num(torch.stack([value, flat(Z + steps) - value - products.times(steps[None])[0]]))
-        B = matrix_of(products.transposed_times, Z)
+        B = torch.where(points[:, None, None], B, torch.zeros_like(B))
         dz, noise = solve_dense(B, right)
         d = torch.where(dz < 0, -1.0, 1.0) * (dz.abs() + noise.abs())
         finite = points & torch.isfinite(d).all(1)

@@ -31,6 +31,7 @@ Tensor = torch.Tensor
 _Map = Callable[[Tensor], Tensor]
 _RIDGE = 1e-14  # on rows of unit length
 _HALVINGS = 12
+_SOON = 6  # steps
 _DIVERGED = 1e3
 
 
@@ -210,14 +211,15 @@ def newton_root(
     z, value = z0, F(z0)
     start = torch.nan_to_num(value.abs(), posinf=0.0)
     start = start if rows is None else torch.maximum(start, rows)
-    widths = torch.zeros_like(z0)
+    rows, widths = start, torch.zeros_like(z0)
     done = torch.zeros(z0.shape[0], dtype=torch.bool, device=z0.device)
     linear, ran = torch.zeros_like(done, dtype=torch.int64), torch.zeros_like(done, dtype=torch.int64)
     last, relative = torch.zeros_like(z0), z0.new_full(z0.shape[:1], torch.inf)
     leaving = torch.zeros_like(done)  # F falls because z runs away from it, as e^z does
     best = _Best(z0, torch.full_like(relative, torch.inf))
     for k in range(settings.max_iter + 1):
-        rows = torch.maximum(start, _rounding(F, z, value))
+        if k < 2 or k > _SOON:  # a regular root is found before
+            rows = torch.maximum(start, _rounding(F, z, value))
         best = _better(best, z, _most(_ratio(value.abs(), rows)))
         far = (best.residual <= BEYOND * zero) | (value == 0).all(1)
         done = done | ((best.residual <= zero) & ~leaving & ((linear < LINEAR) | far))

@@ -32,12 +32,18 @@ def matrix_of(rows: _Product, like: Tensor) -> Tensor:
 
 
 def solve_linear(
-    times: _Product, transposed_times: _Product, r: Tensor, settings: LinearSolver, *, transposed: bool
+    times: _Product,
+    transposed_times: _Product,
+    r: Tensor,
+    settings: LinearSolver,
+    *,
+    transposed: bool,
+    matrix: Tensor | None = None,
 ) -> Answer:
-    """``times`` is B's product, ``transposed_times`` Bᵀ's."""
+    """``times`` is B's product, ``transposed_times`` Bᵀ's; matrix: B, where that is known."""
     apply = transposed_times if transposed else times
     if isinstance(settings, Dense):
-        B = matrix_of(transposed_times, r[0])
+        B = matrix_of(transposed_times, r[0]) if matrix is None else matrix
         t = solve_dense(B.mT if transposed else B, r)
     elif isinstance(settings, GMRES):
         t = _gmres(apply, r, settings)
