@@ -26,6 +26,7 @@ from conelayers.implicit.torch import fixed_point
 
 __all__ = ["EquilibriumCertificate", "EquilibriumLayer", "monotone_convolution", "monotone_linear"]
 
+_OF_ROWS = 1e3  # what splitting reaches by norm, row by row
 _ADVICE = "Pass solver=PeacemanRachford(…) with a larger max_iter, or none, a larger tol or another alpha; ``certify`` tells whether I − W is monotone."
 
 
@@ -161,7 +162,7 @@ class EquilibriumLayer(nn.Module):
             solve=Newton() if any(map(_mapped, self.operator.parameters())) else split,
             linear=self.linear,
             batched=True,
-            tol=tolerance,
+            tol=_OF_ROWS * tolerance,
         )
 
     @torch.no_grad()
