@@ -31,7 +31,7 @@ import numpy as np
 import scipy.sparse.linalg as spla
 
 from conelayers.certificate import Certificate, Certificates, Verdict
-from conelayers.cones import Cones, ProductElement
+from conelayers.cones import Cones, ProductElement, Selection
 from conelayers.errors import Status, usable_mask
 from conelayers.kkt import null_space
 from conelayers.linearization import Linearization, SolutionMap
@@ -43,6 +43,8 @@ __all__ = ["Kinks", "certify", "kink_margins", "snapped"]
 
 _STEPS = 100.0  # of Newton's next step
 _ROUNDING = 1e-12  # of ‖v‖
+_CERTAIN = 1e-10  # the same, up to which a kink is taken for one without being asked to
+_NEAR = 1e-6  # of ‖v‖ of a block, and of the size 1 that the equilibration gives it, up to which a kink is looked for
 _LEAST_CUTOFF, _LARGEST_CUTOFF = 1e-13, 1e-6
 _SOLVED = 1e-7  # residual of the linear solve up to which J counts as invertible
 _DENSE_UP_TO = 300  # orders of J up to which its singular values are computed, not iterated for
@@ -78,21 +80,40 @@ def kink_margins(cones: Cones, v: np.ndarray) -> np.ndarray:
     return cones.extremes(v, np.zeros_like(v))[2][:, cones.block_starts]
 
 
-def snapped(solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
-    """With v exactly 0 in the blocks that lie on the kink there: which element is selected must not depend on rounding."""
-    usable = np.flatnonzero(usable_mask(solution.status))
+def snapped(solution: Solution, linearization: Linearization, selection: Selection) -> tuple[Solution, Linearization]:
+    """With the selected element, v exactly 0 in the blocks that lie on the kink there: no element must depend on rounding."""
     cones, point = linearization.program.structure.cones, linearization.point
-    if not usable.size or not cones.dimension:
-        return solution, linearization
-    kinks = Kinks.of(linearization.take(usable))
-    sizes = np.maximum.reduceat(np.abs(point.v[usable]), cones.block_starts, axis=1)
+    near = np.flatnonzero(usable_mask(solution.status) & _near_kinks(cones, point.v))
+    if not near.size:
+        return solution, linearization.select(selection)
+    kinks = Kinks.of(linearization.take(near))
+    sizes = np.maximum.reduceat(np.abs(point.v[near]), cones.block_starts, axis=1)
+    limits = kinks.tolerances
+    if selection is Selection.DEFAULT:  # what may be no kink keeps its own derivative
+        limits = np.minimum(limits, _CERTAIN * np.maximum(1.0, sizes))
+    at_kink = kinks.distances <= limits
+    tolerance = np.zeros_like(point.v)
+    tolerance[near] = np.repeat(limits, cones.block_sizes, axis=1)
     zero = np.zeros(point.v.shape, dtype=bool)
-    zero[usable] = np.repeat(kinks.blocks & (sizes <= kinks.tolerances), cones.block_sizes, axis=1)
-    if not zero.any():
-        return solution, linearization
-    moved = evaluate(linearization.program, point.x, np.where(zero, 0.0, point.v))
-    clean = replace(solution, y=np.where(zero, 0.0, solution.y), s=np.where(zero, 0.0, solution.s))
-    return clean, linearization.at(moved)
+    zero[near] = np.repeat(at_kink & (sizes <= limits), cones.block_sizes, axis=1)
+    if zero.any():
+        linearization = linearization.at(evaluate(linearization.program, point.x, np.where(zero, 0.0, point.v)))
+        solution = replace(solution, y=np.where(zero, 0.0, solution.y), s=np.where(zero, 0.0, solution.s))
+    if selection is Selection.DEFAULT and cones.curved and at_kink.any():
+        moved = linearization.point
+        linearization = linearization.at(moved._replace(element=cones.default_element(moved.v, tolerance)))
+    return solution, linearization.select(selection)
+
+
+def _near_kinks(cones: Cones, v: np.ndarray) -> np.ndarray:
+    """Which instances may have a block at a kink, (B,) bool: a look that costs next to nothing."""
+    if not cones.dimension:
+        return np.zeros(len(v), dtype=bool)
+    near = np.any((np.abs(v) <= _NEAR)[:, cones.zero :] & cones.orthant_rows[cones.zero :], axis=1)
+    if cones.curved:
+        distances = cones.extremes(v, np.zeros_like(v))[2]
+        near |= np.any(distances <= _NEAR * np.maximum(1.0, cones.block_maxima(np.abs(v))), axis=1)
+    return near
 
 
 @final

@@ -143,6 +143,8 @@ class Equilibrated(NamedTuple):
 def equilibrate_program(program: ConeProgram, kept: np.ndarray | None = None) -> Equilibrated:
     """The equilibrated program, each instance by itself. Rows ``kept`` (B, m) bool are set aside only where their b is infinite."""
     structure = program.structure
+    if not program.batch:
+        return Equilibrated(program, Scaling.identity(program), None)
     d, e, kinds = _fitted(program)
     left, right = np.exp2(e), np.exp2(d)
     log_q, log_b = _logarithms(program.q) + d, _logarithms(program.b) + e

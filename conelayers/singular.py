@@ -50,13 +50,12 @@ class Watch:
 
     def over(self, solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
         """A solution and its linearization under these policies."""
-        if self.selection is not Selection.DEFAULT:
-            solution, linearization = snapped(solution, linearization)
-        return solution, self.over_point(linearization, solution)
+        solution, linearization = snapped(solution, linearization, self.selection)
+        return solution, replace(linearization, on_trouble=self.teller(solution))
 
-    def over_point(self, linearization: Linearization, solution: Solution | None = None) -> Linearization:
-        """The linearization alone; ``solution`` is what it was made at, if that is known."""
-        return replace(linearization.select(self.selection), on_trouble=self.teller(solution))
+    def over_point(self, linearization: Linearization) -> Linearization:
+        """A linearization at a point that somebody else found."""
+        return replace(linearization.select(self.selection), on_trouble=self.teller(None))
 
     def teller(self, solution: Solution | None) -> Callable[[SolutionMap, Trouble], None]:
         """What is done about trouble at these solutions."""

@@ -361,12 +361,12 @@ def _certified(
     for even where no backend left a trace of one.
     """
     size = np.maximum(largest(outcome.x), largest(outcome.v))
-    poor = (size >= _FAR) | ~(worst <= _ROUGH)
-    searched = {i for i, s in enumerate(status) if s is Status.FAILED or (s is Status.INACCURATE and poor[i])}
+    poor = ((size >= _FAR) & ~(worst <= POLISHED)) | ~(worst <= _ROUGH)
+    searched = {i for i, s in enumerate(status) if s is Status.FAILED or (s.usable and poor[i])}
     open_ = [i for i, s in enumerate(status) if s in _GIVEN_UP or i in searched]
     if not open_ or outcome.out_of_time:
         return status
-    points = {i: [(outcome.x[i], outcome.v[i])] if status[i] is Status.INACCURATE else [] for i in open_}
+    points = {i: [(outcome.x[i], outcome.v[i])] if status[i].usable else [] for i in open_}
     rays = {i: [*outcome.rays.get(i, ()), *points[i]] for i in open_}
     shown = proven(program, rays, jobs, searched=searched)
     return [shown.get(i, s) for i, s in enumerate(status)]
@@ -385,7 +385,8 @@ def _judge(
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
     s = s if without_bound is None else np.where(without_bound, np.inf, s)
     worst, status = residuals.worst, outcome.status
-    if not (worst <= ACCURACY).all() or not usable_mask(status).all():
+    far = np.maximum(largest(outcome.x), largest(outcome.v)) >= _FAR
+    if not (worst <= np.where(far, POLISHED, ACCURACY)).all() or not usable_mask(status).all():
         lost_by = Status.TIME_LIMIT if outcome.out_of_time else Status.FAILED
         status = [lost_by if said is Status.FAILED else said for said in status]
         rough = np.maximum(point.errors(whole).rough, residuals.gap) <= _ROUGH

@@ -28,6 +28,7 @@ __all__ = ["Splitting", "split"]
 _BATCH, _ORDER, _MATRIX = 16, 100, 8  # measured on two cores: where SCS one by one begins to take longer
 _ALPHA = 1.6
 _RHO_X = 1e-6
+_REGULAR = 1e-13  # of the matrix: what ρ_x is at least
 _EQUALITY = 1e-3  # ρ_y of the zero cone's rows, relative to that of the others
 _LARGEST = 1e4  # change of ρ_y in one round, at most
 
@@ -86,11 +87,13 @@ def split(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, 
     identity = xp.eye(n, dtype=q.dtype)
     for k in range(rounds):
         rho_y = rho * relative
-        H = P + _RHO_X * identity + At @ (A / rho_y[:, :, None])
-        inverse = xp.linalg.inv(H)
+        H = P + At @ (A / rho_y[:, :, None])
+        # Far from 1, ρ_y would leave nothing of a small ρ_x.
+        rho_x = _RHO_X + _REGULAR * xp.max(xp.abs(H), axis=(1, 2))[:, None]
+        inverse = xp.linalg.inv(H + rho_x[:, :, None] * identity)
         for _ in range(iterations):
             r_y = rho_y * w_y - b
-            half_x = _times(inverse, _RHO_X * w_x - q - _times(At, r_y / rho_y))
+            half_x = _times(inverse, rho_x * w_x - q - _times(At, r_y / rho_y))
             half_y = (r_y + _times(A, half_x)) / rho_y
             v = 2 * half_y - w_y
             y = cones.project_dual(v)[0]

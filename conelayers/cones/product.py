@@ -23,6 +23,7 @@ from conelayers.cones.soc import SecondOrder
 __all__ = ["Cones", "ProductElement"]
 
 _AT_KINK = 1e-9
+_NOTHING = 1e-8  # s of so much of y is zero on the boundary of K*
 
 
 class _Group(NamedTuple):
@@ -260,6 +261,24 @@ class Cones:
         factors = (xp.exp(xp.mean(xp.log(h), axis=-1, keepdims=True)) for h in balances)
         pairs = zip(low.elements, high.elements, factors, strict=True)
         return ProductElement(self, tuple(replace(a, values=middle(a.values, b.values, k)) for a, b, k in pairs))
+
+    def default_element(self, v: np.ndarray, tolerance: np.ndarray) -> ProductElement:
+        """The default element where each block within ``tolerance`` (..., m) of a kink counts as being at it: rounding decides nothing.
+
+        That is the smallest on orthants and semidefinite cones. On the others it is the largest where v lies on the boundary of K* or at
+        the origin, and the smallest everywhere else.
+        """
+        low, high, _ = self.extremes(v, tolerance)
+        y, s, _ = self.decompose(v)
+        parts = []
+        splits = (self.split(h) for h in (v, y, s, tolerance))
+        for g, a, b, *h in zip(self._groups, low.elements, high.elements, *splits, strict=True):
+            if isinstance(g.cone, (Orthant, PositiveSemidefinite, HermitianPositiveSemidefinite)):
+                parts.append(a)
+                continue
+            size, of_y, of_s, near = (np.max(np.abs(k), axis=-1, keepdims=True) for k in h)
+            parts.append(replace(a, values=np.where((of_s <= _NOTHING * of_y) | (size <= near), b.values, a.values)))
+        return ProductElement(self, tuple(parts))
 
     def extremes(self, v: Array, tolerance: Array) -> tuple[ProductElement, ProductElement, Array]:
         """D_min and D_max at the kink near v (..., m), and the distance of each block's v from its nearest kink, on all its rows.
