@@ -308,8 +308,7 @@ class Layer:
         warm_start: bool | None,
         on_failure: OnFailure | str | None,
     ) -> LayerSolution:
-        policy = self.on_failure if on_failure is None else as_on_failure(on_failure)
-        solution = self._solve(batch, solver_args, warm_start, policy)
+        solution = self._solve(batch, solver_args, warm_start, self.policy_for(on_failure, solver_args))
         solution.react()
         # A part of the batch is not what a monitor compares with other calls.
         for observer in tuple(self._observers) if solution.solved.all() else ():
@@ -389,12 +388,23 @@ class Layer:
         batch = Batch(theta, True, (True,) * len(specs))
         return self._observed(batch, solver_args, warm_start, on_failure)
 
+    def policy_for(
+        self, on_failure: OnFailure | str | None, solver_args: Mapping[str, Any] | None = None
+    ) -> OnFailure:
+        """What a call with these options does about instances without a solution: what it says, or what the layer says."""
+        if on_failure is not None:
+            return as_on_failure(on_failure)
+        silent = self.on_failure is OnFailure.RAISE and not self._arguments_for(solver_args).raises
+        return OnFailure.NAN if silent else self.on_failure
+
+    def _arguments_for(self, solver_args: Mapping[str, Any] | None) -> SolverArguments:
+        if not solver_args:
+            return self._default_arguments
+        return parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver)
+
     def smoothing_for(self, solver_args: Mapping[str, Any] | None = None) -> Smoothing | None:
         """What stands in for the exact derivative in a call with these options."""
-        arguments = self._default_arguments
-        if solver_args:
-            arguments = parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver)
-        return self._smoothing_of(arguments)
+        return self._smoothing_of(self._arguments_for(solver_args))
 
     def _smoothing_of(self, arguments: SolverArguments) -> Smoothing | None:
         return self.smoothing if arguments.lpgd is None else LPGD(*arguments.lpgd)
@@ -403,7 +413,7 @@ class Layer:
         """The parametric cone program that a call with these options solves."""
         if not solver_args:
             return self._default[1]
-        return self._solver_for(parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver))[1]
+        return self._solver_for(self._arguments_for(solver_args))[1]
 
     def linearize(
         self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray, x: np.ndarray | None = None
@@ -469,7 +479,7 @@ class Layer:
     def _plan_for(self, solver_args: Mapping[str, Any] | None) -> tuple[SolverArguments, Plan, ParametricProgram]:
         """The options of a call, how it is solved, and what."""
         if solver_args:
-            arguments = parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver)
+            arguments = self._arguments_for(solver_args)
             solver, compiled = self._solver_for(arguments)
         else:
             arguments, (solver, compiled) = self._default_arguments, self._default
@@ -480,6 +490,7 @@ class Layer:
                 arguments.for_solver(solver),
                 (arguments.method or self._solver) is not None,
                 arguments.max_seconds,
+                arguments.fallback,
             ),
             compiled,
         )

@@ -61,7 +61,8 @@ class Resolver:
         """The solutions, from ``start``, and the solution map linearized there."""
         plan = self.plan
         if program.structure.P.nnz and not plan.solver.quadratic:
-            plan = Plan(choose_solver(None, program.structure.cones, True, frozenset()), Settings(), False)
+            solver = choose_solver(None, program.structure.cones, True, frozenset())
+            plan = Plan(solver, Settings(), False, fallback=plan.fallback)
         return Solved(*self.watch.over(*solve_batch(program, plan, self.jobs_forward, start, self.jobs_backward)))
 
 

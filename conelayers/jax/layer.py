@@ -16,7 +16,7 @@ from jax.experimental.sparse import BCOO
 from conelayers.certificate import Certificates
 from conelayers.cones import Selection
 from conelayers.errors import Status
-from conelayers.failures import CallInfo, OnFailure, as_on_failure
+from conelayers.failures import CallInfo, OnFailure
 from conelayers.formulas import Formulas
 from conelayers.interface import Interface, Replacement
 from conelayers.jax.host import STATUSES, HostProgram
@@ -137,7 +137,7 @@ class ConeLayer:
     ) -> tuple[tuple[Array, ...], SolveInfo]:
         """Like the call, and with it a SolveInfo."""
         values = self._checked(params, named)
-        policy = self._policy(on_failure)
+        policy = self.engine.policy_for(on_failure, solver_args)
         dtype = _output_type(values)
         interface = self.engine.compiled_for(solver_args).interface
         if policy is OnFailure.RAISE and not _traced(values):
@@ -175,7 +175,7 @@ class ConeLayer:
         raises what the call does.
         """
         values = self._checked(params, named)
-        program = self._program(solver_args, warm_start, self._policy(on_failure))
+        program = self._program(solver_args, warm_start, self.engine.policy_for(on_failure, solver_args))
         phi, batch = _phi(program, self._inner(self.engine.compiled_for(solver_args).interface, values))
         x, y, *_ = solve(program, phi)
         value = optimal_value(program, phi, x, y)
@@ -227,9 +227,6 @@ class ConeLayer:
     def last(self) -> CallInfo | None:
         """How each instance of this thread's last solve ended; compiled functions solve in threads of JAX's own: use ``solve`` there."""
         return self.engine.last
-
-    def _policy(self, on_failure: OnFailure | str | None) -> OnFailure:
-        return self.engine.on_failure if on_failure is None else as_on_failure(on_failure)
 
     @staticmethod
     def statuses(info: SolveInfo) -> Status | tuple[Status, ...]:

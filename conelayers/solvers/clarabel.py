@@ -77,8 +77,11 @@ class Clarabel(Solver):
     first_tolerance: ClassVar[float] = 1e-10
     tight_tolerance: ClassVar[float] = 1e-12
     fallback_iterations: ClassVar[int] = 200
+    usual_iterations: ClassVar[int] = 100
     needs_rows: ClassVar[bool] = False
+    tolerance_options: ClassVar[frozenset[str]] = frozenset({"tol_gap_abs", "tol_gap_rel", "tol_feas"})
     time_option: ClassVar[str | None] = "time_limit"
+    iteration_option: ClassVar[str | None] = "max_iter"
     native_options: ClassVar[frozenset[str]] = frozenset(
         name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_") and name != "default"
     )

@@ -42,7 +42,9 @@ class ECOS(Solver):
     first_tolerance: ClassVar[float] = 1e-10
     tight_tolerance: ClassVar[float] = 1e-10
     fallback_iterations: ClassVar[int] = 200
+    usual_iterations: ClassVar[int] = 100
     needs_rows: ClassVar[bool] = True
+    tolerance_options: ClassVar[frozenset[str]] = frozenset({"abstol", "reltol", "feastol"})
     native_options: ClassVar[frozenset[str]] = frozenset(
         {"abstol", "reltol", "feastol", "abstol_inacc", "reltol_inacc", "feastol_inacc"}
     )

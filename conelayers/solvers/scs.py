@@ -40,7 +40,10 @@ class SCS(Solver):
     first_tolerance: ClassVar[float] = 1e-5
     tight_tolerance: ClassVar[float] = 1e-9
     fallback_iterations: ClassVar[int] = 20000
+    usual_iterations: ClassVar[int] = 2500  # its default before version 3, which the arguments of many programs raise
     needs_rows: ClassVar[bool] = True
+    tolerance_options: ClassVar[frozenset[str]] = frozenset({"eps_abs", "eps_rel"})
+    file_options: ClassVar[frozenset[str]] = frozenset({"log_csv_filename", "write_data_filename"})
     time_option: ClassVar[str | None] = "time_limit_secs"
     native_options: ClassVar[frozenset[str]] = frozenset(
         {

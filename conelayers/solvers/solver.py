@@ -62,13 +62,25 @@ class Solver(ABC):
     tight_tolerance: ClassVar[float]  # and where they do not
     fallback_iterations: ClassVar[int]  # its limit where another backend's failure calls for it
     needs_rows: ClassVar[bool]  # refuses problems without constraints
+    usual_iterations: ClassVar[int]  # what a solve may take: a user's limit from here on gives it room, and stops nothing
     native_options: ClassVar[frozenset[str]]
+    tolerance_options: ClassVar[frozenset[str]]  # those of them that set the tolerances which ``Settings.tolerance`` sets
+    file_options: ClassVar[frozenset[str]] = frozenset()  # those that have it write a file
     time_option: ClassVar[str | None] = None  # the one of them that limits a solve's seconds
+    iteration_option: ClassVar[str | None] = None  # the one of them that means what ``Settings.max_iters`` means
 
     def takes(self, cones: Cones, quadratic: bool) -> bool:
         """Whether it takes programs with these cones and, if asked, P ≠ 0."""
         kinds = real_form(cones)[0].kinds if cones.hermitian else cones.kinds
         return kinds <= self.cones and (self.quadratic or not quadratic)
+
+    def limited_by(self, settings: Settings) -> bool:
+        """Whether these settings hold a limit, of iterations or of a solve's seconds, that may stop a usual solve."""
+        native: dict[str | None, Any] = dict(settings.native)
+        seconds = native.get(self.time_option, np.inf)
+        iterations = settings.max_iters or native.get(self.iteration_option, self.usual_iterations)
+        # SCS takes 0 seconds for no limit.
+        return bool(0 < seconds < np.inf or iterations < self.usual_iterations)
 
     def check_options(self, native: tuple[tuple[str, Any], ...]) -> None:
         """Raises ValueError for a value of its own options that it will not take."""

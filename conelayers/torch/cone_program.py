@@ -14,7 +14,7 @@ import torch
 
 from conelayers.arguments import as_integers, described
 from conelayers.cones import Cones, as_cones
-from conelayers.failures import OnFailure
+from conelayers.failures import OnFailure, as_on_failure
 from conelayers.formulas import Formulas
 from conelayers.interface import Interface
 from conelayers.layer import Layer
@@ -88,9 +88,10 @@ def solve_cone_program(
     solver_args = merge_solver_args({}, solver_args)
     layer, formulas = _known(n, cones, P_entries, A_entries, P is not None, solver, solver_args)
     params = (q, A, b) if P is None else (P, q, A, b)
-    call = Call(
-        layer, lambda: formulas, {"solver_args": None, "warm_start": None, "on_failure": on_failure}, points=True
-    )
+    policy = as_on_failure(on_failure)
+    # The default leaves the word to solver_args={"raise_on_error": …}, which are the layer's.
+    options = {"solver_args": None, "warm_start": None, "on_failure": None if policy is OnFailure.RAISE else policy}
+    call = Call(layer, lambda: formulas, options, points=True)
     _check_convex(P, P_entries, n)
     return ConeProgramSolution(*solve_parameters(call, params))
 
