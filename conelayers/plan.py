@@ -26,6 +26,7 @@ __all__ = ["Plan"]
 
 _LOOSE_ITERATIONS = 2000
 _SCS_LOOSE = 1e-3
+_SCS_LINEAR = 1e-5  # an LP's active set: what is looser is solved twice
 # Of the interior-point methods, Clarabel and ECOS:
 _INTERIOR_CURVED = 1e-4  # exponential and power cones: Newton's steps converge from afar, and theirs are dear
 _INTERIOR_FLAT = 1e-6  # orthants and second-order cones: the last iterations cost less than the Newton steps they save
@@ -129,7 +130,8 @@ def loose_by(solver: Solver, settings: Settings, structure: Structure) -> Backen
     """This backend's solve that leads near enough for Newton's method, with the user's options but for the tolerances."""
     native = tuple(item for item in settings.native if item[0] not in solver.tolerance_options)
     if solver.name == "SCS":
-        tolerance, most = _SCS_LOOSE, min(_LOOSE_ITERATIONS, settings.max_iters or _LOOSE_ITERATIONS)
+        tolerance = _SCS_LINEAR if _is_linear(structure) else _SCS_LOOSE
+        most = min(_LOOSE_ITERATIONS, settings.max_iters or _LOOSE_ITERATIONS)
     else:
         curved = bool(structure.cones.kinds & _CURVED)
         tolerance = _INTERIOR_LINEAR if _is_linear(structure) else _INTERIOR_CURVED if curved else _INTERIOR_FLAT

@@ -14,6 +14,7 @@ from conelayers.cones import Cones, real_form
 from conelayers.errors import Status
 from conelayers.limits import OUT_OF_TIME, out_of_time, remaining
 from conelayers.solvers.interrupts import sigint_given_back
+from conelayers.solvers.layout import Layout, Native
 
 __all__ = ["Instance", "RawSolution", "Settings", "Solver", "csc32"]
 
@@ -39,6 +40,7 @@ class Instance(NamedTuple):
     A: sp.csc_array
     b: np.ndarray
     cones: Cones
+    native: Native | None = None  # the backend's own matrices, where they are at hand
 
 
 class RawSolution(NamedTuple):
@@ -100,6 +102,17 @@ class Solver(ABC):
             and not isinstance(value, numbers.Real | np.bool_)
         ):
             raise TypeError("a number")
+
+    @abstractmethod
+    def native(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Native:
+        """The matrices that the backend takes: entries of P and A, selected and reordered, as their patterns ask for."""
+
+    def layout(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Layout | None:
+        """Where the entries of these matrices lie for a batch with these patterns; None where ``solve`` changes the instances first."""
+        return None if cones.hermitian or A.shape[0] == 0 else Layout.of(self.native, P, A, cones)
+
+    def _native(self, instance: Instance) -> Native:
+        return instance.native or self.native(instance.P, instance.A, instance.cones)
 
     @abstractmethod
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
