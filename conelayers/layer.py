@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 import cvxpy as cp
 import numpy as np
 
-from conelayers.arguments import as_flag, check_count, described
+from conelayers.arguments import as_flag, check_count, check_keywords, described
 from conelayers.bounds import emptied, missing
 from conelayers.canonicalize import canonicalize, known_backend
 from conelayers.certificate import Certificates
@@ -116,7 +116,9 @@ class Layer:
         executor: Executor | None = None,
         chunk_size: int | None = None,
         progress: bool = False,
+        **unknown: Any,
     ) -> None:
+        check_keywords(unknown, type(self).__init__)
         self.validate, self.on_failure = as_flag("validate", validate), as_on_failure(on_failure)
         self._executor, self.chunk_size = check_executor(executor), check_chunk_size(chunk_size)
         self.progress = as_flag("progress", progress)

@@ -199,7 +199,7 @@ class LayerSolution:
         for i, (spec, d, batched) in enumerate(zip(specs, dtheta, self._batch.batched_parameters, strict=True)):
             if d is not None:
                 direction[:, spec.columns] = flatten(
-                    self._shaped(f"jvp: tangent {i} ({spec.name})", d, spec.shape, batched)
+                    self._shaped(f"jvp: tangent {i} ({spec.label})", d, spec.shape, batched)
                 )
         outputs = self._compiled.outputs
         flats = self._push(theta, direction)

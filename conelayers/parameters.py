@@ -41,6 +41,16 @@ class ParameterSpec:
     attributes: frozenset[str] = frozenset()
     positions: tuple[int, ...] | None = None  # entries (column-major) that may differ from zero: diag, sparsity
     bounds: tuple[object, object] | None = None
+    position: int | None = None  # among the user's parameters, of one that the user gave no name
+
+    @property
+    def label(self) -> str:
+        """The name, and for cvxpy's own names, which tell the user nothing, the place and the shape."""
+        return self.name if self.position is None else f"{self.name} (unnamed, position {self.position}, shape {self.shape})"
+
+    def numbered(self, i: int) -> str:
+        """What messages call the parameter in place i."""
+        return f"parameter {i} ({self.name}{'' if self.position is None else f', unnamed, shape {self.shape}'})"
 
     @cached_property
     def size(self) -> int:
@@ -114,7 +124,7 @@ def given_arrays(specs: Sequence[ParameterSpec], values: Sequence[Any], *, spars
         _refuse_number(specs, len(values), len(values) == 1 and isinstance(values[0], (list, tuple, Mapping)))
     arrays = []
     for i, (spec, value) in enumerate(zip(specs, values, strict=True)):
-        name = f"parameter {i} ({spec.name})"
+        name = spec.numbered(i)
         if sparse and hasattr(value, "tocsc"):
             as_array(name, value.data if hasattr(value, "data") else value, complex_too=spec.is_complex)
             arrays.append(value)
@@ -147,7 +157,7 @@ def in_order(specs: Sequence[ParameterSpec], params: Sequence[Any], named: Mappi
     if params or sorted(named) != sorted(names):
         raise ValueError(
             f"parameters: got {len(params)} by position and {', '.join(map(str, named))} by name, expected all by position or all "
-            f"by name: {', '.join(names)}"
+            f"by name: {', '.join(spec.label for spec in specs)}"
         )
     return tuple(named[name] for name in names)
 
@@ -164,7 +174,7 @@ def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]
         extra = len(shape) - len(spec.shape)
         if extra not in (0, 1):
             raise ValueError(
-                f"Invalid parameter dimensionality for parameter {i} ({spec.name}). Expected {len(spec.shape)} or "
+                f"Invalid parameter dimensionality for {spec.numbered(i)}. Expected {len(spec.shape)} or "
                 f"{len(spec.shape) + 1} dimensions, got {len(shape)}"
                 + ("; there is one batch axis: reshape several to one" if extra > 1 else "")
             )
@@ -173,13 +183,13 @@ def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]
                 f"the batched shape (batch_size, {', '.join(map(str, spec.shape))})" if extra else f"{spec.shape}"
             )
             raise ValueError(
-                f"Invalid parameter shape for parameter {i} ({spec.name}). Expected {expected}, got {tuple(shape)}"
+                f"Invalid parameter shape for {spec.numbered(i)}. Expected {expected}, got {tuple(shape)}"
                 + ("; the batch axis comes first" if extra and tuple(shape[:-1]) == spec.shape else "")
             )
         sizes.append(shape[0] if extra else None)
     distinct = {size for size in sizes if size is not None}
     if len(distinct) > 1:
-        found = ", ".join(f"{spec.name}: {size}" for spec, size in zip(specs, sizes, strict=True) if size is not None)
+        found = ", ".join(f"{spec.label}: {size}" for spec, size in zip(specs, sizes, strict=True) if size is not None)
         raise ValueError(
             f"Inconsistent batch sizes. Expected one size for all batched parameters, got {found}"
             + ("; what all instances share is passed without the axis" if 1 in distinct else "")
@@ -188,7 +198,7 @@ def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]
 
 
 def _refuse_number(specs: Sequence[ParameterSpec], got: int, together: bool) -> None:
-    names = ", ".join(spec.name for spec in specs) or "none"
+    names = ", ".join(spec.label for spec in specs) or "none"
     raise ValueError(
         f"A tensor must be provided for each CVXPY parameter; received {got} tensors, expected {len(specs)} ({names})"
         + ("; pass them one by one: solve(*values)" if together else "")
@@ -341,7 +351,7 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
 
 
 def _refuse(spec: ParameterSpec, broken: np.ndarray, batched: bool, what: str) -> None:
-    raise ValueError(f"parameter {spec.name}{where_in_batch(broken, batched)}: {what}")
+    raise ValueError(f"parameter {spec.label}{where_in_batch(broken, batched)}: {what}")
 
 
 def where_in_batch(broken: np.ndarray, batched: bool) -> str:

@@ -53,7 +53,7 @@ def _sparse_entries(value: Any, positions: np.ndarray, spec: ParameterSpec) -> n
     inside = wanted[found] == place if wanted.size else np.zeros(place.size, dtype=bool)
     if stored.data[~inside].any():
         raise ValueError(
-            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
+            f"parameter {spec.label}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
         )
     entries = np.zeros(positions.size)
     np.add.at(entries, order[found[inside]], stored.data[inside])
@@ -85,7 +85,7 @@ class TranslatedSolution(LayerSolution):
         tangents = [
             np.zeros(value.shape)
             if d is None
-            else _shaped(f"jvp: tangent {i} ({spec.name})", d, value.shape, spec.is_complex)
+            else _shaped(f"jvp: tangent {i} ({spec.label})", d, value.shape, spec.is_complex)
             for i, (d, value, spec) in enumerate(zip(dtheta, self._given, interface.parameters, strict=True))
         ]
         return _joined(interface, super().jvp(*_pushed(interface, self._given, tangents)))
@@ -111,7 +111,7 @@ class TranslatedSolution(LayerSolution):
         for spec in interface.parameters:
             if spec.is_complex:
                 raise NotImplementedError(
-                    f"jacobian: parameter {spec.name} is complex; use jvp and vjp, or a real parameter for each of its parts"
+                    f"jacobian: parameter {spec.label} is complex; use jvp and vjp, or a real parameter for each of its parts"
                 )
         batched = self._batch.batched
         count = self._batch.theta.shape[0]

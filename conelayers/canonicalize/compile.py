@@ -103,7 +103,7 @@ def _canonicalize(
             "problem: cvxpy left constraints outside of A x + s = b; please report this problem"
         )
     parts = parts_of(_in_order(fresh.parameters(), parameters))
-    specs = part_specs(parts)
+    specs = part_specs(parts, parameters)
     columns = parameter_map(program, reductions, parts, specs, gp)
     cones, E = cones_of(program), None
     if any(isinstance(r, Complex2Real) for r, _ in reductions):

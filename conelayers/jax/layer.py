@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 
+from conelayers.arguments import check_keywords
 from conelayers.certificate import Certificates
 from conelayers.cones import Selection
 from conelayers.errors import Status
@@ -88,7 +89,9 @@ class ConeLayer:
         executor: Executor | None = None,
         chunk_size: int | None = None,
         progress: bool = False,
+        **unknown: Any,
     ) -> None:
+        check_keywords(unknown, type(self).__init__)
         self.engine = Layer(
             problem,
             parameters,
@@ -266,7 +269,7 @@ class ConeLayer:
         values = in_order(self.engine.parameters, params, named)
         for i, p in enumerate(values):
             spec = specs[i] if i < len(specs) else None
-            name = f"parameter {i} ({spec.name})" if spec is not None else f"parameter {i}"
+            name = spec.numbered(i) if spec is not None else f"parameter {i}"
             if isinstance(p, BCOO) and spec is not None and spec.positions is not None:
                 continue
             if isinstance(p, bool) or not isinstance(p, jax.Array | np.ndarray | np.generic | int | float | complex):

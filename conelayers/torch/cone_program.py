@@ -70,7 +70,7 @@ def solve_cone_program(
     for name, value in (("P", P), ("q", q), ("A", A), ("b", b)):
         if value is None and name == "P":
             continue
-        if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:
+        if not isinstance(value, torch.Tensor) or value.dtype == torch.bool or value.is_complex():
             got = f"dtype {value.dtype}" if isinstance(value, torch.Tensor) else described(value)
             raise TypeError(
                 f"{name}: got {got}, expected a torch.Tensor of floating-point numbers; torch.as_tensor makes one"

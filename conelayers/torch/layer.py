@@ -10,6 +10,7 @@ import cvxpy as cp
 import scipy.sparse as sp
 import torch
 
+from conelayers.arguments import check_keywords
 from conelayers.certificate import Certificates
 from conelayers.cones import Selection
 from conelayers.failures import CallInfo, OnFailure
@@ -174,7 +175,9 @@ class ConeLayer(torch.nn.Module):
         executor: Executor | None = None,
         chunk_size: int | None = None,
         progress: bool = False,
+        **unknown: Any,
     ) -> None:
+        check_keywords(unknown, type(self).__init__)
         super().__init__()
         self.engine = Layer(
             problem,
@@ -340,13 +343,13 @@ class ConeLayer(torch.nn.Module):
         specs = self.engine.parameters
         params = in_order(specs, params, named)
         for i, p in enumerate(params):
-            name = f"parameter {i} ({specs[i].name})" if i < len(specs) else f"parameter {i}"
+            name = specs[i].numbered(i) if i < len(specs) else f"parameter {i}"
             if not isinstance(p, torch.Tensor):
                 raise TypeError(
                     f"{name}: got {type(p).__name__}, expected a torch.Tensor; wrap it with torch.as_tensor"
                 )
             spec = specs[i] if i < len(specs) else None
-            if not (p.dtype.is_floating_point or (p.dtype.is_complex and spec is not None and spec.is_complex)):
+            if p.dtype == torch.bool or (p.dtype.is_complex and not (spec is not None and spec.is_complex)):
                 raise TypeError(
                     f"{name}: got dtype {p.dtype}, expected a floating-point one; convert it with .to(torch.float64)"
                 )
