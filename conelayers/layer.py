@@ -29,7 +29,9 @@ from conelayers.parameters import (
     check_theta,
     check_values,
     combine_batch,
+    flatten,
     given_arrays,
+    moved_array,
     unflatten,
 )
 from conelayers.parametric import ParametricProgram
@@ -382,10 +384,13 @@ class Layer:
         """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
         compiled = self.compiled_for(solver_args)
         specs = compiled.parameters
-        theta = check_theta(specs, theta)
+        given = theta = check_theta(specs, theta)
         for spec in specs:
             values, infinite = unflatten(theta[:, spec.columns], spec.shape), compiled.infinite[spec.columns]
             check_values(spec, values, True, attributes=self.validate, infinite=infinite)
+            if self.validate and spec.moved:
+                theta = theta.copy() if theta is given else theta
+                theta[:, spec.columns] = flatten(moved_array(spec, values))
         compiled.check_bounds(theta, True)
         batch = Batch(theta, True, (True,) * len(specs))
         return self._observed(batch, solver_args, warm_start, on_failure)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from conelayers.arguments import as_array
+from conelayers.attributes import FLOOR, MOVED, TOLERANCE, moved_onto
+from conelayers.expressions import Arithmetic, NumpyArithmetic
 
 __all__ = [
     "Batch",
@@ -21,13 +23,12 @@ __all__ = [
     "combine_batch",
     "given_arrays",
     "in_order",
+    "moved_array",
+    "moved_values",
     "where_in_batch",
 ]
 
-# How far a value may stray from its attribute, relative to its largest entry, and absolutely: rounding and difference quotients
-# pass, values that make the problem nonconvex do not.
-_TOLERANCE = 1e-5
-_FLOOR = 1e-9
+_NUMPY = NumpyArithmetic()
 
 
 @final
@@ -68,6 +69,11 @@ class ParameterSpec:
         return bool(self.attributes) or self.positions is not None or self.bounds is not None
 
     @cached_property
+    def moved(self) -> bool:
+        """Whether values may have to be moved onto its attributes."""
+        return bool(self.attributes & MOVED) or self.bounds is not None
+
+    @cached_property
     def columns(self) -> slice:
         """Where the entries lie in θ."""
         return slice(self.offset, self.offset + self.size)
@@ -104,6 +110,7 @@ def combine_batch(
         value = value if is_batched else value[None]
         if spec.constrained and validate:
             check_values(spec, value, is_batched, infinite=_part(infinite, spec))
+            value = moved_array(spec, value)
         theta[:, spec.columns] = flatten(value)
     if not np.isfinite(theta).all() and _broken(theta, infinite).any():
         for spec, value, is_batched in zip(specs, values, batched, strict=True):
@@ -141,6 +148,24 @@ def check_theta(specs: Sequence[ParameterSpec], theta: Any) -> np.ndarray:
             f"theta: got shape {theta.shape}, expected (B, {size}): all parameters flattened column by column, one after the other"
         )
     return theta
+
+
+def moved_values(xp: Arithmetic, spec: ParameterSpec, value: Any) -> Any:
+    """The value (B, *shape), moved onto the parameter's attributes where it misses them by rounding."""
+    return moved_onto(xp, value, spec.attributes, spec.bounds) if spec.moved else value
+
+
+def moved_array(spec: ParameterSpec, value: np.ndarray) -> np.ndarray:
+    """The same for an array of real numbers; for definite matrices without their eigenvalues."""
+    for name, sign in (("PSD", 1.0), ("NSD", -1.0)):
+        if name in spec.attributes:
+            try:
+                np.linalg.cholesky(sign * value)
+            except np.linalg.LinAlgError:
+                break
+            return value
+    with np.errstate(invalid="ignore"):  # inf − inf, which is not taken
+        return np.asarray(moved_values(_NUMPY, spec, value))
 
 
 def in_order(specs: Sequence[ParameterSpec], params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -265,7 +290,7 @@ def _not_finite(spec: ParameterSpec, flat: np.ndarray, broken: np.ndarray) -> st
 
 
 def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray, batched: bool) -> None:
-    slack = _TOLERANCE * np.abs(np.where(np.isinf(flat), 0.0, flat)).max(axis=1) + _FLOOR
+    slack = TOLERANCE * np.abs(np.where(np.isinf(flat), 0.0, flat)).max(axis=1) + FLOOR
     attributes = spec.attributes
     low, high = flat.real.min(axis=1), flat.real.max(axis=1)
     for name, broken, expected in (
@@ -283,8 +308,8 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
             )
     if spec.bounds is not None:
         lower, upper = (np.asarray(bound, dtype=float) for bound in spec.bounds)
-        outside = (values < lower - _TOLERANCE * (1 + np.abs(lower))) | (
-            values > upper + _TOLERANCE * (1 + np.abs(upper))
+        outside = (values < lower - TOLERANCE * (1 + np.abs(lower))) | (
+            values > upper + TOLERANCE * (1 + np.abs(upper))
         )
         broken = np.asarray(flatten(outside).any(axis=1))
         if broken.any():

@@ -26,7 +26,7 @@ from conelayers.jax.primitives import optimal_value, solve, solved
 from conelayers.jax.smoothed import solve_smoothed
 from conelayers.jax.values import ARRAYS, check_host_array
 from conelayers.layer import Layer, ProblemData
-from conelayers.parameters import batch_sizes, flatten, in_order
+from conelayers.parameters import batch_sizes, flatten, in_order, moved_values
 from conelayers.singular import Singular
 from conelayers.smoothing import Smoothing
 from conelayers.solvers import merge_solver_args
@@ -338,7 +338,8 @@ def _phi(program: HostProgram, values: Sequence[Any]) -> tuple[Array, int | None
     columns = []
     for value, size, spec in zip(values, sizes, specs, strict=True):
         wide = jnp.asarray(value).astype(dtype)
-        flat = flatten(wide[None] if size is None else wide)  # type: ignore[arg-type]
+        fronted = wide[None] if size is None else wide
+        flat = flatten(moved_values(ARRAYS.arithmetic, spec, fronted) if program.layer.validate else fronted)
         columns.append(jnp.broadcast_to(flat, (1 if batch is None else batch, spec.size)))
     theta = jnp.concatenate(columns, axis=1) if columns else jnp.zeros((1, 0), dtype)
     return program.jitted(Formulas.phi)(theta), batch

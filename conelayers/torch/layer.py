@@ -18,7 +18,7 @@ from conelayers.formulas import Formulas
 from conelayers.interface import Interface, Replacement
 from conelayers.layer import Layer, ProblemData
 from conelayers.layer_solution import LayerSolution
-from conelayers.parameters import batch_sizes, in_order
+from conelayers.parameters import batch_sizes, in_order, moved_values
 from conelayers.singular import Singular
 from conelayers.smoothing import Smoothing
 from conelayers.torch.call import Call
@@ -104,6 +104,7 @@ def _phi(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, int
     columns = []
     for t, size, spec in zip(tensors, sizes, specs, strict=True):
         value = (t.unsqueeze(0) if size is None else t).to(device="cpu", dtype=torch.float64)
+        value = moved_values(TENSORS.arithmetic, spec, value) if call.layer.validate else value
         columns.append(flatten(value, spec.shape).expand(1 if batch is None else batch, spec.size))
     theta = torch.cat(columns, dim=1) if columns else torch.zeros((1, 0), dtype=torch.float64)
     return f.phi(theta), batch
