@@ -468,19 +468,23 @@ class Layer:
         self._last.info = CallInfo.of(solution)
         if warm and solution.x.size:
             self._last.solution = solution
+        smoothing = self._smoothing_of(arguments)
+        linear = program.structure.cones.kinds <= {"zero", "nonneg"} and not program.P.any()
+        may_vanish = (linear or smoothing is not None) and self._watch.asks_for_zeros(smoothing)
         values = [o.value(solution.x, solution.y) for o in compiled.outputs]
         shaped = [unflatten(v, o.shape) for v, o in zip(values, compiled.outputs, strict=True)]
         return LayerSolution(
             variables=tuple(v if batch.batched else np.asarray(v[0]) for v in shaped),
             _compiled=compiled,
-            # Data are kept where the derivative needs them: for logarithms of geometric programs.
-            _batch=batch if compiled.gp else batch._replace(theta=np.empty((program.batch, 0))),
+            # Data are kept where the derivative needs them, for logarithms of geometric programs, and where it may be zero.
+            _batch=batch if compiled.gp or may_vanish else batch._replace(theta=np.empty((program.batch, 0))),
             _value=compiled.value(batch.theta, program, solution.x),
             _solution=solution,
             _linearization=linearization,
             _on_failure=policy,
-            _smoothing=(smoothing := self._smoothing_of(arguments)),
+            _smoothing=smoothing,
             _base=self._base(program, plan, solution, compiled, arguments) if smoothing is not None else None,
+            _watch=self._watch if may_vanish else None,
         )
 
     def _plan_for(self, solver_args: Mapping[str, Any] | None) -> tuple[SolverArguments, Plan, ParametricProgram]:

@@ -14,7 +14,7 @@ import numpy as np
 from conelayers.certificate import Certificate
 from conelayers.certify import certify, snapped
 from conelayers.cones import Selection
-from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning, as_member
+from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning, ZeroDerivativeWarning, as_member
 from conelayers.linearization import Linearization, SolutionMap, Trouble
 from conelayers.names import Naming
 from conelayers.solution import Solution
@@ -61,6 +61,15 @@ class Watch:
     def teller(self, solution: Solution | None) -> Callable[[SolutionMap, Trouble], None]:
         """What is done about trouble at these solutions."""
         return partial(self._tell, solution)
+
+    def asks_for_zeros(self, smoothing: object) -> bool:
+        """Whether a gradient that is zero in every parameter is still to be told of, with this in the place of the derivative."""
+        return self.policy is not Singular.LEAST_SQUARES and (ZeroDerivativeWarning, smoothing) not in self.seen
+
+    def tell_zero(self, smoothing: object, message: str) -> None:
+        """Tell of it, once."""
+        self.seen.add((ZeroDerivativeWarning, smoothing))
+        warnings.warn(message, ZeroDerivativeWarning, stacklevel=6)
 
     def _tell(self, solution: Solution | None, linearization: SolutionMap, trouble: Trouble) -> None:
         if self.policy is Singular.LEAST_SQUARES:

@@ -148,6 +148,8 @@ class _Linear(Function):
             if transposed:
                 # Any r₂ is D gy + (D − I) gs with gy = r₂, gs = −r₂.
                 t1[k], t2[k] = linearization.adjoint(a1[k], a2[k], -a2[k], gradients_move)
+                if call.solution is not None:
+                    call.solution.heed_zero((a1[k], a2[k], -a2[k]), t1[k], t2[k])
             else:
                 t1[k], dy, ds = linearization.tangent(a1[k], a2[k], outputs_move)
                 t2[k] = dy - ds
