@@ -113,7 +113,9 @@ def _canonicalize(
     outputs = tuple(spec for group in groups for spec in group)
     ends = np.cumsum([len(group) for group in groups]).tolist()
     sources, expressions = sources_of(parts, parameters, lifted.definitions)
-    naming = Naming(partial(names_of, fresh, program, reductions, structure, maps, outputs, lifted.auxiliary, E))
+    known = structure, maps, outputs, lifted.auxiliary, E
+    as_written = {"written": tuple(problem.constraints), "origins": lifted.origins}
+    naming = Naming(partial(names_of, fresh, program, reductions, *known, **as_written))
     check_constants(structure, maps, naming)
     infinite = infinite_entries(specs, sources, expressions, bounds_only(structure, maps, gp=gp))
     own = parameter_specs(parameters)
