@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from enum import Enum
-from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -144,11 +143,15 @@ def failures_by_status(statuses: Sequence[Status], indices: Sequence[int], messa
     return lines
 
 
-@cache
+_MADE: dict[int, type[SolveError]] = {}  # by the identity of the other class
+
+
 def _also_a(theirs: type[Exception]) -> type[SolveError]:
     """SolveError as a class that is ``theirs`` too."""
-    own = {"__module__": SolveError.__module__, "__qualname__": SolveError.__qualname__, "__doc__": SolveError.__doc__}
-    return type(SolveError.__name__, (SolveError, theirs), own)
+    if id(theirs) not in _MADE:
+        own = {name: getattr(SolveError, name) for name in ("__module__", "__qualname__", "__doc__")}
+        _MADE[id(theirs)] = type(SolveError.__name__, (SolveError, theirs), own)
+    return _MADE[id(theirs)]
 
 
 class SolveError(RuntimeError, SolverError):

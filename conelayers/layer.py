@@ -395,9 +395,7 @@ class Layer:
         batch = Batch(theta, True, (True,) * len(specs))
         return self._observed(batch, solver_args, warm_start, on_failure)
 
-    def policy_for(
-        self, on_failure: OnFailure | str | None, solver_args: Mapping[str, Any] | None = None
-    ) -> OnFailure:
+    def policy_for(self, on_failure: OnFailure | str | None, solver_args: Mapping[str, Any] | None = None) -> OnFailure:
         """What a call with these options does about instances without a solution: what it says, or what the layer says."""
         if on_failure is not None:
             return as_on_failure(on_failure)

@@ -66,7 +66,9 @@ class LayerSolution:
     _on_failure: OnFailure = OnFailure.RAISE
     _smoothing: Smoothing | None = None
     _base: Base | None = None  # the instances that have a solution
-    _watch: Watch | None = None  # who tells of a gradient that is zero, where it may be: of linear programs, and of smoothed ones
+    _watch: Watch | None = (
+        None  # who tells of a gradient that is zero, where it may be: of linear programs, and of smoothed ones
+    )
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {v.shape}" for name, v in zip(self._names(), self.variables, strict=True))

@@ -47,7 +47,11 @@ class ParameterSpec:
     @property
     def label(self) -> str:
         """The name, and for cvxpy's own names, which tell the user nothing, the place and the shape."""
-        return self.name if self.position is None else f"{self.name} (unnamed, position {self.position}, shape {self.shape})"
+        return (
+            self.name
+            if self.position is None
+            else f"{self.name} (unnamed, position {self.position}, shape {self.shape})"
+        )
 
     def numbered(self, i: int) -> str:
         """What messages call the parameter in place i."""

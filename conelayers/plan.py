@@ -132,11 +132,11 @@ def loose_by(solver: Solver, settings: Settings, structure: Structure) -> Backen
     if solver.name == "SCS":
         tolerance = _SCS_LINEAR if _is_linear(structure) else _SCS_LOOSE
         most = min(_LOOSE_ITERATIONS, settings.max_iters or _LOOSE_ITERATIONS)
+        settings = replace(settings, max_iters=most)
     else:
         curved = bool(structure.cones.kinds & _CURVED)
         tolerance = _INTERIOR_LINEAR if _is_linear(structure) else _INTERIOR_CURVED if curved else _INTERIOR_FLAT
-        most = settings.max_iters
-    loosened = replace(settings, tolerance=tolerance, max_iters=most, native=native)
+    loosened = replace(settings, tolerance=tolerance, native=native)
     return Backend(solver, loosened, trusted=False, proximal_steps=12)
 
 

@@ -113,9 +113,8 @@ def _canonicalize(
     outputs = tuple(spec for group in groups for spec in group)
     ends = np.cumsum([len(group) for group in groups]).tolist()
     sources, expressions = sources_of(parts, parameters, lifted.definitions)
-    known = structure, maps, outputs, lifted.auxiliary, E
-    as_written = {"written": tuple(problem.constraints), "origins": lifted.origins}
-    naming = Naming(partial(names_of, fresh, program, reductions, *known, **as_written))
+    names = partial(names_of, fresh, program, reductions, structure, maps, outputs, lifted.auxiliary, E)
+    naming = Naming(partial(names, written=tuple(problem.constraints), origins=lifted.origins))
     check_constants(structure, maps, naming)
     infinite = infinite_entries(specs, sources, expressions, bounds_only(structure, maps, gp=gp))
     own = parameter_specs(parameters)

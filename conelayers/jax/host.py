@@ -139,9 +139,7 @@ class HostProgram:
                 self._kept.popitem(last=False)
         return kept
 
-    def _linearization(
-        self, theta: np.ndarray, v: np.ndarray
-    ) -> tuple[np.ndarray, SolutionMap, LayerSolution | None]:
+    def _linearization(self, theta: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, SolutionMap, LayerSolution | None]:
         with self._lock:
             kept = self._kept.get(_digest(theta))
         if kept is None and v.dtype != np.float64:

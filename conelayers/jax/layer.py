@@ -338,7 +338,7 @@ def _phi(program: HostProgram, values: Sequence[Any]) -> tuple[Array, int | None
     columns = []
     for value, size, spec in zip(values, sizes, specs, strict=True):
         wide = jnp.asarray(value).astype(dtype)
-        fronted = wide[None] if size is None else wide
+        fronted: Any = wide[None] if size is None else wide
         flat = flatten(moved_values(ARRAYS.arithmetic, spec, fronted) if program.layer.validate else fronted)
         columns.append(jnp.broadcast_to(flat, (1 if batch is None else batch, spec.size)))
     theta = jnp.concatenate(columns, axis=1) if columns else jnp.zeros((1, 0), dtype)

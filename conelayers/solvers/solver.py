@@ -64,9 +64,13 @@ class Solver(ABC):
     tight_tolerance: ClassVar[float]  # and where they do not
     fallback_iterations: ClassVar[int]  # its limit where another backend's failure calls for it
     needs_rows: ClassVar[bool]  # refuses problems without constraints
-    usual_iterations: ClassVar[int]  # what a solve may take: a user's limit from here on gives it room, and stops nothing
+    usual_iterations: ClassVar[
+        int
+    ]  # what a solve may take: a user's limit from here on gives it room, and stops nothing
     native_options: ClassVar[frozenset[str]]
-    tolerance_options: ClassVar[frozenset[str]]  # those of them that set the tolerances which ``Settings.tolerance`` sets
+    tolerance_options: ClassVar[
+        frozenset[str]
+    ]  # those of them that set the tolerances which ``Settings.tolerance`` sets
     file_options: ClassVar[frozenset[str]] = frozenset()  # those that have it write a file
     time_option: ClassVar[str | None] = None  # the one of them that limits a solve's seconds
     iteration_option: ClassVar[str | None] = None  # the one of them that means what ``Settings.max_iters`` means
