@@ -468,7 +468,7 @@ class Layer:
             self._last.solution = solution
         smoothing = self._smoothing_of(arguments)
         linear = program.structure.cones.kinds <= {"zero", "nonneg"} and not program.P.any()
-        may_vanish = (linear or smoothing is not None) and self._watch.asks_for_zeros(smoothing)
+        may_vanish = (linear or isinstance(smoothing, LPGD)) and self._watch.asks_for_zeros(smoothing)
         values = [o.value(solution.x, solution.y) for o in compiled.outputs]
         shaped = [unflatten(v, o.shape) for v, o in zip(values, compiled.outputs, strict=True)]
         return LayerSolution(

@@ -326,11 +326,17 @@ class LayerSolution:
             else:
                 found = Adjoint(gx[members], gy[members], gx[members], gy[members])
             return Adjoint(*(scattered(h, members, others) for h in found))
+        before = self.troubles
         lam, mu = self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen))
-        if not silent:
+        if not silent and self.troubles == before:
             self.heed_zero((gx, gy, gs), lam, mu, chosen)
         x, y, _ = self.finite_points
         return Adjoint(x, y, lam, mu)
+
+    @property
+    def troubles(self) -> int:
+        """How often the layer's derivatives have been singular: what is zero there is not the derivative, and that is told already."""
+        return 0 if self._watch is None else self._watch.counts["trouble"]
 
     def heed_zero(
         self, cotangents: _Triple, lam: np.ndarray, mu: np.ndarray, chosen: ParametricProgram | None = None

@@ -73,8 +73,8 @@ class Plan:
             # Backends fail on different programs: what this one leaves open goes to the others.
             for other in SOLVERS.values():
                 if other is not solver and other.takes(structure.cones, structure.P.nnz > 0):
-                    last = replace(self._shared, tolerance=other.tight_tolerance, max_iters=other.fallback_iterations)
-                    yield Backend(other, last, trusted=False)
+                    last = replace(_told(other, self._shared), tolerance=other.tight_tolerance)
+                    yield Backend(other, replace(last, max_iters=other.fallback_iterations), trusted=False)
             if Simplex.suits(structure):
                 yield Simplex()
 
@@ -102,9 +102,9 @@ class Plan:
 
     def _own_settings(self) -> Settings:
         """This backend's settings. An iteration limit that binds nobody holds for a backend of the user's choice only."""
-        native = tuple(item for item in self.settings.native if item[0] in self.solver.native_options)
-        free = not (self.chosen_by_user or native or self.solver.limited_by(self.settings))
-        return replace(self.settings, native=native, max_iters=None if free else self.settings.max_iters)
+        own = _told(self.solver, self.settings)
+        free = not (self.chosen_by_user or own.native or self.solver.limited_by(own))
+        return replace(own, max_iters=None) if free else own
 
     def unscaled(self, program: ConeProgram, scaling: Scaling, presolved: Presolved) -> Iterator[Route]:
         """What is left to try where all that failed: the program as it was given, if equilibration changed it."""
@@ -128,6 +128,7 @@ def loose(structure: Structure, settings: Settings | None = None) -> Backend:
 
 def loose_by(solver: Solver, settings: Settings, structure: Structure) -> Backend:
     """This backend's solve that leads near enough for Newton's method, with the user's options but for the tolerances."""
+    settings = _told(solver, settings)
     native = tuple(item for item in settings.native if item[0] not in solver.tolerance_options)
     if solver.name == "SCS":
         tolerance = _SCS_LINEAR if _is_linear(structure) else _SCS_LOOSE
@@ -138,6 +139,11 @@ def loose_by(solver: Solver, settings: Settings, structure: Structure) -> Backen
         tolerance = _INTERIOR_LINEAR if _is_linear(structure) else _INTERIOR_CURVED if curved else _INTERIOR_FLAT
     loosened = replace(settings, tolerance=tolerance, native=native)
     return Backend(solver, loosened, trusted=False, proximal_steps=12)
+
+
+def _told(solver: Solver, settings: Settings) -> Settings:
+    """The settings with those native options that this backend has."""
+    return replace(settings, native=tuple(item for item in settings.native if item[0] in solver.native_options))
 
 
 def _is_linear(structure: Structure) -> bool:

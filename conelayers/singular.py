@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -41,12 +42,13 @@ def as_singular(value: Singular | str) -> Singular:
 @final
 @dataclass(frozen=True)
 class Watch:
-    """The policies of a layer, and the causes that it has warned of already."""
+    """The policies of a layer, the causes that it has warned of already (``seen``), and how often there was trouble."""
 
     policy: Singular
     selection: Selection
     naming: Naming
     seen: set[Any] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def over(self, solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
         """A solution and its linearization under these policies."""
@@ -72,6 +74,7 @@ class Watch:
         warnings.warn(message, ZeroDerivativeWarning, stacklevel=6)
 
     def _tell(self, solution: Solution | None, linearization: SolutionMap, trouble: Trouble) -> None:
+        self.counts["trouble"] += 1
         if self.policy is Singular.LEAST_SQUARES:
             return
         troubled = sorted(trouble.ambiguous + trouble.inconsistent)

@@ -185,8 +185,9 @@ def test_a_limit_of_the_solver_s_own_ends_nothing(monkeypatch: pytest.MonkeyPatc
     x, c = cp.Variable(2), cp.Parameter(2)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c) + 0.5 * cp.norm1(x) + cp.norm2(x)))
     assert Layer(problem, [c], [x]).solve(np.array([4.5, -0.9])).solver in ("SCS", "ECOS")
+    assert Layer(problem, [c], [x], solver="CLARABEL").solve(np.array([4.5, -0.9])).solver in ("SCS", "ECOS")
     with pytest.raises(SolveError, match="iteration limit"):
-        Layer(problem, [c], [x], solver="CLARABEL").solve(np.array([4.5, -0.9]))
+        Layer(problem, [c], [x], solver="CLARABEL").solve(np.array([4.5, -0.9]), solver_args={"fallback": False})
 
 
 def test_the_program_as_it_was_given_is_a_way_too() -> None:
@@ -204,7 +205,7 @@ def test_the_program_as_it_was_given_is_a_way_too() -> None:
     part = presolved.smaller.take(index)
     start = route.start(part, index, 1)
     assert np.all(evaluate(part, start.x, start.v).error(part) < 1e-6)
-    assert not list(Plan(SOLVERS["CLARABEL"], Settings(), True).unscaled(program, scaling, presolved))
+    assert not list(Plan(SOLVERS["CLARABEL"], Settings(), True, fallback=False).unscaled(program, scaling, presolved))
 
 
 @pytest.mark.parametrize("status", [Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE])
@@ -283,7 +284,9 @@ def test_infeasibility_is_what_has_a_certificate(
     monkeypatch.setattr(type(SOLVERS["CLARABEL"]), "_solve", lambda *_: raw)
     A = np.array([[1.0, 0.0], [-1.0, 0.0]])
     with pytest.raises(SolveError) as caught:
-        solve_and_differentiate(None, [1.0, 1.0], A, [-1.0, 0.0], Cones(nonneg=2), solver="CLARABEL")
+        solve_and_differentiate(
+            None, [1.0, 1.0], A, [-1.0, 0.0], Cones(nonneg=2), solver="CLARABEL", solver_args={"fallback": False}
+        )
     assert caught.value.statuses == (expected,)
 
 

@@ -81,8 +81,9 @@ class HostProgram:
             if a1.any() or a2.any():
                 if transposed:
                     # Any r₂ is D gy + (D − I) gs with gy = r₂, gs = −r₂.
+                    before = 0 if solution is None else solution.troubles
                     found = linearization.adjoint(a1, a2, -a2, gradients_move)
-                    if solution is not None:
+                    if solution is not None and solution.troubles == before:
                         solution.heed_zero((a1, a2, -a2), *found)
                 else:
                     dx, dy, ds = linearization.tangent(a1, a2, outputs_move)
