@@ -61,10 +61,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "nonneg, of squares": _case(
         lambda w, x: w @ cp.square(x) + _COST @ x, [2.0, 0.0], [0.0, -1.0], lambda w, x: x >= -1, nonneg=True
     ),
-    "nonpos": _case(
-        lambda w, x: -w * cp.sum_squares(x) + _COST @ x, 0.0, 1.0, lambda w, x: x >= -1, nonpos=True
+    "nonpos": _case(lambda w, x: -w * cp.sum_squares(x) + _COST @ x, 0.0, 1.0, lambda w, x: x >= -1, nonpos=True),
+    "nonneg, under a root": _case(
+        lambda w, x: cp.sum_squares(x - cp.sqrt(w + 1e-4)), [4.0, 0.0], [0.0, -1.0], nonneg=True
     ),
-    "nonneg, under a root": _case(lambda w, x: cp.sum_squares(x - cp.sqrt(w + 1e-4)), [4.0, 0.0], [0.0, -1.0], nonneg=True),
     "nonneg, in a product": _case(
         lambda w, x: cp.sum_squares(x - 1) + w[0] * cp.abs(x[0] - w[1]), [0.0, 0.5], [-1.0, 0.0], nonneg=True
     ),
@@ -86,7 +86,11 @@ CASES: dict[str, Callable[[], Case]] = {
         NSD=True,
     ),
     "boolean": _case(
-        lambda w, x: cp.sum_squares(x - _COST), [1.0, 0.0], [1.0, -1.0], lambda w, x: cp.abs(x) <= 1000 * w, boolean=True
+        lambda w, x: cp.sum_squares(x - _COST),
+        [1.0, 0.0],
+        [1.0, -1.0],
+        lambda w, x: cp.abs(x) <= 1000 * w,
+        boolean=True,
     ),
     "integer": _case(lambda w, x: cp.sum_squares(x - w), [3.0, 1.0], [1.0, -1.0], lambda w, x: x <= 2, integer=True),
 }

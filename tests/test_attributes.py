@@ -61,7 +61,7 @@ def test_more_than_a_slip_is_refused(name: str) -> None:
         lambda: module(torch.tensor(np.stack([case.right, wrong]))),
         lambda: torch.func.vmap(lambda t: module(t)[0])(torch.tensor(np.stack([case.right, wrong]))),
     ):
-        with pytest.raises(ValueError, match="at batch index 1: (was declared|got NaN)"):
+        with pytest.raises(ValueError, match=r"at batch index 1: (was declared|got NaN)"):
             refused()
 
 
@@ -96,7 +96,9 @@ def test_structure_is_kept() -> None:
         ({"diag": True}, np.diag([1.0, 2.0, 0.0])),
     ):
         S = cp.Parameter((3, 3), **attributes)
-        layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(X - S)), [cp.trace(X) <= 9]), [S], [X], singular="least_squares")
+        layer = Layer(
+            cp.Problem(cp.Minimize(cp.sum_squares(X - S)), [cp.trace(X) <= 9]), [S], [X], singular="least_squares"
+        )
         value = (value + value.T) / 2
         slipped = value + 1e-10 * rng.standard_normal((3, 3))
         solution, exact = layer.solve(slipped), layer.solve(value)
@@ -112,7 +114,9 @@ def test_complex_structure_is_kept() -> None:
     for attributes in ({"hermitian": True}, {"imag": True}):
         H = cp.Parameter((2, 2), **attributes)
         Z = cp.Variable((2, 2), complex=True)
-        layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(cp.real(Z - H)) + cp.sum_squares(cp.imag(Z - H)))), [H], [Z])
+        layer = Layer(
+            cp.Problem(cp.Minimize(cp.sum_squares(cp.real(Z - H)) + cp.sum_squares(cp.imag(Z - H)))), [H], [Z]
+        )
         M = rng.standard_normal((2, 2)) + 1j * rng.standard_normal((2, 2))
         value = (M + M.conj().T) / 2 if "hermitian" in attributes else 1j * M.imag
         slipped = value + 1e-10 * (rng.standard_normal((2, 2)) + 1j)
@@ -153,7 +157,9 @@ def test_moved_matrices(sign: float) -> None:
     G = F @ np.swapaxes(F, 1, 2)
     name = {"PSD" if sign > 0 else "NSD"}
     xp = NumpyArithmetic()
-    np.testing.assert_array_equal(moved_onto(xp, sign * G, name, None), sign * G)  # rounding of the eigenvalues is left alone
+    np.testing.assert_array_equal(
+        moved_onto(xp, sign * G, name, None), sign * G
+    )  # rounding of the eigenvalues is left alone
     slipped = G - 1e-10 * np.eye(4)
     moved = sign * moved_onto(xp, sign * slipped, name, None)
     assert np.linalg.eigvalsh(moved).min() > -1e-14

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,8 +55,6 @@ def test_more_than_a_slip_is_refused(name: str) -> None:
 
 def test_second_derivatives_pass_through() -> None:
     """a/(1 + w) at w = −1e−10 as at 0."""
-    import cvxpy as cp
-
     x, a, w = cp.Variable(), cp.Parameter(), cp.Parameter(nonneg=True)
     layer = ConeLayer(cp.Problem(cp.Minimize(cp.square(x - a) + w * cp.square(x))), [a, w], [x])
     hessian = jax.hessian(lambda t: layer(t[0], t[1])[0])

@@ -8,6 +8,7 @@ import sys
 from types import ModuleType
 
 import cvxpy as cp
+import diffcp
 import numpy as np
 import pytest
 import scs
@@ -311,8 +312,6 @@ def failure() -> SolveError:
 
 def test_a_solve_error_is_what_cvxpy_and_diffcp_raise() -> None:
     """``except`` clauses of migrants keep working; also after pickling and copying."""
-    import diffcp
-
     for error in (failure(), pickle.loads(pickle.dumps(failure())), copy.copy(failure()), copy.deepcopy(failure())):
         assert isinstance(error, cp.error.SolverError)
         assert isinstance(error, diffcp.SolverError)
@@ -351,21 +350,39 @@ def test_unnamed_parameters_are_told_by_place_and_shape() -> None:
     weight, bound = cp.Parameter(nonneg=True), cp.Parameter((3,))
     made = layer(cp.sum_squares(x - named) + weight * cp.norm1(x), [x <= bound], [named, weight, bound], [x])
     module = ConeLayer(
-        cp.Problem(cp.Minimize(cp.sum_squares(x - named) + weight * cp.norm1(x)), [x <= bound]), [named, weight, bound], [x]
+        cp.Problem(cp.Minimize(cp.sum_squares(x - named) + weight * cp.norm1(x)), [x <= bound]),
+        [named, weight, bound],
+        [x],
     )
     one = np.ones(3)
     for call in (made.solve, lambda *v: module(*(torch.as_tensor(h) for h in v))):
-        refused(lambda call=call: call(one, -1.0, one), f"parameter {weight.name()} (unnamed, position 1, shape ())", "nonneg=True")
-        refused(lambda call=call: call(one, 1.0, np.ones(4)), f"parameter 2 ({bound.name()}, unnamed, shape (3,))", "got (4,)")
-        refused(lambda call=call: call(one, 1.0), f"{weight.name()} (unnamed, position 1, shape ())", "received 2 tensors")
+        refused(
+            lambda call=call: call(one, -1.0, one),
+            f"parameter {weight.name()} (unnamed, position 1, shape ())",
+            "nonneg=True",
+        )
+        refused(
+            lambda call=call: call(one, 1.0, np.ones(4)),
+            f"parameter 2 ({bound.name()}, unnamed, shape (3,))",
+            "got (4,)",
+        )
+        refused(
+            lambda call=call: call(one, 1.0), f"{weight.name()} (unnamed, position 1, shape ())", "received 2 tensors"
+        )
         refused(lambda call=call: call(one * np.nan, 1.0, one), "parameter costs: got NaN")
-    refused(lambda: made.solve(np.ones((2, 3)), 1.0, np.ones((3, 3))), "costs: 2", f"{bound.name()} (unnamed, position 2, shape (3,)): 3")
+    refused(
+        lambda: made.solve(np.ones((2, 3)), 1.0, np.ones((3, 3))),
+        "costs: 2",
+        f"{bound.name()} (unnamed, position 2, shape (3,)): 3",
+    )
     refused(
         lambda: layer(cp.sum_squares(x - named), [x <= bound], [named], [x]),
         f"missing: {bound.name()} (unnamed, number 1 of problem.parameters(), shape (3,))",
     )
     lifted = layer(cp.sum_squares(x - named) + cp.sqrt(weight) * cp.norm1(x), [], [named, weight], [x])
-    refused(lambda: lifted.solve(one, -1.0), f"parameter {weight.name()} (unnamed, position 1, shape ())", "nonneg=True")
+    refused(
+        lambda: lifted.solve(one, -1.0), f"parameter {weight.name()} (unnamed, position 1, shape ())", "nonneg=True"
+    )
     twin = pickle.loads(pickle.dumps(made))
     refused(lambda: twin.solve(one, -1.0, one), "(unnamed, position 1, shape ())")
 
@@ -383,13 +400,19 @@ def test_keywords_of_other_layers_say_what_to_write(keyword: str, phrase: str) -
     x, p, _ = leaves()
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0])
     for kind in (Layer, ConeLayer):
-        refused(lambda kind=kind: kind(problem, [p], [x], **{keyword: []}), keyword, "unexpected keyword", phrase, error=TypeError)
+        refused(
+            lambda kind=kind: kind(problem, [p], [x], **{keyword: []}),
+            keyword,
+            "unexpected keyword",
+            phrase,
+            error=TypeError,
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.uint8])
 def test_integer_tensors_are_taken(dtype: torch.dtype) -> None:
     """The outputs have the dtype of the other tensors, and the default one without others."""
-    x, p, b = leaves()
+    x, p, _ = leaves()
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [cp.sum(x) <= 10])
     module = ConeLayer(problem, [p], [x])
     value = torch.tensor([1, 2, 3], dtype=dtype)

@@ -19,10 +19,10 @@ from conelayers import (
     ProximalSmoothing,
     SolveError,
     Status,
+    ZeroDerivativeWarning,
     backward,
     derivative,
     solve_and_differentiate,
-    ZeroDerivativeWarning,
 )
 from conelayers.torch import ConeLayer, solve_cone_program
 

@@ -346,7 +346,10 @@ def test_a_matrix_wrapped_as_the_opposite_of_what_it_is_is_refused() -> None:
 
 def _names(problem: cp.Problem, parameters: list, variables: list) -> set[str]:
     """Whatever a certificate of the layer can blame."""
-    for made in (Layer(problem, parameters, variables), pickle.loads(pickle.dumps(Layer(problem, parameters, variables)))):
+    for made in (
+        Layer(problem, parameters, variables),
+        pickle.loads(pickle.dumps(Layer(problem, parameters, variables))),
+    ):
         names = made.compiled_for().names
         found = {names.constraints[owner] for owner in names.row_constraint.tolist()}
         # Every row is blamed on something that can be printed, with all of its entries.
@@ -359,7 +362,11 @@ def test_certificates_name_what_the_user_wrote() -> None:
     """Turnover costs tc·‖w − prev‖₁ are rewritten with z = w − prev, which nobody wrote."""
     n = 3
     w, z = cp.Variable(n, name="w"), cp.Variable(n, name="z")
-    prev, tc, risk = cp.Parameter(n, name="prev"), cp.Parameter(nonneg=True, name="tc"), cp.Parameter(nonneg=True, name="risk")
+    prev, tc, risk = (
+        cp.Parameter(n, name="prev"),
+        cp.Parameter(nonneg=True, name="tc"),
+        cp.Parameter(nonneg=True, name="risk"),
+    )
     budget = cp.sum(w) == 1
     first = f"constraint 0 ({budget})"
     turnover = tc * cp.norm1(w - prev)

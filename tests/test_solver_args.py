@@ -9,6 +9,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from zoo import ZOO
 
 from conelayers import Cones, Layer, SolveError, Status, solve_and_differentiate
 from conelayers.plan import Plan
@@ -280,7 +281,11 @@ def test_torch_takes_them_too(options: dict[str, Any]) -> None:
     """With the same gradients."""
     *made, values = quadratic()
     gradients = []
-    for layer, given in ((CvxpyLayer(*made), {}), (CvxpyLayer(*made), options), (CvxpyLayer(*made, solver_args=options), {})):
+    for layer, given in (
+        (CvxpyLayer(*made), {}),
+        (CvxpyLayer(*made), options),
+        (CvxpyLayer(*made, solver_args=options), {}),
+    ):
         tensors = [torch.tensor(v, requires_grad=True) for v in values]
         (x,) = layer(*tensors, solver_args=given)
         x.square().sum().backward()
@@ -307,7 +312,10 @@ def test_raise_on_error() -> None:
     (tensor,) = ConeLayer(problem, [p], [x])(torch.tensor(values), solver_args={"raise_on_error": False})
     assert tensor.isnan().all(dim=1).tolist() == [False, True]
     A, b, cones = np.array([[1.0], [-1.0]]), np.array([-1.0, -1.0]), Cones(nonneg=2)
-    assert solve_and_differentiate(None, [1.0], A, b, cones, solver_args={"raise_on_error": False}).status is not Status.SOLVED
+    assert (
+        solve_and_differentiate(None, [1.0], A, b, cones, solver_args={"raise_on_error": False}).status
+        is not Status.SOLVED
+    )
     lost = solve_cone_program(
         None, *map(torch.tensor, (np.ones(1), A, b)), cones, solver_args={"raise_on_error": False}
     )
@@ -325,14 +333,14 @@ def test_flags_are_flags(name: str, bad: object) -> None:
 @pytest.mark.parametrize("bad", [0.5, "many", None, True])
 def test_acceleration_lookback_is_a_whole_number(bad: object) -> None:
     *made, values = quadratic()
-    with pytest.raises(ValueError, match="solver_args: acceleration_lookback: got .*, which SCS refused; expected an integer"):
+    with pytest.raises(
+        ValueError, match=r"solver_args: acceleration_lookback: got .*, which SCS refused; expected an integer"
+    ):
         Layer(*made).solve(*values, solver_args={"acceleration_lookback": bad})
 
 
 def test_a_batch_s_matrices_are_those_of_its_instances() -> None:
     """What a backend is handed for a batch, where the patterns are looked at once, is what it makes of each instance."""
-    from zoo import ZOO
-
     rng = np.random.default_rng(3)
     for name in ("lasso", "sdp_lmi", "socp_group_lasso", "mpc"):
         case = ZOO[name]()

@@ -48,6 +48,7 @@ def test_it_is_a_warning_of_the_package() -> None:
 
 
 def test_once_a_layer() -> None:
+    seed = torch.tensor(SEED)
     for _ in range(2):
         layer = Layer(*simplex())
         (message,) = told(lambda layer=layer: [layer.solve(COSTS).vjp(SEED) for _ in range(3)])
@@ -56,7 +57,6 @@ def test_once_a_layer() -> None:
         module = ConeLayer(*simplex())
         assert len(told(lambda module=module: [torch_gradient(module, COSTS) for _ in range(3)])) == 1
         composed = ConeLayer(*simplex())
-        seed = torch.tensor(SEED)
         gradient = torch.func.grad(lambda c, layer=composed: layer(c)[0] @ seed)
         assert len(told(lambda g=gradient: [g(torch.tensor(COSTS)) for _ in range(3)])) == 1
 
@@ -82,7 +82,7 @@ def test_vertices_of_all_kinds(kind: int, scale: float) -> None:
 def test_what_is_no_such_gradient() -> None:
     """None asked for, one that is not zero, that of a quadratic program, one that was expected to be zero, and forward mode."""
     problem, parameters, variables = with_total()
-    c, b = parameters
+    c, _ = parameters
     (x,) = variables
     assert not told(lambda: Layer(*simplex()).solve(COSTS).vjp(0 * SEED))
     assert not told(lambda: Layer(problem, parameters, variables).solve(COSTS, 1.0).vjp(SEED))
