@@ -51,7 +51,7 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
     for constraint in problem.constraints:
         if isinstance(constraint, (PowCone3D, PowConeND)) and constraint.alpha.parameters():
             raise CanonicalizationError(
-                f"problem: got the constraint {constraint}, expected a constant exponent: its exponent holds the parameter {constraint.alpha.parameters()[0].name()}, whose value "
+                f"problem: got the constraint {constraint}, expected a constant exponent: its exponent holds the parameter {_named(constraint.alpha.parameters()[0])}, whose value "
                 "cvxpy would fix at compilation; exponents must be constants"
             )
     own = {p.id: p for p in problem.parameters()}
@@ -103,6 +103,11 @@ def _called(parameter: cp.Parameter, places: dict[int, str]) -> str:
     return f"{name} (unnamed, {places[parameter.id]}, shape {parameter.shape})" if is_unnamed(parameter) else name
 
 
+def _named(parameter: cp.Parameter) -> str:
+    """The same where there is no list that it has a place in."""
+    return _called(parameter, {parameter.id: "of the problem's"})
+
+
 def _way_out(item: Any, kind: type) -> str:
     if isinstance(item, cp.constraints.constraint.Constraint) and kind is cp.Variable:
         return "; its multipliers are constraint.dual_variables"
@@ -114,7 +119,7 @@ def _way_out(item: Any, kind: type) -> str:
 def _check_exponents(e: Any) -> None:
     if isinstance(e, Power) and e.variables() and isinstance(e.p, cp.Expression) and e.p.parameters():
         raise CanonicalizationError(
-            f"problem: got `{e}`, expected a constant exponent: its exponent holds the parameter {e.p.parameters()[0].name()}, with whose value its curvature and its cones change: "
+            f"problem: got `{e}`, expected a constant exponent: its exponent holds the parameter {_named(e.p.parameters()[0])}, with whose value its curvature and its cones change: "
             "there is no derivative; exponents of variables must be constants"
         )
     for arg in e.args:
