@@ -73,7 +73,7 @@ class Layer:
     problem: a cvxpy.Problem that is DCP for all values of its parameters. parameters: all of its parameters, in the order in which values are passed.
     variables: its variables or ``constraint.dual_variables[i]``, in the order in which values are returned.
     solver: "CLARABEL", "SCS", "ECOS", or None: the cheapest way near the solution, and Clarabel where Newton's method does not finish
-    from there (docs/method.md). gp: the problem is a geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
+    from there (docs/method.md). Where a named one fails the others are asked, unless solver_args={"fallback": False}. gp: the problem is a geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
     warm_start: start every solve at this thread's previous solution.
 
     singular: where the derivative's linear system is singular and what is asked for feels it, "warn" (once for each cause, with the
