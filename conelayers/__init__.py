@@ -21,6 +21,7 @@ from conelayers.errors import (
     SingularDerivativeWarning,
     SolveError,
     Status,
+    ZeroDerivativeWarning,
 )
 from conelayers.failures import CallInfo, OnFailure
 from conelayers.layer import Layer
@@ -58,6 +59,7 @@ __all__ = [
     "Status",
     "Step",
     "Verdict",
+    "ZeroDerivativeWarning",
     "backward",
     "derivative",
     "solve_and_differentiate",

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["as_array", "as_flag", "as_flags", "as_integers", "as_real", "as_sparse", "check_count", "described"]
+__all__ = [
+    "as_array",
+    "as_flag",
+    "as_flags",
+    "as_integers",
+    "as_real",
+    "as_sparse",
+    "check_count",
+    "check_keywords",
+    "described",
+]
+
+# Keywords of other packages' layers, and of their earlier versions.
+_MOVED = {
+    "constraints": "multipliers are returned like variables: variables=[constraint.dual_variables[0]]",
+    "custom_method": "a solver is chosen by name: solver='ECOS', or solver_args={'solve_method': 'ECOS'}",
+}
+
+
+def check_keywords(unknown: Mapping[str, Any], constructor: Callable[..., Any]) -> None:
+    """Raises TypeError for keywords that a layer's constructor does not have, with what to write in their place."""
+    for name in unknown:
+        known = [p for p in inspect.signature(constructor).parameters if p not in ("self", "unknown")]
+        alike = difflib.get_close_matches(name, known, 1)
+        fix = _MOVED.get(name) or (f"did you mean {alike[0]!r}?" if alike else "leave it out")
+        raise TypeError(
+            f"{name}: got an unexpected keyword argument {name!r}, expected one of {', '.join(known)}; {fix}"
+        )
 
 
 def described(value: Any) -> str:

@@ -16,8 +16,8 @@ from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones, Selection, as_cones, as_selection
 from conelayers.errors import Status
-from conelayers.failures import OnFailure, react
-from conelayers.linearization import Linearization
+from conelayers.failures import OnFailure, PartialLinearization, react
+from conelayers.linearization import SolutionMap
 from conelayers.names import Names, Naming
 from conelayers.plan import Plan
 from conelayers.program import ConeProgram, Pattern, Structure
@@ -45,7 +45,7 @@ class ConeSolution:
     residuals: Residuals
     _structure: Structure
     _solution: Solution
-    _linearization: Linearization
+    _linearization: SolutionMap
 
     def certify(self) -> Certificates:
         """Whether the derivative is justified: a sequence of one Certificate."""
@@ -138,15 +138,16 @@ def solve_and_differentiate(
     settings = arguments.for_solver(chosen)
     structure = Structure(Pattern.of(P), Pattern.of(A), cones)
     program = ConeProgram(structure, P.data[None], q[None], A.data[None], b[None])
-    plan = Plan(chosen, settings, (arguments.method or solver) is not None, arguments.max_seconds)
+    named = (arguments.method or solver) is not None
+    plan = Plan(chosen, settings, named, arguments.max_seconds, arguments.fallback)
     solution, linearization = solve_batch(
         program, plan, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward
     )
     naming = Naming(partial(Names.of_rows, structure.n, structure.m))
-    react(solution, OnFailure.RAISE, naming)
+    react(solution, OnFailure.RAISE if arguments.raises else OnFailure.NAN, naming)
     watch = Watch(*policies, naming)
     solution, linearization = watch.over(solution, linearization)
-    return _single(structure, solution, linearization)
+    return _single(structure, solution, PartialLinearization.of(linearization, solution))
 
 
 def _check_bounds(b: np.ndarray, cones: Cones) -> None:
@@ -189,7 +190,7 @@ def _is_positive_semidefinite(P: sp.csc_array) -> bool:
     return bool(np.all(pivots > 0))
 
 
-def _single(structure: Structure, solution: Solution, linearization: Linearization) -> ConeSolution:
+def _single(structure: Structure, solution: Solution, linearization: SolutionMap) -> ConeSolution:
     return ConeSolution(
         x=solution.x[0],
         y=solution.y[0],

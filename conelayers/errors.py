@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from cvxpy.error import SolverError
 
 __all__ = [
     "CanonicalizationError",
@@ -18,6 +20,7 @@ __all__ = [
     "SingularDerivativeWarning",
     "SolveError",
     "Status",
+    "ZeroDerivativeWarning",
     "as_member",
     "failures_by_status",
     "usable_mask",
@@ -102,6 +105,10 @@ class SingularDerivativeWarning(ConelayersWarning):
     """The derivative's linear system is singular: a minimum-norm least-squares solution was returned."""
 
 
+class ZeroDerivativeWarning(ConelayersWarning):
+    """A gradient is zero in every parameter, as at the vertex of a linear program: nothing is learned from it."""
+
+
 class SingularDerivativeError(ArithmeticError):
     """The derivative's linear system is singular, and the layer was told to raise then; ``certificate`` says why, if it is known."""
 
@@ -136,12 +143,33 @@ def failures_by_status(statuses: Sequence[Status], indices: Sequence[int], messa
     return lines
 
 
-class SolveError(RuntimeError):
+_MADE: dict[int, type[SolveError]] = {}  # by the identity of the other class
+
+
+def _also_a(theirs: type[Exception]) -> type[SolveError]:
+    """SolveError as a class that is ``theirs`` too."""
+    if id(theirs) not in _MADE:
+        own = {name: getattr(SolveError, name) for name in ("__module__", "__qualname__", "__doc__")}
+        _MADE[id(theirs)] = type(SolveError.__name__, (SolveError, theirs), own)
+    return _MADE[id(theirs)]
+
+
+class SolveError(RuntimeError, SolverError):
     """Instances of a batch have no solution to return.
 
     ``statuses`` holds the Status of every instance of the batch, ``indices`` the positions of those that failed,
     ``messages`` the solver's own words for every instance.
+
+    It is a cvxpy.error.SolverError, and where diffcp has been imported a diffcp.SolverError, so that ``except`` clauses that were written
+    for cvxpylayers catch it.
     """
+
+    def __new__(cls, *args: object, **named: object) -> SolveError:
+        """An instance of a class that is diffcp's SolverError too, where diffcp has been imported by now."""
+        theirs = getattr(sys.modules.get("diffcp"), "SolverError", None)
+        if cls is SolveError and isinstance(theirs, type) and issubclass(theirs, Exception):
+            cls = _also_a(theirs)
+        return super().__new__(cls, *args, **named)
 
     def __init__(
         self, statuses: Sequence[Status], indices: Sequence[int], solver: str, messages: Sequence[str] = ()
@@ -155,6 +183,6 @@ class SolveError(RuntimeError):
             f"{len(self.indices)} of {len(self.statuses)} instances were not solved by {solver}: " + " ".join(lines)
         )
 
-    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        # The default would call SolveError(message); errors cross process boundaries, so they must pickle.
-        return (type(self), (self.statuses, self.indices, self.solver, self.messages))
+    def __reduce__(self) -> tuple[Any, tuple[object, ...]]:
+        # The default would call SolveError(message); errors cross process boundaries, to where diffcp may not be known.
+        return (SolveError, (self.statuses, self.indices, self.solver, self.messages))

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Protocol, final
 import numpy as np
 
 from conelayers.expressions import Arithmetic, Evaluation, Expression, positions_in
-from conelayers.parameters import ParameterSpec, batch_sizes, check_values, given_arrays
+from conelayers.parameters import ParameterSpec, batch_sizes, check_values, given_arrays, moved_values
 
-__all__ = ["Interface", "Replacement", "Source", "Values", "leading", "structured"]
+__all__ = ["Interface", "Replacement", "Source", "Values", "leading", "settled", "structured"]
 
 
 class Values(Protocol):
@@ -173,7 +173,7 @@ class Interface:
     def _computed(self, given: Sequence[Any], values: Values) -> list[Any]:
         used = frozenset().union(*self.used)
         fronted = [
-            structured(values.arithmetic, leading(values.wide(v), spec), spec) if i in used else None
+            settled(values.arithmetic, leading(values.wide(v), spec), spec) if i in used else None
             for i, (v, spec) in enumerate(zip(given, self.parameters, strict=True))
         ]
         results = [values.narrow(r, given) for r in self.evaluation(values)(fronted)]
@@ -183,6 +183,11 @@ class Interface:
 def leading(value: Any, spec: ParameterSpec) -> Any:
     """With a batch axis in front, of length 1 for an unbatched value."""
     return value if value.ndim > len(spec.shape) else value[None]
+
+
+def settled(xp: Arithmetic, value: Any, spec: ParameterSpec) -> Any:
+    """The nearest value with the parameter's structure and attributes, for a value (B, *shape) that misses these by rounding."""
+    return moved_values(xp, spec, structured(xp, value, spec))
 
 
 def structured(xp: Arithmetic, value: Any, spec: ParameterSpec) -> Any:

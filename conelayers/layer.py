@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 import cvxpy as cp
 import numpy as np
 
-from conelayers.arguments import as_flag, check_count, described
+from conelayers.arguments import as_flag, check_count, check_keywords, described
 from conelayers.bounds import emptied, missing
 from conelayers.canonicalize import canonicalize, known_backend
 from conelayers.certificate import Certificates
@@ -29,7 +29,9 @@ from conelayers.parameters import (
     check_theta,
     check_values,
     combine_batch,
+    flatten,
     given_arrays,
+    moved_array,
     unflatten,
 )
 from conelayers.parametric import ParametricProgram
@@ -71,7 +73,7 @@ class Layer:
     problem: a cvxpy.Problem that is DCP for all values of its parameters. parameters: all of its parameters, in the order in which values are passed.
     variables: its variables or ``constraint.dual_variables[i]``, in the order in which values are returned.
     solver: "CLARABEL", "SCS", "ECOS", or None: the cheapest way near the solution, and Clarabel where Newton's method does not finish
-    from there (docs/method.md). gp: the problem is a geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
+    from there (docs/method.md). Where a named one fails the others are asked, unless solver_args={"fallback": False}. gp: the problem is a geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
     warm_start: start every solve at this thread's previous solution.
 
     singular: where the derivative's linear system is singular and what is asked for feels it, "warn" (once for each cause, with the
@@ -116,7 +118,9 @@ class Layer:
         executor: Executor | None = None,
         chunk_size: int | None = None,
         progress: bool = False,
+        **unknown: Any,
     ) -> None:
+        check_keywords(unknown, type(self).__init__)
         self.validate, self.on_failure = as_flag("validate", validate), as_on_failure(on_failure)
         self._executor, self.chunk_size = check_executor(executor), check_chunk_size(chunk_size)
         self.progress = as_flag("progress", progress)
@@ -308,8 +312,7 @@ class Layer:
         warm_start: bool | None,
         on_failure: OnFailure | str | None,
     ) -> LayerSolution:
-        policy = self.on_failure if on_failure is None else as_on_failure(on_failure)
-        solution = self._solve(batch, solver_args, warm_start, policy)
+        solution = self._solve(batch, solver_args, warm_start, self.policy_for(on_failure, solver_args))
         solution.react()
         # A part of the batch is not what a monitor compares with other calls.
         for observer in tuple(self._observers) if solution.solved.all() else ():
@@ -381,20 +384,32 @@ class Layer:
         """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
         compiled = self.compiled_for(solver_args)
         specs = compiled.parameters
-        theta = check_theta(specs, theta)
+        given = theta = check_theta(specs, theta)
         for spec in specs:
             values, infinite = unflatten(theta[:, spec.columns], spec.shape), compiled.infinite[spec.columns]
             check_values(spec, values, True, attributes=self.validate, infinite=infinite)
+            if self.validate and spec.moved:
+                theta = theta.copy() if theta is given else theta
+                theta[:, spec.columns] = flatten(moved_array(spec, values))
         compiled.check_bounds(theta, True)
         batch = Batch(theta, True, (True,) * len(specs))
         return self._observed(batch, solver_args, warm_start, on_failure)
 
+    def policy_for(self, on_failure: OnFailure | str | None, solver_args: Mapping[str, Any] | None = None) -> OnFailure:
+        """What a call with these options does about instances without a solution: what it says, or what the layer says."""
+        if on_failure is not None:
+            return as_on_failure(on_failure)
+        silent = self.on_failure is OnFailure.RAISE and not self._arguments_for(solver_args).raises
+        return OnFailure.NAN if silent else self.on_failure
+
+    def _arguments_for(self, solver_args: Mapping[str, Any] | None) -> SolverArguments:
+        if not solver_args:
+            return self._default_arguments
+        return parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver)
+
     def smoothing_for(self, solver_args: Mapping[str, Any] | None = None) -> Smoothing | None:
         """What stands in for the exact derivative in a call with these options."""
-        arguments = self._default_arguments
-        if solver_args:
-            arguments = parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver)
-        return self._smoothing_of(arguments)
+        return self._smoothing_of(self._arguments_for(solver_args))
 
     def _smoothing_of(self, arguments: SolverArguments) -> Smoothing | None:
         return self.smoothing if arguments.lpgd is None else LPGD(*arguments.lpgd)
@@ -403,7 +418,7 @@ class Layer:
         """The parametric cone program that a call with these options solves."""
         if not solver_args:
             return self._default[1]
-        return self._solver_for(parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver))[1]
+        return self._solver_for(self._arguments_for(solver_args))[1]
 
     def linearize(
         self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray, x: np.ndarray | None = None
@@ -451,25 +466,29 @@ class Layer:
         self._last.info = CallInfo.of(solution)
         if warm and solution.x.size:
             self._last.solution = solution
+        smoothing = self._smoothing_of(arguments)
+        linear = program.structure.cones.kinds <= {"zero", "nonneg"} and not program.P.any()
+        may_vanish = (linear or isinstance(smoothing, LPGD)) and self._watch.asks_for_zeros(smoothing)
         values = [o.value(solution.x, solution.y) for o in compiled.outputs]
         shaped = [unflatten(v, o.shape) for v, o in zip(values, compiled.outputs, strict=True)]
         return LayerSolution(
             variables=tuple(v if batch.batched else np.asarray(v[0]) for v in shaped),
             _compiled=compiled,
-            # Data are kept where the derivative needs them: for logarithms of geometric programs.
-            _batch=batch if compiled.gp else batch._replace(theta=np.empty((program.batch, 0))),
+            # Data are kept where the derivative needs them, for logarithms of geometric programs, and where it may be zero.
+            _batch=batch if compiled.gp or may_vanish else batch._replace(theta=np.empty((program.batch, 0))),
             _value=compiled.value(batch.theta, program, solution.x),
             _solution=solution,
             _linearization=linearization,
             _on_failure=policy,
-            _smoothing=(smoothing := self._smoothing_of(arguments)),
+            _smoothing=smoothing,
             _base=self._base(program, plan, solution, compiled, arguments) if smoothing is not None else None,
+            _watch=self._watch if may_vanish else None,
         )
 
     def _plan_for(self, solver_args: Mapping[str, Any] | None) -> tuple[SolverArguments, Plan, ParametricProgram]:
         """The options of a call, how it is solved, and what."""
         if solver_args:
-            arguments = parse_solver_args(merge_solver_args(self._solver_args, solver_args), self._solver)
+            arguments = self._arguments_for(solver_args)
             solver, compiled = self._solver_for(arguments)
         else:
             arguments, (solver, compiled) = self._default_arguments, self._default
@@ -480,6 +499,7 @@ class Layer:
                 arguments.for_solver(solver),
                 (arguments.method or self._solver) is not None,
                 arguments.max_seconds,
+                arguments.fallback,
             ),
             compiled,
         )

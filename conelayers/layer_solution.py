@@ -19,12 +19,26 @@ from conelayers.failures import CallInfo, OnFailure, PartialLinearization, poiso
 from conelayers.linearization import NullTest, NullVectors, SolutionMap, ignored
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
+from conelayers.singular import Watch
 from conelayers.smoothing import Adjoint, Base, Smoothing
 from conelayers.solution import Residuals, Solution
 
 __all__ = ["LayerSolution"]
 
 _SEEN = 1e-8  # relative size from which a null vector of J counts as seen by an output or a parameter
+_ZERO = 1e-11  # size, relative to those of solution, cotangent and parameter, up to which a gradient is rounding errors
+_AT_A_VERTEX = (
+    "the solution of a linear program is a vertex, which stays where it is while the costs change a little, so that nothing can be "
+    "learned from its derivative. Give the layer smoothing=conelayers.LPGD(tau=…) or ProximalSmoothing(temperature=…), or, where zero is "
+    "what you want, singular='least_squares'"
+)
+
+_Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _largest(values: np.ndarray) -> np.ndarray:
+    """The largest finite entry of each row, (B,)."""
+    return np.abs(np.where(np.isfinite(values), values, 0.0)).max(axis=1, initial=0.0)
 
 
 def _shown(values: np.ndarray) -> str:
@@ -52,6 +66,9 @@ class LayerSolution:
     _on_failure: OnFailure = OnFailure.RAISE
     _smoothing: Smoothing | None = None
     _base: Base | None = None  # the instances that have a solution
+    _watch: Watch | None = (
+        None  # who tells of a gradient that is zero, where it may be: of linear programs, and of smoothed ones
+    )
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {v.shape}" for name, v in zip(self._names(), self.variables, strict=True))
@@ -205,7 +222,7 @@ class LayerSolution:
         for i, (spec, d, batched) in enumerate(zip(specs, dtheta, self._batch.batched_parameters, strict=True)):
             if d is not None:
                 direction[:, spec.columns] = flatten(
-                    self._shaped(f"jvp: tangent {i} ({spec.name})", d, spec.shape, batched)
+                    self._shaped(f"jvp: tangent {i} ({spec.label})", d, spec.shape, batched)
                 )
         outputs = self._compiled.outputs
         flats = self._push(theta, direction)
@@ -286,9 +303,11 @@ class LayerSolution:
             for spec, batched, want in zip(specs, self._batch.batched_parameters, wanted, strict=True)
         )
 
-    def _pull(self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, chosen: ParametricProgram) -> np.ndarray:
+    def _pull(
+        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, chosen: ParametricProgram, *, silent: bool = False
+    ) -> np.ndarray:
         """The gradient with respect to θ, (B, p)."""
-        return chosen.adjoint(self._batch.theta, *self.adjoint(gx, gy, gs, chosen))
+        return chosen.adjoint(self._batch.theta, *self.adjoint(gx, gy, gs, chosen, silent=silent))
 
     def adjoint(
         self,
@@ -296,6 +315,8 @@ class LayerSolution:
         gy: np.ndarray,
         gs: np.ndarray,
         chosen: ParametricProgram | None = None,
+        *,
+        silent: bool = False,
     ) -> Adjoint:
         """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·): the exact adjoint, or what stands in for it."""
         if self._smoothing is not None:
@@ -304,12 +325,53 @@ class LayerSolution:
             members = np.flatnonzero(self.solved)
             nan = self._on_failure is not OnFailure.RAISE
             if members.size:
-                found = self._smoothing.adjoint(self._base, *(g[members] for g in (gx, gy, gs)), nan=nan)
+                cotangents = gx[members], gy[members], gs[members]
+                found = self._smoothing.adjoint(self._base, *cotangents, nan=nan)
+                if not silent:
+                    self._heed_zero(members, cotangents, self._smoothing.without_rounding(found, cotangents[2]), chosen)
             else:
                 found = Adjoint(gx[members], gy[members], gx[members], gy[members])
             return Adjoint(*(scattered(h, members, others) for h in found))
+        before = self.troubles
+        lam, mu = self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen))
+        if not silent and self.troubles == before:
+            self.heed_zero((gx, gy, gs), lam, mu, chosen)
         x, y, _ = self.finite_points
-        return Adjoint(x, y, *self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen)))
+        return Adjoint(x, y, lam, mu)
+
+    @property
+    def troubles(self) -> int:
+        """How often the layer's derivatives have been singular: what is zero there is not the derivative, and that is told already."""
+        return 0 if self._watch is None else self._watch.counts["trouble"]
+
+    def heed_zero(
+        self, cotangents: _Triple, lam: np.ndarray, mu: np.ndarray, chosen: ParametricProgram | None = None
+    ) -> None:
+        """Tell the user, once a layer, where a linear program's gradient, made of λ (B, n) and μ (B, m), is zero in every parameter."""
+        if self._smoothing is None and self._watch is not None:
+            members = np.flatnonzero(self.solved)
+            x, y, _ = self.points
+            found = Adjoint(x[members], y[members], lam[members], mu[members])
+            gx, gy, gs = cotangents
+            self._heed_zero(members, (gx[members], gy[members], gs[members]), found, chosen)
+
+    def _heed_zero(
+        self, members: np.ndarray, cotangents: _Triple, found: Adjoint, chosen: ParametricProgram | None
+    ) -> None:
+        watch, smoothing, theta = self._watch, self._smoothing, self._batch.theta[members]
+        if watch is None or not theta.size or not watch.asks_for_zeros(smoothing):
+            return
+        asked = sum(_largest(g) * _largest(h[members]) for g, h in zip(cotangents, self.points, strict=True))
+        if not any(g.any() for g in cotangents):
+            return
+        gradient = np.abs((chosen or self._compiled).adjoint(theta, *found))
+        overall = np.max(_largest(theta)) or 1.0
+        for spec in self._compiled.parameters:
+            size = np.max(_largest(theta[:, spec.columns]), initial=0.0) or overall
+            if not (size * gradient[:, spec.columns] <= _ZERO * asked[:, None]).all():
+                return
+        advice = _AT_A_VERTEX if smoothing is None else smoothing.advice
+        watch.tell_zero(smoothing, f"The gradient is zero in every parameter: {advice} (docs/degenerate.md).")
 
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
         """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
@@ -333,7 +395,7 @@ class LayerSolution:
                     unit[:, k] = 1.0
                     g = o.adjoint(value, unit)
                     gx, gy = (g, np.zeros_like(y)) if o.primal else (np.zeros_like(x), g)
-                    J[:, first + k] = self._pull(gx, gy, np.zeros_like(y), compiled)
+                    J[:, first + k] = self._pull(gx, gy, np.zeros_like(y), compiled, silent=True)
                 first += value.shape[1]
         else:
             for k in range(count):

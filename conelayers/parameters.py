@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from conelayers.arguments import as_array
+from conelayers.attributes import FLOOR, MOVED, TOLERANCE, moved_onto
+from conelayers.expressions import Arithmetic, NumpyArithmetic
 
 __all__ = [
     "Batch",
@@ -21,13 +23,12 @@ __all__ = [
     "combine_batch",
     "given_arrays",
     "in_order",
+    "moved_array",
+    "moved_values",
     "where_in_batch",
 ]
 
-# How far a value may stray from its attribute, relative to its largest entry, and absolutely: rounding and difference quotients
-# pass, values that make the problem nonconvex do not.
-_TOLERANCE = 1e-5
-_FLOOR = 1e-9
+_NUMPY = NumpyArithmetic()
 
 
 @final
@@ -41,6 +42,20 @@ class ParameterSpec:
     attributes: frozenset[str] = frozenset()
     positions: tuple[int, ...] | None = None  # entries (column-major) that may differ from zero: diag, sparsity
     bounds: tuple[object, object] | None = None
+    position: int | None = None  # among the user's parameters, of one that the user gave no name
+
+    @property
+    def label(self) -> str:
+        """The name, and for cvxpy's own names, which tell the user nothing, the place and the shape."""
+        return (
+            self.name
+            if self.position is None
+            else f"{self.name} (unnamed, position {self.position}, shape {self.shape})"
+        )
+
+    def numbered(self, i: int) -> str:
+        """What messages call the parameter in place i."""
+        return f"parameter {i} ({self.name}{'' if self.position is None else f', unnamed, shape {self.shape}'})"
 
     @cached_property
     def size(self) -> int:
@@ -56,6 +71,11 @@ class ParameterSpec:
     def constrained(self) -> bool:
         """Whether there is more to check of its values than that they are finite."""
         return bool(self.attributes) or self.positions is not None or self.bounds is not None
+
+    @cached_property
+    def moved(self) -> bool:
+        """Whether values may have to be moved onto its attributes."""
+        return bool(self.attributes & MOVED) or self.bounds is not None
 
     @cached_property
     def columns(self) -> slice:
@@ -94,6 +114,7 @@ def combine_batch(
         value = value if is_batched else value[None]
         if spec.constrained and validate:
             check_values(spec, value, is_batched, infinite=_part(infinite, spec))
+            value = moved_array(spec, value)
         theta[:, spec.columns] = flatten(value)
     if not np.isfinite(theta).all() and _broken(theta, infinite).any():
         for spec, value, is_batched in zip(specs, values, batched, strict=True):
@@ -114,7 +135,7 @@ def given_arrays(specs: Sequence[ParameterSpec], values: Sequence[Any], *, spars
         _refuse_number(specs, len(values), len(values) == 1 and isinstance(values[0], (list, tuple, Mapping)))
     arrays = []
     for i, (spec, value) in enumerate(zip(specs, values, strict=True)):
-        name = f"parameter {i} ({spec.name})"
+        name = spec.numbered(i)
         if sparse and hasattr(value, "tocsc"):
             as_array(name, value.data if hasattr(value, "data") else value, complex_too=spec.is_complex)
             arrays.append(value)
@@ -133,6 +154,24 @@ def check_theta(specs: Sequence[ParameterSpec], theta: Any) -> np.ndarray:
     return theta
 
 
+def moved_values(xp: Arithmetic, spec: ParameterSpec, value: Any) -> Any:
+    """The value (B, *shape), moved onto the parameter's attributes where it misses them by rounding."""
+    return moved_onto(xp, value, spec.attributes, spec.bounds) if spec.moved else value
+
+
+def moved_array(spec: ParameterSpec, value: np.ndarray) -> np.ndarray:
+    """The same for an array of real numbers; for definite matrices without their eigenvalues."""
+    for name, sign in (("PSD", 1.0), ("NSD", -1.0)):
+        if name in spec.attributes:
+            try:
+                np.linalg.cholesky(sign * value)
+            except np.linalg.LinAlgError:
+                break
+            return value
+    with np.errstate(invalid="ignore"):  # inf − inf, which is not taken
+        return np.asarray(moved_values(_NUMPY, spec, value))
+
+
 def in_order(specs: Sequence[ParameterSpec], params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
     """A call's values in the order of the parameters, given all by position or all by name; ValueError for anything else."""
     if not named:
@@ -147,7 +186,7 @@ def in_order(specs: Sequence[ParameterSpec], params: Sequence[Any], named: Mappi
     if params or sorted(named) != sorted(names):
         raise ValueError(
             f"parameters: got {len(params)} by position and {', '.join(map(str, named))} by name, expected all by position or all "
-            f"by name: {', '.join(names)}"
+            f"by name: {', '.join(spec.label for spec in specs)}"
         )
     return tuple(named[name] for name in names)
 
@@ -164,7 +203,7 @@ def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]
         extra = len(shape) - len(spec.shape)
         if extra not in (0, 1):
             raise ValueError(
-                f"Invalid parameter dimensionality for parameter {i} ({spec.name}). Expected {len(spec.shape)} or "
+                f"Invalid parameter dimensionality for {spec.numbered(i)}. Expected {len(spec.shape)} or "
                 f"{len(spec.shape) + 1} dimensions, got {len(shape)}"
                 + ("; there is one batch axis: reshape several to one" if extra > 1 else "")
             )
@@ -173,13 +212,13 @@ def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]
                 f"the batched shape (batch_size, {', '.join(map(str, spec.shape))})" if extra else f"{spec.shape}"
             )
             raise ValueError(
-                f"Invalid parameter shape for parameter {i} ({spec.name}). Expected {expected}, got {tuple(shape)}"
+                f"Invalid parameter shape for {spec.numbered(i)}. Expected {expected}, got {tuple(shape)}"
                 + ("; the batch axis comes first" if extra and tuple(shape[:-1]) == spec.shape else "")
             )
         sizes.append(shape[0] if extra else None)
     distinct = {size for size in sizes if size is not None}
     if len(distinct) > 1:
-        found = ", ".join(f"{spec.name}: {size}" for spec, size in zip(specs, sizes, strict=True) if size is not None)
+        found = ", ".join(f"{spec.label}: {size}" for spec, size in zip(specs, sizes, strict=True) if size is not None)
         raise ValueError(
             f"Inconsistent batch sizes. Expected one size for all batched parameters, got {found}"
             + ("; what all instances share is passed without the axis" if 1 in distinct else "")
@@ -188,7 +227,7 @@ def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]
 
 
 def _refuse_number(specs: Sequence[ParameterSpec], got: int, together: bool) -> None:
-    names = ", ".join(spec.name for spec in specs) or "none"
+    names = ", ".join(spec.label for spec in specs) or "none"
     raise ValueError(
         f"A tensor must be provided for each CVXPY parameter; received {got} tensors, expected {len(specs)} ({names})"
         + ("; pass them one by one: solve(*values)" if together else "")
@@ -255,7 +294,7 @@ def _not_finite(spec: ParameterSpec, flat: np.ndarray, broken: np.ndarray) -> st
 
 
 def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray, batched: bool) -> None:
-    slack = _TOLERANCE * np.abs(np.where(np.isinf(flat), 0.0, flat)).max(axis=1) + _FLOOR
+    slack = TOLERANCE * np.abs(np.where(np.isinf(flat), 0.0, flat)).max(axis=1) + FLOOR
     attributes = spec.attributes
     low, high = flat.real.min(axis=1), flat.real.max(axis=1)
     for name, broken, expected in (
@@ -273,8 +312,8 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
             )
     if spec.bounds is not None:
         lower, upper = (np.asarray(bound, dtype=float) for bound in spec.bounds)
-        outside = (values < lower - _TOLERANCE * (1 + np.abs(lower))) | (
-            values > upper + _TOLERANCE * (1 + np.abs(upper))
+        outside = (values < lower - TOLERANCE * (1 + np.abs(lower))) | (
+            values > upper + TOLERANCE * (1 + np.abs(upper))
         )
         broken = np.asarray(flatten(outside).any(axis=1))
         if broken.any():
@@ -341,7 +380,7 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
 
 
 def _refuse(spec: ParameterSpec, broken: np.ndarray, batched: bool, what: str) -> None:
-    raise ValueError(f"parameter {spec.name}{where_in_batch(broken, batched)}: {what}")
+    raise ValueError(f"parameter {spec.label}{where_in_batch(broken, batched)}: {what}")
 
 
 def where_in_batch(broken: np.ndarray, batched: bool) -> str:

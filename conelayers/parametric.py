@@ -214,7 +214,7 @@ class ParametricProgram:
         used = self.b.linear[[int(np.searchsorted(self.b.rows, row))]].indices % theta.shape[1]
         used = used[~np.isfinite(theta[i, used])]
         met = [
-            spec.name for spec in self.parameters if ((spec.columns.start <= used) & (used < spec.columns.stop)).any()
+            spec.label for spec in self.parameters if ((spec.columns.start <= used) & (used < spec.columns.stop)).any()
         ]
         raise ValueError(
             f"parameter{'s' if len(met) > 1 else ''} {' and '.join(met)}{where_in_batch(np.any(undefined, axis=1), batched)}: got infinite values that "

@@ -11,6 +11,7 @@ import cvxpy as cp
 import numpy as np
 
 from conelayers.arguments import as_array, as_flag, described
+from conelayers.canonicalize import parameter_specs
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 
@@ -59,7 +60,8 @@ def _check(problem: Any) -> None:
 def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolution:
     gp = as_flag("gp", gp)
     values = [_value(p) for p in problem.parameters()]
-    missing = [p.name() for p, value in zip(problem.parameters(), values, strict=True) if value is None]
+    specs = parameter_specs(problem.parameters())
+    missing = [spec.label for spec, value in zip(specs, values, strict=True) if value is None]
     if missing:
         raise ValueError(
             f"problem: got no value for the parameters {', '.join(missing)}, expected one for each: the parameters {', '.join(missing)} have no value; set their .value"

@@ -112,10 +112,18 @@ class Backend(Route):
     def solutions(self, program: ConeProgram, index: np.ndarray, jobs: int) -> list[RawSolution]:
         """The solver's answers, instance by instance."""
         structure = program.structure
+        layout = None
+        if program.batch:
+            P0, A0 = structure.P.matrix(program.P[0]), structure.A.matrix(program.A[0])
+            layout = self.solver.layout(P0, A0, structure.cones)
 
         def instance(i: int) -> Instance:
-            P, A = structure.P.matrix(at(program.P, i)), structure.A.matrix(at(program.A, i))
-            return Instance(P, program.q[i], A, program.b[i], structure.cones)
+            P, A = at(program.P, i), at(program.A, i)
+            if layout is None:
+                pair = structure.P.matrix(P), structure.A.matrix(A)
+                return Instance(pair[0], program.q[i], pair[1], program.b[i], structure.cones)
+            inner, rows, native = layout.matrices(P, A)
+            return Instance(inner, program.q[i], rows, program.b[i], structure.cones, native)
 
         def solve_one(i: int) -> RawSolution:
             warm, k = None, int(index[i])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -14,7 +15,7 @@ import numpy as np
 from conelayers.certificate import Certificate
 from conelayers.certify import certify, snapped
 from conelayers.cones import Selection
-from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning, as_member
+from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning, ZeroDerivativeWarning, as_member
 from conelayers.linearization import Linearization, SolutionMap, Trouble
 from conelayers.names import Naming
 from conelayers.solution import Solution
@@ -41,12 +42,13 @@ def as_singular(value: Singular | str) -> Singular:
 @final
 @dataclass(frozen=True)
 class Watch:
-    """The policies of a layer, and the causes that it has warned of already."""
+    """The policies of a layer, the causes that it has warned of already (``seen``), and how often there was trouble."""
 
     policy: Singular
     selection: Selection
     naming: Naming
     seen: set[Any] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def over(self, solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
         """A solution and its linearization under these policies."""
@@ -61,7 +63,17 @@ class Watch:
         """What is done about trouble at these solutions."""
         return partial(self._tell, solution)
 
+    def asks_for_zeros(self, smoothing: object) -> bool:
+        """Whether a gradient that is zero in every parameter is still to be told of, with this in the place of the derivative."""
+        return self.policy is not Singular.LEAST_SQUARES and (ZeroDerivativeWarning, smoothing) not in self.seen
+
+    def tell_zero(self, smoothing: object, message: str) -> None:
+        """Tell of it, once."""
+        self.seen.add((ZeroDerivativeWarning, smoothing))
+        warnings.warn(message, ZeroDerivativeWarning, stacklevel=6)
+
     def _tell(self, solution: Solution | None, linearization: SolutionMap, trouble: Trouble) -> None:
+        self.counts["trouble"] += 1
         if self.policy is Singular.LEAST_SQUARES:
             return
         troubled = sorted(trouble.ambiguous + trouble.inconsistent)

@@ -27,6 +27,8 @@ from conelayers.solvers import Settings, choose_solver
 
 __all__ = ["LPGD", "Adjoint", "Base", "ProximalSmoothing", "Resolver", "Smoothed", "Smoothing"]
 
+_SAME = 1e-10  # relative distance up to which two solutions are one: each is exact to some 1e−13
+
 
 @final
 class Adjoint(NamedTuple):
@@ -61,7 +63,8 @@ class Resolver:
         """The solutions, from ``start``, and the solution map linearized there."""
         plan = self.plan
         if program.structure.P.nnz and not plan.solver.quadratic:
-            plan = Plan(choose_solver(None, program.structure.cones, True, frozenset()), Settings(), False)
+            solver = choose_solver(None, program.structure.cones, True, frozenset())
+            plan = Plan(solver, Settings(), False, fallback=plan.fallback)
         return Solved(*self.watch.over(*solve_batch(program, plan, self.jobs_forward, start, self.jobs_backward)))
 
 
@@ -121,6 +124,15 @@ class Smoothing(ABC):
 
         Raises SolveError where a problem that it perturbs has no solution; with ``nan`` such instances are NaN.
         """
+
+    def without_rounding(self, adjoint: Adjoint, gs: np.ndarray) -> Adjoint:
+        """What ``adjoint`` gave, with zero where it is the rounding errors of a difference."""
+        return adjoint
+
+    @property
+    @abstractmethod
+    def advice(self) -> str:
+        """What to do where it is zero in every parameter."""
 
     @abstractmethod
     def linearized(self, base: Base) -> Smoothed:
@@ -183,9 +195,30 @@ class LPGD(Smoothing):
             "lower": lambda: (ends[0], (solution.x, solution.y)),
             "upper": lambda: ((solution.x, solution.y), ends[0]),
         }[self.side]()
-        width = self.tau * (2 if self.side == "both" else 1)
+        width = self._width
         # y₁x₁ᵀ − y₀x₀ᵀ = (y₁ − y₀)x̄ᵀ + ȳ(x₁ − x₀)ᵀ at the midpoints: the form of an adjoint solution there.
         return Adjoint((x0 + x1) / 2, (y0 + y1) / 2, -(x1 - x0) / width, (y1 - y0) / width - gs)
+
+    @property
+    def _width(self) -> float:
+        """How far apart in τ the two points are."""
+        return self.tau * (2 if self.side == "both" else 1)
+
+    def without_rounding(self, adjoint: Adjoint, gs: np.ndarray) -> Adjoint:
+        x, y, lam, mu = adjoint
+        dual = mu + gs  # (y₁ − y₀)/width
+        still, held = (
+            np.abs(self._width * step).max(axis=1, initial=0.0) <= _SAME * np.abs(point).max(axis=1, initial=0.0)
+            for step, point in ((lam, x), (dual, y))
+        )
+        return Adjoint(x, y, np.where(still[:, None], 0.0, lam), np.where(held[:, None], -gs, mu))
+
+    @property
+    def advice(self) -> str:
+        return (
+            f"the solutions that {self!r} compares are the same in every instance: τ times the loss's gradient is too small to move them. "
+            "Make tau larger; a loss that is a mean over a batch of B divides its gradients by B, so that tau has to be B times as large"
+        )
 
     def linearized(self, base: Base) -> Smoothed:
         raise NotImplementedError(
@@ -212,6 +245,10 @@ class ProximalSmoothing(Smoothing):
         object.__setattr__(
             self, "temperature", _number("ProximalSmoothing: temperature", self.temperature, positive=True)
         )
+
+    @property
+    def advice(self) -> str:
+        return f"the solution that {self!r} smooths is still a vertex. Make the temperature larger"
 
     def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
         # Bounded below as the original is, the problem has a solution.

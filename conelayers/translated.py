@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from conelayers.arguments import as_array, as_flags, check_count
 from conelayers.expressions import Arithmetic, NumpyArithmetic, pullback, pushforward
-from conelayers.interface import Interface, Source, leading, structured
+from conelayers.interface import Interface, Source, leading, settled, structured
 from conelayers.layer_solution import LayerSolution
 from conelayers.parameters import ParameterSpec, flatten, unflatten
 
@@ -53,7 +53,7 @@ def _sparse_entries(value: Any, positions: np.ndarray, spec: ParameterSpec) -> n
     inside = wanted[found] == place if wanted.size else np.zeros(place.size, dtype=bool)
     if stored.data[~inside].any():
         raise ValueError(
-            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
+            f"parameter {spec.label}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
         )
     entries = np.zeros(positions.size)
     np.add.at(entries, order[found[inside]], stored.data[inside])
@@ -85,7 +85,7 @@ class TranslatedSolution(LayerSolution):
         tangents = [
             np.zeros(value.shape)
             if d is None
-            else _shaped(f"jvp: tangent {i} ({spec.name})", d, value.shape, spec.is_complex)
+            else _shaped(f"jvp: tangent {i} ({spec.label})", d, value.shape, spec.is_complex)
             for i, (d, value, spec) in enumerate(zip(dtheta, self._given, interface.parameters, strict=True))
         ]
         return _joined(interface, super().jvp(*_pushed(interface, self._given, tangents)))
@@ -111,7 +111,7 @@ class TranslatedSolution(LayerSolution):
         for spec in interface.parameters:
             if spec.is_complex:
                 raise NotImplementedError(
-                    f"jacobian: parameter {spec.name} is complex; use jvp and vjp, or a real parameter for each of its parts"
+                    f"jacobian: parameter {spec.label} is complex; use jvp and vjp, or a real parameter for each of its parts"
                 )
         batched = self._batch.batched
         count = self._batch.theta.shape[0]
@@ -177,6 +177,14 @@ def _joined_row(rows: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
     return rows[0] if len(rows) == 1 else [a + 1j * b for a, b in zip(*rows, strict=True)]
 
 
+def _settled(interface: Interface, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Dense, with a batch axis, and with the structure and the attributes of their parameters."""
+    return [
+        settled(ARRAYS.arithmetic, leading(ARRAYS.wide(v), spec), spec)
+        for v, spec in zip(values, interface.parameters, strict=True)
+    ]
+
+
 def _leading(interface: Interface, values: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Dense, with a batch axis, and with the structure of their parameters."""
     return [
@@ -189,7 +197,7 @@ def _pushed(interface: Interface, given: Sequence[np.ndarray], tangents: Sequenc
     """The tangents of the program's parameters."""
     moved: list[np.ndarray] = []
     if interface.expressions:
-        found = pushforward(interface.evaluation(ARRAYS), _leading(interface, given), _leading(interface, tangents))
+        found = pushforward(interface.evaluation(ARRAYS), _settled(interface, given), _leading(interface, tangents))
         moved = [m if interface.batched(k, given) else m[0] for k, m in enumerate(found)]
     result = []
     for source in interface.sources:
@@ -224,7 +232,7 @@ def _pulled(interface: Interface, given: Sequence[Any], inner: Sequence[np.ndarr
         assert position is not None
         gradients[position] += _spread(g, specs[position], gradients[position]) if source.entries else np.asarray(g)
     if of_expressions:
-        values = _leading(interface, given)
+        values = _settled(interface, given)
         batch = max(v.shape[0] for v in values)
         cotangents = [
             np.zeros((batch if interface.batched(k, given) else 1, *e.shape), complex) + of_expressions.get(k, 0)

@@ -49,7 +49,9 @@ def shortest_path(smoothing: LPGD | None) -> ConeLayer:
     flow, cost = cp.Variable(incidence.shape[1]), cp.Parameter(incidence.shape[1])
     # The last node's balance follows from the others'.
     constraints = [incidence[:-1] @ flow == supply[:-1], flow >= 0]
-    return ConeLayer(cp.Problem(cp.Minimize(cost @ flow), constraints), [cost], [flow], smoothing=smoothing)
+    problem = cp.Problem(cp.Minimize(cost @ flow), constraints)
+    # "least_squares": that the exact derivative is zero is what is shown here, and need not be told.
+    return ConeLayer(problem, [cost], [flow], smoothing=smoothing, singular="least_squares")
 
 
 def dijkstra_lengths(costs: np.ndarray) -> np.ndarray:

@@ -239,7 +239,7 @@ good("layer.solve(np.zeros((0, 3)), 0).vjp(np.zeros((0, 3)))[1]", "0.0", "and it
 good("layer.solve(np.ones((1, 3)), 0).variables[0].shape", "(1, 3)", "a batch of one keeps its axis")
 good("layer.solve(np.ones((2, 3)), np.zeros(2)).variables[0]", "np.ones((2, 3))", "batched and batched")
 good("layer.solve(np.ones((2, 3)), 0.5).vjp(np.ones((2, 3)))[1].shape", "()", "batched and shared, with the sum of gradients")
-bad("layer.solve(one, -1e-12)", "1 of 1 instances", "dual infeasible at batch index 0", error="SolveError")
+good("layer.solve(one, -1e-12).variables[0]", "one", "−1e−12 in the place of a nonnegative number")
 good("layer.solve(1e12 * one, 0).variables[0]", "1e12 * one", "values of 1e12")
 good("layer.solve(1e-12 * one, 0).variables[0]", "1e-12 * one", "values of 1e−12")
 good("layer.solve([1e12, 1e-12, 1], 0).variables[0][0]", "1e12", "both at once: exact to 1e−9 of the largest")

@@ -401,7 +401,9 @@ def test_solutions_and_layers_travel_with_their_names() -> None:
 
 
 def test_names_are_found_when_asked_for_only(monkeypatch) -> None:
-    monkeypatch.setattr("conelayers.canonicalize.compile.names_of", lambda *_: pytest.fail("names were looked for"))
+    monkeypatch.setattr(
+        "conelayers.canonicalize.compile.names_of", lambda *_, **__: pytest.fail("names were looked for")
+    )
     solution = box_layer().solve(np.array([0.2, 0.3, 0.0]))
     solution.vjp(np.ones(3))
     with pytest.raises(pytest.fail.Exception):

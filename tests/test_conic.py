@@ -193,6 +193,7 @@ def test_ecos_is_not_given_rows_without_entries(rows: slice) -> None:
     A = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.0]])
     A[rows] = 0.0
     for _ in range(20):
+        alone = {"solve_method": "ECOS", "fallback": False}
         with pytest.raises(SolveError, match="not called: ECOS"):
-            solve_and_differentiate(None, np.zeros(2), A, np.zeros(4), Cones(zero=2, nonneg=2), solver="ECOS")
+            solve_and_differentiate(None, np.zeros(2), A, np.zeros(4), Cones(zero=2, nonneg=2), solver_args=alone)
     assert solve_and_differentiate(None, np.zeros(2), A, np.zeros(4), Cones(zero=2, nonneg=2)).status is Status.SOLVED

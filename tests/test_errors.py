@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import sys
+from types import ModuleType
+
 import cvxpy as cp
+import diffcp
 import numpy as np
 import pytest
 import scs
+import torch
 
 from conelayers import (
     CanonicalizationError,
@@ -16,6 +23,9 @@ from conelayers import (
     Status,
     solve_and_differentiate,
 )
+from conelayers.torch import ConeLayer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")
 
 SCS_VERSION = tuple(map(int, scs.__version__.split(".")[:2]))
 
@@ -287,3 +297,138 @@ def test_what_cvxpy_stumbles_over_is_told_and_what_it_grumbles_about_is_not() ->
     X = cp.Variable((1, 1), hermitian=True)
     (value,) = Layer(cp.Problem(cp.Minimize(cp.sum_squares(X - p))), [p], [X]).solve(np.array(2.0)).variables
     np.testing.assert_allclose(value, [[2.0]])
+
+
+# ------------------------------------------------------------------------------------------------ what migrants catch and write
+
+
+def failure() -> SolveError:
+    """One of a layer's."""
+    x, p, _ = leaves()
+    with pytest.raises(SolveError) as caught:
+        layer(cp.sum_squares(x), [x >= p, x <= 0], [p], [x]).solve(np.ones(3))
+    return caught.value
+
+
+def test_a_solve_error_is_what_cvxpy_and_diffcp_raise() -> None:
+    """``except`` clauses of migrants keep working; also after pickling and copying."""
+    for error in (failure(), pickle.loads(pickle.dumps(failure())), copy.copy(failure()), copy.deepcopy(failure())):
+        assert isinstance(error, cp.error.SolverError)
+        assert isinstance(error, diffcp.SolverError)
+        assert isinstance(error, SolveError)
+        assert isinstance(error, RuntimeError)
+        assert error.statuses == (Status.PRIMAL_INFEASIBLE,)
+        assert "1 of 1 instances" in str(error)
+        assert type(error) is type(failure()), "one class for all of them"
+    for kind in (cp.error.SolverError, diffcp.SolverError, SolveError):
+        with pytest.raises(kind):
+            raise failure()
+
+
+def test_it_is_one_where_diffcp_is_imported_when_it_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    travelled = pickle.dumps(failure())
+    for absent in (None, ModuleType("diffcp")):  # not imported, and one without the name
+        if absent is None:
+            monkeypatch.delitem(sys.modules, "diffcp")
+        else:
+            monkeypatch.setitem(sys.modules, "diffcp", absent)
+        for error in (failure(), pickle.loads(travelled)):
+            assert type(error) is SolveError
+            assert isinstance(error, cp.error.SolverError)
+            assert error.indices == (0,)
+    theirs = type("SolverError", (Exception,), {})
+    module = ModuleType("diffcp")
+    module.SolverError = theirs  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "diffcp", module)
+    assert isinstance(failure(), theirs)
+    assert isinstance(pickle.loads(travelled), theirs)
+
+
+def test_unnamed_parameters_are_told_by_place_and_shape() -> None:
+    """cvxpy's param63 says nothing to who did not name it; names of the user's own stand alone."""
+    x, named = cp.Variable(3), cp.Parameter(3, name="costs")
+    weight, bound = cp.Parameter(nonneg=True), cp.Parameter((3,))
+    made = layer(cp.sum_squares(x - named) + weight * cp.norm1(x), [x <= bound], [named, weight, bound], [x])
+    module = ConeLayer(
+        cp.Problem(cp.Minimize(cp.sum_squares(x - named) + weight * cp.norm1(x)), [x <= bound]),
+        [named, weight, bound],
+        [x],
+    )
+    one = np.ones(3)
+    for call in (made.solve, lambda *v: module(*(torch.as_tensor(h) for h in v))):
+        refused(
+            lambda call=call: call(one, -1.0, one),
+            f"parameter {weight.name()} (unnamed, position 1, shape ())",
+            "nonneg=True",
+        )
+        refused(
+            lambda call=call: call(one, 1.0, np.ones(4)),
+            f"parameter 2 ({bound.name()}, unnamed, shape (3,))",
+            "got (4,)",
+        )
+        refused(
+            lambda call=call: call(one, 1.0), f"{weight.name()} (unnamed, position 1, shape ())", "received 2 tensors"
+        )
+        refused(lambda call=call: call(one * np.nan, 1.0, one), "parameter costs: got NaN")
+    refused(
+        lambda: made.solve(np.ones((2, 3)), 1.0, np.ones((3, 3))),
+        "costs: 2",
+        f"{bound.name()} (unnamed, position 2, shape (3,)): 3",
+    )
+    refused(
+        lambda: layer(cp.sum_squares(x - named), [x <= bound], [named], [x]),
+        f"missing: {bound.name()} (unnamed, number 1 of problem.parameters(), shape (3,))",
+    )
+    lifted = layer(cp.sum_squares(x - named) + cp.sqrt(weight) * cp.norm1(x), [], [named, weight], [x])
+    refused(
+        lambda: lifted.solve(one, -1.0), f"parameter {weight.name()} (unnamed, position 1, shape ())", "nonneg=True"
+    )
+    twin = pickle.loads(pickle.dumps(made))
+    refused(lambda: twin.solve(one, -1.0, one), "(unnamed, position 1, shape ())")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "phrase"),
+    [
+        ("constraints", "variables=[constraint.dual_variables[0]]"),
+        ("custom_method", "solver='ECOS'"),
+        ("solvers", "did you mean 'solver'?"),
+        ("nonsense", "leave it out"),
+    ],
+)
+def test_keywords_of_other_layers_say_what_to_write(keyword: str, phrase: str) -> None:
+    x, p, _ = leaves()
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0])
+    for kind in (Layer, ConeLayer):
+        refused(
+            lambda kind=kind: kind(problem, [p], [x], **{keyword: []}),
+            keyword,
+            "unexpected keyword",
+            phrase,
+            error=TypeError,
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.uint8])
+def test_integer_tensors_are_taken(dtype: torch.dtype) -> None:
+    """The outputs have the dtype of the other tensors, and the default one without others."""
+    x, p, _ = leaves()
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [cp.sum(x) <= 10])
+    module = ConeLayer(problem, [p], [x])
+    value = torch.tensor([1, 2, 3], dtype=dtype)
+    (solution,) = module(value)
+    torch.testing.assert_close(solution, torch.tensor([1.0, 2.0, 3.0]))
+    (batch,) = module(torch.stack([value, 2 * value]))
+    torch.testing.assert_close(batch[0], solution)
+    scale = cp.Parameter(nonneg=True, name="scale")
+    both = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p) + scale * cp.sum_squares(x))), [p, scale], [x])
+    for wide in (torch.float32, torch.float64):
+        s = torch.tensor(1.0, dtype=wide, requires_grad=True)
+        (solution,) = both(value, s)
+        assert solution.dtype is wide
+        solution.sum().backward()
+        torch.testing.assert_close(s.grad, torch.tensor(-1.5, dtype=wide))
+        torch.testing.assert_close(
+            torch.func.grad(lambda t: both(value, t)[0].sum())(s.detach()), torch.tensor(-1.5, dtype=wide)
+        )
+    refused(lambda: module(value > 1), "got dtype torch.bool", error=TypeError)

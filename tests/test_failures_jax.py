@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_failures import FEW_KEPT, FEW_LOST, LOST, _problem, _values
 
-from conelayers import FailedInstancesWarning
+from conelayers import FailedInstancesWarning, SolveError
 from conelayers.jax import ConeLayer
 
 
@@ -57,3 +60,37 @@ def test_warnings_and_last() -> None:
     with pytest.warns(FailedInstancesWarning, match="3 of 128"):
         layer(*values)
     assert layer.last.failed == tuple(LOST)
+
+
+def test_raise_on_error_of_other_packages() -> None:
+    """False returns, with NaN for what failed, in compiled functions too; a policy of the call's own wins."""
+    x, p = cp.Variable(2), cp.Parameter(2)
+    layer = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(x)), [x >= p, x <= 1]), [p], [x])
+    values, options = jnp.array([[0.5, 0.5], [2.0, 2.0]]), {"raise_on_error": False}
+    for call in (partial(layer, solver_args=options), jax.jit(partial(layer, solver_args=options))):
+        (found,) = call(values)
+        assert jnp.isnan(found).all(axis=1).tolist() == [False, True]
+    with pytest.raises(SolveError):
+        layer(values, solver_args={"raise_on_error": True})
+    with pytest.raises(SolveError):
+        layer(values, solver_args=options, on_failure="raise")
+    (made,) = ConeLayer(cp.Problem(cp.Minimize(cp.sum_squares(x)), [x >= p, x <= 1]), [p], [x], solver_args=options)(
+        values
+    )
+    assert jnp.isnan(made).all(axis=1).tolist() == [False, True]
+
+
+def test_ordinary_options_and_integers_and_keywords() -> None:
+    """What migrants pass and write."""
+    x, p = cp.Variable(3), cp.Parameter(3)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [cp.sum(x) <= 10])
+    layer = ConeLayer(problem, [p], [x])
+    expected = layer(jnp.array([1.0, 2.0, 3.0]))[0]
+    for options in ({"eps": 1e-8}, {"max_iters": 10000}, {"acceleration_lookback": 0, "eps": 1e-8, "max_iters": 10000}):
+        np.testing.assert_array_equal(layer(jnp.array([1.0, 2.0, 3.0]), solver_args=options)[0], expected)
+        assert layer.last.solver == ("ACTIVE SET",)
+    np.testing.assert_array_equal(layer(jnp.array([1, 2, 3]))[0], expected)
+    with pytest.raises(ValueError, match=r"unnamed, position 0, shape \(3,\)\): got NaN"):
+        layer(jnp.full(3, jnp.nan))
+    with pytest.raises(TypeError, match=r"variables=\[constraint\.dual_variables\[0\]\]"):
+        ConeLayer(problem, [p], [x], constraints=[])

@@ -339,3 +339,74 @@ def test_a_matrix_wrapped_as_the_opposite_of_what_it_is_is_refused() -> None:
     x, M = cp.Variable(2), cp.Parameter((2, 2), name="M")
     problem = cp.Problem(cp.Maximize(-cp.sum_squares(x - 1)), [cp.quad_form(x, nsd_wrap(M.T @ M)) >= -1])
     refused(lambda: Layer(problem, [M], [x]).solve(np.eye(2)), "not negative definite")
+
+
+# ------------------------------------------------------------------------------------------------ names in certificates
+
+
+def _names(problem: cp.Problem, parameters: list, variables: list) -> set[str]:
+    """Whatever a certificate of the layer can blame."""
+    for made in (
+        Layer(problem, parameters, variables),
+        pickle.loads(pickle.dumps(Layer(problem, parameters, variables))),
+    ):
+        names = made.compiled_for().names
+        found = {names.constraints[owner] for owner in names.row_constraint.tolist()}
+        # Every row is blamed on something that can be printed, with all of its entries.
+        for row in range(names.row_constraint.size):
+            assert names.rows(np.eye(names.row_constraint.size)[row])
+    return found
+
+
+def test_certificates_name_what_the_user_wrote() -> None:
+    """Turnover costs tc·‖w − prev‖₁ are rewritten with z = w − prev, which nobody wrote."""
+    n = 3
+    w, z = cp.Variable(n, name="w"), cp.Variable(n, name="z")
+    prev, tc, risk = (
+        cp.Parameter(n, name="prev"),
+        cp.Parameter(nonneg=True, name="tc"),
+        cp.Parameter(nonneg=True, name="risk"),
+    )
+    budget = cp.sum(w) == 1
+    first = f"constraint 0 ({budget})"
+    turnover = tc * cp.norm1(w - prev)
+    costs = f"the objective's term {turnover}"
+    assert _names(cp.Problem(cp.Minimize(cp.sum_squares(w) + turnover), [budget]), [prev, tc], [w]) == {first, costs}
+    assert _names(cp.Problem(cp.Maximize(cp.sum(w) - turnover), [budget]), [prev, tc], [w]) == {
+        first,
+        f"the objective's term -({turnover})",
+    }
+    bounded = turnover <= risk
+    assert _names(cp.Problem(cp.Minimize(cp.sum_squares(w)), [budget, bounded]), [prev, tc, risk], [w]) == {
+        first,
+        f"constraint 1 ({bounded})",
+    }
+    labelled = (tc * cp.norm(w - prev) <= risk).set_label("turnover")
+    assert "constraint 1 (turnover)" in _names(
+        cp.Problem(cp.Minimize(cp.sum_squares(w)), [budget, labelled]), [prev, tc, risk], [w]
+    )
+    for term in (
+        tc * cp.huber(w[0] - prev[0]),
+        tc * cp.maximum(w[0] - prev[0], 0),
+        tc * cp.sum_squares(w - prev),
+        tc * cp.norm(cp.multiply(prev, w) - 1),
+    ):
+        found = _names(cp.Problem(cp.Minimize(cp.sum(z) + term), [z >= w, budget]), [prev, tc], [w])
+        assert all("==" not in name or name == f"constraint 1 ({budget})" for name in found)
+        assert any(name.startswith("the objective's term tc * ") for name in found)
+
+
+def test_certificates_of_lifted_problems_blame_the_right_term() -> None:
+    """Both at the kink of the turnover costs and where constraints depend on each other."""
+    w, prev, tc = cp.Variable(4, name="w"), cp.Parameter(4, name="prev"), cp.Parameter(nonneg=True, name="tc")
+    problem = cp.Problem(
+        cp.Minimize(cp.sum_squares(w) + tc * cp.maximum(w[0] - prev[0], 0) + tc * cp.norm1(w - prev)),
+        [cp.sum(w) == 1, 2 * cp.sum(w) == 2],
+    )
+    layer = Layer(problem, [prev, tc], [w])
+    (certificate,) = layer.certify(np.full(4, 0.25), 1.0)
+    said = str(certificate)
+    assert "constraint 0 (Sum(w, None, False) == 1.0)" in said
+    assert "the objective's term tc * " in said
+    assert "== w + -prev" not in said
+    assert "constraint 2" not in said

@@ -93,7 +93,7 @@ def test_default_for_quadratic_programs_falls_back(monkeypatch) -> None:
     first = layer.solve(values)
     poor = Backend(SOLVERS["SCS"], Settings(max_iters=1), trusted=False, proximal_steps=0)
     monkeypatch.setattr("conelayers.plan.SmallQuadratic.suits", lambda structure: False)
-    monkeypatch.setattr("conelayers.plan.loose", lambda structure: poor)
+    monkeypatch.setattr("conelayers.plan.loose", lambda structure, settings: poor)
     monkeypatch.setattr("conelayers.routes.Backend.plain_steps", 1)
     second = layer.solve(values)
     assert set(second.solver) == {"CLARABEL"}

@@ -184,8 +184,9 @@ def test_a_limit_of_the_solver_s_own_ends_nothing(monkeypatch: pytest.MonkeyPatc
     x, c = cp.Variable(2), cp.Parameter(2)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c) + 0.5 * cp.norm1(x) + cp.norm2(x)))
     assert Layer(problem, [c], [x]).solve(np.array([4.5, -0.9])).solver in ("SCS", "ECOS")
+    assert Layer(problem, [c], [x], solver="CLARABEL").solve(np.array([4.5, -0.9])).solver in ("SCS", "ECOS")
     with pytest.raises(SolveError, match="iteration limit"):
-        Layer(problem, [c], [x], solver="CLARABEL").solve(np.array([4.5, -0.9]))
+        Layer(problem, [c], [x], solver="CLARABEL").solve(np.array([4.5, -0.9]), solver_args={"fallback": False})
 
 
 def test_the_program_as_it_was_given_is_a_way_too() -> None:
@@ -203,7 +204,7 @@ def test_the_program_as_it_was_given_is_a_way_too() -> None:
     part = presolved.smaller.take(index)
     start = route.start(part, index, 1)
     assert np.all(evaluate(part, start.x, start.v).error(part) < 1e-6)
-    assert not list(Plan(SOLVERS["CLARABEL"], Settings(), True).unscaled(program, scaling, presolved))
+    assert not list(Plan(SOLVERS["CLARABEL"], Settings(), True, fallback=False).unscaled(program, scaling, presolved))
 
 
 def linear_program(q: list[float], A: np.ndarray, b: list[float], cones: Cones) -> ConeProgram:

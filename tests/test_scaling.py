@@ -97,7 +97,7 @@ def test_a_backend_that_returned_nothing_is_a_failure() -> None:
     x, c, p = cp.Variable(3), cp.Parameter(3), cp.Parameter()
     layer = Layer(cp.Problem(cp.Minimize(c @ x), [x >= 0, cp.sum(x) <= p]), [c, p], [x], solver="SCS")
     with pytest.raises(SolveError, match="The solver said: ValueError") as caught:
-        layer.solve(1e-10 * np.array([-1.0, -2.0, -3.0]), 1e-10, solver_args={"alpha": 5.0})
+        layer.solve(1e-10 * np.array([-1.0, -2.0, -3.0]), 1e-10, solver_args={"alpha": 5.0, "fallback": False})
     assert caught.value.statuses == (Status.FAILED,)
 
 

@@ -95,7 +95,7 @@ def test_bad_input_is_named() -> None:
     P, q, A, b = _data()
     for arguments, phrase, error in (
         ((P.numpy(), q, A, b), "P: got ndarray", TypeError),
-        ((P, q.to(torch.int64), A, b), "q: got dtype", TypeError),
+        ((P, q > 0, A, b), "q: got dtype", TypeError),
         ((P, q, A[:6], b), r"parameter 2 \(A\)", ValueError),
         ((P, q, A, b[:6]), r"parameter 3 \(b\)", ValueError),
         ((-P, q, A, b), "P: got an eigenvalue", ValueError),

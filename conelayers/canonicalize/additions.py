@@ -29,12 +29,18 @@ class Factor:
 
 @final
 class Additions:
-    """``definitions`` of new parameters, ``added`` constraints, ``auxiliary`` variables' identifiers, and ``reports`` by identifiers."""
+    """``definitions`` of new parameters, ``added`` constraints, ``auxiliary`` variables' identifiers, and ``reports`` by identifiers.
+
+    origins: for each added constraint what it was added for, the number of a constraint of the user's, or the name of a part of the
+    objective; ``origin`` is what is being rewritten.
+    """
 
     def __init__(self, gp: bool) -> None:
         self.gp = gp
         self.definitions: dict[int, tuple[cp.Parameter, cp.Expression | Factor]] = {}
         self.added: list[cp.Constraint] = []
+        self.origins: list[int | str] = []
+        self.origin: int | str = "the objective"
         self.auxiliary: set[int] = set()
         self.reports: dict[int, Replacement] = {}
         self._lifted: dict[int, Any] = {}  # by the expression's number
@@ -89,6 +95,7 @@ class Additions:
 
     def _introduced(self, z: cp.Variable, e: Any, kind: str) -> Any:
         self.auxiliary.add(z.id)
+        self.origins += [self.origin] * (len(self.added) - len(self.origins))
         self.reports[z.id] = Replacement(text(e), kind, tuple(e.shape), "")
         if e.is_nonneg():
             return nonneg_wrap(z)

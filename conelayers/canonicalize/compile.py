@@ -103,7 +103,7 @@ def _canonicalize(
             "problem: cvxpy left constraints outside of A x + s = b; please report this problem"
         )
     parts = parts_of(_in_order(fresh.parameters(), parameters))
-    specs = part_specs(parts)
+    specs = part_specs(parts, parameters)
     columns = parameter_map(program, reductions, parts, specs, gp)
     cones, E = cones_of(program), None
     if any(isinstance(r, Complex2Real) for r, _ in reductions):
@@ -113,7 +113,8 @@ def _canonicalize(
     outputs = tuple(spec for group in groups for spec in group)
     ends = np.cumsum([len(group) for group in groups]).tolist()
     sources, expressions = sources_of(parts, parameters, lifted.definitions)
-    naming = Naming(partial(names_of, fresh, program, reductions, structure, maps, outputs, lifted.auxiliary, E))
+    names = partial(names_of, fresh, program, reductions, structure, maps, outputs, lifted.auxiliary, E)
+    naming = Naming(partial(names, written=tuple(problem.constraints), origins=lifted.origins))
     check_constants(structure, maps, naming)
     infinite = infinite_entries(specs, sources, expressions, bounds_only(structure, maps, gp=gp))
     own = parameter_specs(parameters)

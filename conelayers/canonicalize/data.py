@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from cvxpy.reductions.complex2real.complex2real import Complex2Real
 from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr, lower_value
 from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
+from cvxpy.settings import PARAM_PREFIX
 
 from conelayers.cones import Cones
 from conelayers.errors import CanonicalizationError
@@ -19,7 +20,7 @@ from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap
 from conelayers.program import Pattern, Structure
 
-__all__ = ["Part", "cones_of", "data_maps", "parameter_map", "parameter_specs", "part_specs", "parts_of"]
+__all__ = ["Part", "cones_of", "data_maps", "is_unnamed", "parameter_map", "parameter_specs", "part_specs", "parts_of"]
 
 _SYMMETRIC = ("symmetric", "PSD", "NSD")
 _SIGNS = ("nonneg", "nonpos", "pos", "neg")
@@ -27,10 +28,15 @@ _DISCRETE = ("boolean", "integer")
 _CHECKED = (*_SIGNS, *_DISCRETE, "diag", "symmetric", "PSD", "NSD", "complex", "imag", "hermitian")
 
 
+def is_unnamed(parameter: cp.Parameter) -> bool:
+    """Whether the user gave it no name, and cvxpy one like param63."""
+    return bool(parameter.name() == f"{PARAM_PREFIX}{parameter.id}")
+
+
 def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, ...]:
     """Name, shape, place in θ and attributes of each of the user's parameters."""
     specs, offset = [], 0
-    for p in parameters:
+    for i, p in enumerate(parameters):
         positions = None
         if p.attributes["diag"] or p.attributes["sparsity"]:
             positions = tuple(int(i) for i in _lowering(p))
@@ -45,6 +51,7 @@ def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, 
                 ),
                 positions=positions,
                 bounds=None if bounds is None else tuple(b.toarray() if sp.issparse(b) else b for b in bounds),
+                position=i if is_unnamed(p) else None,
             )
         )
         offset += p.size
@@ -86,15 +93,16 @@ def parts_of(parameters: Sequence[cp.Parameter]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def part_specs(parts: Sequence[Part]) -> tuple[ParameterSpec, ...]:
-    """Their places in the program's θ, with the attributes that can be checked of them."""
+def part_specs(parts: Sequence[Part], parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, ...]:
+    """Their places in the program's θ, with the attributes that can be checked of them; ``parameters`` are the user's."""
     specs, offset = [], 0
+    places = {p.id: i for i, p in enumerate(parameters) if is_unnamed(p)}
     for part in parts:
         own = ParameterSpec(part.name, part.shape, offset)
         if not part.parameter.is_complex():
             (whole,) = parameter_specs([part.parameter])
             own = replace(whole, offset=offset) if part.positions is None else _at_positions(whole, part, offset)
-        specs.append(own)
+        specs.append(replace(own, position=places.get(part.parameter.id)))
         offset += own.size
     return tuple(specs)
 

@@ -53,20 +53,29 @@ __all__ = ["Factor", "Lifted", "as_it_is", "lift"]
 @final
 @dataclass(frozen=True)
 class Lifted:
-    """A problem in DPP form: ``definitions`` of its new parameters, in an order in which each knows the ones before, and a report."""
+    """A problem in DPP form: ``definitions`` of its new parameters, in an order in which each knows the ones before, and a report.
+
+    Its last constraints are new ones; ``origins`` says what each was added for, the number of a constraint of the user's or the name of
+    a part of the objective.
+    """
 
     problem: cp.Problem
     definitions: tuple[tuple[cp.Parameter, cp.Expression | Factor], ...]  # some may serve others only
     auxiliary: frozenset[int]  # identifiers of the new variables
     report: tuple[Replacement, ...]
+    origins: tuple[int | str, ...] = ()
 
 
 def lift(problem: cp.Problem, *, gp: bool, quadratic: bool) -> Lifted:
     """The problem in DPP form, as far as the rules go: whether they sufficed is for the caller to check. ``quadratic``: P may vary."""
     complex_values = not gp and any(leaf.is_complex() for leaf in _leaves(problem))
     rewriter = _Rewriter(gp, quadratic and not gp, complex_values)
+    for term in _terms(problem.objective.args[0]):
+        rewriter.new.origin = f"the objective's term {text(term)}"
+        rewriter.rewrite(term, objective=True)
+    rewriter.new.origin = "the objective"
     expression = rewriter.rewrite(problem.objective.args[0], objective=True)
-    constraints = [rewriter.constraint(c) for c in problem.constraints]
+    constraints = [rewriter.constraint(c, i) for i, c in enumerate(problem.constraints)]
     if not rewriter.new.reports and not rewriter.changed:
         return as_it_is(problem)
     lifted = cp.Problem(type(problem.objective)(expression), [*constraints, *rewriter.new.added])
@@ -76,7 +85,13 @@ def lift(problem: cp.Problem, *, gp: bool, quadratic: bool) -> Lifted:
         tuple(rewriter.new.definitions.values()),
         frozenset(rewriter.new.auxiliary),
         tuple(said for ident, said in rewriter.new.reports.items() if ident in used or said.by == "sum of squares"),
+        tuple(rewriter.new.origins),
     )
+
+
+def _terms(e: Any) -> list[Any]:
+    """The terms of a sum."""
+    return [term for arg in e.args for term in _terms(arg)] if isinstance(e, AddExpression) else [e]
 
 
 def as_it_is(problem: cp.Problem) -> Lifted:
@@ -105,8 +120,9 @@ class _Rewriter:
 
     # The passes
 
-    def constraint(self, constraint: cp.Constraint) -> cp.Constraint:
+    def constraint(self, constraint: cp.Constraint, number: int) -> cp.Constraint:
         """The constraint with its arguments rewritten; identity, dual variables and label stay."""
+        self.new.origin = number
         args = [self.rewrite(a, objective=False) for a in constraint.args]
         if all(new is old for new, old in zip(args, constraint.args, strict=True)):
             return constraint

@@ -7,6 +7,7 @@ are found by following these columns, and the cones that rows belong to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -34,15 +35,24 @@ def names_of(
     outputs: tuple[OutputSpec, ...],
     auxiliary: frozenset[int],
     E: sp.csr_array | None = None,
+    *,
+    written: Sequence[cp.Constraint],
+    origins: Sequence[int | str],
 ) -> Names:
     """The names, for the affine maps to the data and the variables that are returned; ``auxiliary`` ones are not the user's.
+
+    written: the constraints as the user wrote them, which are the first of the problem's. origins: what the others were added for.
 
     cvxpy's rows are E times those of the program (hermitian.py).
     """
     known = [v for v in problem.variables() if v.id not in auxiliary]
     variables = tuple(variable_matrices(known, program, reductions))
-    labels = [_label(i, c) for i, c in enumerate(problem.constraints)]
-    shapes = [tuple(c.shape) for c in problem.constraints]
+    labels = [_label(i, c) for i, c in enumerate(written)]
+    parts = [origin for origin in dict.fromkeys(origins) if isinstance(origin, str)]
+    place = {part: len(labels) + k for k, part in enumerate(parts)}
+    labels += [_shortened(part) for part in parts]
+    owners = [*range(len(written)), *(h if isinstance(h, int) else place[h] for h in origins)]
+    shapes = [*(tuple(c.shape) for c in written), *((),) * len(parts)]
     m = structure.m if E is None else E.shape[0]
     owner, entry = np.full(m, -1), np.full(m, -1)
     ones, numbers = (recovered_duals(h, program, reductions) for h in (np.ones(m), np.arange(1.0, m + 1)))
@@ -52,10 +62,10 @@ def names_of(
             for part in (np.real, np.imag):
                 used = np.flatnonzero(part(scale))
                 rows = np.rint(part(number)[used] / part(scale)[used]).astype(np.int64) - 1
-                owner[rows] = k
+                owner[rows] = owners[k]
                 # A cone of several arguments is one constraint: its rows have no place in one of them alone.
-                entry[rows] = used if len(scales) == 1 else -1
-            if position == 0 and len(scales) == 1:
+                entry[rows] = used if len(scales) == 1 and k < len(written) else -1
+            if position == 0 and len(scales) == 1 and k < len(written):
                 shapes[k] = tuple(constraint.dual_variables[0].shape)
     if E is not None:
         first = sp.csc_array(E)
@@ -64,12 +74,14 @@ def names_of(
         entry = entry[rows]
     added = np.flatnonzero(owner < 0)
     if added.size:
-        labels.append("the objective")
-        shapes.append(())
+        if "the objective" not in place:
+            labels.append("the objective")
+            shapes.append(())
+        objective_owner = labels.index("the objective")
         users = np.zeros(structure.n, dtype=bool)
         for _, _, matrix in variables:
             users[np.unique(matrix.indices)] = True
-        owner = _follow(structure, owner, ~users, _objective(structure, maps), len(problem.constraints))
+        owner = _follow(structure, owner, ~users, _objective(structure, maps), objective_owner)
         lost = np.flatnonzero(owner < 0)
         attributes: dict[str, int] = {}
         for row, text in zip(lost.tolist(), _attributes(structure, lost, variables), strict=True):
@@ -101,8 +113,11 @@ def _constant(structure: Structure, maps: dict[str, AffineMap], outputs: tuple[O
 def _label(index: int, constraint: Any) -> str:
     if constraint.label is not None:
         return f"constraint {index} ({constraint.label})"
-    text = " ".join(str(constraint).split())
-    return f"constraint {index} ({text if len(text) <= _LONGEST else text[:_LONGEST] + '…'})"
+    return f"constraint {index} ({_shortened(' '.join(str(constraint).split()))})"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 def _follow(

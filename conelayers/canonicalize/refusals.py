@@ -13,6 +13,7 @@ from cvxpy.constraints import PowCone3D, PowConeND
 from cvxpy.utilities import scopes
 
 from conelayers.arguments import described
+from conelayers.canonicalize.data import is_unnamed
 from conelayers.errors import CanonicalizationError
 
 __all__ = ["check_arguments", "check_discipline", "known_backend"]
@@ -50,28 +51,32 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
     for constraint in problem.constraints:
         if isinstance(constraint, (PowCone3D, PowConeND)) and constraint.alpha.parameters():
             raise CanonicalizationError(
-                f"problem: got the constraint {constraint}, expected a constant exponent: its exponent holds the parameter {constraint.alpha.parameters()[0].name()}, whose value "
+                f"problem: got the constraint {constraint}, expected a constant exponent: its exponent holds the parameter {_named(constraint.alpha.parameters()[0])}, whose value "
                 "cvxpy would fix at compilation; exponents must be constants"
             )
     own = {p.id: p for p in problem.parameters()}
     given_ids = [p.id for p in parameters]
-    missing = [p.name() for i, p in own.items() if i not in given_ids]
-    foreign = [p.name() for p in parameters if p.id not in own]
-    repeated = sorted({p.name() for p in parameters if given_ids.count(p.id) > 1})
+    missing = [p for i, p in own.items() if i not in given_ids]
+    foreign = [p for p in parameters if p.id not in own]
+    repeated = [p for i, p in enumerate(parameters) if given_ids.index(p.id) == i and given_ids.count(p.id) > 1]
     if missing or foreign or repeated:
         details = [
-            f"{what}: {', '.join(names)}"
-            for what, names in (("missing", missing), ("not in the problem", foreign), ("given twice", repeated))
-            if names
+            f"{what}: {', '.join(sorted(_called(p, place) for p in group))}"
+            for what, group, place in (
+                ("missing", missing, {p.id: f"number {i} of problem.parameters()" for i, p in enumerate(own.values())}),
+                ("not in the problem", foreign, {p.id: f"position {i}" for i, p in enumerate(parameters)}),
+                ("given twice", repeated, {p.id: f"first at position {given_ids.index(p.id)}" for p in parameters}),
+            )
+            if group
         ]
-        alike = sorted(set(missing) & set(foreign))
+        alike = sorted({p.name() for p in missing} & {p.name() for p in foreign})
         fix = (
             f"; {', '.join(alike)}: two parameters with the same name are two parameters: pass the problem's own"
             if alike
             else ""
         )
         raise ValueError(
-            f"parameters: got {', '.join(p.name() for p in parameters) or 'none'}, expected each of the problem's once: The layer's parameters "
+            f"parameters: got {', '.join(str(p.name()) for p in parameters) or 'none'}, expected each of the problem's once: The layer's parameters "
             f"must exactly match problem.parameters ({'; '.join(details)}){fix}"
         )
     if not problem.variables():
@@ -92,6 +97,17 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
                 )
 
 
+def _called(parameter: cp.Parameter, places: dict[int, str]) -> str:
+    """A parameter's name, and for one of cvxpy's making also its place and shape."""
+    name = str(parameter.name())
+    return f"{name} (unnamed, {places[parameter.id]}, shape {parameter.shape})" if is_unnamed(parameter) else name
+
+
+def _named(parameter: cp.Parameter) -> str:
+    """The same where there is no list that it has a place in."""
+    return _called(parameter, {parameter.id: "of the problem's"})
+
+
 def _way_out(item: Any, kind: type) -> str:
     if isinstance(item, cp.constraints.constraint.Constraint) and kind is cp.Variable:
         return "; its multipliers are constraint.dual_variables"
@@ -103,7 +119,7 @@ def _way_out(item: Any, kind: type) -> str:
 def _check_exponents(e: Any) -> None:
     if isinstance(e, Power) and e.variables() and isinstance(e.p, cp.Expression) and e.p.parameters():
         raise CanonicalizationError(
-            f"problem: got `{e}`, expected a constant exponent: its exponent holds the parameter {e.p.parameters()[0].name()}, with whose value its curvature and its cones change: "
+            f"problem: got `{e}`, expected a constant exponent: its exponent holds the parameter {_named(e.p.parameters()[0])}, with whose value its curvature and its cones change: "
             "there is no derivative; exponents of variables must be constants"
         )
     for arg in e.args:

@@ -17,7 +17,7 @@ from conelayers.failures import OnFailure, poisoned, scattered
 from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
-from conelayers.linearization import NullTest, SolutionMap, always
+from conelayers.linearization import SolutionMap, always
 
 __all__ = ["STATUSES", "HostProgram"]
 
@@ -70,7 +70,10 @@ class HostProgram:
     ) -> tuple[np.ndarray, np.ndarray]:
         """J⁻¹ or J⁻ᵀ times r₁ (K, B, n), r₂ (K, B, m); for instances without a solution NaN, or zero where both are."""
         t1, t2 = np.empty_like(r1), np.empty_like(r2)
-        members, linearization, gradients_move, outputs_move = self._linearization(self._theta(phi), v)
+        members, linearization, solution = self._linearization(self._theta(phi), v)
+        gradients_move, outputs_move = (
+            (always, always) if solution is None else (solution.gradients_move(), solution.outputs_move())
+        )
         for k in range(r1.shape[0]):
             a1, a2 = _wide(r1[k], r2[k])
             others = poisoned((a1, a2))
@@ -78,7 +81,10 @@ class HostProgram:
             if a1.any() or a2.any():
                 if transposed:
                     # Any r₂ is D gy + (D − I) gs with gy = r₂, gs = −r₂.
+                    before = 0 if solution is None else solution.troubles
                     found = linearization.adjoint(a1, a2, -a2, gradients_move)
+                    if solution is not None and solution.troubles == before:
+                        solution.heed_zero((a1, a2, -a2), *found)
                 else:
                     dx, dy, ds = linearization.tangent(a1, a2, outputs_move)
                     found = dx, dy - ds
@@ -134,7 +140,7 @@ class HostProgram:
                 self._kept.popitem(last=False)
         return kept
 
-    def _linearization(self, theta: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, SolutionMap, NullTest, NullTest]:
+    def _linearization(self, theta: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, SolutionMap, LayerSolution | None]:
         with self._lock:
             kept = self._kept.get(_digest(theta))
         if kept is None and v.dtype != np.float64:
@@ -143,10 +149,10 @@ class HostProgram:
             solution = kept.solution
             tolerance = 0.0 if v.dtype == np.float64 else _SAME
             if _alike(kept.y - kept.s, v, tolerance)[kept.members[solution.solved]].all():
-                return kept.members, solution.linearization, solution.gradients_move(), solution.outputs_move()
+                return kept.members, solution.linearization, solution
         members = np.flatnonzero(~np.isnan(v).any(axis=1))
         made = self.layer.linearize(self.formulas.compiled, theta[members], v[members].astype(np.float64))
-        return members, made, always, always
+        return members, made, None
 
 
 def _alike(own: np.ndarray, v: np.ndarray, tolerance: float) -> np.ndarray:

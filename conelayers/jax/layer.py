@@ -13,10 +13,11 @@ import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 
+from conelayers.arguments import check_keywords
 from conelayers.certificate import Certificates
 from conelayers.cones import Selection
 from conelayers.errors import Status
-from conelayers.failures import CallInfo, OnFailure, as_on_failure
+from conelayers.failures import CallInfo, OnFailure
 from conelayers.formulas import Formulas
 from conelayers.interface import Interface, Replacement
 from conelayers.jax.host import STATUSES, HostProgram
@@ -25,7 +26,7 @@ from conelayers.jax.primitives import optimal_value, solve, solved
 from conelayers.jax.smoothed import solve_smoothed
 from conelayers.jax.values import ARRAYS, check_host_array
 from conelayers.layer import Layer, ProblemData
-from conelayers.parameters import batch_sizes, flatten, in_order
+from conelayers.parameters import batch_sizes, flatten, in_order, moved_values
 from conelayers.singular import Singular
 from conelayers.smoothing import Smoothing
 from conelayers.solvers import merge_solver_args
@@ -88,7 +89,9 @@ class ConeLayer:
         executor: Executor | None = None,
         chunk_size: int | None = None,
         progress: bool = False,
+        **unknown: Any,
     ) -> None:
+        check_keywords(unknown, type(self).__init__)
         self.engine = Layer(
             problem,
             parameters,
@@ -137,7 +140,7 @@ class ConeLayer:
     ) -> tuple[tuple[Array, ...], SolveInfo]:
         """Like the call, and with it a SolveInfo."""
         values = self._checked(params, named)
-        policy = self._policy(on_failure)
+        policy = self.engine.policy_for(on_failure, solver_args)
         dtype = _output_type(values)
         interface = self.engine.compiled_for(solver_args).interface
         if policy is OnFailure.RAISE and not _traced(values):
@@ -175,7 +178,7 @@ class ConeLayer:
         raises what the call does.
         """
         values = self._checked(params, named)
-        program = self._program(solver_args, warm_start, self._policy(on_failure))
+        program = self._program(solver_args, warm_start, self.engine.policy_for(on_failure, solver_args))
         phi, batch = _phi(program, self._inner(self.engine.compiled_for(solver_args).interface, values))
         x, y, *_ = solve(program, phi)
         value = optimal_value(program, phi, x, y)
@@ -228,9 +231,6 @@ class ConeLayer:
         """How each instance of this thread's last solve ended; compiled functions solve in threads of JAX's own: use ``solve`` there."""
         return self.engine.last
 
-    def _policy(self, on_failure: OnFailure | str | None) -> OnFailure:
-        return self.engine.on_failure if on_failure is None else as_on_failure(on_failure)
-
     @staticmethod
     def statuses(info: SolveInfo) -> Status | tuple[Status, ...]:
         """The Status of the instance, or of each instance in a batched call, from a SolveInfo of concrete arrays."""
@@ -269,7 +269,7 @@ class ConeLayer:
         values = in_order(self.engine.parameters, params, named)
         for i, p in enumerate(values):
             spec = specs[i] if i < len(specs) else None
-            name = f"parameter {i} ({spec.name})" if spec is not None else f"parameter {i}"
+            name = spec.numbered(i) if spec is not None else f"parameter {i}"
             if isinstance(p, BCOO) and spec is not None and spec.positions is not None:
                 continue
             if isinstance(p, bool) or not isinstance(p, jax.Array | np.ndarray | np.generic | int | float | complex):
@@ -338,7 +338,8 @@ def _phi(program: HostProgram, values: Sequence[Any]) -> tuple[Array, int | None
     columns = []
     for value, size, spec in zip(values, sizes, specs, strict=True):
         wide = jnp.asarray(value).astype(dtype)
-        flat = flatten(wide[None] if size is None else wide)  # type: ignore[arg-type]
+        fronted: Any = wide[None] if size is None else wide
+        flat = flatten(moved_values(ARRAYS.arithmetic, spec, fronted) if program.layer.validate else fronted)
         columns.append(jnp.broadcast_to(flat, (1 if batch is None else batch, spec.size)))
     theta = jnp.concatenate(columns, axis=1) if columns else jnp.zeros((1, 0), dtype)
     return program.jitted(Formulas.phi)(theta), batch

@@ -77,7 +77,7 @@ def _sparse_entries(value: BCOO, positions: np.ndarray, spec: ParameterSpec) -> 
     outside = within & ~inside & (value.data != 0)
     if not isinstance(outside, jax.core.Tracer) and bool(outside.any()):
         raise ValueError(
-            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
+            f"parameter {spec.label}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
         )
     data = jnp.where(inside, value.data, 0)
     return jnp.zeros(positions.size, value.dtype).at[jnp.asarray(order)[place]].add(data)

@@ -9,7 +9,9 @@
 | ``solve_method`` | the backend's name: "SCS", "ECOS" or "Clarabel" |
 | ``n_jobs_forward``, ``n_jobs_backward`` | threads for the solves and for the derivative; −1 or absent: all cores |
 | ``mode`` | "lsqr", "lsmr" and "dense" are accepted and change nothing: the derivative is always solved directly. "lpgd", "lpgd_left" and "lpgd_right" with ``derivative_kwargs={"tau": …, "rho": …}`` are the layer's ``smoothing=LPGD(…)`` |
-| ``acceleration_lookback`` | SCS's own option; without effect on the other backends |
+| ``fallback`` | False: the backend that was named, or the default one, alone; True, the default: others are asked where it fails |
+| ``raise_on_error`` | False: on_failure="nan", unless the layer or the call says something else; True, the default, changes nothing |
+| ``acceleration_lookback`` | SCS's own option, passed on where SCS is asked; without effect on the other backends |
 | a backend's own option | passed on; without solver= and solve_method it also chooses the backend |
 """
 
@@ -20,7 +22,7 @@ import math
 import numbers
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, final
 
 from conelayers.arguments import described
@@ -40,6 +42,8 @@ _COMMON = (
     "n_jobs_backward",
     "mode",
     "acceleration_lookback",
+    "fallback",
+    "raise_on_error",
 )
 _TOLERATED = "acceleration_lookback"  # SCS's own; migrants set it whatever the backend
 _MODES = ("lsqr", "lsmr", "dense")
@@ -49,7 +53,12 @@ _SIDES = {"lpgd": "both", "lpgd_right": "lower", "lpgd_left": "upper"}
 @final
 @dataclass(frozen=True)
 class SolverArguments:
-    """Parsed ``solver_args``: the backend's name if given, its settings, the numbers of threads, τ, ρ and side of LPGD, the seconds."""
+    """Parsed ``solver_args``.
+
+    method: the backend's name, if given, and its settings. jobs_forward, jobs_backward: the numbers of threads. lpgd: τ, ρ and side.
+    max_seconds: of the call. fallback: whether other backends are asked where this one fails. raises: whether a failure raises
+    where neither the layer nor the call says so.
+    """
 
     method: str | None
     settings: Settings
@@ -57,6 +66,8 @@ class SolverArguments:
     jobs_backward: int
     lpgd: tuple[Any, Any, str] | None = None
     max_seconds: float | None = None
+    fallback: bool = True
+    raises: bool = True
 
     @property
     def native_names(self) -> frozenset[str]:
@@ -64,7 +75,7 @@ class SolverArguments:
         return frozenset(name for name, _ in self.settings.native if name != _TOLERATED)
 
     def for_solver(self, solver: Solver) -> Settings:
-        """The settings for this backend. Raises ValueError naming an option that it does not have."""
+        """The settings, for this backend. Raises ValueError naming an option that it does not have."""
         unknown = sorted(self.native_names - solver.native_options)
         if unknown:
             owners = [s.name for s in SOLVERS.values() if unknown[0] in s.native_options]
@@ -80,9 +91,8 @@ class SolverArguments:
                 f"solver_args: got both max_iters={self.settings.max_iters} and max_iter={dict(self.settings.native)['max_iter']}, two names "
                 "for one option, expected one of them; keep one"
             )
-        native = tuple((name, value) for name, value in self.settings.native if name in solver.native_options)
-        solver.check_options(native)
-        return replace(self.settings, native=native)
+        solver.check_options(tuple((name, value) for name, value in self.settings.native if name != _TOLERATED))
+        return self.settings
 
 
 def merge_solver_args(defaults: Mapping[str, Any], given: Any) -> dict[str, Any]:
@@ -135,6 +145,9 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
     verbose = args.pop("verbose", False)
     if not isinstance(verbose, (bool, numbers.Integral)):
         raise ValueError(f"solver_args: verbose: got {verbose!r}, expected True or False")
+    fallback, raises = (_flag(key, args.pop(key, True)) for key in ("fallback", "raise_on_error"))
+    if _TOLERATED in args and not _whole(args[_TOLERATED]):
+        raise ValueError(f"solver_args: {_TOLERATED}: got {args[_TOLERATED]!r}, which SCS refused; expected an integer")
     jobs = [_jobs(key, args.pop(key, None)) for key in ("n_jobs_forward", "n_jobs_backward")]
     settings = Settings(
         tolerance=None if tolerance is None else float(tolerance),
@@ -142,9 +155,8 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
         verbose=bool(verbose),
         native=tuple(sorted(args.items())),
     )
-    return SolverArguments(
-        method, settings, jobs[0], jobs[1], lpgd, max_seconds=None if max_seconds is None else float(max_seconds)
-    )
+    seconds = None if max_seconds is None else float(max_seconds)
+    return SolverArguments(method, settings, jobs[0], jobs[1], lpgd, seconds, fallback, raises)
 
 
 def _lpgd(mode: Any, options: Any) -> tuple[Any, Any, str] | None:
@@ -174,6 +186,12 @@ def _lpgd(mode: Any, options: Any) -> tuple[Any, Any, str] | None:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"solver_args: {name}: got {value!r}, expected True or False")
+    return value
 
 
 def _jobs(name: str, value: Any) -> int:

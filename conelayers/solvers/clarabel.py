@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from conelayers.cones import Cones
 from conelayers.errors import Status
 from conelayers.limits import halting_event
+from conelayers.solvers.layout import Native
 from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver, csc32
 
 __all__ = ["Clarabel"]
@@ -77,8 +78,11 @@ class Clarabel(Solver):
     first_tolerance: ClassVar[float] = 1e-10
     tight_tolerance: ClassVar[float] = 1e-12
     fallback_iterations: ClassVar[int] = 200
+    usual_iterations: ClassVar[int] = 100
     needs_rows: ClassVar[bool] = False
+    tolerance_options: ClassVar[frozenset[str]] = frozenset({"tol_gap_abs", "tol_gap_rel", "tol_feas"})
     time_option: ClassVar[str | None] = "time_limit"
+    iteration_option: ClassVar[str | None] = "max_iter"
     native_options: ClassVar[frozenset[str]] = frozenset(
         name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_") and name != "default"
     )
@@ -94,6 +98,10 @@ class Clarabel(Solver):
         except (TypeError, OverflowError) as error:
             raise TypeError(f"what its settings take, such as {getattr(native, name)!r} ({error})") from error
 
+    def native(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Native:
+        order = _row_order(cones)
+        return csc32(sp.csc_array(sp.triu(P))), csc32(A if order is None else sp.csc_array(A.tocsr()[order]))
+
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
         native = clarabel.DefaultSettings()
         native.verbose = settings.verbose
@@ -105,12 +113,9 @@ class Clarabel(Solver):
         for name, value in settings.native:
             setattr(native, name, value)
         order = _row_order(instance.cones)
-        A, b = instance.A, instance.b
-        if order is not None:
-            A, b = sp.csc_array(A.tocsr()[order]), b[order]
-        solver = clarabel.DefaultSolver(
-            csc32(sp.csc_array(sp.triu(instance.P))), instance.q, csc32(A), b, _native_cones(instance.cones), native
-        )
+        P, A = self._native(instance)
+        b = instance.b if order is None else instance.b[order]
+        solver = clarabel.DefaultSolver(P, instance.q, A, b, _native_cones(instance.cones), native)
         event = halting_event()
         if event is not None and hasattr(solver, "set_termination_callback"):
             # In a pool's thread, never in the main one: Clarabel prints and forgets what is raised in there, KeyboardInterrupt too.

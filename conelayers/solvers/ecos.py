@@ -8,7 +8,9 @@ import ecos
 import numpy as np
 import scipy.sparse as sp
 
+from conelayers.cones import Cones
 from conelayers.errors import Status
+from conelayers.solvers.layout import Native
 from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver
 
 __all__ = ["ECOS"]
@@ -28,6 +30,14 @@ _SIGINT = -4
 _NO_ENTRIES = "not called: ECOS takes no equalities, and no cones, whose rows are all zero"
 
 
+def _row_order(cones: Cones) -> np.ndarray:
+    """ECOS's rows in terms of ours."""
+    order = np.arange(cones.dimension)
+    exponential = order[cones.dimension - 3 * cones.exp :].reshape(-1, 3)
+    exponential[:] = exponential[:, [0, 2, 1]]
+    return order
+
+
 @final
 class ECOS(Solver):
     """https://github.com/embotech/ecos, through its wheel; eps sets abstol, reltol and feastol.
@@ -42,10 +52,17 @@ class ECOS(Solver):
     first_tolerance: ClassVar[float] = 1e-10
     tight_tolerance: ClassVar[float] = 1e-10
     fallback_iterations: ClassVar[int] = 200
+    usual_iterations: ClassVar[int] = 100
     needs_rows: ClassVar[bool] = True
+    tolerance_options: ClassVar[frozenset[str]] = frozenset({"abstol", "reltol", "feastol"})
     native_options: ClassVar[frozenset[str]] = frozenset(
         {"abstol", "reltol", "feastol", "abstol_inacc", "reltol_inacc", "feastol_inacc"}
     )
+
+    def native(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Native:
+        """The equalities' rows and the others'."""
+        zero, rows = cones.zero, A.tocsr()[_row_order(cones)]
+        return _long(rows[:zero]) if zero else None, _long(rows[zero:]) if zero < A.shape[0] else None
 
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
         tolerance = settings.tolerance or self.tight_tolerance
@@ -56,18 +73,16 @@ class ECOS(Solver):
         options |= dict(settings.native)
         cones = instance.cones
         zero, m = cones.zero, instance.b.size
-        order = np.arange(m)
+        order = _row_order(cones)
         entries = np.bincount(instance.A.indices, instance.A.data != 0, m)
         if any(part.size and not part.any() for part in (entries[:zero], entries[zero:])):
             # ECOS writes past its arrays then, and the process dies sooner or later (embotech/ecos, issue 167).
             nothing = np.full(m, np.nan)
             return RawSolution(np.full(instance.q.size, np.nan), nothing, nothing, Status.FAILED, _NO_ENTRIES)
-        exponential = order[m - 3 * cones.exp :].reshape(-1, 3)
-        exponential[:] = exponential[:, [0, 2, 1]]
-        rows = instance.A.tocsr()[order]
-        equalities = (_long(rows[:zero]), instance.b[:zero]) if zero else (None, None)
+        own, others = self._native(instance)
+        equalities = (own, instance.b[:zero]) if zero else (None, None)
         dims = {"l": cones.nonneg, "q": list(cones.soc), "e": cones.exp}
-        inequalities = (_long(rows[zero:]), instance.b[order][zero:]) if zero < m else (None, None)
+        inequalities = (others, instance.b[order][zero:]) if zero < m else (None, None)
         result = ecos.solve(instance.q, *inequalities, dims, *equalities, **options)
         code = result["info"]["exitFlag"]
         if code == _SIGINT:

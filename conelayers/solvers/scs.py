@@ -8,8 +8,10 @@ import numpy as np
 import scipy.sparse as sp
 import scs
 
+from conelayers.cones import Cones
 from conelayers.errors import Status
 from conelayers.solvers.interrupts import heed_sigint_of_scs
+from conelayers.solvers.layout import Native
 from conelayers.solvers.solver import Instance, RawSolution, Settings, Solver, csc32
 
 __all__ = ["SCS"]
@@ -40,7 +42,10 @@ class SCS(Solver):
     first_tolerance: ClassVar[float] = 1e-5
     tight_tolerance: ClassVar[float] = 1e-9
     fallback_iterations: ClassVar[int] = 20000
+    usual_iterations: ClassVar[int] = 2500  # its default before version 3, which the arguments of many programs raise
     needs_rows: ClassVar[bool] = True
+    tolerance_options: ClassVar[frozenset[str]] = frozenset({"eps_abs", "eps_rel"})
+    file_options: ClassVar[frozenset[str]] = frozenset({"log_csv_filename", "write_data_filename"})
     time_option: ClassVar[str | None] = "time_limit_secs"
     native_options: ClassVar[frozenset[str]] = frozenset(
         {
@@ -63,6 +68,9 @@ class SCS(Solver):
 
     integer_options: ClassVar[frozenset[str]] = frozenset({"acceleration_interval", "acceleration_lookback"})
 
+    def native(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Native:
+        return csc32(sp.csc_array(sp.triu(P))), csc32(A)
+
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
         tolerance = settings.tolerance or self.tight_tolerance
         options: dict[str, object] = {"eps_abs": tolerance, "eps_rel": tolerance, "verbose": settings.verbose}
@@ -79,7 +87,8 @@ class SCS(Solver):
             "ed": cones.exp_dual,
             "p": list(cones.power),
         }
-        data = {"P": csc32(sp.csc_array(sp.triu(instance.P))), "A": csc32(instance.A), "b": instance.b, "c": instance.q}
+        P, A = self._native(instance)
+        data = {"P": P, "A": A, "b": instance.b, "c": instance.q}
         heed_sigint_of_scs(begins=True)
         solver = scs.SCS(data, native_cones, **options)
         heed_sigint_of_scs()

@@ -14,6 +14,7 @@ from conelayers.cones import Cones, real_form
 from conelayers.errors import Status
 from conelayers.limits import OUT_OF_TIME, out_of_time, remaining
 from conelayers.solvers.interrupts import sigint_given_back
+from conelayers.solvers.layout import Layout, Native
 
 __all__ = ["Instance", "RawSolution", "Settings", "Solver", "csc32"]
 
@@ -39,6 +40,7 @@ class Instance(NamedTuple):
     A: sp.csc_array
     b: np.ndarray
     cones: Cones
+    native: Native | None = None  # the backend's own matrices, where they are at hand
 
 
 class RawSolution(NamedTuple):
@@ -62,15 +64,31 @@ class Solver(ABC):
     tight_tolerance: ClassVar[float]  # and where they do not
     fallback_iterations: ClassVar[int]  # its limit where another backend's failure calls for it
     needs_rows: ClassVar[bool]  # refuses problems without constraints
+    usual_iterations: ClassVar[
+        int
+    ]  # what a solve may take: a user's limit from here on gives it room, and stops nothing
     native_options: ClassVar[frozenset[str]]
+    tolerance_options: ClassVar[
+        frozenset[str]
+    ]  # those of them that set the tolerances which ``Settings.tolerance`` sets
+    file_options: ClassVar[frozenset[str]] = frozenset()  # those that have it write a file
     time_option: ClassVar[str | None] = None  # the one of them that limits a solve's seconds
     integer_options: ClassVar[frozenset[str]] = frozenset()  # those of them that limit nothing at their largest
     largest_integer: ClassVar[int] = 2**31 - 1  # that its integers hold
+    iteration_option: ClassVar[str | None] = None  # the one of them that means what ``Settings.max_iters`` means
 
     def takes(self, cones: Cones, quadratic: bool) -> bool:
         """Whether it takes programs with these cones and, if asked, P ≠ 0."""
         kinds = real_form(cones)[0].kinds if cones.hermitian else cones.kinds
         return kinds <= self.cones and (self.quadratic or not quadratic)
+
+    def limited_by(self, settings: Settings) -> bool:
+        """Whether these settings hold a limit, of iterations or of a solve's seconds, that may stop a usual solve."""
+        native: dict[str | None, Any] = dict(settings.native)
+        seconds = native.get(self.time_option, np.inf)
+        iterations = settings.max_iters or native.get(self.iteration_option, self.usual_iterations)
+        # SCS takes 0 seconds for no limit.
+        return bool(0 < seconds < np.inf or iterations < self.usual_iterations)
 
     def check_options(self, native: tuple[tuple[str, Any], ...]) -> None:
         """Raises ValueError for a value of its own options that it will not take."""
@@ -90,6 +108,17 @@ class Solver(ABC):
             and not isinstance(value, numbers.Real | np.bool_)
         ):
             raise TypeError("a number")
+
+    @abstractmethod
+    def native(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Native:
+        """The matrices that the backend takes: entries of P and A, selected and reordered, as their patterns ask for."""
+
+    def layout(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Layout | None:
+        """Where the entries of these matrices lie for a batch with these patterns; None where ``solve`` changes the instances first."""
+        return None if cones.hermitian or A.shape[0] == 0 else Layout.of(self.native, P, A, cones)
+
+    def _native(self, instance: Instance) -> Native:
+        return instance.native or self.native(instance.P, instance.A, instance.cones)
 
     @abstractmethod
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:

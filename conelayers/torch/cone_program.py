@@ -14,7 +14,7 @@ import torch
 
 from conelayers.arguments import as_integers, described
 from conelayers.cones import Cones, as_cones
-from conelayers.failures import OnFailure
+from conelayers.failures import OnFailure, as_on_failure
 from conelayers.formulas import Formulas
 from conelayers.interface import Interface
 from conelayers.layer import Layer
@@ -70,7 +70,7 @@ def solve_cone_program(
     for name, value in (("P", P), ("q", q), ("A", A), ("b", b)):
         if value is None and name == "P":
             continue
-        if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:
+        if not isinstance(value, torch.Tensor) or value.dtype == torch.bool or value.is_complex():
             got = f"dtype {value.dtype}" if isinstance(value, torch.Tensor) else described(value)
             raise TypeError(
                 f"{name}: got {got}, expected a torch.Tensor of floating-point numbers; torch.as_tensor makes one"
@@ -88,9 +88,10 @@ def solve_cone_program(
     solver_args = merge_solver_args({}, solver_args)
     layer, formulas = _known(n, cones, P_entries, A_entries, P is not None, solver, solver_args)
     params = (q, A, b) if P is None else (P, q, A, b)
-    call = Call(
-        layer, lambda: formulas, {"solver_args": None, "warm_start": None, "on_failure": on_failure}, points=True
-    )
+    policy = as_on_failure(on_failure)
+    # The default leaves the word to solver_args={"raise_on_error": …}, which are the layer's.
+    options = {"solver_args": None, "warm_start": None, "on_failure": None if policy is OnFailure.RAISE else policy}
+    call = Call(layer, lambda: formulas, options, points=True)
     _check_convex(P, P_entries, n)
     return ConeProgramSolution(*solve_parameters(call, params))
 

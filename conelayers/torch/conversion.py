@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,10 +46,8 @@ def from_array(
 
 
 def output_type(tensors: Sequence[torch.Tensor]) -> tuple[torch.dtype, torch.device]:
-    """The common dtype of the inputs (the default one without any), and their device."""
+    """The common dtype of the inputs that are not integers (the default one without any), and their device."""
     if not tensors:
         return torch.get_default_dtype(), torch.device("cpu")
-    dtype = tensors[0].dtype
-    for t in tensors[1:]:
-        dtype = torch.promote_types(dtype, t.dtype)
-    return dtype, tensors[0].device
+    dtypes = [t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]
+    return functools.reduce(torch.promote_types, dtypes or [torch.get_default_dtype()]), tensors[0].device

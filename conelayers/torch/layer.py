@@ -10,6 +10,7 @@ import cvxpy as cp
 import scipy.sparse as sp
 import torch
 
+from conelayers.arguments import check_keywords
 from conelayers.certificate import Certificates
 from conelayers.cones import Selection
 from conelayers.failures import CallInfo, OnFailure
@@ -17,7 +18,7 @@ from conelayers.formulas import Formulas
 from conelayers.interface import Interface, Replacement
 from conelayers.layer import Layer, ProblemData
 from conelayers.layer_solution import LayerSolution
-from conelayers.parameters import batch_sizes, in_order
+from conelayers.parameters import batch_sizes, in_order, moved_values
 from conelayers.singular import Singular
 from conelayers.smoothing import Smoothing
 from conelayers.torch.call import Call
@@ -103,6 +104,7 @@ def _phi(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, int
     columns = []
     for t, size, spec in zip(tensors, sizes, specs, strict=True):
         value = (t.unsqueeze(0) if size is None else t).to(device="cpu", dtype=torch.float64)
+        value = moved_values(TENSORS.arithmetic, spec, value) if call.layer.validate else value
         columns.append(flatten(value, spec.shape).expand(1 if batch is None else batch, spec.size))
     theta = torch.cat(columns, dim=1) if columns else torch.zeros((1, 0), dtype=torch.float64)
     return f.phi(theta), batch
@@ -174,7 +176,9 @@ class ConeLayer(torch.nn.Module):
         executor: Executor | None = None,
         chunk_size: int | None = None,
         progress: bool = False,
+        **unknown: Any,
     ) -> None:
+        check_keywords(unknown, type(self).__init__)
         super().__init__()
         self.engine = Layer(
             problem,
@@ -340,13 +344,13 @@ class ConeLayer(torch.nn.Module):
         specs = self.engine.parameters
         params = in_order(specs, params, named)
         for i, p in enumerate(params):
-            name = f"parameter {i} ({specs[i].name})" if i < len(specs) else f"parameter {i}"
+            name = specs[i].numbered(i) if i < len(specs) else f"parameter {i}"
             if not isinstance(p, torch.Tensor):
                 raise TypeError(
                     f"{name}: got {type(p).__name__}, expected a torch.Tensor; wrap it with torch.as_tensor"
                 )
             spec = specs[i] if i < len(specs) else None
-            if not (p.dtype.is_floating_point or (p.dtype.is_complex and spec is not None and spec.is_complex)):
+            if p.dtype == torch.bool or (p.dtype.is_complex and not (spec is not None and spec.is_complex)):
                 raise TypeError(
                     f"{name}: got dtype {p.dtype}, expected a floating-point one; convert it with .to(torch.float64)"
                 )

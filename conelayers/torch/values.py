@@ -67,6 +67,6 @@ def _sparse_entries(value: Tensor, positions: Tensor, spec: ParameterSpec) -> Te
     values = value.values()
     if bool((values[~inside] != 0).any()):
         raise ValueError(
-            f"parameter {spec.name}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
+            f"parameter {spec.label}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
         )
     return values.new_zeros(len(positions)).index_add(0, order[place[inside]], values[inside])
