@@ -44,6 +44,7 @@ __all__ = ["Kinks", "certify", "kink_margins", "snapped"]
 _STEPS = 100.0  # of Newton's next step
 _ROUNDING = 1e-12  # of ‖v‖
 _CERTAIN = 1e-10  # the same, up to which a kink is taken for one without being asked to
+_CLEARLY = 0.1  # of a kink's tolerance, likewise: that of the default element may be another one
 _NEAR = 1e-6  # of ‖v‖ of a block, and of the size 1 that the equilibration gives it, up to which a kink is looked for
 _LEAST_CUTOFF, _LARGEST_CUTOFF = 1e-13, 1e-6
 _SOLVED = 1e-7  # residual of the linear solve up to which J counts as invertible
@@ -81,27 +82,28 @@ def kink_margins(cones: Cones, v: np.ndarray) -> np.ndarray:
 
 
 def snapped(solution: Solution, linearization: Linearization, selection: Selection) -> tuple[Solution, Linearization]:
-    """With the selected element, v exactly 0 in the blocks that lie on the kink there: no element must depend on rounding."""
+    """With the selected element, and for others than the default with v exactly 0 in the blocks that lie on the kink there: no element must
+    depend on rounding.
+    """
     cones, point = linearization.program.structure.cones, linearization.point
     near = np.flatnonzero(usable_mask(solution.status) & _near_kinks(cones, point.v))
     if not near.size:
         return solution, linearization.select(selection)
     kinks = Kinks.of(linearization.take(near))
     sizes = np.maximum.reduceat(np.abs(point.v[near]), cones.block_starts, axis=1)
-    limits = kinks.tolerances
-    if selection is Selection.DEFAULT:  # what may be no kink keeps its own derivative
-        limits = np.minimum(limits, _CERTAIN * np.maximum(1.0, sizes))
-    at_kink = kinks.distances <= limits
-    tolerance = np.zeros_like(point.v)
-    tolerance[near] = np.repeat(limits, cones.block_sizes, axis=1)
+    if selection is Selection.DEFAULT:
+        # What may be no kink keeps its own derivative, and all points stay where they are.
+        limits = np.minimum(_CLEARLY * kinks.tolerances, _CERTAIN * np.maximum(1.0, sizes))
+        if not (kinks.distances <= limits).any():
+            return solution, linearization
+        tolerance = np.zeros_like(point.v)
+        tolerance[near] = np.repeat(limits, cones.block_sizes, axis=1)
+        return solution, linearization.at(point._replace(element=cones.default_element(point.v, tolerance)))
     zero = np.zeros(point.v.shape, dtype=bool)
-    zero[near] = np.repeat(at_kink & (sizes <= limits), cones.block_sizes, axis=1)
+    zero[near] = np.repeat(kinks.blocks & (sizes <= kinks.tolerances), cones.block_sizes, axis=1)
     if zero.any():
         linearization = linearization.at(evaluate(linearization.program, point.x, np.where(zero, 0.0, point.v)))
         solution = replace(solution, y=np.where(zero, 0.0, solution.y), s=np.where(zero, 0.0, solution.s))
-    if selection is Selection.DEFAULT and cones.curved and at_kink.any():
-        moved = linearization.point
-        linearization = linearization.at(moved._replace(element=cones.default_element(moved.v, tolerance)))
     return solution, linearization.select(selection)
 
 

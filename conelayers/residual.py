@@ -53,7 +53,7 @@ _LEAST = _EPSILON**0.5  # size that ‖x‖ and ‖y‖ of an equilibrated progr
 
 @final
 class Point(NamedTuple):
-    """F at (x, v), with what it took: y = Π(v), s = y − v (in K, complementary to y) and D, batched (B, …)."""
+    """F at (x, v), with what it took: y = Π(v), s = y − v (in K, complementary to y), D, P x and Aᵀy, batched (B, …)."""
 
     x: np.ndarray
     v: np.ndarray
@@ -62,11 +62,14 @@ class Point(NamedTuple):
     element: ProductElement
     F1: np.ndarray
     F2: np.ndarray
+    Px: np.ndarray
+    ATy: np.ndarray
 
     def take(self, index: np.ndarray | list[int]) -> Point:
         """The points of a part of the batch."""
-        x, v, y, s, F1, F2 = (h[index] for h in (self.x, self.v, self.y, self.s, self.F1, self.F2))
-        return Point(x, v, y, s, self.element.take(index), F1, F2)
+        x, v, y, s = (h[index] for h in (self.x, self.v, self.y, self.s))
+        F1, F2, Px, ATy = (h[index] for h in (self.F1, self.F2, self.Px, self.ATy))
+        return Point(x, v, y, s, self.element.take(index), F1, F2, Px, ATy)
 
     def errors(self, program: ConeProgram) -> BackwardErrors:
         """The backward errors of an equilibrated program's rows and columns, or bounds of them where these are small enough."""
@@ -94,7 +97,7 @@ class Point(NamedTuple):
 
     def distance(self, program: ConeProgram) -> np.ndarray:
         """max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)) in the maximum norm, (B,): for equilibrated programs only."""
-        scale1 = 1 + np.maximum(largest(program.q), largest(program.Px(self.x)))
+        scale1 = 1 + np.maximum(largest(program.q), largest(self.Px))
         scale2 = 1 + np.maximum(largest(program.b), largest(self.s))
         return np.maximum(largest(self.F1) / scale1, largest(self.F2) / scale2)
 
@@ -122,9 +125,9 @@ class BackwardErrors(NamedTuple):
 
 @np.errstate(over="ignore", invalid="ignore")  # of points that are none
 def _error_bounds(program: ConeProgram, point: Point) -> BackwardErrors:
-    """Bounds of the errors by the part of ω that costs next to nothing, |q| and |s| + |b|."""
+    """Bounds of the errors by parts of ω that cost next to nothing: |q| + |Px| + |Aᵀy| and |b| + |s|."""
     abs_q, abs_b = np.abs(program.q), np.abs(program.b)
-    columns = relative(np.abs(point.F1), 0.0, abs_q)
+    columns = relative(np.abs(point.F1), 0.0, abs_q + np.abs(point.Px) + np.abs(point.ATy))
     rows = relative(np.abs(point.F2), 0.0, program.structure.cones.block_maxima(abs_b + np.abs(point.s)))
     worst = np.maximum(columns.max(axis=1, initial=0.0), rows.max(axis=1, initial=0.0))
     gap = relative(_total(point), 0.0, _dot(abs_q, np.abs(point.x)) + _dot(abs_b, np.abs(point.y)))
@@ -206,9 +209,9 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def evaluate(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> Point:
     """F(x, v) and the Clarke element at v, for x (B, n) and v (B, m)."""
     y, s, element = program.structure.cones.decompose(v)
-    F1 = program.Px(x) + program.ATy(y) + program.q
+    Px, ATy = program.Px(x), program.ATy(y)
     F2 = -program.Ax(x) + program.b - s
-    return Point(x, v, y, s, element, F1, F2)
+    return Point(x, v, y, s, element, Px + ATy + program.q, F2, Px, ATy)
 
 
 def apply_jacobian(

@@ -146,12 +146,14 @@ def equilibrate_program(program: ConeProgram, kept: np.ndarray | None = None) ->
     if not program.batch:
         return Equilibrated(program, Scaling.identity(program), None)
     d, e, kinds = _fitted(program)
-    left, right = np.exp2(e), np.exp2(d)
+    fitted = bool(d.any() or e.any())
+    left, right = (np.exp2(e), np.exp2(d)) if fitted else (np.ones_like(e), np.ones_like(d))
     log_q, log_b = _logarithms(program.q) + d, _logarithms(program.b) + e
     aside = _set_aside(program, kinds, log_q, log_b, kept)
     if aside is not None:
         log_b = np.where(aside, 2 * _ZERO, log_b)
-    if any(fit.open_count for _, fit in kinds):
+    is_open = any(fit.open_count for _, fit in kinds)
+    if is_open:
         shifts = [(members, *fit.shifts(log_q[members], log_b[members])) for members, fit in kinds]
         of_columns, of_rows = np.zeros_like(log_q), np.zeros_like(log_b)
         for members, on_columns, on_rows in shifts:
@@ -159,13 +161,17 @@ def equilibrate_program(program: ConeProgram, kept: np.ndarray | None = None) ->
         d, e, log_q, log_b = d + of_columns, e - of_rows, log_q + of_columns, log_b - of_rows
     curved = any(fit.curved for _, fit in kinds)
     beta, gamma = _sizes(log_q, log_b, curved)
-    scaling = Scaling(np.exp2(d), np.exp2(e), np.exp2(beta), np.exp2(gamma))
+    of_d, of_e = (np.exp2(d), np.exp2(e)) if is_open else (right, left)
+    scaling = Scaling(of_d, of_e, np.exp2(beta), np.exp2(gamma))
     if scaling.trivial:
         return Equilibrated(program, scaling, aside)
     ratio = np.exp2(gamma - beta)
     ratio = ratio[:1] if (ratio == ratio[0]).all() else ratio
     # The factors of open parts change neither A', where they cancel, nor P', which has no entries there.
-    P, A = structure.P.scale(program.P, ratio * right, right), structure.A.scale(program.A, left, right)
+    if fitted:
+        P, A = structure.P.scale(program.P, ratio * right, right), structure.A.scale(program.A, left, right)
+    else:
+        P, A = (program.P if (ratio == 1).all() else ratio * program.P), program.A
     q, b = scaling.gamma * scaling.d * program.q, scaling.beta * scaling.e * program.b
     return Equilibrated(ConeProgram(structure, P, q, A, b), scaling, aside)
 
@@ -355,6 +361,8 @@ class _Fit:
         of_e = of_e if self._single else (self._S.T @ of_e.T).T
         sums = (np.broadcast_to(h, (rows, h.shape[1])) for h in (of_d, of_e, last))
         rhs = self._bias - np.concatenate(list(sums), axis=1)
+        if not rhs.any():
+            return np.zeros((rows, self._n)), np.zeros((rows, self._S.shape[0]))
         found = rhs @ self._inverse if self._inverse is not None else np.stack([self._factor.solve(h) for h in rhs])
         found = np.clip(np.rint(found[:, :-2]), -_LIMIT / 2, _LIMIT / 2)
         d, eta = found[:, : self._n], found[:, self._n :]

@@ -121,7 +121,7 @@ good("layer({'r': 0.0, 'p': one})[0]", '[1, 1, 1]', 'by name, in any order')
 good('layer(jnp.ones((0, 3)), 0.0)[0].shape', '(0, 3)', 'an empty batch')
 good("layer(one * jnp.nan, 0.0, on_failure='nan')[0]", '[np.nan] * 3', 'NaN values on request')
 good("infeasible(jnp.stack([-one, one]), on_failure='nan')[0]", '[[0] * 3, [np.nan] * 3]', 'NaN for instances without a solution, on request', atol=1e-09)
-good('jax.grad(lambda a: layer(a, 0.0)[0].sum())(1e12 * one)', '[1, 1, 1]', 'values of 1e12')
+good('jax.grad(lambda a: layer(a, 1.0)[0].sum())(1e12 * one)', '[1, 1, 1]', 'values of 1e12')
 good('layer(1e-12 * one, 0.0)[0]', '[1e-12] * 3', 'and 1e−12')
 
 roots = group(

@@ -243,7 +243,7 @@ good("layer.solve(one, -1e-12).variables[0]", "one", "−1e−12 in the place of
 good("layer.solve(1e12 * one, 0).variables[0]", "1e12 * one", "values of 1e12")
 good("layer.solve(1e-12 * one, 0).variables[0]", "1e-12 * one", "values of 1e−12")
 good("layer.solve([1e12, 1e-12, 1], 0).variables[0][0]", "1e12", "both at once: exact to 1e−9 of the largest")
-good("layer.solve(1e12 * one, 0).vjp(one)[0]", "one", "and their gradients")
+good("layer.solve(1e12 * one, 1).vjp(one)[0]", "one", "and their gradients")
 good("with_attribute().solve(1e-12 * np.eye(2)).vjp(np.eye(2))[0]", "np.eye(2)", "")
 good("layer.solve(one, 1e12).variables[0]", "0 * one", "a penalty of 1e12", atol=1e-12)
 good("bounded.solve([1e12, 2e12, 3e12], 1.0).variables[0]", "[1, 0, 0]", "costs of 1e12", atol=1e-9)

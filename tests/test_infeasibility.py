@@ -326,8 +326,9 @@ def test_certificates_are_the_last_word(
     raw = RawSolution(np.array(x), np.array(y), np.zeros(2), said, "a word")
     monkeypatch.setattr(type(SOLVERS["CLARABEL"]), "_solve", lambda *_: raw)
     A = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    alone = {"fallback": False}
     with pytest.raises(SolveError) as caught:
-        solve_and_differentiate(None, [1.0, 1.0], A, [-1.0, 0.0], Cones(nonneg=2), solver="CLARABEL")
+        solve_and_differentiate(None, [1.0, 1.0], A, [-1.0, 0.0], Cones(nonneg=2), solver="CLARABEL", solver_args=alone)
     assert caught.value.statuses == (expected,)
 
 

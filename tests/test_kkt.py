@@ -308,7 +308,7 @@ def test_a_program_whose_variables_are_all_pinned(size: int) -> None:
     """At the vertex of a box nothing is left of the sparse K once its pins are out."""
     u, c = cp.Variable(size), cp.Parameter(size)
     value = np.linspace(-2, 3, size)
-    layer = Layer(cp.Problem(cp.Maximize(c @ u), [u >= 0, u <= 0.5]), [c], [u])
+    layer = Layer(cp.Problem(cp.Maximize(c @ u), [u >= 0, u <= 0.5]), [c], [u], singular="least_squares")
     solution = layer.solve(value)
     np.testing.assert_allclose(solution.variables[0], 0.5 * (value > 0), atol=1e-12)
     np.testing.assert_allclose(solution.vjp(np.ones(size))[0], 0, atol=1e-12)

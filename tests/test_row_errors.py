@@ -308,6 +308,7 @@ SOFT = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::conelayers.ZeroDerivativeWarning")
 @pytest.mark.parametrize(("form", "n", "penalty"), SOFT)
 def test_soft_constraints_with_large_penalties(form: str, n: int, penalty: float) -> None:
     """A penalty beyond the multiplier holds the constraints exactly; squares by a shift of size 1/ρ; of contradictory ones
