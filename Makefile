@@ -1,10 +1,11 @@
 # Two commands for a fresh machine (Python >= 3.11, pip, gcc, make): `make demo` and `make test`. `make docs`: the site, in docs/_build/html.
-# VENV: where the virtual environment goes; BENCH: the one with the other packages compared; AUDIT: the one with the tools of `make audit`. TORCH: what to install for PyTorch; a CPU build is enough.
+# JOBS: processes of `make test`. VENV: where the virtual environment goes; BENCH: the one with the other packages compared; AUDIT: the one with the tools of `make audit`. TORCH: what to install for PyTorch; a CPU build is enough.
 VENV ?= .venv
 BENCH ?= .venv-bench
 AUDIT ?= build/audit-venv
 PYTHON ?= python3
 SECONDS ?= 3600
+JOBS ?= 2
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
@@ -13,8 +14,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
 
+# In two processes, each with one thread of BLAS: more would fight for the cores.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -47,7 +49,7 @@ docs: $(VENV)/.docs
 package:
 	PYTHON='$(PYTHON)' TORCH='$(TORCH)' .ci/package $(TESTS)
 
-# Random cone programs and problems for SECONDS; SEED repeats a run. Ends with 1 where an invariant did not hold.
+# Random cone programs, problems and changes of units for SECONDS; SEED repeats a run. Ends with 1 where an invariant did not hold.
 fuzz: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
 

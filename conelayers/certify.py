@@ -86,7 +86,8 @@ def snapped(solution: Solution, linearization: Linearization, selection: Selecti
     depend on rounding.
     """
     cones, point = linearization.program.structure.cones, linearization.point
-    near = np.flatnonzero(usable_mask(solution.status) & _near_kinks(cones, point.v))
+    near = np.flatnonzero(_near_kinks(cones, point.v))
+    near = near[usable_mask(solution.status)[near]] if near.size else near
     if not near.size:
         return solution, linearization.select(selection)
     kinks = Kinks.of(linearization.take(near))

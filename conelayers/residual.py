@@ -71,11 +71,11 @@ class Point(NamedTuple):
         F1, F2, Px, ATy = (h[index] for h in (self.F1, self.F2, self.Px, self.ATy))
         return Point(x, v, y, s, self.element.take(index), F1, F2, Px, ATy)
 
-    def errors(self, program: ConeProgram) -> BackwardErrors:
-        """The backward errors of an equilibrated program's rows and columns, or bounds of them where these are small enough."""
+    def errors(self, program: ConeProgram, enough: float = POLISHED) -> BackwardErrors:
+        """The backward errors of an equilibrated program's rows and columns, or bounds of them where these are ``enough``."""
         bounds = _error_bounds(program, self)
-        open_ = np.flatnonzero(~((bounds.aim <= POLISHED) & (bounds.gap <= ACCURACY)))
-        if open_.size == program.batch:
+        open_ = np.flatnonzero(~((bounds.aim <= enough) & (bounds.gap <= ACCURACY)))
+        if 2 * open_.size > program.batch:
             return _backward_errors(program, self)
         if open_.size:
             found = _backward_errors(program.take(open_), self.take(open_))
@@ -123,7 +123,7 @@ class BackwardErrors(NamedTuple):
         return np.maximum(self.columns.max(axis=1, initial=0.0), self.rows.max(axis=1, initial=0.0))
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of points that are none
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of points that are none
 def _error_bounds(program: ConeProgram, point: Point) -> BackwardErrors:
     """Bounds of the errors by parts of ω that cost next to nothing: |q| + |Px| + |Aᵀy| and |b| + |s|."""
     abs_q, abs_b = np.abs(program.q), np.abs(program.b)
@@ -134,7 +134,7 @@ def _error_bounds(program: ConeProgram, point: Point) -> BackwardErrors:
     return BackwardErrors(columns, rows, gap, worst, worst.copy())
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of points that are none
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def _backward_errors(program: ConeProgram, point: Point) -> BackwardErrors:
     terms, floors, sizes = _terms(program, point), _floors(program, point), _floors(program, point, 0.0)
     abs_x, abs_y, F1, F2 = np.abs(point.x), np.abs(point.y), np.abs(point.F1), np.abs(point.F2)
@@ -198,8 +198,7 @@ def _floors(program: ConeProgram, point: Point, least: float = _LEAST) -> _Sizes
 def relative(value: np.ndarray, floor: np.ndarray | float, size: np.ndarray) -> np.ndarray:
     """max(0, value − floor)/size, 0/0 = 0; NaN stays."""
     excess = value - floor
-    with np.errstate(divide="ignore", over="ignore"):
-        return np.divide(excess, size, out=np.zeros_like(excess), where=~(excess <= 0))
+    return np.divide(excess, size, out=np.zeros_like(excess), where=~(excess <= 0))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -12,9 +12,12 @@ from conelayers.cones import Cones
 from conelayers.errors import Status
 from conelayers.names import Names
 from conelayers.program import ConeProgram
-from conelayers.residual import ROUNDING, Point, relative
+from conelayers.residual import ROUNDING, BackwardErrors, Point, relative
 
 __all__ = ["Attempt", "Attempts", "Residuals", "Solution"]
+
+
+_SMALL = 1e-12  # up to which bounds of the errors are told in their place
 
 
 @final
@@ -26,7 +29,7 @@ class Residuals:
     columns of Px + Aᵀy + q = 0, ``column``. gap: |xᵀPx + qᵀx + bᵀy| over the sum of the absolute values of its terms. cone: over the
     blocks of the cone, the distances of s from K and of y from K* relative to ‖s‖ and ‖y‖, and |sᵀy| / (‖s‖‖y‖).
 
-    Rounding is left out of all of them, in the units of the equilibrated program (residual.py has the formulas). They have no units.
+    Below 1e−12 they may be bounds. Rounding is left out of all of them, in the units of the equilibrated program (residual.py has the formulas). They have no units.
     """
 
     primal: np.ndarray
@@ -47,9 +50,9 @@ class Residuals:
         return np.where(np.isnan(worst), np.inf, worst)
 
     @classmethod
-    def of(cls, program: ConeProgram, point: Point) -> Residuals:
-        """Those of a point of an equilibrated program, whoever found it."""
-        errors = point.errors(program)
+    def of(cls, program: ConeProgram, point: Point, errors: BackwardErrors | None = None) -> Residuals:
+        """Those of a point of an equilibrated program, whoever found it; ``errors`` where they are known."""
+        errors = errors or point.errors(program, _SMALL)
         return cls(
             primal=errors.rows.max(axis=1, initial=0.0),
             dual=errors.columns.max(axis=1, initial=0.0),
@@ -84,9 +87,10 @@ def _unit(size: int, position: int) -> np.ndarray:
     return unit
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def _cone_errors(cones: Cones, v: np.ndarray, y: np.ndarray, s: np.ndarray) -> np.ndarray:
     """The largest over the blocks of their distances from the cones and of |sᵀy|, relative to the block, (B,)."""
-    if not cones.dimension:
+    if not cones.curved:  # y is v's positive part and s its negative one
         return np.zeros(len(v))
     to_dual, to_primal = cones.distances(y, s)
     square = cones.block_sums(v * v)

@@ -20,7 +20,7 @@ from conelayers.parallel import one_blas_thread
 from conelayers.plan import Plan
 from conelayers.presolve import Presolved, presolve
 from conelayers.program import ConeProgram, largest
-from conelayers.residual import ACCURACY, POLISHED, Point, evaluate
+from conelayers.residual import ACCURACY, POLISHED, BackwardErrors, Point, evaluate
 from conelayers.routes import Previous, Route
 from conelayers.scaling import Equilibrated, Scaling, equilibrate_program
 from conelayers.small_quadratic import SmallQuadratic
@@ -30,7 +30,6 @@ __all__ = ["Solved", "WarmStart", "solve_batch"]
 
 _ENOUGH = 1e-10  # ‖F‖ up to which Newton has arrived
 _GAP_FROM = 1e-12  # from which on the gap is looked at as well
-_EXACT = 1e-14  # and the one at which there is nothing to correct
 _ROUGH = 1e-4
 _BETTER = 0.9  # of the error before: what is no better may be worse in the residuals that decide
 _LINEAR_STEPS = 1
@@ -207,7 +206,7 @@ def solve_batch(
         for _ in range(_ROUNDS):
             presolved = presolve(emptied(equilibrated.program, equilibrated.aside))
             outcome = _follow_routes(program, plan, jobs, equilibrated, presolved, warm)
-            point = _extend(presolved, outcome)
+            point, errors = _extend(presolved, outcome)
             if outcome.out_of_time:
                 break
             again = equilibrated.aside is not None
@@ -229,8 +228,8 @@ def solve_batch(
         if equilibrated.aside is not None:
             whole, v = restored(equilibrated, point)
             presolved, parts = presolve(whole), ()
-            point = evaluate(presolved.whole, point.x, v)
-        solution = _judge(program, presolved, equilibrated.scaling, point, outcome, jobs)
+            point, errors = evaluate(presolved.whole, point.x, v), None
+        solution = _judge(program, presolved, equilibrated.scaling, point, errors, outcome, jobs)
         linearization = Linearization(
             presolved, point, equilibrated.scaling, derivative_jobs, parts, open_rows=missing(program)
         )
@@ -240,10 +239,11 @@ def solve_batch(
 def _with_doubts(solution: Solution, linearization: Linearization) -> Solution:
     """INACCURATE in the place of SOLVED where a large point moves, when its data are rounded, by more than a solution may be off."""
     point = linearization.point
-    solved = np.array([s is Status.SOLVED for s in solution.status], dtype=bool)
     far = np.maximum(largest(point.x), largest(point.v)) >= _LARGE
     far |= np.maximum(largest(solution.x), largest(solution.y)) >= _VERY_LARGE
-    index = np.flatnonzero(solved & far)
+    if not far.any():
+        return solution
+    index = np.flatnonzero([s is Status.SOLVED and h for s, h in zip(solution.status, far, strict=True)])
     if not index.size:
         return solution
     part = linearization.take(index)
@@ -335,22 +335,23 @@ def _previous(warm: WarmStart, scaling: Scaling, presolved: Presolved) -> Previo
     return Previous(*presolved.restrict(x, v), warm.usable, plain_steps=_LINEAR_STEPS if linear else 10)
 
 
-def _extend(presolved: Presolved, outcome: _Outcome) -> Point:
-    """The point of the whole program, with a last correction there: squaring L cost digits that L itself still has."""
+def _extend(presolved: Presolved, outcome: _Outcome) -> tuple[Point, BackwardErrors | None]:
+    """The point of the whole program, with a last correction there: squaring L cost digits that L itself still has. Its errors, if they are known."""
     whole = presolved.whole
     if presolved.elimination is None:
-        return outcome.point or evaluate(whole, outcome.x, outcome.v)
+        return outcome.point or evaluate(whole, outcome.x, outcome.v), None
     point = evaluate(whole, *presolved.expand(outcome.x, outcome.v))
-    error = point.error(whole)
-    if (error <= _EXACT).all() or sum(index.size for index, _ in outcome.parts) < whole.batch:
-        return point
+    errors = point.errors(whole)
+    error = point.error(whole, errors)
+    if (error <= POLISHED).all() or sum(index.size for index, _ in outcome.parts) < whole.batch:
+        return point, errors
     factorization = EliminatedFactorization.of(presolved, combine(outcome.parts, whole.batch))
     dx, dy = factorization.solve(-point.F1, point.F2)
     corrected = evaluate(whole, point.x + dx, point.v + whole.Ax(dx) - point.F2 + dy)
     better = (corrected.error(whole) < 0.5 * error)[:, None]
     if not better.any():
-        return point
-    return evaluate(whole, np.where(better, corrected.x, point.x), np.where(better, corrected.v, point.v))
+        return point, errors
+    return evaluate(whole, np.where(better, corrected.x, point.x), np.where(better, corrected.v, point.v)), None
 
 
 def _certified(
@@ -377,11 +378,12 @@ def _judge(
     presolved: Presolved,
     scaling: Scaling,
     point: Point,
+    errors: BackwardErrors | None,
     outcome: _Outcome,
     jobs: int,
 ) -> Solution:
     whole, without_bound = presolved.whole, missing(program)
-    residuals = Residuals.of(whole, point)
+    residuals = Residuals.of(whole, point, errors)
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
     s = s if without_bound is None else np.where(without_bound, np.inf, s)
     worst, status = residuals.worst, outcome.status
