@@ -42,8 +42,7 @@ def slacks(program: ConeProgram, x: np.ndarray) -> np.ndarray:
 def put_back(equilibrated: Equilibrated, x: np.ndarray, open_: np.ndarray) -> np.ndarray | None:
     """The rows that were set aside and are needed: those that x violates, and in instances ``open_`` (B,) bool all. None if there are none."""
     program, _, aside = equilibrated
-    if aside is None:
-        return None
+    assert aside is not None
     needed = aside & np.isfinite(program.b)
     needed &= (slacks(program, x) < 0) | open_[:, None]
     return needed if needed.any() else None

@@ -67,6 +67,11 @@ class Solved(NamedTuple):
     linearization: Linearization
 
 
+_Round = tuple[
+    str, np.ndarray, tuple[Status, ...], np.ndarray
+]  # who was tried, at which instances, and what came of it
+
+
 class _Outcome:
     """What the routes have reached so far, instance by instance."""
 
@@ -79,7 +84,7 @@ class _Outcome:
         self.rays: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}  # what backends left that did not solve it
         self.parts: list[Part] = []
         self.point: Point | None = None  # all of them evaluated, where that is at hand
-        self.rounds: list[tuple[str, np.ndarray, tuple[Status, ...], np.ndarray]] = []
+        self.rounds: list[_Round] = []
         self.out_of_time = False  # before the routes were through
 
     def unsolved(self, previous: Route | None) -> np.ndarray:
@@ -201,29 +206,26 @@ def solve_batch(
     TIME_LIMIT. The data of instances without a solution come back as NaN.
     """
     with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(plan.max_seconds):
-        kept: np.ndarray | None = None
-        equilibrated = equilibrate_program(program)
-        for _ in range(_ROUNDS):
+        equilibrated, kept = equilibrate_program(program), np.zeros(program.b.shape, dtype=bool)
+        rounds: list[_Round] = []
+        for remaining in reversed(range(_ROUNDS)):
             presolved = presolve(emptied(equilibrated.program, equilibrated.aside))
             outcome = _follow_routes(program, plan, jobs, equilibrated, presolved, warm)
+            outcome.rounds = rounds = rounds + outcome.rounds
             point, errors = _extend(presolved, outcome)
-            if outcome.out_of_time:
+            if outcome.out_of_time or not remaining:
                 break
-            again = equilibrated.aside is not None
-            if again:
-                needed = _needed_bounds(equilibrated, presolved, point, outcome, jobs)
-                again = needed is not None
-                if needed is not None:
-                    kept = needed if kept is None else kept | needed
-                    following = equilibrate_program(program, kept)
-            if not again:
-                units = _units_of_the_point(presolved, point, outcome)
-                if units is None:
-                    break
-                following = equilibrated.rescaled(program, units)
-            usable = usable_mask(outcome.status)
-            warm = WarmStart(*equilibrated.scaling.unscale(point.x, point.y, point.s), usable)
-            equilibrated = following
+            needed = _needed_bounds(equilibrated, presolved, point, outcome, jobs)
+            units = None if needed is not None else _units_of_the_point(presolved, point, outcome)
+            if needed is None and units is None:
+                break
+            scaling = equilibrated.scaling
+            warm = WarmStart(*scaling.unscale(point.x, point.y, point.s), usable_mask(outcome.status))
+            if units is not None:
+                equilibrated = equilibrated.rescaled(program, units)
+            elif needed is not None:
+                kept |= needed
+                equilibrated = equilibrate_program(program, kept)
         parts = tuple(outcome.parts)
         if equilibrated.aside is not None:
             whole, v = restored(equilibrated, point)
@@ -258,11 +260,16 @@ def _needed_bounds(
 ) -> np.ndarray | None:
     """The rows that were set aside and are needed, (B, m) bool: those that are violated, and all where nothing was found without them.
 
-    What is infeasible without them stays so.
+    What is infeasible without them stays so, and what a limit of the user's stopped is not taken further.
     """
+    if equilibrated.aside is None:
+        return None
     errors = point.errors(presolved.whole)
-    rough = errors.rough <= _ROUGH
-    open_ = np.array([not (s.usable and close) for s, close in zip(outcome.status, rough, strict=True)], dtype=bool)
+    close = errors.rough <= _ROUGH
+    lost = (Status.FAILED, Status.DUAL_INFEASIBLE)
+    open_ = np.array(
+        [s in lost or (s.usable and not c) for s, c in zip(outcome.status, close, strict=True)], dtype=bool
+    )
     if open_.any():
         status = [Status.FAILED if o and s.usable else s for o, s in zip(open_, outcome.status, strict=True)]
         shown = _certified(presolved.smaller, status, errors.worst, outcome, jobs)
