@@ -48,8 +48,13 @@ class Scaling:
     @classmethod
     def identity(cls, program: ConeProgram) -> Scaling:
         """The scaling that changes nothing."""
-        one = np.ones((program.batch, 1))
-        return cls(np.ones_like(program.q), np.ones_like(program.b), one, one)
+        return cls.identity_of(program.q, program.b)
+
+    @classmethod
+    def identity_of(cls, x: np.ndarray, v: np.ndarray) -> Scaling:
+        """The same for points x (B, n) and v (B, m)."""
+        one = np.ones((len(x), 1))
+        return cls(np.ones_like(x), np.ones_like(v), one, one)
 
     @classmethod
     def of_point(cls, cones: Cones, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> Scaling:

@@ -10,6 +10,7 @@ from typing import NamedTuple, final
 import numpy as np
 
 from conelayers.bounds import emptied, missing, put_back, restored
+from conelayers.cones import Cones
 from conelayers.errors import Status, usable_mask
 from conelayers.infeasible import proven
 from conelayers.kkt import EliminatedFactorization, Part, combine
@@ -36,6 +37,8 @@ _LINEAR_STEPS = 1
 _ROUNDS = 6  # of solves with bounds put back, or in units of the point that the one before found
 _VERY_LARGE = 1e8  # size of a solution in the user's units from which it is worth a look how well it is known
 _UNSURE = 1e-5  # relative change of x for which rounding is to blame, from which it is not told as solved
+_UNBALANCED = 1e6  # ratio of the sizes of y and s in a block from which it is worth it, too
+_NOTHING = 1e-12  # size of a block's y or s that may be rounding
 _LARGE = 1e3  # size of a point, in the equilibrated units, from which that is worth it
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 _FAR = 1e5  # size of an inaccurate point, in the equilibrated units, from which the program may have no solution
@@ -282,19 +285,39 @@ def _needed_bounds(
 def _units_of_the_point(presolved: Presolved, point: Point, outcome: _Outcome) -> Scaling | None:
     """Units of the points, for instances that end roughly at large ones: where x is 1e6, digits are lost in units in which the data are 1.
 
-    None where there are no such instances, or their points are in units of their own already.
+    And units of those blocks in which v = y − s has no digits of the smaller of the two. None where there are no such instances, or their
+    points are in units of their own already.
     """
-    far = np.maximum(largest(point.x), largest(point.v)) >= _LARGE
-    if not far.any():
-        return None
     whole = presolved.whole
-    rough = usable_mask(outcome.status) & ~(point.errors(whole).worst <= ACCURACY)
-    far &= rough & np.isfinite(point.x).all(axis=1) & np.isfinite(point.v).all(axis=1)
+    cones = whole.structure.cones
+    balance = _balance(cones, point)
+    far = np.maximum(largest(point.x), largest(point.v)) >= _LARGE
+    if far.any():
+        rough = usable_mask(outcome.status) & ~(point.errors(whole).worst <= ACCURACY)
+        far &= rough & np.isfinite(point.x).all(axis=1) & np.isfinite(point.v).all(axis=1)
     if not far.any():
-        return None
-    found = Scaling.of_point(whole.structure.cones, point.x, point.y, point.s)
+        return balance
+    found = Scaling.of_point(cones, point.x, point.y, point.s)
     units = Scaling(*(np.where(far[:, None], h, 1.0) for h in (found.d, found.e, found.beta, found.gamma)))
+    if balance is not None:
+        units = replace(units, e=np.where(far[:, None], units.e, balance.e))
     return None if units.trivial else units
+
+
+def _balance(cones: Cones, point: Point) -> Scaling | None:
+    """Units that bring y and s to one size in the second-order and semidefinite blocks in which they are far apart, but neither is rounding."""
+    first = cones.zero + cones.nonneg
+    last = cones.dimension - 3 * (cones.exp + cones.exp_dual + len(cones.power))  # those compute y and s directly
+    if first == last:
+        return None
+    y, s = (cones.block_maxima(np.abs(h))[:, first:last] for h in (point.y, point.s))
+    least, most = np.minimum(y, s), np.maximum(y, s)
+    apart = (least >= _NOTHING) & (most >= _UNBALANCED * least) & (most < np.inf)
+    if not apart.any():
+        return None
+    units = Scaling.identity_of(point.x, point.v)
+    units.e[:, first:last][apart] = np.exp2(np.rint(0.5 * np.log2(y[apart] / s[apart])))
+    return units
 
 
 def _follow_routes(
