@@ -23,7 +23,7 @@ class Names:
     ``row_constraint`` (m,) holds positions in ``constraints``, −1 for a row of a program given in conic form. ``row_entry`` (m,)
     is the entry of that constraint (column-major in its shape), −1 for rows that cvxpy added in rewriting it. Each variable has
     its name, its shape and the matrix (entries × n) that reads it off x. ``constant`` (m,) are the linear constraints that no
-    parameter enters and whose multipliers nobody asked for. ``priced`` (n,) are the columns whose costs depend on parameters.
+    parameter enters and whose multipliers nobody asked for.
     """
 
     constraints: tuple[str, ...]
@@ -32,14 +32,13 @@ class Names:
     row_entry: np.ndarray
     variables: tuple[tuple[str, tuple[int, ...], sp.csr_array], ...]
     constant: np.ndarray
-    priced: np.ndarray
 
     @classmethod
     def of_rows(cls, n: int, m: int) -> Names:
         """Those of a program in conic form: x[j] and rows by number."""
         unknown = np.full(m, -1)
         variables = (("x", (n,), sp.eye_array(n, format="csr")),)
-        return cls((), (), unknown, np.arange(m), variables, np.zeros(m, dtype=bool), np.zeros(n, dtype=bool))
+        return cls((), (), unknown, np.arange(m), variables, np.zeros(m, dtype=bool))
 
     def rows(self, weights: np.ndarray) -> tuple[str, ...]:
         """The constraints in which rows have a weight (m,) that is not zero, with their entries."""
@@ -60,10 +59,9 @@ class Names:
         """A basis (k', n) of the part of span{dx} (k, n, orthonormal) along which variables of the user's change.
 
         The directions are in units (n,) of the user's, in which all variables are of one size. What cvxpy introduced may be free where
-        a constraint is not active (the epigraph of a norm), and nothing depends on it but the gradients of parameters that are its cost.
+        a constraint is not active (the epigraph of a norm), and nothing depends on it.
         """
         moved = [_moved(matrix, directions, units).T for _, _, matrix in self.variables]
-        moved.append(directions[:, self.priced].T)
         return _split(np.concatenate([*moved, np.zeros((0, len(directions)))]), directions)[0]
 
     def felt(self, multipliers: np.ndarray) -> np.ndarray:

@@ -23,6 +23,10 @@ from conelayers.solution import Solution
 __all__ = ["Singular", "Watch", "as_singular"]
 
 _SEEN = 1e-6
+_OUTSIDE = (
+    "the solution itself is regular, and its certificate says so. What is singular are variables that cvxpy introduced and that nothing holds there (the "
+    "epigraph of a norm with the weight 0), or multipliers, and what was asked for depends on these: the gradient of such a weight."
+)
 
 
 @final
@@ -89,7 +93,11 @@ class Watch:
             self.seen.update(new)
             i = min(new.values())
         certificate = self._certificate(linearization.take([i]), solution, i)
-        message = trouble.message if certificate is None else f"{trouble.message}\nAt batch index {i}: {certificate}"
+        message = trouble.message
+        if certificate is not None:
+            # A certificate is about the user's variables; a parameter may be the cost of one that cvxpy introduced.
+            said = _OUTSIDE if certificate.verdict.justified else certificate
+            message = f"{message}\nAt batch index {i}: {said}"
         if self.policy is Singular.RAISE:
             raise SingularDerivativeError(message, certificate)
         warnings.warn(message, SingularDerivativeWarning, stacklevel=8)

@@ -38,7 +38,7 @@ bad("Layer(plain, [cp.Parameter(3, name='p')], [x])", "parameters", "missing: p"
 bad("Layer(problem, [p, r, p], [x])", "parameters", "given twice: p")
 bad("Layer(problem, [x, r], [x])", "parameters[0]", "got Variable", "expected a cvxpy.Parameter")
 bad("Layer(problem, ['p', 'r'], [x])", "parameters[0]", "got str", "expected a cvxpy.Parameter")
-bad("Layer(problem, [p.value, r], [x])", "parameters[0]", "got None", "expected a cvxpy.Parameter")
+bad("Layer(problem, [None, r], [x])", "parameters[0]", "got None", "expected a cvxpy.Parameter")
 bad("Layer(problem, [p, r], [])", "variables", "got an empty list", "at least one variable")
 bad("Layer(problem, [p, r], [p])", "variables[0]", "got Parameter", "expected a cvxpy.Variable")
 bad("Layer(problem, [p, r], ['x'])", "variables[0]", "got str", "expected a cvxpy.Variable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import pkgutil
 from pathlib import Path
 
@@ -82,7 +83,11 @@ def test_every_misuse_says_what_was_got_and_expected() -> None:
 
 def test_the_page_is_what_happens() -> None:
     """Run ``python tests/bad_input.py docs/bad_input.md`` where this fails; the part on JAX is test_bad_input_jax.py's."""
-    assert DOCS.read_text(encoding="utf-8").startswith(f"{HEAD}\n{rendered(GROUPS)}")
+    made = f"{HEAD}\n{rendered(GROUPS)}"
+    page = DOCS.read_text(encoding="utf-8")
+    assert page.startswith(made), "\n".join(
+        difflib.unified_diff(page.splitlines(), made.splitlines(), lineterm="", n=0)
+    )
 
 
 def test_cases_are_distinct() -> None:

@@ -88,9 +88,7 @@ def names_of(
             owner[row] = attributes.setdefault(text, len(labels) + len(attributes))
         labels += attributes
         shapes += [()] * len(attributes)
-    priced = np.zeros(structure.n, dtype=bool)
-    priced[maps["q"].rows] = True
-    return Names(tuple(labels), tuple(shapes), owner, entry, variables, _constant(structure, maps, outputs), priced)
+    return Names(tuple(labels), tuple(shapes), owner, entry, variables, _constant(structure, maps, outputs))
 
 
 def _objective(structure: Structure, maps: dict[str, AffineMap]) -> np.ndarray:
