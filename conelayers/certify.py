@@ -36,7 +36,7 @@ from conelayers.errors import Status, usable_mask
 from conelayers.kkt import null_space
 from conelayers.linearization import Linearization, SolutionMap
 from conelayers.names import Names
-from conelayers.residual import apply_jacobian, apply_jacobian_transpose, evaluate
+from conelayers.residual import Point, apply_jacobian, apply_jacobian_transpose, evaluate
 from conelayers.solution import Solution
 
 __all__ = ["Kinks", "certify", "kink_margins", "snapped"]
@@ -86,7 +86,7 @@ def snapped(solution: Solution, linearization: Linearization, selection: Selecti
     depend on rounding.
     """
     cones, point = linearization.program.structure.cones, linearization.point
-    near = np.flatnonzero(_near_kinks(cones, point.v))
+    near = np.flatnonzero(_near_kinks(cones, point))
     near = near[usable_mask(solution.status)[near]] if near.size else near
     if not near.size:
         return solution, linearization.select(selection)
@@ -108,12 +108,21 @@ def snapped(solution: Solution, linearization: Linearization, selection: Selecti
     return solution, linearization.select(selection)
 
 
-def _near_kinks(cones: Cones, v: np.ndarray) -> np.ndarray:
+def _one_sided(cones: Cones, point: Point) -> bool:
+    """Whether y or s of some block of a curved cone is next to nothing."""
+    y, s = (cones.block_maxima(np.abs(h)) for h in (point.y, point.s))
+    small = np.minimum(y, s) <= _NEAR * np.maximum(1.0, np.maximum(y, s))
+    return bool(np.any(small & ~cones.orthant_rows))
+
+
+def _near_kinks(cones: Cones, point: Point) -> np.ndarray:
     """Which instances may have a block at a kink, (B,) bool: a look that costs next to nothing."""
+    v = point.v
     if not cones.dimension:
         return np.zeros(len(v), dtype=bool)
     near = np.any((np.abs(v) <= _NEAR)[:, cones.zero :] & cones.orthant_rows[cones.zero :], axis=1)
-    if cones.curved:
+    # Near the boundary of a curved cone or of its polar one of y and s is next to nothing; among eigenvalues nothing shows.
+    if cones.curved and (cones.psd or cones.hermitian or _one_sided(cones, point)):
         distances = cones.extremes(v, np.zeros_like(v))[2]
         near |= np.any(distances <= _NEAR * np.maximum(1.0, cones.block_maxima(np.abs(v))), axis=1)
     return near
