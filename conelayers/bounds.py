@@ -16,7 +16,7 @@ from conelayers.program import ConeProgram
 from conelayers.residual import Point
 from conelayers.scaling import Equilibrated
 
-__all__ = ["emptied", "missing", "put_back", "restored", "slacks"]
+__all__ = ["emptied", "missing", "put_back", "restored"]
 
 
 def emptied(program: ConeProgram, rows: np.ndarray | None) -> ConeProgram:
@@ -34,7 +34,7 @@ def missing(program: ConeProgram) -> np.ndarray | None:
     return infinite if infinite.any() else None
 
 
-def slacks(program: ConeProgram, x: np.ndarray) -> np.ndarray:
+def _slacks(program: ConeProgram, x: np.ndarray) -> np.ndarray:
     """b − Ax, which is infinite where there is no bound, (B, m)."""
     return program.b - program.Ax(x)
 
@@ -44,7 +44,7 @@ def put_back(equilibrated: Equilibrated, x: np.ndarray, open_: np.ndarray) -> np
     program, _, aside = equilibrated
     assert aside is not None
     needed = aside & np.isfinite(program.b)
-    needed &= (slacks(program, x) < 0) | open_[:, None]
+    needed &= (_slacks(program, x) < 0) | open_[:, None]
     return needed if needed.any() else None
 
 
@@ -52,5 +52,5 @@ def restored(equilibrated: Equilibrated, point: Point) -> tuple[ConeProgram, np.
     """The equilibrated program with all of its bounds, and v there: y = 0 and the slack of each row that was set aside."""
     program, _, aside = equilibrated
     assert aside is not None
-    v = np.where(aside, -slacks(program, point.x), point.v)
+    v = np.where(aside, -_slacks(program, point.x), point.v)
     return emptied(program, missing(program)), np.where(np.isfinite(v), v, -1.0)

@@ -32,6 +32,7 @@ from conelayers.program import ConeProgram, largest
 __all__ = [
     "ACCURACY",
     "POLISHED",
+    "ROUGH",
     "ROUNDING",
     "BackwardErrors",
     "Point",
@@ -47,7 +48,8 @@ __all__ = [
 _EPSILON = float(np.finfo(float).eps)
 ROUNDING = 64 * _EPSILON  # of what a sum is made of: no more digits are asked for
 ACCURACY = 1e-9  # backward errors up to which a point counts as a solution, whoever found it
-POLISHED = 1e-13  # and the ones that Newton's steps aim at
+ROUGH = 1e-4  # rough errors up to which it is near one
+POLISHED = 1e-13  # and the errors that Newton's steps aim at
 _LEAST = _EPSILON**0.5  # size that ‖x‖ and ‖y‖ of an equilibrated program have at least
 
 
@@ -165,7 +167,8 @@ def _total(point: Point) -> np.ndarray:
 def rounding_of(program: ConeProgram, point: Point) -> tuple[np.ndarray, np.ndarray]:
     """What rounding makes of F₁ (B, n) and F₂ (B, m) at a point of an equilibrated program, entry by entry."""
     terms, floors = _terms(program, point), _floors(program, point)
-    return _EPSILON * terms.columns + floors.columns / 64, _EPSILON * terms.rows + floors.rows / 64
+    share = _EPSILON / ROUNDING
+    return _EPSILON * terms.columns + share * floors.columns, _EPSILON * terms.rows + share * floors.rows
 
 
 @final

@@ -15,12 +15,11 @@ from conelayers.infeasible import proven
 from conelayers.kkt import Part
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram, at
-from conelayers.residual import evaluate
+from conelayers.residual import ROUGH, evaluate
 from conelayers.solvers import Instance, RawSolution, Settings, Solver
 
 __all__ = ["Backend", "Previous", "Route", "Start", "start_of"]
 
-_ROUGH = 1e-4  # residuals up to which a point counts as near a solution
 _LONG = (
     300  # n + m from which one solve takes long enough for Ctrl-C to need a way in, and for a thread to cost nothing
 )
@@ -156,7 +155,7 @@ def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool, jobs:
     stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
     if stopped.size:
         part = program.take(stopped)
-        near = evaluate(part, x[stopped], v[stopped]).errors(part).rough <= _ROUGH
+        near = evaluate(part, x[stopped], v[stopped]).errors(part).rough <= ROUGH
         for j in stopped[near]:
             status[int(j)] = Status.INACCURATE
     lost = np.array([not s.usable for s in status], dtype=bool)

@@ -21,7 +21,7 @@ from conelayers.parallel import one_blas_thread
 from conelayers.plan import Plan
 from conelayers.presolve import Presolved, presolve
 from conelayers.program import ConeProgram, largest
-from conelayers.residual import ACCURACY, POLISHED, BackwardErrors, Point, evaluate
+from conelayers.residual import ACCURACY, POLISHED, ROUGH, BackwardErrors, Point, evaluate
 from conelayers.routes import Previous, Route
 from conelayers.scaling import Equilibrated, Scaling, equilibrate_program
 from conelayers.small_quadratic import SmallQuadratic
@@ -31,7 +31,6 @@ __all__ = ["Solved", "WarmStart", "solve_batch"]
 
 _ENOUGH = 1e-10  # ‖F‖ up to which Newton has arrived
 _GAP_FROM = 1e-12  # from which on the gap is looked at as well
-_ROUGH = 1e-4
 _BETTER = 0.9  # of the error before: what is no better may be worse in the residuals that decide
 _LINEAR_STEPS = 1
 _ROUNDS = 6  # of solves with bounds put back, or in units of the point that the one before found
@@ -268,7 +267,7 @@ def _needed_bounds(
     if equilibrated.aside is None:
         return None
     errors = point.errors(presolved.whole)
-    close = errors.rough <= _ROUGH
+    close = errors.rough <= ROUGH
     lost = (Status.FAILED, Status.DUAL_INFEASIBLE)
     open_ = np.array(
         [s in lost or (s.usable and not c) for s, c in zip(outcome.status, close, strict=True)], dtype=bool
@@ -392,7 +391,7 @@ def _certified(
     for even where no backend left a trace of one.
     """
     size = np.maximum(largest(outcome.x), largest(outcome.v))
-    poor = ((size >= _FAR) & ~(worst <= POLISHED)) | ~(worst <= _ROUGH)
+    poor = ((size >= _FAR) & ~(worst <= POLISHED)) | ~(worst <= ROUGH)
     searched = {i for i, s in enumerate(status) if s is Status.FAILED or (s.usable and poor[i])}
     open_ = [i for i, s in enumerate(status) if s in _GIVEN_UP or i in searched]
     if not open_ or outcome.out_of_time:
@@ -421,7 +420,7 @@ def _judge(
     if not (worst <= np.where(far, POLISHED, ACCURACY)).all() or not usable_mask(status).all():
         lost_by = Status.TIME_LIMIT if outcome.out_of_time else Status.FAILED
         status = [lost_by if said is Status.FAILED else said for said in status]
-        rough = np.maximum(point.errors(whole).rough, residuals.gap) <= _ROUGH
+        rough = np.maximum(point.errors(whole).rough, residuals.gap) <= ROUGH
         near = [Status.INACCURATE if close else lost_by for close in rough]
         solved = [Status.SOLVED if error <= ACCURACY else other for error, other in zip(worst, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
