@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["OUT_OF_TIME", "halting", "halting_event", "out_of_time", "remaining", "time_limit"]
+__all__ = ["OUT_OF_TIME", "OutOfTime", "check_time", "halting", "halting_event", "out_of_time", "remaining", "time_limit"]
 
 OUT_OF_TIME = "max_seconds was reached"
 
@@ -38,6 +38,16 @@ def remaining() -> float:
 def out_of_time() -> bool:
     """Whether the limit has passed."""
     return remaining() <= 0
+
+
+class OutOfTime(Exception):
+    """The limit has passed in the middle of work that is of no use unless it is finished; whoever began it catches this."""
+
+
+def check_time() -> None:
+    """Raise OutOfTime if the limit has passed: between the steps of long work."""
+    if out_of_time():
+        raise OutOfTime(OUT_OF_TIME)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import numpy as np
 from conelayers.cones import Selection
 from conelayers.errors import SingularDerivativeWarning
 from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize, null_space
+from conelayers.limits import out_of_time
 from conelayers.parallel import one_blas_thread
 from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram, Structure, largest
@@ -255,7 +256,7 @@ class Linearization:
         r1, r2 = self.scaling.scale_rows(r1, self._on_bounds(r2))
 
         def moves(factorization: Factorization, i: int) -> bool:
-            null = self.null_vectors(i, factorization)
+            null = self.null_sample(i, factorization)
             if null is None:
                 return True
             scaling = self.scaling.take([i])
@@ -312,7 +313,7 @@ class Linearization:
             return gx - a, h - c
 
         def moves(factorization: Factorization, i: int) -> bool:
-            null = self.null_vectors(i, factorization)
+            null = self.null_sample(i, factorization)
             if null is None:
                 return True
             scaling = self.scaling.take([i])
@@ -329,8 +330,16 @@ class Linearization:
 
     def null_vectors(self, i: int, factorization: Factorization | None = None) -> tuple[np.ndarray, np.ndarray] | None:
         """ker K of an instance: what its factor knows, else found for its own sake, once; None if it is not found."""
-        known = (factorization or self.factorization).null_vectors(i)
-        if known is not None:
+        return self._or_found(i, (factorization or self.factorization).null_vectors(i))
+
+    def null_sample(self, i: int, factorization: Factorization | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """A few null vectors of an instance that stand for all: what is zero on them is zero on ker K."""
+        return self._or_found(i, (factorization or self.factorization).null_sample(i))
+
+    def _or_found(
+        self, i: int, known: tuple[np.ndarray, np.ndarray] | None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        if known is not None or out_of_time():
             return known
         if i not in self._found:
             self._found[i] = null_space(self.presolved, self.point.element, i)

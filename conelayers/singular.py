@@ -106,7 +106,7 @@ class Watch:
     def _cause(linearization: SolutionMap, trouble: Trouble, i: int) -> Any:
         """What makes two warnings say the same: the kind of trouble, and which variables and rows it is about."""
         kind = trouble.consequence, i in trouble.ambiguous, i in trouble.inconsistent
-        null = linearization.take([i]).factorization.null_vectors(0)
+        null = linearization.take([i]).factorization.null_sample(0)
         if null is None:
             return kind
         supports = (np.max(np.abs(h), axis=0, initial=0.0) > _SEEN for h in null)

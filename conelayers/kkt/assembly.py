@@ -105,11 +105,25 @@ class Assembled:
     def _lower(self) -> sp.csr_matrix:
         return self.upper.T
 
+    def largest_eigenvalue(self) -> float:
+        """About ‖EKE‖, by a few steps of the power method."""
+        z = np.random.default_rng(0).standard_normal(self.order)
+        size = 1.0
+        for _ in range(10):
+            z = self.multiply(z / np.linalg.norm(z))
+            size = float(np.linalg.norm(z))
+            if size == 0:
+                return 1.0
+        return size
+
     def regularized(self, delta: float) -> sp.csc_matrix:
         """The upper triangle of EKE + δ·diag(I, −I)."""
+        return self.shifted(np.where(np.arange(self.order) < self.factored_positive, delta, -delta))
+
+    def shifted(self, shift: np.ndarray) -> sp.csc_matrix:
+        """The upper triangle of EKE + diag(shift)."""
         data = self.upper.data.copy()
-        data[self.diagonal[: self.factored_positive]] += delta
-        data[self.diagonal[self.factored_positive :]] -= delta
+        data[self.diagonal] += shift
         return sp.csc_matrix((data, self.upper.indices, self.upper.indptr), shape=self.upper.shape)
 
     def solve(
@@ -127,16 +141,22 @@ class Assembled:
         z[pins.rows] = (rhs[pins.columns] - column) / pins.a
         return self._split(z)
 
-    def null_vectors(self, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ker K as rows (dx, Bη): from null vectors (k, order) of what is factored, and the unit vectors of zero columns."""
+    def null_vectors(self, inner: np.ndarray, most_units: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """ker K as rows (dx, Bη): from null vectors (k, order) of what is factored, and the unit vectors of zero columns; if these are
+        more than ``most_units``, as many random sums of them.
+        """
         if self.pins is None:
             Z = inner
         else:
             pins, k = self.pins, len(inner)
-            Z = np.zeros((k + pins.empty.size, self.order + 2 * pins.a.size + pins.empty.size))
+            units = np.eye(pins.empty.size)
+            if most_units is not None and pins.empty.size > most_units:
+                sums = np.random.default_rng(4).uniform(1, 2, (most_units, pins.empty.size))
+                units = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+            Z = np.zeros((k + len(units), self.order + 2 * pins.a.size + pins.empty.size))
             Z[:k, pins.kept] = inner
             Z[:k, pins.rows] = -(pins.coupling.T @ inner.T).T / pins.a
-            Z[k + np.arange(pins.empty.size), pins.empty] = 1.0
+            Z[k:, pins.empty] = units
         eta = Z[:, self.positive :]
         if not isinstance(self.basis, np.ndarray):
             return Z[:, : self.n], (self.basis @ eta.T).T

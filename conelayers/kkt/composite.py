@@ -56,6 +56,9 @@ class CompositeFactorization(Factorization):
     def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
         return self._parts[self._part[instance]][1].null_vectors(int(self._position[instance]))
 
+    def null_sample(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
+        return self._parts[self._part[instance]][1].null_sample(int(self._position[instance]))
+
     def take(self, index: np.ndarray | list[int]) -> Factorization:
         index = np.asarray(index)
         parts = []

@@ -51,10 +51,15 @@ class EliminatedFactorization(Factorization):
         return dx, dy
 
     def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
-        null = self._inner.null_vectors(instance)
-        if null is None:
-            return None
-        return extend_null_vectors(self._elimination.take([instance]), *null)
+        return self._extended(instance, self._inner.null_vectors(instance))
+
+    def null_sample(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
+        return self._extended(instance, self._inner.null_sample(instance))
+
+    def _extended(
+        self, instance: int, null: tuple[np.ndarray, np.ndarray] | None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        return None if null is None else extend_null_vectors(self._elimination.take([instance]), *null)
 
     def take(self, index: np.ndarray | list[int]) -> EliminatedFactorization:
         return EliminatedFactorization(self._elimination.take(index), self._inner.take(index))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -10,8 +9,9 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 from conelayers.kkt.factorization import SINGULAR_BELOW
+from conelayers.limits import check_time
 
-__all__ = ["DeflatedPseudoInverse", "DensePseudoInverse", "KrylovPseudoInverse", "equilibrate"]
+__all__ = ["DensePseudoInverse", "KrylovPseudoInverse", "Unfinished", "equilibrate"]
 
 _LARGEST_SCALE = 1e3
 
@@ -62,30 +62,6 @@ class DensePseudoInverse:
 
 
 @final
-class DeflatedPseudoInverse:
-    """K⁺ from a solver for regularized systems and the null space of EKE, E = diag(e): (I − ZZᵀ) solve (I − ZZᵀ).
-
-    Z is an orthonormal basis of ker K = E ker(EKE). On its complement the system is consistent, and what the solver adds
-    along the null space is projected away.
-    """
-
-    def __init__(self, solve: Callable[[np.ndarray], np.ndarray], e: np.ndarray, null_space: np.ndarray) -> None:
-        self._solve = solve
-        self.null_space = np.linalg.qr(e[:, None] * null_space)[0]
-
-    @property
-    def nullity(self) -> int:
-        """dim ker K."""
-        return self.null_space.shape[1]
-
-    def solve(self, rhs: np.ndarray) -> np.ndarray:
-        """K⁺ rhs."""
-        Z = self.null_space
-        h = self._solve(rhs - Z @ (Z.T @ rhs))
-        return h - Z @ (Z.T @ h)
-
-
-@final
 class KrylovPseudoInverse:
     """K⁺ rhs by LSMR (Fong, Saunders 2011), for matrices too large to decompose; K is known to be singular."""
 
@@ -97,4 +73,21 @@ class KrylovPseudoInverse:
     def solve(self, rhs: np.ndarray) -> np.ndarray:
         """K⁺ rhs; its stop is judged by the caller, who checks the residual against J."""
         order = self._matrix.shape[0]
-        return spla.lsmr(self._matrix, rhs, atol=1e-13, btol=1e-13, conlim=1e14, maxiter=max(1000, 4 * order))[0]
+
+        def multiply(h: np.ndarray) -> np.ndarray:
+            check_time()
+            return self._matrix @ h
+
+        symmetric = spla.LinearOperator((order, order), matvec=multiply, rmatvec=multiply, dtype=np.float64)
+        return spla.lsmr(symmetric, rhs, atol=1e-13, btol=1e-13, conlim=1e14, maxiter=max(1000, 4 * order))[0]
+
+
+@final
+class Unfinished:
+    """In the place of a K⁺ for which there was no time."""
+
+    nullity = 1  # for all that is known
+
+    def solve(self, rhs: np.ndarray) -> np.ndarray:
+        """NaN, which nobody takes for a solution."""
+        return np.full_like(rhs, np.nan)

@@ -67,7 +67,7 @@ def _dense(assembled: Assembled, cutoff: float) -> np.ndarray:
 
 def _sparse(assembled: Assembled, cutoff: float) -> np.ndarray | None:
     factor = QuasiDefinite(assembled)
-    size = _largest_eigenvalue(assembled)
+    size = assembled.largest_eigenvalue()
     width = min(_BLOCK, assembled.order)
     while True:
         values, vectors = factor.smallest(width, _STEPS)
@@ -91,14 +91,3 @@ def _shifted(assembled: Assembled, width: int, size: float) -> tuple[np.ndarray,
         matrix = sp.csc_matrix(assembled.matrix)
         values, vectors = spla.eigsh(matrix, k=width, sigma=1e-6 * size, which="LM", v0=start)
     return np.abs(values), vectors
-
-
-def _largest_eigenvalue(assembled: Assembled) -> float:
-    z = np.random.default_rng(0).standard_normal(assembled.order)
-    size = 1.0
-    for _ in range(10):
-        z = assembled.multiply(z / np.linalg.norm(z))
-        size = float(np.linalg.norm(z))
-        if size == 0:
-            return 1.0
-    return size

@@ -16,7 +16,9 @@ from scipy.sparse.csgraph import structural_rank
 from conelayers.cones import ProductElement
 from conelayers.kkt.assembly import Assembled, assemble
 from conelayers.kkt.factorization import SINGULAR_BELOW, Factorization
-from conelayers.kkt.pseudo_inverse import DeflatedPseudoInverse, DensePseudoInverse, KrylovPseudoInverse
+from conelayers.kkt.proximal import SAMPLED, ProximalPseudoInverse, Undecided
+from conelayers.kkt.pseudo_inverse import DensePseudoInverse, KrylovPseudoInverse, Unfinished
+from conelayers.limits import OutOfTime, check_time
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram
 
@@ -25,13 +27,10 @@ __all__ = ["QuasiDefinite", "SparseFactorization"]
 _REGULARIZATION = 1e-8
 _REFINED = 1e-14  # relative residual on K at which refinement stops
 _REFINED_ENOUGH = 1e-11  # and the one above which QDLDL's factor is given up for a pivoted LU
-_DENSE_UP_TO = 1500  # orders up to which a singular matrix is decomposed
-_DENSE_SUSPECT = 300  # and those up to which that is cheaper than finding the null space by inverse iteration
-_FIRST = 8  # width of the first block in inverse iteration
-_LARGEST_NULL_SPACE = ((3200, 512), (2**62, 128))  # and that of the last one, for orders up to which
+_DENSE_UP_TO = 1500  # orders up to which a singular matrix is decomposed where proximal steps do not decide
+_DENSE_SUSPECT = 100  # and those up to which that is cheaper than proximal steps
+_MOST_UNEQUAL = 1e-3  # min e / max e from which on δe² would be no regularization of the one or dominate the other
 _QUIET = np.errstate(over="ignore", invalid="ignore")  # factors that broke down give infinities, which are looked for
-_NEARLY_NULL = 1e-9  # ‖EKE z‖ that may come from a mixture of null vectors and others
-_NULL = 1e-12  # ‖EKE z‖ of a unit vector that counts as a null vector
 
 
 @final
@@ -46,7 +45,6 @@ class QuasiDefinite:
         self.assembled = assembled
         self._apply = apply or _ldl(assembled)
         self._delta = _REGULARIZATION if apply is None else 0.0
-        self.broke_down = False
 
     @cached_property
     @_QUIET
@@ -74,30 +72,6 @@ class QuasiDefinite:
     def pivoted(self) -> QuasiDefinite:
         """An LU with pivoting, which needs no δ."""
         return QuasiDefinite(self.assembled, _superlu(self.assembled.matrix))
-
-    def null_space(self) -> np.ndarray | None:
-        """An orthonormal basis of ker EKE by block inverse iteration; None if it is not found to be small."""
-        order, width = self.assembled.order, _FIRST
-        largest = next(most for limit, most in _LARGEST_NULL_SPACE if order <= limit)
-        while width <= min(largest, order):
-            values, Z = self.smallest(width, 4)
-            if not np.isfinite(values).all():
-                self.broke_down = True
-                return None
-            null = values <= _NULL
-            # The block is wider than the null space: nothing of it was missed. A first one that is much narrower may find none of it.
-            if not null.all() and (null.any() or values.min() > _NEARLY_NULL or width > _FIRST):
-                return Z[:, null]
-            width *= 4
-        return None
-
-    def with_pivots(self) -> QuasiDefinite:
-        """The same regularized matrix, factored with pivoting."""
-        signs = np.where(np.arange(self.assembled.order) < self.assembled.factored_positive, 1.0, -1.0)
-        matrix = sp.csc_array(self.assembled.matrix + sp.diags_array(_REGULARIZATION * signs))
-        factor = QuasiDefinite(self.assembled, _superlu(matrix))
-        factor._delta = _REGULARIZATION
-        return factor
 
     @_QUIET
     def smallest(self, width: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -162,18 +136,21 @@ def _superlu(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
     return lambda rhs: np.full_like(rhs, np.inf)  # the singularity test sees the infinities
 
 
+_System = QuasiDefinite | ProximalPseudoInverse | DensePseudoInverse | KrylovPseudoInverse | Unfinished
+
+
 @final
 @dataclass(frozen=True)
 class _Instance:
     """One instance's K and what solves with it; ``checked`` once it is known whether K is singular."""
 
-    system: QuasiDefinite | DensePseudoInverse | DeflatedPseudoInverse | KrylovPseudoInverse
+    system: _System
     assembled: Assembled
     checked: bool = False
     minimum_norm: bool = False
 
     def check(self) -> _Instance:
-        """The same, with a factor that delivers; a suspect one is replaced by one that knows the null space."""
+        """The same, with a factor that delivers; a suspect one is replaced by one that knows the null space, if there is time."""
         if self.checked or not isinstance(self.system, QuasiDefinite):
             return self
         factor = self.system
@@ -182,60 +159,90 @@ class _Instance:
         factor = factor if factor.suspect else factor.pivoted()
         if not factor.suspect:
             return _Instance(factor, self.assembled, checked=True)
-        if self.assembled.order > _DENSE_SUSPECT:
-            deflated = _deflated(self.assembled, factor)
-            if deflated is not None:
-                return _Instance(deflated, self.assembled, checked=True)
-        return _Instance(_pseudo_inverse(self.assembled), self.assembled, checked=True)
+        try:
+            return _Instance(_pseudo_inverse(self.assembled), self.assembled, checked=True)
+        except OutOfTime:
+            return self
 
     def decomposed(self) -> _Instance:
         """The whole K, solved by a rank-revealing method: without its pins, K⁺ would not be of minimum norm."""
-        return self if self.minimum_norm else self._decomposed
+        if self.minimum_norm:
+            return self
+        try:
+            return self._decomposed
+        except OutOfTime:
+            return _Instance(Unfinished(), self.assembled, checked=True)
 
     @cached_property
     def _decomposed(self) -> _Instance:
         """Kept: several right-hand sides in a row may need it."""
         whole = self.assembled.whole
-        system = _deflated(whole, QuasiDefinite(whole)) if whole.order > _DENSE_UP_TO else None
-        return _Instance(system or _pseudo_inverse(whole), whole, checked=True, minimum_norm=True)
+        return _Instance(_pseudo_inverse(whole), whole, checked=True, minimum_norm=True)
 
     @property
     def nullity(self) -> int:
-        inner = 0 if isinstance(self.system, QuasiDefinite) else self.system.nullity
+        inner = self.system.nullity if self.checked and not isinstance(self.system, QuasiDefinite) else 0
         return inner + (0 if self.assembled.pins is None else self.assembled.pins.empty.size)
 
-    def null_vectors(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """ker K as rows (dx, Bη); None if only its existence is known."""
-        if isinstance(self.system, KrylovPseudoInverse):
+    @property
+    def singular(self) -> bool:
+        """Whether K is; what could not be found out in time is taken for it."""
+        return self.nullity > 0 or not self.checked
+
+    def null_vectors(self, *, sample: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
+        """ker K as rows (dx, Bη), or a few random ones; None if only its existence is known."""
+        system = self.system
+        if not self.checked or isinstance(system, (KrylovPseudoInverse, Unfinished)):
             return None
-        null = np.zeros((0, self.assembled.order))
-        if isinstance(self.system, (DensePseudoInverse, DeflatedPseudoInverse)):
-            null = self.system.null_space.T
-        return self.assembled.null_vectors(null)
+        null = np.zeros((self.assembled.order, 0))
+        if isinstance(system, ProximalPseudoInverse):
+            null = system.null_space if sample else system.whole_null_space
+        elif isinstance(system, DensePseudoInverse):
+            null = system.null_space
+        return self.assembled.null_vectors(null.T, most_units=SAMPLED if sample else None)
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.assembled.solve(p1, p2, self.system.solve)
+        try:
+            return self.assembled.solve(p1, p2, self.system.solve)
+        except OutOfTime:
+            return np.full_like(p1, np.nan), np.full_like(p2, np.nan)
 
 
-def _deflated(assembled: Assembled, factor: QuasiDefinite) -> DeflatedPseudoInverse | None:
-    """K⁺ from the regularized factor and the null space, if that is found and the two solve a consistent system."""
+def _pseudo_inverse(assembled: Assembled) -> ProximalPseudoInverse | DensePseudoInverse | KrylovPseudoInverse:
+    """K⁺ by the cheapest method that decides the rank. Raises OutOfTime."""
+    check_time()
+    proximal = _proximal(assembled) if assembled.order > _DENSE_SUSPECT else None
+    if proximal is not None:
+        return proximal
+    check_time()
     K = assembled.unscaled
-    h = K @ np.random.default_rng(3).standard_normal(assembled.order)
-    for regularized in (lambda: factor, factor.with_pivots):
-        candidate = regularized()
-        null_space = candidate.null_space()
-        if null_space is not None:
-            system = DeflatedPseudoInverse(candidate.solve, assembled.scales, null_space)
-            if np.linalg.norm(K @ system.solve(h) - h) <= _REFINED_ENOUGH * np.linalg.norm(h):
-                return system
-        elif not candidate.broke_down:
-            return None  # too large a null space, whatever the factor
+    return DensePseudoInverse(K.toarray()) if assembled.order <= _DENSE_UP_TO else KrylovPseudoInverse(K)
+
+
+def _proximal(assembled: Assembled) -> ProximalPseudoInverse | None:
+    """K⁺ by proximal steps, with pivots if it does not work without; None where these do not tell the null space."""
+    e = assembled.scales
+    if e.min() < _MOST_UNEQUAL * e.max():
+        return None
+    shift = np.where(np.arange(e.size) < assembled.factored_positive, _REGULARIZATION, -_REGULARIZATION)
+    size = assembled.largest_eigenvalue()
+    for factor in (_ldl_shifted, _lu_shifted):
+        try:
+            return ProximalPseudoInverse(assembled.multiply, factor(assembled, shift * e**2), e, shift, size)
+        except Undecided:
+            continue
     return None
 
 
-def _pseudo_inverse(assembled: Assembled) -> DensePseudoInverse | KrylovPseudoInverse:
-    K = assembled.unscaled
-    return DensePseudoInverse(K.toarray()) if assembled.order <= _DENSE_UP_TO else KrylovPseudoInverse(K)
+def _ldl_shifted(assembled: Assembled, shift: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    try:
+        return qdldl.Solver(assembled.shifted(shift), upper=True).solve
+    except RuntimeError as error:
+        raise Undecided("a pivot is zero") from error
+
+
+def _lu_shifted(assembled: Assembled, shift: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    return _superlu(sp.csc_array(assembled.matrix + sp.diags_array(shift)))
 
 
 @final
@@ -267,7 +274,7 @@ class SparseFactorization(Factorization):
     @property
     def singular(self) -> np.ndarray:
         self._check()
-        return np.array([instance.nullity > 0 for instance in self._instances], dtype=bool)
+        return np.array([instance.singular for instance in self._instances], dtype=bool)
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts = run_parallel(lambda i: self._instances[i].solve(p1[i], p2[i]), range(len(self._instances)), self._jobs)
@@ -279,6 +286,10 @@ class SparseFactorization(Factorization):
     def null_vectors(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
         self._check()
         return self._instances[instance].null_vectors()
+
+    def null_sample(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
+        self._check()
+        return self._instances[instance].null_vectors(sample=True)
 
     def take(self, index: np.ndarray | list[int]) -> SparseFactorization:
         return SparseFactorization([self._instances[i] for i in index], self._jobs)
