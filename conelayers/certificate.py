@@ -17,11 +17,11 @@ import numpy as np
 
 from conelayers.display import MOST_ROWS, html_table
 from conelayers.errors import Status
+from conelayers.null_directions import listed
 from conelayers.solution import Residuals
 
 __all__ = ["Certificate", "Certificates", "Verdict"]
 
-_SHOWN = 5  # names in one sentence
 _HEAD = ("instance", "verdict", "margin", "σ_min", "cond", "KKT", "kinks", "null")
 
 
@@ -120,14 +120,14 @@ class Certificate:
         if self.second_order is False:
             weak = ""
             if self.kink_constraints and self.verdict is not Verdict.LEAST_SQUARES:
-                weak = f", once {_some(self.kink_constraints)} (weakly active) no longer counts"
-            along = f" along {_some(self.variables)}" if self.variables else ""
+                weak = f", once {listed(self.kink_constraints)} (weakly active) no longer counts"
+            along = f" along {listed(self.variables)}" if self.variables else ""
             said.append(
                 f"The minimizer is not unique{along}{weak}, or held there by terms of higher order only: add a small quadratic term "
                 "in what is to be determined, or constraints that fix it."
             )
         if self.nondegenerate is False:
-            which = _some(self.constraints) if self.constraints else "the active constraints"
+            which = listed(self.constraints) if self.constraints else "the active constraints"
             said.append(
                 f"The gradients of the active constraints are linearly dependent, those of {which}: their multipliers are not "
                 "unique; remove what is redundant, or perturb the right-hand sides."
@@ -166,7 +166,7 @@ class Certificate:
         if self.status.usable:
             worst = abs(float(np.max(self.residuals.worst)))
             lines.append(f"  solve      {self.status.value}, KKT residual {worst:.1e}")
-            where = f"; at kinks: {_some(self.kink_constraints)}" if self.kink_constraints else ""
+            where = f"; at kinks: {listed(self.kink_constraints)}" if self.kink_constraints else ""
             lines.append(
                 f"  kinks      {int(self.kinks.sum())} of {self.kinks.size} blocks, margin {self.margin:.1e}{where}"
             )
@@ -267,8 +267,3 @@ def _grouped(texts: Sequence[str]) -> dict[str, list[int]]:
         if text:
             groups.setdefault(text, []).append(i)
     return groups
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - _SHOWN
-    return "; ".join(names[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")

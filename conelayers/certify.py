@@ -36,6 +36,7 @@ from conelayers.errors import Status, usable_mask
 from conelayers.kkt import null_space
 from conelayers.linearization import Linearization, SolutionMap
 from conelayers.names import Names
+from conelayers.null_directions import NullDirections
 from conelayers.residual import Point, apply_jacobian, apply_jacobian_transpose, evaluate
 from conelayers.solution import Solution
 
@@ -49,7 +50,6 @@ _NEAR = 1e-6  # of ‖v‖ of a block, and of the size 1 that the equilibration 
 _LEAST_CUTOFF, _LARGEST_CUTOFF = 1e-13, 1e-6
 _SOLVED = 1e-7  # residual of the linear solve up to which J counts as invertible
 _DENSE_UP_TO = 300  # orders of J up to which its singular values are computed, not iterated for
-_SEEN = 1e-5  # parts of orthonormal null vectors below this are rounding
 
 _Found = TypeVar("_Found")
 
@@ -175,7 +175,7 @@ def _certificate(
 ) -> Certificate:
     structure = linearization.program.structure
     null = _remembered(linearization, "null space", _chosen_null_space)
-    conditions = None if null is None else _Conditions.of(linearization, names, null[0], null[1])
+    conditions = None if null is None else _directions(linearization, names, null[0], null[1])
     singular = conditions is None or not (conditions.second_order and conditions.nondegenerate)
     at_kinks = bool(kinks.blocks.any())
     if not singular and at_kinks:
@@ -187,10 +187,10 @@ def _certificate(
             "extreme null spaces",
             lambda h: [null_space(h.presolved, D, 0, cutoff) for D in (kinks.low, kinks.high)],
         )
-        conditions = None if low is None or high is None else _Conditions.of(linearization, names, low[0], high[1])
+        conditions = None if low is None or high is None else _directions(linearization, names, low[0], high[1])
     elif residual > _SOLVED:
         conditions = None
-    known = conditions or _Conditions(None, None, np.zeros(structure.n), np.zeros(structure.m))
+    known = conditions or NullDirections.untested(structure.n, structure.m)
     smallest, condition = _remembered(linearization, "singular values", _singular_values)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where((kinks.distances > 0) & np.isfinite(kinks.distances), margins / kinks.distances, 1.0)
@@ -209,13 +209,13 @@ def _certificate(
         second_order=known.second_order,
         nondegenerate=known.nondegenerate,
         determined=not singular or known.second_order is True,
-        variables=names.columns(known.moving, linearization.scaling.d[0]),
-        constraints=names.rows(known.dependent),
+        variables=known.variables(names, linearization.scaling.d[0]),
+        constraints=known.constraints(names),
         kink_constraints=names.rows(np.repeat(kinks.blocks.astype(float), structure.cones.block_sizes)),
     )
 
 
-def _verdict(singular: bool, kinks: bool, conditions: _Conditions, status: Status) -> Verdict:
+def _verdict(singular: bool, kinks: bool, conditions: NullDirections, status: Status) -> Verdict:
     if singular:
         return Verdict.LEAST_SQUARES
     if not (conditions.second_order and conditions.nondegenerate) or status is not Status.SOLVED:
@@ -223,30 +223,8 @@ def _verdict(singular: bool, kinks: bool, conditions: _Conditions, status: Statu
     return Verdict.CERTIFIED if kinks else Verdict.CLASSICAL
 
 
-@final
-class _Conditions(NamedTuple):
-    """Whether the two conditions hold (None: not tested), and the largest entries of the null directions (n,) and (m,), in the equilibrated units.
-
-    ker J is the direct sum of {dx : P dx = 0, D A dx = 0} and {w ∈ ker(I − D) : Aᵀw = 0}.
-    """
-
-    second_order: bool | None
-    nondegenerate: bool | None
-    moving: np.ndarray
-    dependent: np.ndarray
-
-    @classmethod
-    def of(cls, linearization: Linearization, names: Names, dx: np.ndarray, dy: np.ndarray) -> _Conditions:
-        visible = names.visible(_basis(dx), linearization.scaling.d[0])
-        moving = np.max(np.abs(visible), axis=0, initial=0.0)
-        dependent = np.max(np.abs(names.felt(_basis(dy))), axis=0, initial=0.0)
-        return cls(not moving.any(), not dependent.any(), moving, dependent)
-
-
-def _basis(vectors: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the span of vectors (k, size) of about unit length, rounding left out."""
-    _, sizes, V = np.linalg.svd(vectors, full_matrices=False)
-    return V[sizes > _SEEN * max(1.0, float(sizes.max(initial=0.0)))]
+def _directions(linearization: Linearization, names: Names, dx: np.ndarray, dy: np.ndarray) -> NullDirections:
+    return NullDirections.of(dx, dy, names, linearization.scaling.d[0])
 
 
 def _chosen_null_space(linearization: Linearization) -> tuple[np.ndarray, np.ndarray] | None:

@@ -110,11 +110,21 @@ class ZeroDerivativeWarning(ConelayersWarning):
 
 
 class SingularDerivativeError(ArithmeticError):
-    """The derivative's linear system is singular, and the layer was told to raise then; ``certificate`` says why, if it is known."""
+    """The derivative's linear system is singular, and the layer was told to raise then.
+
+    ``certificate`` says why, in full: it is made when it is read (or pickled) for the first time; None where none can be.
+    """
 
     def __init__(self, message: str, certificate: object = None) -> None:
         super().__init__(message)
-        self.certificate = certificate
+        self._certificate = certificate  # or what makes it
+
+    @property
+    def certificate(self) -> Any:
+        """The Certificate of the instance that the message is about."""
+        if callable(self._certificate):
+            self._certificate = self._certificate()
+        return self._certificate
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return (type(self), (self.args[0], self.certificate))

@@ -18,20 +18,22 @@ from conelayers.cones import Selection
 from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning, ZeroDerivativeWarning, as_member
 from conelayers.linearization import Linearization, SolutionMap, Trouble
 from conelayers.names import Naming
+from conelayers.null_directions import NullDirections, listed
 from conelayers.solution import Solution
 
 __all__ = ["Singular", "Watch", "as_singular"]
 
 _SEEN = 1e-6
 _OUTSIDE = (
-    "the solution itself is regular, and its certificate says so. What is singular are variables that cvxpy introduced and that nothing holds there (the "
-    "epigraph of a norm with the weight 0), or multipliers, and what was asked for depends on these: the gradient of such a weight."
+    "what is singular are variables that cvxpy introduced and that nothing holds there (the epigraph of a norm with the weight 0), or multipliers, "
+    "and what was asked for depends on these: the gradient of such a weight."
 )
+_HOW_TO_KNOW_MORE = "`certify` of the layer, with the same parameter values, or of the solution makes the whole certificate."
 
 
 @final
 class Singular(Enum):
-    """WARN once for each cause, with the certificate; RAISE a SingularDerivativeError; or silently the LEAST_SQUARES solution."""
+    """WARN once for each cause, naming it; RAISE a SingularDerivativeError; or silently the LEAST_SQUARES solution."""
 
     WARN = "warn"
     RAISE = "raise"
@@ -92,15 +94,25 @@ class Watch:
                 return
             self.seen.update(new)
             i = min(new.values())
-        certificate = self._certificate(linearization.take([i]), solution, i)
-        message = trouble.message
-        if certificate is not None:
-            # A certificate is about the user's variables; a parameter may be the cost of one that cvxpy introduced.
-            said = _OUTSIDE if certificate.verdict.justified else certificate
-            message = f"{message}\nAt batch index {i}: {said}"
+        message = f"{trouble.message}\nAt batch index {i}: {self._finding(linearization, i)}"
         if self.policy is Singular.RAISE:
+            certificate = None if solution is None else partial(self._certificate, linearization.take([i]), solution, i)
             raise SingularDerivativeError(message, certificate)
         warnings.warn(message, SingularDerivativeWarning, stacklevel=8)
+
+    def _finding(self, linearization: SolutionMap, i: int) -> str:
+        """Who is to blame, as far as a few null vectors tell: those that are at hand."""
+        one, names = linearization.take([i]), self.naming.names
+        null, units = one.null_sample(0), one.scaling.d[0]
+        if null is None:
+            return f"the null space is not known. {_HOW_TO_KNOW_MORE}"
+        directions, said = NullDirections.of(*null, names, units), []
+        if not directions.second_order:
+            said.append(f"the minimizer is not unique along {listed(directions.variables(names, units))}.")
+        if not directions.nondegenerate:
+            which = listed(directions.constraints(names)) or "the active constraints"
+            said.append(f"the gradients of active constraints are linearly dependent, those of {which}.")
+        return " ".join([*(said or [_OUTSIDE]), _HOW_TO_KNOW_MORE])
 
     @staticmethod
     def _cause(linearization: SolutionMap, trouble: Trouble, i: int) -> Any:
@@ -112,7 +124,5 @@ class Watch:
         supports = (np.max(np.abs(h), axis=0, initial=0.0) > _SEEN for h in null)
         return kind, *(np.packbits(s).tobytes() for s in supports)
 
-    def _certificate(self, linearization: Linearization, solution: Solution | None, i: int) -> Certificate | None:
-        if solution is None:
-            return None
+    def _certificate(self, linearization: Linearization, solution: Solution, i: int) -> Certificate:
         return certify(linearization, solution.take([i]), self.naming.names)[0]

@@ -22,6 +22,7 @@ from conelayers import (
     Certificate,
     Cones,
     Layer,
+    SingularDerivativeError,
     SingularDerivativeWarning,
     Status,
     Verdict,
@@ -292,17 +293,30 @@ def test_at_most_three_factorizations(value, tests: int, monkeypatch) -> None:
     assert len(factors) <= 1
 
 
-def test_a_warning_has_made_the_certificate_already(monkeypatch) -> None:
-    """What was found for the warning's text is not found again."""
+def twin_rows(**policies):
+    data = None, [1.0, 1.0], [[-1.0, -1.0], [-1.0, -1.0]], [-1.0, -1.0], Cones(zero=2)
+    return solve_and_differentiate(*data, **policies)
+
+
+def test_a_warning_or_an_error_makes_no_certificate(monkeypatch) -> None:
+    """The whole certificate costs far more than the derivative: it is made when it is read, once."""
     found = []
     for name in ("_singular_values", "_chosen_null_space"):
         inner = getattr(conelayers.certify, name)
         monkeypatch.setattr(conelayers.certify, name, lambda h, f=inner: found.append(1) or f(h))
-    solution = solve_and_differentiate(None, [1.0, 1.0], [[-1.0, -1.0], [-1.0, -1.0]], [-1.0, -1.0], Cones(zero=2))
-    with pytest.warns(SingularDerivativeWarning, match="least_squares"):
+    solution = twin_rows()
+    with pytest.warns(SingularDerivativeWarning, match=r"linearly dependent, those of rows 0, 1 of A(.|\n)*`certify`"):
         solution.vjp([1.0, 0.0])
+    with pytest.raises(SingularDerivativeError, match="linearly dependent, those of rows 0, 1 of A") as caught:
+        twin_rows(singular="raise").vjp([1.0, 0.0])
+    assert not found
     assert solution.certify()[0].verdict is Verdict.LEAST_SQUARES
     assert len(found) == 2
+    certificate = caught.value.certificate
+    assert certificate.verdict is Verdict.LEAST_SQUARES
+    assert certificate.constraints == ("rows 0, 1 of A",)
+    assert caught.value.certificate is certificate
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("nonsymmetric", [False, True])

@@ -59,7 +59,7 @@ def test_a_sum_is_determined_and_its_terms_are_not(cones: Cones, n: int, K: floa
     assert certificate.variables == Names.of_rows(n, m).columns(np.ones(n))
     with pytest.warns(SingularDerivativeWarning) as told_of:
         solution.vjp(np.eye(n)[0])
-    assert "least_squares: " in str(told_of[0].message)
+    assert f"not unique along {certificate.variables[0]}" in str(told_of[0].message)
     with pytest.raises(SingularDerivativeError):
         solve_and_differentiate(P, q, A, b, cones, singular="raise").vjp(np.eye(n)[0])
 
@@ -285,7 +285,7 @@ def test_a_warning_is_once_for_ones_own_cause(scale: float) -> None:
     independent = np.random.default_rng(0).standard_normal((2, 4))
     for rows in ((0, 0, 1), (0, 1, 0), (0, 1, 1)):
         solution = layer.solve(scale * independent[list(rows)], scale * np.ones(2)[list(rows)])
-        with pytest.warns(SingularDerivativeWarning, match="least_squares"):
+        with pytest.warns(SingularDerivativeWarning, match="linearly dependent"):
             solution.vjp(np.ones(4))
 
 
