@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
 
@@ -146,7 +146,7 @@ def solve_and_differentiate(
     naming = Naming(partial(Names.of_rows, structure.n, structure.m))
     react(solution, OnFailure.RAISE if arguments.raises else OnFailure.NAN, naming)
     watch = Watch(*policies, naming)
-    solution, linearization = watch.over(solution, linearization)
+    solution, linearization = watch.over(solution, replace(linearization, max_seconds=arguments.max_seconds))
     return _single(structure, solution, PartialLinearization.of(linearization, solution))
 
 

@@ -176,7 +176,7 @@ class _Derive:
         troubled: list[int] = []
 
         def tell(trouble: Trouble) -> None:
-            troubled.extend(trouble.ambiguous + trouble.inconsistent)
+            troubled.extend(trouble.instances)
 
         derive: Callable[..., tuple[np.ndarray, ...]] = linearization.tangent if self.forward else linearization.adjoint
         return derive(*self.sides, always, tell=tell), sorted(set(troubled))

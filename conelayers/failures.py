@@ -201,8 +201,10 @@ class PartialLinearization:
         def translated(trouble: Trouble) -> None:
             error, singular = (np.zeros(self.batch, h.dtype) for h in (trouble.error, trouble.singular))
             error[self.members], singular[self.members] = trouble.error, trouble.singular
-            ambiguous, inconsistent = ([at[i] for i in h] for h in (trouble.ambiguous, trouble.inconsistent))
-            told = Trouble(error, singular, ambiguous, inconsistent, trouble.consequence)
+            ambiguous, inconsistent, unfinished = (
+                [at[i] for i in h] for h in (trouble.ambiguous, trouble.inconsistent, trouble.unfinished)
+            )
+            told = Trouble(error, singular, ambiguous, inconsistent, trouble.consequence, unfinished)
             (tell or partial(self.on_trouble or self.inner.on_trouble, self))(told)
 
         return translated

@@ -422,7 +422,7 @@ class Layer:
 
     def linearize(
         self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray, x: np.ndarray | None = None
-    ) -> SolutionMap:
+    ) -> Linearization | PartialLinearization:
         """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whoever found it; NaN for none.
 
         Certificates need x (B, n) too: they ask how exact the solution is.
@@ -441,8 +441,15 @@ class Layer:
         y, s, _ = program.structure.cones.decompose(v)
         x, y, s = scaling.scale(np.zeros_like(program.q) if x is None else x, y, s)
         point = evaluate(presolved.whole, x, y - s)
-        jobs = self._default_arguments.jobs_backward
-        made = Linearization(presolved, point, scaling, jobs, open_rows=missing(program))
+        arguments = self._default_arguments
+        made = Linearization(
+            presolved,
+            point,
+            scaling,
+            arguments.jobs_backward,
+            open_rows=missing(program),
+            max_seconds=arguments.max_seconds,
+        )
         return self._watch.over_point(made)
 
     def _solve(
@@ -509,6 +516,7 @@ class Layer:
     ) -> tuple[Solution, SolutionMap]:
         solved = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
         solution, linearization = self._watch.over(*solved)
+        linearization = replace(linearization, max_seconds=arguments.max_seconds)
         return solution, PartialLinearization.of(linearization, solution)
 
     def run(
@@ -526,7 +534,13 @@ class Layer:
         x: np.ndarray | None = None,
     ) -> SolutionMap:
         """The solution map that ``run`` gave, made anew from its solution."""
-        return self.linearize(self.compiled_for(solver_args), theta, v, x)
+        made = self.linearize(self.compiled_for(solver_args), theta, v, x)
+        if not solver_args:
+            return made
+        limit = self._arguments_for(solver_args).max_seconds
+        if isinstance(made, PartialLinearization):
+            return replace(made, inner=replace(made.inner, max_seconds=limit))
+        return replace(made, max_seconds=limit)
 
     def _base(
         self,

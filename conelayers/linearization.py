@@ -21,7 +21,7 @@ import numpy as np
 from conelayers.cones import Selection
 from conelayers.errors import SingularDerivativeWarning
 from conelayers.kkt import EliminatedFactorization, Factorization, combine, factorize, null_space
-from conelayers.limits import out_of_time
+from conelayers.limits import OUT_OF_TIME, out_of_time, time_limit
 from conelayers.parallel import one_blas_thread
 from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram, Structure, largest
@@ -73,7 +73,8 @@ def always(i: int, null: NullVectors) -> bool:
 @final
 class Trouble(NamedTuple):
     """What is wrong with a linear system: its relative residual (B,), where K is singular (B,), the instances in which that
-    reaches what was asked for, those for which the system has no solution, and what it means.
+    reaches what was asked for, those for which the system has no solution, what it means, and the instances that max_seconds
+    left without an answer.
     """
 
     error: np.ndarray
@@ -81,6 +82,12 @@ class Trouble(NamedTuple):
     ambiguous: list[int]
     inconsistent: list[int]
     consequence: str
+    unfinished: list[int] = []  # noqa: RUF012
+
+    @property
+    def instances(self) -> list[int]:
+        """Those concerned."""
+        return sorted({*self.ambiguous, *self.inconsistent, *self.unfinished})
 
     @property
     def message(self) -> str:
@@ -93,10 +100,15 @@ class Trouble(NamedTuple):
             )
         if self.ambiguous:
             reasons.append(f"at batch index {self.ambiguous[:10]} {self.consequence}")
+        outcome = "The minimum-norm least-squares solution is returned."
+        if self.unfinished:
+            reasons.append(f"at batch index {self.unfinished[:10]} {OUT_OF_TIME} before a least-squares solution was found")
+            others = f" {outcome[:-1]} for the others." if self.ambiguous or self.inconsistent else ""
+            outcome = f"The derivative is NaN there.{others} Raise max_seconds (in solver_args), or make the problem regular."
         return (
             "The Jacobian of the optimality conditions is singular, and no exact derivative exists: "
             + "; ".join(reasons)
-            + ". The minimum-norm least-squares solution is returned. Usual causes: a solution that is not unique (add a small "
+            + f". {outcome} Usual causes: a solution that is not unique (add a small "
             "quadratic term), redundant constraints (remove them), or more active constraints than the solution needs."
         )
 
@@ -163,6 +175,7 @@ class Linearization:
     parts: tuple[tuple[np.ndarray, Factorization], ...] = ()
     on_trouble: Callable[[SolutionMap, Trouble], None] = warn_of
     open_rows: np.ndarray | None = None  # (B, m) bool: without a bound, whose s does not move
+    max_seconds: float | None = None  # of each system that is solved
 
     @property
     def program(self) -> ConeProgram:
@@ -263,10 +276,8 @@ class Linearization:
             units = scaling.d[0] / scaling.beta[0], scaling.e[0] / scaling.gamma[0]
             return matters(i, NullVectors(null[0] * units[0], null[1] * units[1], *units))
 
-        (dx, dv), trouble = self._solve(
-            self._forward(r1, r2), moves, "the solution is not unique in what was asked for"
-        )
-        self._tell(trouble, tell)
+        consequence = "the solution is not unique in what was asked for"
+        (dx, dv), trouble = self._solve(self._forward(r1, r2), moves, consequence, tell or partial(self.on_trouble, self))
         singular = trouble.singular
         # Where J is regular, dy = D dv. In a least-squares solution that fails, and Bη keeps ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
         ds = -program.Ax(dx) - r2
@@ -321,8 +332,8 @@ class Linearization:
             return matters(i, NullVectors(null[0] * units[0], -null[1] * units[1], *units))
 
         steps = _Steps(first, correct, residual, (gx, h))
-        (lam, mu), trouble = self._solve(steps, moves, "some changes of the data leave no solution nearby")
-        self._tell(trouble, tell)
+        consequence = "some changes of the data leave no solution nearby"
+        (lam, mu), _ = self._solve(steps, moves, consequence, tell or partial(self.on_trouble, self))
         return self.scaling.scale_rows(lam, mu)
 
     def _on_bounds(self, rows: np.ndarray) -> np.ndarray:
@@ -350,19 +361,29 @@ class Linearization:
         return {}
 
     @np.errstate(over="ignore", invalid="ignore")  # factors that broke down are found by their residuals
-    def _solve(self, steps: _Steps, moves: _Moves, consequence: str = "") -> tuple[_Pair, Trouble]:
+    def _solve(
+        self, steps: _Steps, moves: _Moves, consequence: str = "", tell: Tell = ignored
+    ) -> tuple[_Pair, Trouble]:
         """Solve on K, refine on J; where a factor does not deliver, or the ambiguity of a singular K reaches what was asked for,
-        with the pseudo-inverse. The solution, and what is wrong with it.
+        with the pseudo-inverse. The solution, NaN where time ran out, and what is wrong with it, of which ``tell`` is told: of
+        ambiguity before the pseudo-inverse is computed, of the rest when it is known.
         """
-        with one_blas_thread(self.program.structure.wants_one_blas_thread):
+        with one_blas_thread(self.program.structure.wants_one_blas_thread), time_limit(self.max_seconds):
             factorization = self.factorization
             singular = factorization.singular  # asked first: a factor may find out only then, and be replaced
             solution, error = _refine(factorization, steps)
-            ambiguous = [
-                int(i) for i in np.flatnonzero(singular & (error <= _ACCEPTED)) if moves(factorization, int(i))
-            ]
+            trouble = Trouble(
+                error,
+                singular,
+                [int(i) for i in np.flatnonzero(singular & (error <= _ACCEPTED)) if moves(factorization, int(i))],
+                [],
+                consequence,
+            )
+            if trouble.ambiguous:
+                tell(trouble)
             again = error > _ACCEPTED
-            again[ambiguous] = True
+            again[trouble.ambiguous] = True
+            told, unfinished = trouble.ambiguous, []
             if again.any():
                 factorization = factorization.use_pseudo_inverse(np.flatnonzero(again))
                 second, second_error = _refine(factorization, steps)
@@ -374,14 +395,22 @@ class Linearization:
                 )
                 error = np.where(take, second_error, error)
                 found = factorization.singular & ~singular & (error <= _ACCEPTED)
-                ambiguous += [int(i) for i in np.flatnonzero(found) if moves(factorization, int(i))]
+                late = [int(i) for i in np.flatnonzero(found) if moves(factorization, int(i))]
+                finite = np.isfinite(solution[0]).all(axis=1) & np.isfinite(solution[1]).all(axis=1)
+                unfinished = np.flatnonzero(again & ~finite).tolist() if out_of_time() else []
+                trouble = trouble._replace(ambiguous=sorted({*told, *late} - {*unfinished}))
             singular = factorization.singular
-            inconsistent = np.flatnonzero(error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED)).tolist()
-            return solution, Trouble(error, singular, sorted(ambiguous), inconsistent, consequence)
-
-    def _tell(self, trouble: Trouble, tell: Tell | None) -> None:
-        if trouble.ambiguous or trouble.inconsistent:
-            (tell or partial(self.on_trouble, self))(trouble)
+            inconsistent = np.flatnonzero(error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED))
+            trouble = trouble._replace(
+                error=error,
+                singular=singular,
+                inconsistent=[i for i in inconsistent.tolist() if i not in unfinished],
+                unfinished=unfinished,
+            )
+            news = trouble._replace(ambiguous=[i for i in trouble.ambiguous if i not in told])
+            if news.instances:
+                tell(news)
+            return solution, trouble
 
 
 def _refine(factorization: Factorization, steps: _Steps) -> tuple[_Pair, np.ndarray]:

@@ -80,9 +80,12 @@ class Watch:
 
     def _tell(self, solution: Solution | None, linearization: SolutionMap, trouble: Trouble) -> None:
         self.counts["trouble"] += 1
+        if trouble.unfinished and self.policy is not Singular.RAISE:
+            warnings.warn(trouble.message, SingularDerivativeWarning, stacklevel=8)  # each time: there are NaN among the answers
+            return
         if self.policy is Singular.LEAST_SQUARES:
             return
-        troubled = sorted(trouble.ambiguous + trouble.inconsistent)
+        troubled = trouble.instances
         i = troubled[0]
         if self.policy is Singular.WARN:
             new: dict[Any, int] = {}
@@ -94,7 +97,9 @@ class Watch:
                 return
             self.seen.update(new)
             i = min(new.values())
-        message = f"{trouble.message}\nAt batch index {i}: {self._finding(linearization, i)}"
+        message = trouble.message
+        if i not in trouble.unfinished:
+            message = f"{message}\nAt batch index {i}: {self._finding(linearization, i)}"
         if self.policy is Singular.RAISE:
             certificate = None if solution is None else partial(self._certificate, linearization.take([i]), solution, i)
             raise SingularDerivativeError(message, certificate)

@@ -15,7 +15,8 @@ from scipy.linalg.lapack import dsycon, dsytrf, dsytrf_lwork, dsytrs
 
 from conelayers.cones import ProductElement
 from conelayers.kkt.factorization import Factorization
-from conelayers.kkt.pseudo_inverse import DensePseudoInverse
+from conelayers.kkt.pseudo_inverse import DensePseudoInverse, Unfinished
+from conelayers.limits import out_of_time
 from conelayers.program import ConeProgram, Structure, at
 
 __all__ = ["SUSPECT", "DenseFactorization", "SymmetricIndefinite", "rotated_rows"]
@@ -117,7 +118,7 @@ class _Instance:
     """The blocks and a solver of their matrix; an ill-conditioned one is decomposed, which tells whether it is singular."""
 
     blocks: _Blocks
-    system: SymmetricIndefinite | DensePseudoInverse
+    system: SymmetricIndefinite | DensePseudoInverse | Unfinished
 
     @classmethod
     def of(cls, blocks: _Blocks, delta: float) -> _Instance:
@@ -132,6 +133,8 @@ class _Instance:
         """The whole K decomposed: without its pinned rows, K⁺ would not be of minimum norm."""
         if isinstance(self.system, DensePseudoInverse) and not self.blocks.pinned.size:
             return self
+        if out_of_time():
+            return _Instance(self.blocks, Unfinished())
         blocks = self.blocks.without_pins()
         return _Instance(blocks, DensePseudoInverse(blocks.matrix()))
 

@@ -17,6 +17,7 @@ from conelayers.cones import ProductElement
 from conelayers.kkt.assembly import Assembled, assemble
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.pseudo_inverse import KrylovPseudoInverse
+from conelayers.limits import OutOfTime
 from conelayers.parallel import run_parallel
 from conelayers.program import ConeProgram
 
@@ -100,7 +101,10 @@ class KrylovFactorization(Factorization):
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         def one(i: int) -> tuple[np.ndarray, np.ndarray]:
-            return self.assembled[i].solve(p1[i], p2[i], self.systems[i].solve)
+            try:
+                return self.assembled[i].solve(p1[i], p2[i], self.systems[i].solve)
+            except OutOfTime:
+                return np.full_like(p1[i], np.nan), np.full_like(p2[i], np.nan)
 
         parts = run_parallel(one, range(len(self.systems)), self.jobs)
         return np.array([dx for dx, _ in parts]).reshape(p1.shape), np.array([dy for _, dy in parts]).reshape(p2.shape)

@@ -98,7 +98,7 @@ class ProximalPseudoInverse:
 
     def project(self, h: np.ndarray) -> np.ndarray:
         """Πh, the part of h in ker K."""
-        norm, found = np.linalg.norm(h), np.zeros_like(h)
+        norm, found = float(np.linalg.norm(h)), np.zeros_like(h)
         for _ in range(_PASSES):
             change = self._null_part(h - found, norm)
             found += change

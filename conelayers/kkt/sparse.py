@@ -296,6 +296,7 @@ class SparseFactorization(Factorization):
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> SparseFactorization:
         replaced = list(self._instances)
-        for i in instances:
-            replaced[i] = replaced[i].decomposed()
+        decomposed = run_parallel(lambda i: self._instances[i].decomposed(), instances.tolist(), self._jobs)
+        for i, instance in zip(instances, decomposed, strict=True):
+            replaced[i] = instance
         return SparseFactorization(replaced, self._jobs)
