@@ -20,6 +20,7 @@ import numpy as np
 
 from conelayers.cones import ProductElement
 from conelayers.kkt.composite import combine
+from conelayers.kkt.deflated import LARGEST_WHOLE, DeflatedFactorization
 from conelayers.kkt.dense import SUSPECT, DenseFactorization, SymmetricIndefinite
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.pseudo_inverse import DensePseudoInverse
@@ -155,9 +156,16 @@ class AlignedFactorization(Factorization):
 
     @classmethod
     def of(
-        cls, program: ConeProgram, element: ProductElement, delta: np.ndarray | None = None
+        cls,
+        program: ConeProgram,
+        element: ProductElement,
+        delta: np.ndarray | None = None,
+        cutoff: float | None = None,
     ) -> AlignedFactorization | None:
-        """The factorization; None where no block is aligned, in the structure or in the values."""
+        """The factorization; None where no block is aligned, in the structure or in the values.
+
+        ``cutoff``: decompose, whatever the condition, and call null what is below it.
+        """
         blocks = _aligned_blocks(program.structure)
         if blocks is None:
             return None
@@ -171,7 +179,8 @@ class AlignedFactorization(Factorization):
             return None
         d = np.zeros(program.batch) if delta is None else delta
         instances = [
-            _factor(blocks, program, element, i, at(a, i), at(uniform, i), float(d[i])) for i in range(program.batch)
+            _factor(blocks, program, element, i, at(a, i), at(uniform, i), float(d[i]), cutoff)
+            for i in range(program.batch)
         ]
         return cls(blocks, program, element, a, instances)
 
@@ -212,15 +221,26 @@ class AlignedFactorization(Factorization):
         return AlignedFactorization(self._blocks, program, element, part(self._a, index), instances)
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
-        """The whole K decomposed: what is left of it here has another minimum-norm solution."""
-        others = np.setdiff1d(np.arange(len(self._instances)), instances)
-        whole = DenseFactorization.of(self._program.take(instances), self._element.take(instances))
-        decomposed = whole.use_pseudo_inverse(np.arange(instances.size))
+        """The whole K decomposed, or, if that is too large, deflated: what is left of it here has another minimum-norm solution."""
+        others, structure = np.setdiff1d(np.arange(len(self._instances)), instances), self._program.structure
+        decomposed: Factorization
+        if structure.n + structure.m > LARGEST_WHOLE:
+            decomposed = DeflatedFactorization.of(self.take(instances), instances.size)
+        else:
+            whole = DenseFactorization.of(self._program.take(instances), self._element.take(instances))
+            decomposed = whole.use_pseudo_inverse(np.arange(instances.size))
         return combine([(others, self.take(others)), (instances, decomposed)], len(self._instances))
 
 
 def _factor(
-    blocks: _Blocks, program: ConeProgram, element: ProductElement, i: int, a: np.ndarray, c: np.ndarray, delta: float
+    blocks: _Blocks,
+    program: ConeProgram,
+    element: ProductElement,
+    i: int,
+    a: np.ndarray,
+    c: np.ndarray,
+    delta: float,
+    cutoff: float | None,
 ) -> _Instance:
     values, n_rest = element.values[i], blocks.other_cols.size
     lam = values[blocks.rows]
@@ -252,7 +272,11 @@ def _factor(
     diagonal[o] -= 1 - values[others] + delta * values[others]
     lower = np.tril(matrix, -1)
     matrix = np.tril(matrix) + lower.T
-    factor = SymmetricIndefinite(matrix)
-    suspect = factor.rcond < SUSPECT and delta == 0
-    system = DensePseudoInverse(matrix) if suspect else factor
+    system: SymmetricIndefinite | DensePseudoInverse
+    if cutoff is not None:
+        system = DensePseudoInverse(matrix, cutoff)
+    else:
+        system = SymmetricIndefinite(matrix)
+        if system.rcond < SUSPECT and delta == 0:
+            system = DensePseudoInverse(matrix)
     return _Instance(c, lam, omega, determinant, eliminated, left, curved, others, rotated, system)

@@ -18,6 +18,7 @@ import numpy as np
 
 from conelayers.cones import ProductElement
 from conelayers.kkt.composite import combine
+from conelayers.kkt.deflated import LARGEST_WHOLE, DeflatedFactorization
 from conelayers.kkt.dense import SUSPECT, DenseFactorization, SymmetricIndefinite, rotated_rows
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.pseudo_inverse import DensePseudoInverse
@@ -136,8 +137,12 @@ class CondensedFactorization(Factorization):
         return CondensedFactorization(self._program.take(index), self._element.take(index), instances)
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
-        """The whole K decomposed: what is left of it here has another minimum-norm solution."""
-        others = np.setdiff1d(np.arange(len(self._instances)), instances)
-        whole = DenseFactorization.of(self._program.take(instances), self._element.take(instances))
-        decomposed = whole.use_pseudo_inverse(np.arange(instances.size))
+        """The whole K decomposed, or, if that is too large, deflated: what is left of it here has another minimum-norm solution."""
+        others, structure = np.setdiff1d(np.arange(len(self._instances)), instances), self._program.structure
+        decomposed: Factorization
+        if structure.n + structure.m > LARGEST_WHOLE:
+            decomposed = DeflatedFactorization.of(self.take(instances), instances.size)
+        else:
+            whole = DenseFactorization.of(self._program.take(instances), self._element.take(instances))
+            decomposed = whole.use_pseudo_inverse(np.arange(instances.size))
         return combine([(others, self.take(others)), (instances, decomposed)], len(self._instances))

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 from conelayers.cones import ProductElement
+from conelayers.kkt.aligned import AlignedFactorization
 from conelayers.kkt.assembly import Assembled, assemble
 from conelayers.kkt.choice import prefers_krylov
 from conelayers.kkt.condensed import CondensedFactorization, prefers_condensed
@@ -38,8 +39,12 @@ def null_space(
     if prefers_krylov(program.structure):
         return None
     inner_element = presolved.element(element)
+    part, one = program.take([instance]), inner_element.take([instance])
+    aligned = AlignedFactorization.of(part, one, cutoff=cutoff)
+    if aligned is not None:
+        null = aligned.null_vectors(0)
+        return None if null is None else _extended(presolved, instance, null)
     if prefers_condensed(program.structure):
-        part, one = program.take([instance]), inner_element.take([instance])
         null = CondensedFactorization.of(part, one, cutoff=cutoff).null_vectors(0)
         return _extended(presolved, instance, null)
     assembled = assemble(program, inner_element, instance)
