@@ -9,7 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["OUT_OF_TIME", "OutOfTime", "check_time", "halting", "halting_event", "out_of_time", "remaining", "time_limit"]
+__all__ = [
+    "OUT_OF_TIME",
+    "OutOfTime",
+    "check_time",
+    "halting",
+    "halting_event",
+    "out_of_time",
+    "remaining",
+    "time_limit",
+]
 
 OUT_OF_TIME = "max_seconds was reached"
 

@@ -102,9 +102,13 @@ class Trouble(NamedTuple):
             reasons.append(f"at batch index {self.ambiguous[:10]} {self.consequence}")
         outcome = "The minimum-norm least-squares solution is returned."
         if self.unfinished:
-            reasons.append(f"at batch index {self.unfinished[:10]} {OUT_OF_TIME} before a least-squares solution was found")
+            reasons.append(
+                f"at batch index {self.unfinished[:10]} {OUT_OF_TIME} before a least-squares solution was found"
+            )
             others = f" {outcome[:-1]} for the others." if self.ambiguous or self.inconsistent else ""
-            outcome = f"The derivative is NaN there.{others} Raise max_seconds (in solver_args), or make the problem regular."
+            outcome = (
+                f"The derivative is NaN there.{others} Raise max_seconds (in solver_args), or make the problem regular."
+            )
         return (
             "The Jacobian of the optimality conditions is singular, and no exact derivative exists: "
             + "; ".join(reasons)
@@ -277,7 +281,9 @@ class Linearization:
             return matters(i, NullVectors(null[0] * units[0], null[1] * units[1], *units))
 
         consequence = "the solution is not unique in what was asked for"
-        (dx, dv), trouble = self._solve(self._forward(r1, r2), moves, consequence, tell or partial(self.on_trouble, self))
+        (dx, dv), trouble = self._solve(
+            self._forward(r1, r2), moves, consequence, tell or partial(self.on_trouble, self)
+        )
         singular = trouble.singular
         # Where J is regular, dy = D dv. In a least-squares solution that fails, and Bη keeps ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
         ds = -program.Ax(dx) - r2
@@ -347,9 +353,7 @@ class Linearization:
         """A few null vectors of an instance that stand for all: what is zero on them is zero on ker K."""
         return self._or_found(i, (factorization or self.factorization).null_sample(i))
 
-    def _or_found(
-        self, i: int, known: tuple[np.ndarray, np.ndarray] | None
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+    def _or_found(self, i: int, known: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray] | None:
         if known is not None or out_of_time():
             return known
         if i not in self._found:

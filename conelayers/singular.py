@@ -28,7 +28,9 @@ _OUTSIDE = (
     "what is singular are variables that cvxpy introduced and that nothing holds there (the epigraph of a norm with the weight 0), or multipliers, "
     "and what was asked for depends on these: the gradient of such a weight."
 )
-_HOW_TO_KNOW_MORE = "`certify` of the layer, with the same parameter values, or of the solution makes the whole certificate."
+_HOW_TO_KNOW_MORE = (
+    "`certify` of the layer, with the same parameter values, or of the solution makes the whole certificate."
+)
 
 
 @final
@@ -81,7 +83,9 @@ class Watch:
     def _tell(self, solution: Solution | None, linearization: SolutionMap, trouble: Trouble) -> None:
         self.counts["trouble"] += 1
         if trouble.unfinished and self.policy is not Singular.RAISE:
-            warnings.warn(trouble.message, SingularDerivativeWarning, stacklevel=8)  # each time: there are NaN among the answers
+            warnings.warn(
+                trouble.message, SingularDerivativeWarning, stacklevel=8
+            )  # each time: there are NaN among the answers
             return
         if self.policy is Singular.LEAST_SQUARES:
             return

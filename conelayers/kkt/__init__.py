@@ -3,6 +3,7 @@
 from conelayers.kkt.choice import factorize, prefers_dense
 from conelayers.kkt.composite import CompositeFactorization, Part, combine
 from conelayers.kkt.condensed import CondensedFactorization
+from conelayers.kkt.deflated import DeflatedFactorization
 from conelayers.kkt.dense import DenseFactorization
 from conelayers.kkt.elimination import EliminatedFactorization
 from conelayers.kkt.factorization import Factorization
@@ -13,6 +14,7 @@ from conelayers.kkt.sparse import SparseFactorization
 __all__ = [
     "CompositeFactorization",
     "CondensedFactorization",
+    "DeflatedFactorization",
     "DenseFactorization",
     "EliminatedFactorization",
     "Factorization",

@@ -37,7 +37,9 @@ _NOTHING = 1e-15  # and of one that is rounding
 _MOST_STEPS = 12  # of T: eigenvalues from 30δ on are told from zero
 _PASSES = 3  # projections of what is left of h
 _MOST_REFINEMENTS = 30
-_REFINED = 1e-14  # relative residual at which refinement stops, and the one above which a consistent system is not solved
+_REFINED = (
+    1e-14  # relative residual at which refinement stops, and the one above which a consistent system is not solved
+)
 _REFINED_ENOUGH = 1e-11
 _PRESENT = 1e-9  # singular values of the projections of random unit vectors, above which they are independent
 _WIDTHS = (32, 128, 512)  # of the blocks in which a whole null space is looked for
@@ -57,7 +59,9 @@ class ProximalPseudoInverse:
     multiply: u ↦ EKE u. regularized: u ↦ (EKE + SE²δ)⁻¹u to a few digits. shift: the diagonal of δS. size: about ‖EKE‖.
     """
 
-    def __init__(self, multiply: _Apply, regularized: _Apply, scales: np.ndarray, shift: np.ndarray, size: float) -> None:
+    def __init__(
+        self, multiply: _Apply, regularized: _Apply, scales: np.ndarray, shift: np.ndarray, size: float
+    ) -> None:
         self._equilibrated, self._inner, self._scales = multiply, regularized, scales
         self._shift, self._size = shift, size
         self.null_space, self.whole = self._sample(SAMPLED)
