@@ -69,7 +69,7 @@ def certify(linearization: SolutionMap, solution: Solution, names: Names) -> Cer
 
 
 def _remembered(linearization: Linearization, what: str, find: Callable[[Linearization], _Found]) -> _Found:
-    """What was found at this linearization before, for a warning or for another certificate."""
+    """What was found at this linearization before, for another certificate."""
     memory = linearization.__dict__.setdefault("remembered", {})
     if what not in memory:
         memory[what] = find(linearization)

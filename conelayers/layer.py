@@ -76,8 +76,8 @@ class Layer:
     from there (docs/method.md). Where a named one fails the others are asked, unless solver_args={"fallback": False}. gp: the problem is a geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
     warm_start: start every solve at this thread's previous solution.
 
-    singular: where the derivative's linear system is singular and what is asked for feels it, "warn" (once for each cause, with the
-    certificate), "raise" a SingularDerivativeError, or "least_squares" without a word. selection: the Clarke element at kinks,
+    singular: where the derivative's linear system is singular and what is asked for feels it, "warn" (once for each cause, naming
+    it), "raise" a SingularDerivativeError, or "least_squares" without a word. selection: the Clarke element at kinks,
     "default" (each cone's own), "low", "high" or "mid". smoothing: None for the exact derivative, or what stands in for it,
     ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)``; the solution itself stays the exact one.
 
