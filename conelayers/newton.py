@@ -29,6 +29,7 @@ _LARGEST = 1e-2
 _HALVINGS = 5
 _REFINEMENTS = 3  # solves with the last factor
 _GROWTH, _DECAY = 30.0, 5.0
+_PATIENCE = 3  # full steps in a row that may lead nowhere better; of 1900 that arrived on polyhedral programs, one took more
 _MOST = 1e8  # μ beyond which the proximal steps have given up
 _SAME = 1e-4  # change of D's eigenvalues up to which the factor of the step before is near enough to refine with
 
@@ -107,6 +108,9 @@ class _State:
         local = self._first if self._first is not None and todo.size == self.program.batch else None
         self._first = None
         current = (self.x[todo], self.v[todo])
+        # Active sets that do not settle by then go round in circles.
+        patience = steps if part.structure.cones.curved else _PATIENCE
+        wait = np.full(todo.size, patience)
         for _ in range(steps):
             if todo.size == 0 or out_of_time():
                 return
@@ -131,7 +135,9 @@ class _State:
             if arrived.size:
                 inner = factorization if arrived.size == todo.size else factorization.take(arrived)
                 self._refine(todo[arrived], candidate, arrived, inner, errors.aim)
-            going = np.flatnonzero(usable & ~done & (error < _DIVERGED))
+            wait = np.where(better, patience, wait - 1)
+            going = np.flatnonzero(usable & ~done & (error < _DIVERGED) & (wait >= 0))
+            wait = wait[going]
             if going.size == todo.size:
                 local = candidate
             else:

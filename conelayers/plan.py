@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from conelayers.active_set import ActiveSet
+from conelayers.magnified import Magnified
 from conelayers.presolve import Presolved
 from conelayers.program import ConeProgram, Structure
 from conelayers.routes import Backend, Route
@@ -63,7 +64,12 @@ class Plan:
         solver, settings = self.solver, self.settings
         limited = solver.limited_by(settings)
         if not limited:
-            yield from self._starts(structure, batch)
+            around = self._magnified(structure)
+            for start in self._starts(structure, batch):
+                # Where the full steps fail, the next route leads on for less than guarded ones.
+                yield start if around is None else _unguarded(start)
+            if around is not None:
+                yield around
         tolerance = settings.tolerance or solver.first_tolerance
         own = self._own_settings()
         yield Backend(solver, replace(own, tolerance=tolerance), limited=limited)
@@ -93,6 +99,14 @@ class Plan:
             yield loose_by(solver, self._own_settings(), structure)
         else:
             yield loose(structure, self._shared)
+
+    def _magnified(self, structure: Structure) -> Magnified | None:
+        """Clarabel's solves around the rough points from which Newton's steps did not arrive."""
+        clarabel = SOLVERS["CLARABEL"]
+        asked = not self.chosen_by_user or self.solver is clarabel
+        if not (asked and Magnified.suits(structure) and clarabel.takes(structure.cones, structure.P.nnz > 0)):
+            return None
+        return Magnified(clarabel, _told(clarabel, self._shared))
 
     @property
     def _shared(self) -> Settings:
@@ -144,6 +158,11 @@ def loose_by(solver: Solver, settings: Settings, structure: Structure) -> Backen
 def _told(solver: Solver, settings: Settings) -> Settings:
     """The settings with those native options that this backend has."""
     return replace(settings, native=tuple(item for item in settings.native if item[0] in solver.native_options))
+
+
+def _unguarded(route: Route) -> Route:
+    """The same start, without guarded steps after the full ones."""
+    return replace(route, proximal_steps=0) if isinstance(route, Backend | Splitting) else route
 
 
 def _is_linear(structure: Structure) -> bool:

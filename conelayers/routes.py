@@ -63,6 +63,10 @@ class Route(ABC):
         """The same route, which may start at the solutions of the call before."""
         return self
 
+    def onward(self, reached: Previous) -> Route:
+        """The same route, which may go on from what the routes before it have reached."""
+        return self
+
 
 @final
 @dataclass(frozen=True)
