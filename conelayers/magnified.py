@@ -21,19 +21,21 @@ import scipy.sparse as sp
 
 from conelayers.cones import Cones
 from conelayers.errors import Status
+from conelayers.kkt import Part
 from conelayers.limits import out_of_time
+from conelayers.newton import polish
 from conelayers.parallel import run_parallel
-from conelayers.program import ConeProgram, Structure, at
-from conelayers.residual import Point, evaluate
+from conelayers.program import ConeProgram, Structure, at, largest
+from conelayers.residual import ACCURACY, POLISHED, Point, evaluate
 from conelayers.routes import Previous, Route, Start
 from conelayers.solvers import Instance, Settings, Solver
 
 __all__ = ["Magnified"]
 
-_TOLERANCE = 1e-9  # of a solve: what the next one, or Newton's step, starts from
+_TOLERANCE = 1e-12  # of a solve: what the next one, or Newton's step, starts from
 _PASSES = 4  # solves, each from where the one before ended
-_CLEAR = 10.0  # |y − s| of a row, in units of the error, from which it is known which of the two is zero
-_PROGRESS = 0.5  # of the error before: a pass that leaves more of it is the last one
+_PROGRESS = 0.5  # of the errors before: a pass that leaves more of both is the last one
+_STEPS = 1  # of Newton's after each pass: from the right rows one is enough
 _FAR = 1e6  # slack, in units of the error, of rows that are left out: what is larger costs the others their digits
 
 
@@ -47,7 +49,7 @@ class Magnified(Route):
     reached: Previous | None = None
     name: str = "MAGNIFIED"
     trusted: bool = False
-    plain_steps: int = 4  # with the right rows one is enough
+    plain_steps: int = 4
     proximal_steps: int = 0
 
     @staticmethod
@@ -62,30 +64,47 @@ class Magnified(Route):
         """The points, each nearer than the one it started from if it is usable."""
         assert self.reached is not None
         x, v = self.reached.x[index].copy(), self.reached.v[index].copy()
-        status = [Status.FAILED] * program.batch
+        found = np.zeros(program.batch, dtype=bool)
+        parts: list[Part] = []
         todo = np.flatnonzero(self.reached.usable[index])
         part = program.take(todo)
         point = evaluate(part, x[todo], v[todo])
         for _ in range(_PASSES):
             if not todo.size or out_of_time():
                 break
-            new_x, new_v, found = self._pass(part, point, jobs)
-            before, point = _error(point), evaluate(part, new_x, new_v)
-            error = _error(point)
-            kept = np.flatnonzero(found & (error < before))
+            new_x, new_v, solved = self._pass(part, point, jobs)
+            polished = polish(
+                part,
+                new_x,
+                new_v,
+                tolerance=POLISHED,
+                enough=ACCURACY,
+                plain_steps=_STEPS,
+                proximal_steps=0,
+                jobs=jobs,
+            )
+            arrived = solved & (polished.error <= ACCURACY)
+            before, point = point, evaluate(part, new_x, new_v)
+            progress = (largest(point.F1) < _PROGRESS * largest(before.F1)) | (
+                largest(point.F2) < _PROGRESS * largest(before.F2)
+            )
+            kept = solved & (progress | arrived)
+            found[todo[kept]] = True
             x[todo[kept]], v[todo[kept]] = new_x[kept], new_v[kept]
-            for i in todo[kept].tolist():
-                status[i] = Status.SOLVED
-            nearest = np.abs(new_v[:, program.structure.cones.zero :]).min(axis=1)
-            going = np.flatnonzero(found & (error < _PROGRESS * before) & (nearest < _CLEAR * error))
+            x[todo[arrived]], v[todo[arrived]] = polished.x[arrived], polished.v[arrived]
+            for places, factors in polished.parts:
+                chosen = np.flatnonzero(arrived[places])
+                if chosen.size:
+                    parts.append((todo[places[chosen]], factors.take(chosen)))
+            going = np.flatnonzero(kept & ~arrived)
             todo, part, point = todo[going], part.take(going), point.take(going)
-        lost = np.array([not s.usable for s in status], dtype=bool)
-        x[lost], v[lost] = 0.0, 0.0
-        return Start(x, v, status, ["in units of the error of the point before"] * program.batch)
+        x[~found], v[~found] = 0.0, 0.0
+        status = [Status.SOLVED if h else Status.FAILED for h in found]
+        return Start(x, v, status, ["in units of the error of the point before"] * program.batch, parts)
 
     def _pass(self, program: ConeProgram, point: Point, jobs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """x, v, and which of them the solver found."""
-        error = _error(point)
+        error = np.maximum(largest(point.F1), largest(point.F2))
         solutions = run_parallel(lambda k: self._solve(program, point, k, float(error[k])), range(program.batch), jobs)
         x, v, found = point.x.copy(), point.v.copy(), np.zeros(program.batch, dtype=bool)
         for k, solution in enumerate(solutions):
@@ -113,8 +132,3 @@ class Magnified(Route):
         v = -np.maximum(slack - error * (A @ raw.x), 0.0)
         v[rows] = raw.y - error * raw.s
         return x + error * raw.x, v
-
-
-def _error(point: Point) -> np.ndarray:
-    """max(‖F₁‖, ‖F₂‖) in the maximum norm, (B,)."""
-    return np.maximum(np.abs(point.F1).max(axis=1, initial=0.0), np.abs(point.F2).max(axis=1, initial=0.0))

@@ -29,7 +29,6 @@ _LARGEST = 1e-2
 _HALVINGS = 5
 _REFINEMENTS = 3  # solves with the last factor
 _GROWTH, _DECAY = 30.0, 5.0
-_PATIENCE = 3  # full steps in a row that may lead nowhere better; of 1900 that arrived on polyhedral programs, one took more
 _MOST = 1e8  # μ beyond which the proximal steps have given up
 _SAME = 1e-4  # change of D's eigenvalues up to which the factor of the step before is near enough to refine with
 
@@ -57,14 +56,16 @@ def polish(
     proximal_steps: int,
     jobs: int,
     known: Sequence[Part] = (),
+    patience: int | None = None,
 ) -> Polished:
     """Newton steps from (x, v), each instance by itself, until ‖F‖ is below ``tolerance`` or stalls below ``enough``.
 
     ``plain_steps`` full steps first, of which the best is kept; then for what is not below ``enough``
     ``proximal_steps`` guarded ones, none of either past the call's time limit. ``known``: factorizations at the start, where there are some.
+    ``patience``: how many full steps in a row may lead nowhere better.
     """
     state = _State(program, x, v, tolerance, jobs, known)
-    state.plain(plain_steps)
+    state.plain(plain_steps, patience)
     if proximal_steps:
         unsolved = np.flatnonzero(state.error > enough)
         if unsolved.size:
@@ -100,7 +101,7 @@ class _State:
                 self.parts.append((index[arrived], factorization))
                 self._refine(index[arrived], self.point, index[arrived], factorization, errors.aim)
 
-    def plain(self, steps: int) -> None:
+    def plain(self, steps: int, patience: int | None = None) -> None:
         todo = np.flatnonzero((self.error > self.tolerance) & np.isfinite(self.error) & ~self._finished)
         if not todo.size or not steps:
             return
@@ -108,8 +109,7 @@ class _State:
         local = self._first if self._first is not None and todo.size == self.program.batch else None
         self._first = None
         current = (self.x[todo], self.v[todo])
-        # Active sets that do not settle by then go round in circles.
-        patience = steps if part.structure.cones.curved else _PATIENCE
+        patience = steps if patience is None else patience
         wait = np.full(todo.size, patience)
         for _ in range(steps):
             if todo.size == 0 or out_of_time():

@@ -33,6 +33,10 @@ _INTERIOR_CURVED = 1e-4  # exponential and power cones: Newton's steps converge 
 _INTERIOR_FLAT = 1e-6  # orthants and second-order cones: the last iterations cost less than the Newton steps they save
 _INTERIOR_LINEAR = 1e-9  # an LP's vertex has to be found among many
 _CURVED = frozenset({"exp", "power"})
+# Full Newton steps in a row that lead nowhere better, from which active sets go round in circles. Of 1900 polyhedral programs on which
+# Newton's steps arrived, 25 took more than two of those, and one of a quadratic objective; an interior point has fewer rows to change.
+_PATIENCE = 3
+_INTERIOR_PATIENCE = 1
 _SPARSE = 12  # entries of P and A per row and column up to which ten factorizations cost less than SCS's iterations
 
 
@@ -67,7 +71,7 @@ class Plan:
             around = self._magnified(structure)
             for start in self._starts(structure, batch):
                 # Where the full steps fail, the next route leads on for less than guarded ones.
-                yield start if around is None else _unguarded(start)
+                yield start if around is None else _brief(start)
             if around is not None:
                 yield around
         tolerance = settings.tolerance or solver.first_tolerance
@@ -160,9 +164,12 @@ def _told(solver: Solver, settings: Settings) -> Settings:
     return replace(settings, native=tuple(item for item in settings.native if item[0] in solver.native_options))
 
 
-def _unguarded(route: Route) -> Route:
-    """The same start, without guarded steps after the full ones."""
-    return replace(route, proximal_steps=0) if isinstance(route, Backend | Splitting) else route
+def _brief(route: Route) -> Route:
+    """The same start, with fewer of Newton's steps: without guarded ones, and with the full ones while they lead on."""
+    if isinstance(route, Backend):
+        interior = route.solver.name != "SCS"
+        return replace(route, proximal_steps=0, patience=_INTERIOR_PATIENCE if interior else _PATIENCE)
+    return replace(route, proximal_steps=0, patience=_PATIENCE) if isinstance(route, Splitting) else route
 
 
 def _is_linear(structure: Structure) -> bool:

@@ -52,6 +52,7 @@ class Route(ABC):
     trusted: bool
     limited: bool = False
     plain_steps: int = 10
+    patience: int | None = None  # how many of those in a row may lead nowhere better
     proximal_steps: int  # how many guarded Newton steps its points are worth
     name: str
 
@@ -98,6 +99,7 @@ class Backend(Route):
     settings: Settings
     trusted: bool = True
     proximal_steps: int = 25
+    patience: int | None = None
     warm: Previous | None = None  # where the solver itself can start
     limited: bool = False
 

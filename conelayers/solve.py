@@ -123,6 +123,7 @@ class _Outcome:
                 tolerance=POLISHED,
                 enough=_ENOUGH,
                 plain_steps=route.plain_steps,
+                patience=route.patience,
                 proximal_steps=route.proximal_steps,
                 jobs=jobs,
                 known=_restrict(start.parts, kept),
