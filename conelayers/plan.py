@@ -91,7 +91,7 @@ class Plan:
     def _starts(self, structure: Structure, batch: int) -> Iterator[Route]:
         """The ways to a rough point. Options of a backend's own do not change what the solution is, so that our own ways stay open."""
         solver, options = self.solver, {name for name, _ in self._own_settings().native}
-        watched = self.settings.verbose or bool(options & solver.file_options)
+        watched = self._watched
         own_routes = not (self.chosen_by_user or watched)
         if own_routes and SmallQuadratic.suits(structure):
             yield SmallQuadratic()
@@ -108,9 +108,16 @@ class Plan:
         """Clarabel's solves around the rough points from which Newton's steps did not arrive."""
         clarabel = SOLVERS["CLARABEL"]
         asked = not self.chosen_by_user or self.solver is clarabel
-        if not (asked and Magnified.suits(structure) and clarabel.takes(structure.cones, structure.P.nnz > 0)):
+        # Who watches a backend wants to see it at the program itself.
+        if self._watched or not (asked and Magnified.suits(structure) and clarabel.takes(structure.cones, structure.P.nnz > 0)):
             return None
         return Magnified(clarabel, _told(clarabel, self._shared))
+
+    @property
+    def _watched(self) -> bool:
+        """Whether the backend is to print or to write what it does."""
+        options = {name for name, _ in self._own_settings().native}
+        return self.settings.verbose or bool(options & self.solver.file_options)
 
     @property
     def _shared(self) -> Settings:
