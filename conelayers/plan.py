@@ -107,9 +107,9 @@ class Plan:
     def _magnified(self, structure: Structure) -> Magnified | None:
         """Clarabel's solves around the rough points from which Newton's steps did not arrive."""
         clarabel = SOLVERS["CLARABEL"]
-        asked = not self.chosen_by_user or self.solver is clarabel
-        # Who watches a backend wants to see it at the program itself.
-        if self._watched or not (asked and Magnified.suits(structure) and clarabel.takes(structure.cones, structure.P.nnz > 0)):
+        # Who watches a backend wants to see it at the program itself, and who wants it alone, nothing else.
+        asked = self.fallback and not self._watched and (not self.chosen_by_user or self.solver is clarabel)
+        if not (asked and Magnified.suits(structure) and clarabel.takes(structure.cones, structure.P.nnz > 0)):
             return None
         return Magnified(clarabel, _told(clarabel, self._shared))
 
