@@ -56,14 +56,16 @@ def polish(
     proximal_steps: int,
     jobs: int,
     known: Sequence[Part] = (),
+    patience: int | None = None,
 ) -> Polished:
     """Newton steps from (x, v), each instance by itself, until ‖F‖ is below ``tolerance`` or stalls below ``enough``.
 
     ``plain_steps`` full steps first, of which the best is kept; then for what is not below ``enough``
     ``proximal_steps`` guarded ones, none of either past the call's time limit. ``known``: factorizations at the start, where there are some.
+    ``patience``: how many full steps in a row may lead nowhere better.
     """
     state = _State(program, x, v, tolerance, jobs, known)
-    state.plain(plain_steps)
+    state.plain(plain_steps, patience)
     if proximal_steps:
         unsolved = np.flatnonzero(state.error > enough)
         if unsolved.size:
@@ -99,7 +101,7 @@ class _State:
                 self.parts.append((index[arrived], factorization))
                 self._refine(index[arrived], self.point, index[arrived], factorization, errors.aim)
 
-    def plain(self, steps: int) -> None:
+    def plain(self, steps: int, patience: int | None = None) -> None:
         todo = np.flatnonzero((self.error > self.tolerance) & np.isfinite(self.error) & ~self._finished)
         if not todo.size or not steps:
             return
@@ -107,6 +109,8 @@ class _State:
         local = self._first if self._first is not None and todo.size == self.program.batch else None
         self._first = None
         current = (self.x[todo], self.v[todo])
+        patience = steps if patience is None else patience
+        wait = np.full(todo.size, patience)
         for _ in range(steps):
             if todo.size == 0 or out_of_time():
                 return
@@ -131,7 +135,9 @@ class _State:
             if arrived.size:
                 inner = factorization if arrived.size == todo.size else factorization.take(arrived)
                 self._refine(todo[arrived], candidate, arrived, inner, errors.aim)
-            going = np.flatnonzero(usable & ~done & (error < _DIVERGED))
+            wait = np.where(better, patience, wait - 1)
+            going = np.flatnonzero(usable & ~done & (error < _DIVERGED) & (wait >= 0))
+            wait = wait[going]
             if going.size == todo.size:
                 local = candidate
             else:

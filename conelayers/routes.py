@@ -52,6 +52,7 @@ class Route(ABC):
     trusted: bool
     limited: bool = False
     plain_steps: int = 10
+    patience: int | None = None  # how many of those in a row may lead nowhere better
     proximal_steps: int  # how many guarded Newton steps its points are worth
     name: str
 
@@ -61,6 +62,10 @@ class Route(ABC):
 
     def warmed(self, previous: Previous) -> Route:
         """The same route, which may start at the solutions of the call before."""
+        return self
+
+    def onward(self, reached: Previous) -> Route:
+        """The same route, which may go on from what the routes before it have reached."""
         return self
 
 
@@ -94,6 +99,7 @@ class Backend(Route):
     settings: Settings
     trusted: bool = True
     proximal_steps: int = 25
+    patience: int | None = None
     warm: Previous | None = None  # where the solver itself can start
     limited: bool = False
 

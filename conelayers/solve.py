@@ -89,6 +89,11 @@ class _Outcome:
         self.rounds: list[_Round] = []
         self.out_of_time = False  # before the routes were through
 
+    @property
+    def reached(self) -> Previous:
+        """The best points."""
+        return Previous(self.x, self.v, usable_mask(self.status))
+
     def unsolved(self, previous: Route | None) -> np.ndarray:
         """The instances for the next route: not infeasible, and not stopped by a limit that the user set."""
         open_ = self.error > _ENOUGH
@@ -118,6 +123,7 @@ class _Outcome:
                 tolerance=POLISHED,
                 enough=_ENOUGH,
                 plain_steps=route.plain_steps,
+                patience=route.patience,
                 proximal_steps=route.proximal_steps,
                 jobs=jobs,
                 known=_restrict(start.parts, kept),
@@ -333,7 +339,7 @@ def _follow_routes(
     last: Route | None = None
     routes = _started(plan.routes(presolved.smaller.structure, program.batch), previous)
     for route in chain(routes, plan.unscaled(emptied(program, equilibrated.aside), scaling, presolved)):
-        outcome.follow(route, presolved.smaller, jobs, last)
+        outcome.follow(route.onward(outcome.reached), presolved.smaller, jobs, last)
         last = route
         if not outcome.unsolved(last).size:
             break

@@ -43,6 +43,7 @@ class Splitting(Route):
     name: str = "SPLITTING"
     trusted: bool = False
     proximal_steps: int = 6
+    patience: int | None = None
 
     @staticmethod
     def suits(structure: Structure, batch: int) -> bool:
