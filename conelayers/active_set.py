@@ -16,6 +16,7 @@ import numpy as np
 from conelayers.errors import Status
 from conelayers.kkt import Part, factorize
 from conelayers.limits import out_of_time
+from conelayers.polyhedra import examined
 from conelayers.program import ConeProgram, Structure
 from conelayers.residual import evaluate
 from conelayers.routes import Route, Start
@@ -80,4 +81,8 @@ class ActiveSet(Route):
             x[lost], v[lost] = 0.0, 0.0
             todo, part = todo[going], part.take(np.flatnonzero(going))
         x[todo], v[todo] = 0.0, 0.0
+        open_ = np.array([i for i, s in enumerate(status) if s is Status.FAILED], dtype=np.int64)
+        if open_.size:
+            for i in open_[examined(program.take(open_), jobs)[0]]:
+                status[int(i)] = Status.PRIMAL_INFEASIBLE
         return Start(x, v, status, ["by active set steps"] * program.batch, parts)
