@@ -17,7 +17,7 @@ from conelayers.errors import Status
 from conelayers.kkt import Part, factorize
 from conelayers.limits import out_of_time
 from conelayers.polyhedra import examined
-from conelayers.program import ConeProgram, Structure
+from conelayers.program import ConeProgram, Structure, largest
 from conelayers.residual import evaluate
 from conelayers.routes import Route, Start
 
@@ -25,6 +25,7 @@ __all__ = ["ActiveSet"]
 
 _STEPS = 25
 _PATIENCE = 2  # steps without fewer changes than ever before
+_INCONSISTENT = 1e-3  # of the largest y or s: what is left of a full step's equations, from which they contradict each other
 _FEW = 5  # variables per coupling equality from which the method is tried
 
 
@@ -48,10 +49,11 @@ class ActiveSet(Route):
         return bool(single[cones.zero :].all()) and _FEW * int((~single[: cones.zero]).sum()) <= n
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """The solution, with its factors, of each instance where the steps come to an end."""
+        """The solution, with its factors, of each instance where the steps come to an end, and what there is a certificate of."""
         x, v = np.zeros_like(program.q), np.zeros_like(program.b)
         status, parts = [Status.FAILED] * program.batch, list[Part]()
         todo, part = np.arange(program.batch), program
+        doubtful, zero = np.zeros(program.batch, dtype=bool), program.structure.cones.zero
         least, patience = np.full(program.batch, program.b.shape[1]), np.full(program.batch, _PATIENCE)
         for _ in range(_STEPS):
             if not todo.size or out_of_time():
@@ -62,27 +64,35 @@ class ActiveSet(Route):
             new_x, new_v = point.x + dx, point.v + part.Ax(dx) - point.F2 + dy
             finite = np.isfinite(new_x).all(axis=1) & np.isfinite(new_v).all(axis=1)
             changed = (new_v > 0) != (point.v > 0)
-            changed[:, : program.structure.cones.zero] = False
+            changed[:, :zero] = False
             changes = changed.sum(axis=1)
             fewer = changes < least[todo]
             patience[todo] = np.where(fewer, _PATIENCE, patience[todo] - 1)
             least[todo] = np.minimum(least[todo], changes)
             done = finite & (changes == 0)
+            y = new_v.copy()
+            y[:, zero:] = np.maximum(y[:, zero:], 0.0)
+            # F₂ = y + dy − Π(v + dv) there: nothing, unless the equations contradict each other.
+            contrary = done & ~(largest(point.y + dy - y) <= _INCONSISTENT * (1 + largest(y)))
+            doubtful[todo[contrary]] = True
             going = finite & ~done & (patience[todo] > 0)
             kept = done | going
             x[todo[kept]], v[todo[kept]] = new_x[kept], new_v[kept]
-            arrived = np.flatnonzero(done)
+            arrived = np.flatnonzero(done & ~contrary)
             if arrived.size:
                 inner = factorization if arrived.size == todo.size else factorization.take(arrived)
                 parts.append((todo[arrived], inner))
-                for i in todo[arrived]:
-                    status[int(i)] = Status.SOLVED
+            for i in todo[done].tolist():
+                status[i] = Status.SOLVED
             lost = todo[~kept]
             x[lost], v[lost] = 0.0, 0.0
             todo, part = todo[going], part.take(np.flatnonzero(going))
         x[todo], v[todo] = 0.0, 0.0
-        open_ = np.array([i for i, s in enumerate(status) if s is Status.FAILED], dtype=np.int64)
-        if open_.size:
-            for i in open_[examined(program.take(open_), jobs)[0]]:
-                status[int(i)] = Status.PRIMAL_INFEASIBLE
+        doubtful |= np.array([s is Status.FAILED for s in status], dtype=bool)
+        if doubtful.any():
+            open_ = np.flatnonzero(doubtful)
+            empty = open_[examined(program.take(open_), jobs)[0]]
+            x[empty], v[empty] = 0.0, 0.0
+            for i in empty.tolist():
+                status[i] = Status.PRIMAL_INFEASIBLE
         return Start(x, v, status, ["by active set steps"] * program.batch, parts)

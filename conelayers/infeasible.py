@@ -17,7 +17,7 @@ eliminated columns follow such an x.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -28,7 +28,16 @@ from conelayers.farkas import Matrix, System, dual_system, least_violation, line
 from conelayers.limits import out_of_time
 from conelayers.parallel import run_parallel
 from conelayers.polyhedra import examined, infeasible, is_small
-from conelayers.polyhedral_rays import FALLS, FAR, NOISE, ROUNDING, lead_to_dual_rays, lead_to_primal_rays
+from conelayers.polyhedral_rays import (
+    FALLS,
+    FAR,
+    NOISE,
+    ROUNDING,
+    lead_to_dual_rays,
+    lead_to_primal_rays,
+    near_dual_rays,
+    near_primal_rays,
+)
 from conelayers.program import ConeProgram, at
 
 __all__ = ["Rays", "is_dual_ray", "is_primal_ray", "proven"]
@@ -143,13 +152,15 @@ def proven(program: ConeProgram, rays: Rays, jobs: int = 1, searched: Collection
 
 
 def _proven_at_once(program: ConeProgram, rays: Rays, jobs: int, searched: Collection[int]) -> dict[int, Status]:
-    """What array operations prove of small programs on orthants: a certificate close to a ray that was left, or an exact search."""
+    """What array operations prove of small programs on orthants: a certificate close to a ray that was left, or an exact search for
+    one, where such a ray is a rough one already, and for ``searched``.
+    """
     if not is_small(program.structure) or out_of_time():
         return {}
     shown: dict[int, Status] = {}
-    falling = set[int]()
+    falling, rough = set[int](), set(searched)
     for k in range(max((len(left) for left in rays.values()), default=0)):
-        index = np.array(sorted(i for i, left in rays.items() if k < len(left) and i not in shown), dtype=np.int64)
+        index = _sorted(i for i, left in rays.items() if k < len(left) and i not in shown)
         if not index.size:
             break
         part = program.take(index)
@@ -158,16 +169,21 @@ def _proven_at_once(program: ConeProgram, rays: Rays, jobs: int, searched: Colle
         empty = lead_to_primal_rays(part, y)
         shown |= dict.fromkeys(index[empty].tolist(), Status.PRIMAL_INFEASIBLE)
         falling.update(index[~empty & lead_to_dual_rays(part, x)].tolist())
-    index = np.array(sorted(falling - set(shown)), dtype=np.int64)
+        rough.update(index[near_primal_rays(part, y, _ROUGH) | near_dual_rays(part, x, _ROUGH)].tolist())
+    index = _sorted(falling - set(shown))
     if index.size:  # a direction shows nothing where there is no point to start from
         empty, has_point = examined(program.take(index), jobs)
         shown |= dict.fromkeys(index[empty].tolist(), Status.PRIMAL_INFEASIBLE)
         shown |= dict.fromkeys(index[has_point].tolist(), Status.DUAL_INFEASIBLE)
-    index = np.array(sorted(set(searched) - set(shown)), dtype=np.int64)
+    index = _sorted(rough - set(shown))
     if index.size:
         found = zip(index.tolist(), infeasible(program.take(index), jobs), strict=True)
         shown |= {i: status for i, status in found if status is not None}
     return shown
+
+
+def _sorted(instances: Iterable[int]) -> np.ndarray:
+    return np.array(sorted(instances), dtype=np.int64)
 
 
 def _proven(

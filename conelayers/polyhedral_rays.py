@@ -15,7 +15,18 @@ import numpy as np
 from conelayers.cones import Cones
 from conelayers.program import ConeProgram, Structure, largest
 
-__all__ = ["FALLS", "FAR", "NOISE", "ROUNDING", "are_primal_rays", "is_polyhedral", "lead_to_dual_rays", "lead_to_primal_rays"]
+__all__ = [
+    "FALLS",
+    "FAR",
+    "NOISE",
+    "ROUNDING",
+    "are_primal_rays",
+    "is_polyhedral",
+    "lead_to_dual_rays",
+    "lead_to_primal_rays",
+    "near_dual_rays",
+    "near_primal_rays",
+]
 
 ROUNDING = 1e-12  # of an equation's own terms, and of a block's own size
 FALLS = 1e-9  # of the sum's own absolute values: what bᵀy or qᵀx have to be at least, as what is within 1e−9 counts as solved
@@ -29,6 +40,24 @@ _REPETITIONS = 3
 def is_polyhedral(structure: Structure) -> bool:
     """Whether all cones are orthants."""
     return structure.cones.kinds <= {"zero", "nonneg"}
+
+
+def near_primal_rays(program: ConeProgram, y: np.ndarray, tolerance: float) -> np.ndarray:
+    """Which y (B, m), negative parts left out, fulfil each of the equations Aᵀy = 0 up to this part of its terms, and fall, (B,) bool."""
+    y = y.copy()
+    y[:, program.structure.cones.zero :] = np.maximum(y[:, program.structure.cones.zero :], 0.0)
+    terms = program.magnitudes.A.rmatvec(np.abs(y))
+    return (_falls(program.b, y) > 0) & (np.abs(program.ATy(y)) <= tolerance * terms).all(axis=1)
+
+
+def near_dual_rays(program: ConeProgram, x: np.ndarray, tolerance: float) -> np.ndarray:
+    """Which x (B, n) fulfil Px = 0 and −Ax ∈ K up to this part of the largest terms, and fall, (B,) bool."""
+    left, zero = program.Ax(x), program.structure.cones.zero
+    left[:, zero:] = np.maximum(left[:, zero:], 0.0)
+    inside = largest(left) <= tolerance * largest(program.magnitudes.A.matvec(np.abs(x)))
+    if program.structure.P.nnz:
+        inside &= largest(program.Px(x)) <= tolerance * largest(program.magnitudes.P.matvec(np.abs(x)))
+    return (_falls(program.q, x) > 0) & inside
 
 
 def lead_to_primal_rays(program: ConeProgram, y: np.ndarray) -> np.ndarray:
