@@ -16,7 +16,7 @@ import numpy as np
 from conelayers.errors import Status
 from conelayers.kkt import Part, factorize
 from conelayers.limits import out_of_time
-from conelayers.polyhedra import examined
+from conelayers.polyhedra import examined, has_contrary_bounds
 from conelayers.program import ConeProgram, Structure, largest
 from conelayers.residual import evaluate
 from conelayers.routes import Route, Start
@@ -25,7 +25,7 @@ __all__ = ["ActiveSet"]
 
 _STEPS = 25
 _PATIENCE = 2  # steps without fewer changes than ever before
-_INCONSISTENT = 1e-3  # of the largest y or s: what is left of a full step's equations, from which they contradict each other
+_INCONSISTENT = 1e-3  # of the largest bⱼ: what is left of a full step's equations Ax = b, from which they contradict each other
 _FEW = 5  # variables per coupling equality from which the method is tried
 
 
@@ -52,7 +52,10 @@ class ActiveSet(Route):
         """The solution, with its factors, of each instance where the steps come to an end, and what there is a certificate of."""
         x, v = np.zeros_like(program.q), np.zeros_like(program.b)
         status, parts = [Status.FAILED] * program.batch, list[Part]()
-        todo, part = np.arange(program.batch), program
+        # First of all, because one singular matrix makes the factorization of all a slower one.
+        contrary = has_contrary_bounds(program)
+        todo = np.flatnonzero(~contrary)
+        part = program.take(todo)
         doubtful, zero = np.zeros(program.batch, dtype=bool), program.structure.cones.zero
         least, patience = np.full(program.batch, program.b.shape[1]), np.full(program.batch, _PATIENCE)
         for _ in range(_STEPS):
@@ -73,12 +76,12 @@ class ActiveSet(Route):
             y = new_v.copy()
             y[:, zero:] = np.maximum(y[:, zero:], 0.0)
             # F₂ = y + dy − Π(v + dv) there: nothing, unless the equations contradict each other.
-            contrary = done & ~(largest(point.y + dy - y) <= _INCONSISTENT * (1 + largest(y)))
-            doubtful[todo[contrary]] = True
+            bad = done & ~(largest(point.y + dy - y) <= _INCONSISTENT * (1 + largest(part.b)))
+            doubtful[todo[bad]] = True
             going = finite & ~done & (patience[todo] > 0)
             kept = done | going
             x[todo[kept]], v[todo[kept]] = new_x[kept], new_v[kept]
-            arrived = np.flatnonzero(done & ~contrary)
+            arrived = np.flatnonzero(done & ~bad)
             if arrived.size:
                 inner = factorization if arrived.size == todo.size else factorization.take(arrived)
                 parts.append((todo[arrived], inner))
@@ -88,11 +91,10 @@ class ActiveSet(Route):
             x[lost], v[lost] = 0.0, 0.0
             todo, part = todo[going], part.take(np.flatnonzero(going))
         x[todo], v[todo] = 0.0, 0.0
-        doubtful |= np.array([s is Status.FAILED for s in status], dtype=bool)
+        doubtful |= np.array([s is Status.FAILED for s in status], dtype=bool) & ~contrary
         if doubtful.any():
             open_ = np.flatnonzero(doubtful)
-            empty = open_[examined(program.take(open_), jobs)[0]]
-            x[empty], v[empty] = 0.0, 0.0
-            for i in empty.tolist():
-                status[i] = Status.PRIMAL_INFEASIBLE
+            contrary[open_] = examined(program.take(open_), jobs)[0]
+        x[contrary], v[contrary] = 0.0, 0.0
+        status = [Status.PRIMAL_INFEASIBLE if c else s for c, s in zip(contrary.tolist(), status, strict=True)]
         return Start(x, v, status, ["by active set steps"] * program.batch, parts)

@@ -23,7 +23,7 @@ from conelayers.polyhedral_rays import ROUNDING, are_primal_rays, is_polyhedral,
 from conelayers.program import ConeProgram, Structure, largest
 from conelayers.quadratic import Code, solve_quadratic
 
-__all__ = ["examined", "infeasible", "is_small"]
+__all__ = ["examined", "has_contrary_bounds", "infeasible", "is_small"]
 
 _MOST_WORK = 2e8  # multiplications of the dense method up to which it is worth it: a tenth of a second
 _AT_ONCE = 10_000_000  # entries of dense matrices at most in memory at once
@@ -61,13 +61,21 @@ def examined(program: ConeProgram, jobs: int = 1) -> tuple[np.ndarray, np.ndarra
     index = np.flatnonzero(finite)
     if not is_polyhedral(program.structure) or not index.size or not program.structure.m:
         return empty, has_point
-    part = program.take(index)
-    y = contradiction_of_bounds(part)
-    empty[index] = are_primal_rays(part, y)  # exact but for the rounding of a product: there is nothing to refine
+    empty[index] = has_contrary_bounds(program.take(index))
     if is_small(program.structure):
         for piece in _in_pieces(program.structure, index[~empty[index]]):
             empty[piece], has_point[piece] = _projected(program.take(piece), jobs)
     return empty, has_point
+
+
+def has_contrary_bounds(program: ConeProgram) -> np.ndarray:
+    """Which instances have bounds, or a row and bounds, that contradict each other, (B,) bool: the cheapest test there is."""
+    y = contradiction_of_bounds(program)
+    shown = np.zeros(program.batch, dtype=bool)
+    index = np.flatnonzero(y.any(axis=1))
+    if index.size:  # exact but for the rounding of a product: there is nothing to refine
+        shown[index] = are_primal_rays(program.take(index), y[index])
+    return shown
 
 
 def _in_pieces(structure: Structure, index: np.ndarray) -> Iterator[np.ndarray]:
