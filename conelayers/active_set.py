@@ -25,7 +25,9 @@ __all__ = ["ActiveSet"]
 
 _STEPS = 25
 _PATIENCE = 2  # steps without fewer changes than ever before
-_INCONSISTENT = 1e-3  # of the largest bⱼ: what is left of a full step's equations Ax = b, from which they contradict each other
+_INCONSISTENT = (
+    1e-3  # of the largest bⱼ: what is left of a full step's equations Ax = b, from which they contradict each other
+)
 _FEW = 5  # variables per coupling equality from which the method is tried
 
 

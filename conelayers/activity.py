@@ -47,7 +47,7 @@ def _contrary(program: ConeProgram) -> np.ndarray:
     lower, upper = np.full(program.q.shape, -np.inf), np.full(program.q.shape, np.inf)
     lower[:, cols[first]] = np.maximum.reduceat(np.where((entries < 0) | equality, bound, -np.inf), first, axis=1)
     upper[:, cols[first]] = np.minimum.reduceat(np.where((entries > 0) | equality, bound, np.inf), first, axis=1)
-    contrary = (lower > upper).any(axis=1)
+    contrary: np.ndarray = np.any(lower > upper, axis=1)
     for sign in (1.0, -1.0):
         activity = _Activity.of(program, lower, upper, sign)
         if activity is not None:
@@ -138,7 +138,9 @@ class _Activity(NamedTuple):
             terms = np.where(values == 0, 0.0, values * taken)  # −∞ where there is no bound
         b = sign * program.b[:, rows]
         excess = np.add.reduceat(terms, starts, axis=1) - b
-        return cls(rows, starts, lengths, cols, values, excess, np.add.reduceat(np.abs(terms), starts, axis=1) + np.abs(b))
+        return cls(
+            rows, starts, lengths, cols, values, excess, np.add.reduceat(np.abs(terms), starts, axis=1) + np.abs(b)
+        )
 
     @property
     def usable(self) -> np.ndarray:

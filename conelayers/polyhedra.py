@@ -28,6 +28,7 @@ __all__ = ["examined", "has_contrary_bounds", "infeasible", "is_small"]
 _MOST_WORK = 2e8  # multiplications of the dense method up to which it is worth it: a tenth of a second
 _AT_ONCE = 10_000_000  # entries of dense matrices at most in memory at once
 _RANK = 1e-13  # singular values below it, relative to the largest, are zero: the data have no more digits
+_PLAY = 1e-11  # of the largest distance that b asks for: a hundredth of what bᵀy of a certificate has to be
 _NOTHING = 1e-9  # of ‖q‖: the part of −q among the rays below which there is none
 
 
@@ -90,9 +91,7 @@ def _in_pieces(structure: Structure, index: np.ndarray) -> Iterator[np.ndarray]:
 def _projected(program: ConeProgram, jobs: int) -> tuple[np.ndarray, np.ndarray]:
     """``examined`` by the projection of zero on the feasible set."""
     zero, n = program.structure.cones.zero, program.structure.n
-    solution = solve_quadratic(
-        np.eye(n)[None], np.zeros_like(program.q), program.dense_A, program.b, zero, None, jobs
-    )
+    solution = solve_quadratic(np.eye(n)[None], np.zeros_like(program.q), program.dense_A, program.b, zero, None, jobs)
     x, y = solution.x, np.where((solution.code == Code.INFEASIBLE)[:, None], solution.v, 0.0)
     solved = solution.code == Code.SOLVED
     dependent = np.flatnonzero((solution.code == Code.DEPENDENT) | ((solution.code == Code.STALLED) & (zero > 0)))
@@ -106,11 +105,14 @@ def _projected(program: ConeProgram, jobs: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _fulfils(program: ConeProgram, x: np.ndarray) -> np.ndarray:
-    """Whether b − Ax ∈ K up to rounding, each row relative to its own terms and, as x is known no better, to the largest x."""
+    """Whether b − Ax ∈ K up to rounding: each row relative to its own terms, and all of them, as distances in the maximum norm, to the
+    largest distance that b asks for. An x far beyond that hides contradictions in its rounding.
+    """
     left, zero = program.Ax(x) - program.b, program.structure.cones.zero
     left[:, zero:] = np.maximum(left[:, zero:], 0.0)
-    terms = program.magnitudes.rows_of_A * largest(x)[:, None] + np.abs(program.b)
-    return (np.abs(left) <= ROUNDING * terms).all(axis=1)
+    left, rows, b = np.abs(left), program.magnitudes.rows_of_A, np.abs(program.b)
+    asked = largest(np.divide(b, rows, out=np.zeros_like(b), where=rows > 0))
+    return ((left <= ROUNDING * (rows * largest(x)[:, None] + b)) & (left <= _PLAY * rows * asked[:, None])).all(axis=1)
 
 
 @final
@@ -152,9 +154,7 @@ def _without_equations(program: ConeProgram, jobs: int) -> tuple[np.ndarray, np.
     )
     chosen = (solution.code == Code.INFEASIBLE) & ~y.any(axis=1)
     if chosen.any():
-        of_equations = -_times(
-            np.swapaxes(equations.inverse, 1, 2), _times(np.swapaxes(A[:, zero:], 1, 2), solution.v)
-        )
+        of_equations = -_times(np.swapaxes(equations.inverse, 1, 2), _times(np.swapaxes(A[:, zero:], 1, 2), solution.v))
         y[chosen] = np.concatenate([of_equations, solution.v], axis=1)[chosen]
     return x0 + _times(equations.projection, solution.x), y, solution.solved
 

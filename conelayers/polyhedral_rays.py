@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from conelayers.cones import Cones
 from conelayers.program import ConeProgram, Structure, largest
 
 __all__ = [
@@ -62,6 +61,7 @@ def near_dual_rays(program: ConeProgram, x: np.ndarray, tolerance: float) -> np.
 
 def lead_to_primal_rays(program: ConeProgram, y: np.ndarray) -> np.ndarray:
     """Which y (B, m) show, as they are or refined on dense matrices, that no x has b − Ax ∈ K, (B,) bool."""
+    y = _cleaned(y)
     shown = are_primal_rays(program, y)
     open_ = np.flatnonzero(~shown)
     if open_.size:
@@ -71,6 +71,7 @@ def lead_to_primal_rays(program: ConeProgram, y: np.ndarray) -> np.ndarray:
 
 def lead_to_dual_rays(program: ConeProgram, x: np.ndarray) -> np.ndarray:
     """Which x (B, n) are, as they are or refined on dense matrices, directions in which the objective falls for ever, (B,) bool."""
+    x = _cleaned(x)
     shown = _are_dual_rays(program, x)
     open_ = np.flatnonzero(~shown)
     if open_.size:
@@ -107,18 +108,18 @@ def _vanishes(left: np.ndarray, terms: np.ndarray, falls: np.ndarray) -> np.ndar
 
 
 def _cleaned(h: np.ndarray) -> np.ndarray:
+    """h without the entries that may be noise: where the others add up to nothing in bᵀy or qᵀx, that would be all that counts."""
     return np.where(np.abs(h) > NOISE * largest(h)[:, None], h, 0.0)
 
 
 def _nearby_primal(program: ConeProgram, y: np.ndarray) -> np.ndarray:
     y = np.where(np.isfinite(y).all(axis=1)[:, None], y, 0.0)
     y[:, program.structure.cones.zero :] = np.maximum(y[:, program.structure.cones.zero :], 0.0)
-    y = _cleaned(y)
     return are_primal_rays(program, _onto_null_space(np.swapaxes(program.dense_A, 1, 2), y))
 
 
 def _nearby_dual(program: ConeProgram, x: np.ndarray) -> np.ndarray:
-    x = _cleaned(np.where(np.isfinite(x).all(axis=1)[:, None], x, 0.0))
+    x = np.where(np.isfinite(x).all(axis=1)[:, None], x, 0.0)
     tight = program.Ax(x) >= -_TIGHT * program.magnitudes.A.matvec(np.abs(x))
     tight[:, : program.structure.cones.zero] = True
     rows = np.where(tight[:, :, None], program.dense_A, 0.0)
@@ -144,4 +145,4 @@ def _onto_null_space(N: np.ndarray, h: np.ndarray) -> np.ndarray:
             d = d - (Mt @ np.linalg.solve(gram, left) if wide else np.linalg.solve(gram, Mt @ left))
         except np.linalg.LinAlgError:
             return h
-    return np.abs(h) * d[:, :, 0]
+    return np.abs(h) * np.where(np.abs(d[:, :, 0]) > NOISE, d[:, :, 0], 0.0)

@@ -84,7 +84,9 @@ class Splitting(Route):
             suspicious = np.flatnonzero(near & usable)
             if suspicious.size:
                 for i, shown in zip(suspicious.tolist(), infeasible(program.take(suspicious), jobs), strict=True):
-                    if shown is not None:  # before the polish of a hopeless point, which costs more than that of a good one
+                    if (
+                        shown is not None
+                    ):  # before the polish of a hopeless point, which costs more than that of a good one
                         status[i], x[i], v[i] = shown, 0.0, 0.0
         return Start(x, v, status, ["by operator splitting"] * len(status))
 
