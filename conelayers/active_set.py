@@ -16,7 +16,8 @@ import numpy as np
 from conelayers.errors import Status
 from conelayers.kkt import Part, factorize
 from conelayers.limits import out_of_time
-from conelayers.program import ConeProgram, Structure
+from conelayers.polyhedra import examined, has_contrary_bounds
+from conelayers.program import ConeProgram, Structure, largest
 from conelayers.residual import evaluate
 from conelayers.routes import Route, Start
 
@@ -24,6 +25,9 @@ __all__ = ["ActiveSet"]
 
 _STEPS = 25
 _PATIENCE = 2  # steps without fewer changes than ever before
+_INCONSISTENT = (
+    1e-3  # of the largest bⱼ: what is left of a full step's equations Ax = b, from which they contradict each other
+)
 _FEW = 5  # variables per coupling equality from which the method is tried
 
 
@@ -47,10 +51,14 @@ class ActiveSet(Route):
         return bool(single[cones.zero :].all()) and _FEW * int((~single[: cones.zero]).sum()) <= n
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """The solution, with its factors, of each instance where the steps come to an end."""
+        """The solution, with its factors, of each instance where the steps come to an end, and what there is a certificate of."""
         x, v = np.zeros_like(program.q), np.zeros_like(program.b)
         status, parts = [Status.FAILED] * program.batch, list[Part]()
-        todo, part = np.arange(program.batch), program
+        # First of all, because one singular matrix makes the factorization of all a slower one.
+        contrary = has_contrary_bounds(program)
+        todo = np.flatnonzero(~contrary)
+        part = program.take(todo)
+        doubtful, zero = np.zeros(program.batch, dtype=bool), program.structure.cones.zero
         least, patience = np.full(program.batch, program.b.shape[1]), np.full(program.batch, _PATIENCE)
         for _ in range(_STEPS):
             if not todo.size or out_of_time():
@@ -61,23 +69,34 @@ class ActiveSet(Route):
             new_x, new_v = point.x + dx, point.v + part.Ax(dx) - point.F2 + dy
             finite = np.isfinite(new_x).all(axis=1) & np.isfinite(new_v).all(axis=1)
             changed = (new_v > 0) != (point.v > 0)
-            changed[:, : program.structure.cones.zero] = False
+            changed[:, :zero] = False
             changes = changed.sum(axis=1)
             fewer = changes < least[todo]
             patience[todo] = np.where(fewer, _PATIENCE, patience[todo] - 1)
             least[todo] = np.minimum(least[todo], changes)
             done = finite & (changes == 0)
+            y = new_v.copy()
+            y[:, zero:] = np.maximum(y[:, zero:], 0.0)
+            # F₂ = y + dy − Π(v + dv) there: nothing, unless the equations contradict each other.
+            bad = done & ~(largest(point.y + dy - y) <= _INCONSISTENT * (1 + largest(part.b)))
+            doubtful[todo[bad]] = True
             going = finite & ~done & (patience[todo] > 0)
             kept = done | going
             x[todo[kept]], v[todo[kept]] = new_x[kept], new_v[kept]
-            arrived = np.flatnonzero(done)
+            arrived = np.flatnonzero(done & ~bad)
             if arrived.size:
                 inner = factorization if arrived.size == todo.size else factorization.take(arrived)
                 parts.append((todo[arrived], inner))
-                for i in todo[arrived]:
-                    status[int(i)] = Status.SOLVED
+            for i in todo[done].tolist():
+                status[i] = Status.SOLVED
             lost = todo[~kept]
             x[lost], v[lost] = 0.0, 0.0
             todo, part = todo[going], part.take(np.flatnonzero(going))
         x[todo], v[todo] = 0.0, 0.0
+        doubtful |= np.array([s is Status.FAILED for s in status], dtype=bool) & ~contrary
+        if doubtful.any():
+            open_ = np.flatnonzero(doubtful)
+            contrary[open_] = examined(program.take(open_), jobs)[0]
+        x[contrary], v[contrary] = 0.0, 0.0
+        status = [Status.PRIMAL_INFEASIBLE if c else s for c, s in zip(contrary.tolist(), status, strict=True)]
         return Start(x, v, status, ["by active set steps"] * program.batch, parts)

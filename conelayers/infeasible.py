@@ -17,7 +17,7 @@ eliminated columns follow such an x.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,18 +27,23 @@ from conelayers.errors import Status
 from conelayers.farkas import Matrix, System, dual_system, least_violation, linear_rows, refined
 from conelayers.limits import out_of_time
 from conelayers.parallel import run_parallel
+from conelayers.polyhedra import examined, infeasible, is_small
+from conelayers.polyhedral_rays import (
+    FALLS,
+    FAR,
+    NOISE,
+    ROUNDING,
+    lead_to_dual_rays,
+    lead_to_primal_rays,
+    near_dual_rays,
+    near_primal_rays,
+)
 from conelayers.program import ConeProgram, at
 
 __all__ = ["Rays", "is_dual_ray", "is_primal_ray", "proven"]
 
-_ROUNDING = 1e-12  # of an equation's own terms, and of a block's own size
 _PLAY = 10.0  # times √ε: a distance of ε lets √(2ε) pass along a second-order cone, and more in larger blocks
-_FALLS = 1e-9  # of the sum's own absolute values: what bᵀy or qᵀx have to be at least, as what is within 1e−9 counts as solved
 _ROUGH = 1e-2  # of an equation's own terms: what a solver's certificate may leave of it
-_NOISE = 1e-8  # of the largest block: what may be left of one that has to vanish
-_FAR = (
-    1e-4  # what is left of an equation lets only points that are so many times larger than b or q ask for be feasible
-)
 
 Rays = Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
 
@@ -46,7 +51,7 @@ Rays = Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
 def is_primal_ray(A: Matrix, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool:
     """Whether y shows, to rounding, that no x has b − Ax ∈ K."""
     total = np.abs(b) @ np.abs(y)
-    if not np.isfinite(y).all() or not b @ y < -_FALLS * total:
+    if not np.isfinite(y).all() or not b @ y < -FALLS * total:
         return False
     falls = -(b @ y) / total
     if not _vanishes(A.T @ y, abs(A).T @ cones.block_maxima(np.abs(y)), falls) or not _inside(cones, y, np.abs(y)):
@@ -65,7 +70,7 @@ def is_primal_ray(A: Matrix, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool
 def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x: np.ndarray) -> bool:
     """Whether the objective falls along x for ever, to rounding, and the constraints let it."""
     total = np.abs(q) @ np.abs(x)
-    if not np.isfinite(x).all() or not q @ x < -_FALLS * total:
+    if not np.isfinite(x).all() or not q @ x < -FALLS * total:
         return False
     falls = -(q @ x) / total
     if not _vanishes(P @ x, abs(P) @ np.abs(x), falls):
@@ -77,7 +82,7 @@ def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x
         return False
     outside = np.abs(cones.project_dual(-s[None])[0][0])
     outside[: cones.zero] = 0.0
-    if not (outside <= min(_ROUNDING, _FAR * falls) * cones.block_maxima(terms)).all():
+    if not (outside <= min(ROUNDING, FAR * falls) * cones.block_maxima(terms)).all():
         return False
     width = _play(cones, s, terms, dual=True)
     if width is None:
@@ -95,12 +100,12 @@ def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x
 
 
 def _vanishes(left: np.ndarray, terms: np.ndarray, falls: float) -> bool:
-    return bool((np.abs(left) <= min(_ROUNDING, _FAR * falls) * terms).all())
+    return bool((np.abs(left) <= min(ROUNDING, FAR * falls) * terms).all())
 
 
 def _inside(cones: Cones, y: np.ndarray, terms: np.ndarray) -> bool:
     outside = np.abs(y - cones.project_dual(y[None])[0][0])
-    return bool((outside <= _ROUNDING * cones.block_maxima(terms)).all())
+    return bool((outside <= ROUNDING * cones.block_maxima(terms)).all())
 
 
 def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) -> np.ndarray | None:
@@ -114,12 +119,12 @@ def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) ->
     order = np.repeat(np.array(exponents), cones.block_sizes)
     size = cones.block_maxima(terms)
     width = np.where(
-        (order < 1) & (cones.block_maxima(np.abs(h)) > _ROUNDING * size), _PLAY * _ROUNDING**order * size, 0.0
+        (order < 1) & (cones.block_maxima(np.abs(h)) > ROUNDING * size), _PLAY * ROUNDING**order * size, 0.0
     )
     if not width.any():
         return None
     # K and K* have the same normals: the projection on K* of −h moves where h is near the boundary of K.
-    low, high, _ = cones.extremes((-h if dual else h)[None], np.where(width > 0, width, _ROUNDING * size)[None])
+    low, high, _ = cones.extremes((-h if dual else h)[None], np.where(width > 0, width, ROUNDING * size)[None])
     flat = cones.join(
         [
             np.broadcast_to(_differ(a.values, b.values), a.values.shape)
@@ -140,9 +145,45 @@ def proven(program: ConeProgram, rays: Rays, jobs: int = 1, searched: Collection
     ``rays`` are what solvers left of these instances, (x, y) in the units of ``program``, NaN where there is nothing. For those in
     ``searched`` a certificate is looked for without any. A program that has certificates of both kinds is PRIMAL_INFEASIBLE.
     """
-    index = sorted(set(rays) | set(searched))
+    shown = _proven_at_once(program, rays, jobs, searched)
+    index = sorted((set(rays) | set(searched)) - set(shown))
     found = run_parallel(lambda i: _proven(program, i, rays.get(i, ()), i in searched), index, jobs)
-    return {i: status for i, status in zip(index, found, strict=True) if status is not None}
+    return shown | {i: status for i, status in zip(index, found, strict=True) if status is not None}
+
+
+def _proven_at_once(program: ConeProgram, rays: Rays, jobs: int, searched: Collection[int]) -> dict[int, Status]:
+    """What array operations prove of small programs on orthants: a certificate close to a ray that was left, or an exact search for
+    one, where such a ray is a rough one already, and for ``searched``.
+    """
+    if not is_small(program.structure) or out_of_time():
+        return {}
+    shown: dict[int, Status] = {}
+    falling, rough = set[int](), set(searched)
+    for k in range(max((len(left) for left in rays.values()), default=0)):
+        index = _sorted(i for i, left in rays.items() if k < len(left) and i not in shown)
+        if not index.size:
+            break
+        part = program.take(index)
+        x, y = (np.stack([rays[int(i)][k][side] for i in index]) for side in (0, 1))
+        x, y = (np.where(np.isfinite(h).all(axis=1)[:, None], h, 0.0) for h in (x, y))
+        empty = lead_to_primal_rays(part, y)
+        shown |= dict.fromkeys(index[empty].tolist(), Status.PRIMAL_INFEASIBLE)
+        falling.update(index[~empty & lead_to_dual_rays(part, x)].tolist())
+        rough.update(index[near_primal_rays(part, y, _ROUGH) | near_dual_rays(part, x, _ROUGH)].tolist())
+    index = _sorted(falling - set(shown))
+    if index.size:  # a direction shows nothing where there is no point to start from
+        empty, has_point = examined(program.take(index), jobs)
+        shown |= dict.fromkeys(index[empty].tolist(), Status.PRIMAL_INFEASIBLE)
+        shown |= dict.fromkeys(index[has_point].tolist(), Status.DUAL_INFEASIBLE)
+    index = _sorted(rough - set(shown))
+    if index.size:
+        found = zip(index.tolist(), infeasible(program.take(index), jobs), strict=True)
+        shown |= {i: status for i, status in found if status is not None}
+    return shown
+
+
+def _sorted(instances: Iterable[int]) -> np.ndarray:
+    return np.array(sorted(instances), dtype=np.int64)
 
 
 def _proven(
@@ -207,7 +248,7 @@ def _violated(system: System) -> bool:
 def _cleaned(cones: Cones, y: np.ndarray) -> Iterator[np.ndarray]:
     """y without the blocks that are small enough to be noise, and, where there are such, y itself."""
     size = cones.block_maxima(np.abs(y))
-    large = size > _NOISE * size.max()
+    large = size > NOISE * size.max()
     yield np.where(large, y, 0.0)
     if not (large | (size == 0)).all():
         yield y

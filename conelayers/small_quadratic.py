@@ -9,13 +9,16 @@ import numpy as np
 
 from conelayers.errors import Status
 from conelayers.kkt import prefers_dense
+from conelayers.polyhedra import examined
+from conelayers.polyhedral_rays import lead_to_primal_rays
 from conelayers.program import ConeProgram, Structure
-from conelayers.quadratic import ActiveSetFactorization, Code, solve_quadratic
+from conelayers.quadratic import ActiveSetFactorization, ActiveSetSolution, Code, solve_quadratic
 from conelayers.routes import Previous, Route, Start
 
 __all__ = ["SmallQuadratic"]
 
 _MOST_WORK, _MOST_SPARSE_WORK = 2e8, 4e6  # multiplications of the dense method up to which it is the cheaper one
+_PROVEN = "by active set steps, which end at a certificate"
 _MESSAGE = {
     Code.SOLVED: "by active set steps",
     Code.NOT_DEFINITE: "P is not positive definite",
@@ -48,7 +51,7 @@ class SmallQuadratic(Route):
         return replace(self, previous=previous)
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """The solutions, with their factors; whatever is not solved is left to other routes."""
+        """The solutions, with their factors, and what there is a certificate of; the rest is left to other routes."""
         structure = program.structure
         active = None if self.previous is None else self.previous.v[index] > 0
         solution = solve_quadratic(
@@ -63,4 +66,23 @@ class SmallQuadratic(Route):
             element = structure.cones.project_dual(solution.v if whole else solution.v[solved])[1]
             factors = solution.factors if whole else solution.factors.take(solved)
             parts.append((solved, ActiveSetFactorization(program.take(solved), element, factors, jobs)))
-        return Start(solution.x, solution.v, status, [_MESSAGE[Code(code)] for code in codes], parts)
+        message, v = [_MESSAGE[Code(code)] for code in codes], solution.v
+        if solved.size < program.batch:
+            v = np.where(solution.solved[:, None], v, 0.0)
+            for i in _contradictory(program, solution, jobs):
+                status[i], message[i] = Status.PRIMAL_INFEASIBLE, _PROVEN
+        return Start(solution.x, v, status, message, parts)
+
+
+def _contradictory(program: ConeProgram, solution: ActiveSetSolution, jobs: int) -> list[int]:
+    """The instances that no point satisfies: the kernel ends with a certificate, or it is looked for without the objective, which
+    may be what makes rows look dependent. Before a polish of hopeless points, which costs more than all the others.
+    """
+    empty = np.zeros(program.batch, dtype=bool)
+    ended = np.flatnonzero(solution.code == Code.INFEASIBLE)
+    if ended.size:
+        empty[ended] = lead_to_primal_rays(program.take(ended), solution.v[ended])
+    unclear = np.flatnonzero(~empty & ~solution.solved & (solution.code != Code.NOT_DEFINITE))
+    if unclear.size:
+        empty[unclear] = examined(program.take(unclear), jobs)[0]
+    return [int(i) for i in np.flatnonzero(empty)]

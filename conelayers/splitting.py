@@ -7,12 +7,16 @@ the metric R = diag(ρ_x I, ρ_y) (O'Donoghue 2021, without the embedding) itera
 
 Its linear system has one matrix for all iterations: H = P + ρ_x I + Aᵀ diag(1/ρ_y) A is inverted once. Newton's steps need a
 rough v only, so the iterations are few; ρ_y is chosen anew, by the balance of the residuals, after each of some rounds.
+
+Without a solution the differences of u tend to a certificate of that, y's to one that no point is feasible, x's to a direction in which
+the objective falls for ever (Banjac, Goulart, Stellato, Boyd, "Infeasibility detection in the alternating direction method of
+multipliers for convex optimization", 2019). After so few iterations they are rough, but tell where a certificate is worth looking for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 
@@ -20,16 +24,19 @@ from conelayers.cones import Array, Cones
 from conelayers.cones.arrays import namespace
 from conelayers.errors import Status
 from conelayers.limits import out_of_time
+from conelayers.polyhedra import infeasible, is_small
+from conelayers.polyhedral_rays import near_dual_rays, near_primal_rays
 from conelayers.program import ConeProgram, Structure
 from conelayers.routes import Route, Start
 
-__all__ = ["Splitting", "split"]
+__all__ = ["Iterates", "Splitting", "iterate", "split"]
 
 _BATCH, _ORDER, _MATRIX = 16, 100, 8  # measured on two cores: where SCS one by one begins to take longer
 _ALPHA = 1.6
 _RHO_X = 1e-6
 _REGULAR = 1e-13  # of the matrix: what ρ_x is at least
 _EQUALITY = 1e-3  # ρ_y of the zero cone's rows, relative to that of the others
+_SUSPICIOUS = 0.1  # of its terms: what the last differences leave of the equations of a ray; 0.15 and more where there is a solution
 _LARGEST = 1e4  # change of ρ_y in one round, at most
 
 
@@ -61,7 +68,7 @@ class Splitting(Route):
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
         """A rough point for every instance; Newton's steps and the residuals decide what it is worth."""
         cones = program.structure.cones
-        x, v = split(
+        x, v, dx, dy = iterate(
             program.dense_P,
             program.q,
             program.dense_A,
@@ -73,11 +80,35 @@ class Splitting(Route):
         usable = np.isfinite(x).all(axis=1) & np.isfinite(v).all(axis=1)
         x[~usable], v[~usable] = 0.0, 0.0
         status = [Status.SOLVED if u else Status.FAILED for u in usable]
+        if is_small(program.structure):
+            near = near_primal_rays(program, dy, _SUSPICIOUS) | near_dual_rays(program, dx, _SUSPICIOUS)
+            suspicious = np.flatnonzero(near & usable)
+            if suspicious.size:
+                for i, shown in zip(suspicious.tolist(), infeasible(program.take(suspicious), jobs), strict=True):
+                    if (
+                        shown is not None
+                    ):  # before the polish of a hopeless point, which costs more than that of a good one
+                        status[i], x[i], v[i] = shown, 0.0, 0.0
         return Start(x, v, status, ["by operator splitting"] * len(status))
+
+
+@final
+class Iterates(NamedTuple):
+    """(x, v) where the iterations ended, and by how much x and y moved since the middle of the last round."""
+
+    x: Array
+    v: Array
+    dx: Array
+    dy: Array
 
 
 def split(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, iterations: int) -> tuple[Array, Array]:
     """(x, v) near a solution of every instance, or where the call's time ended, for P (B, n, n), q (B, n), A (B, m, n), b (B, m) of any array library."""
+    return iterate(P, q, A, b, cones, rounds=rounds, iterations=iterations)[:2]
+
+
+def iterate(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, iterations: int) -> Iterates:
+    """``split``, and the last differences."""
     xp = namespace(P, q, A, b)
     n = q.shape[1]
     At = xp.matrix_transpose(A)
@@ -85,6 +116,7 @@ def split(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, 
     relative[:, : cones.zero] = _EQUALITY
     rho = xp.ones_like(b[:, :1]) if b.shape[1] else xp.zeros_like(b)
     w_x, w_y, v = xp.zeros_like(q), xp.zeros_like(b), xp.zeros_like(b)
+    middle = w_x, w_y
     identity = xp.eye(n, dtype=q.dtype)
     for k in range(rounds):
         rho_y = rho * relative
@@ -92,7 +124,7 @@ def split(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, 
         # Far from 1, ρ_y would leave nothing of a small ρ_x.
         rho_x = _RHO_X + _REGULAR * xp.max(xp.abs(H), axis=(1, 2))[:, None]
         inverse = xp.linalg.inv(H + rho_x[:, :, None] * identity)
-        for _ in range(iterations):
+        for step in range(iterations):
             r_y = rho_y * w_y - b
             half_x = _times(inverse, rho_x * w_x - q - _times(At, r_y / rho_y))
             half_y = (r_y + _times(A, half_x)) / rho_y
@@ -100,8 +132,10 @@ def split(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, 
             y = cones.project_dual(v)[0]
             w_x = w_x + _ALPHA * (half_x - w_x)
             w_y = w_y + _ALPHA * (y - half_y)
+            if 2 * (step + 1) <= iterations:
+                middle = half_x, y
             if out_of_time():
-                return half_x, y - (y - v) * rho_y
+                return Iterates(half_x, y - (y - v) * rho_y, half_x - middle[0], y - middle[1])
         if k + 1 < rounds:
             s = y - v  # in K; Ax + s − b against Px + Aᵀy + q tells which of the two converges more slowly
             primal = _ratio(_times(A, half_x) + s * rho_y - b, b, _times(A, half_x))
@@ -110,7 +144,7 @@ def split(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, 
             w_y = y - (y - w_y) / factor
             rho = rho * factor
     s = (y - v) * rho_y
-    return half_x, y - s
+    return Iterates(half_x, y - s, half_x - middle[0], y - middle[1])
 
 
 def _times(matrix: Array, vector: Array) -> Array:

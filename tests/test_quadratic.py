@@ -244,9 +244,15 @@ def test_an_instance_without_a_solution_has_its_code_and_spoils_no_other(twin, n
     solution = twin.solve(P, q, A, b, e, np.ones(b.shape, dtype=bool) if active else None, 1)
     assert solution.code[1] == code
     assert not solution.x[1].any()
-    assert not solution.v[1].any()
     assert not solution.factors.active[1].any()
     assert_optimal(P, q, A, b, e, solution, [0, 2, 3])
+    y = solution.v[1]
+    if code == Code.INFEASIBLE:  # the certificate that it ended at
+        assert (y[e:] >= 0).all()
+        assert b[1] @ y < -1e-3 * (np.abs(b[1]) @ np.abs(y))
+        np.testing.assert_array_less(np.abs(y @ A[1]), 1e-12 * (np.abs(y) @ np.abs(A[1])) + 1e-300)
+    else:
+        assert not y.any()
 
 
 @both

@@ -148,7 +148,9 @@ def _solve(problem: _Problem, active: np.ndarray) -> tuple[np.ndarray, np.ndarra
                 break
             one = problem.take(np.array([i]))
             length = float(_norms(one.g)[0])
-            active[i], verdict = dual_active_set(one.S[0], one.d[0], one.A[0], one.b[0], length, ~one.free, active[i])
+            active[i], verdict, v[i] = dual_active_set(
+                one.S[0], one.d[0], one.A[0], one.b[0], length, ~one.free, active[i]
+            )
             if verdict in (Code.DEPENDENT, Code.INFEASIBLE):
                 code[i] = verdict
             # Rounding can spoil the tableau; the next one starts from the data, at the set reached.
@@ -171,7 +173,7 @@ def _solve(problem: _Problem, active: np.ndarray) -> tuple[np.ndarray, np.ndarra
         if again.size:
             active[again], settled[again] = _newton(problem.take(again), flipped[accurate & ~right], _FINAL_STEPS)
     code[code < 0] = Code.STALLED
-    x[code > 0], v[code > 0] = 0.0, 0.0
+    x[code != Code.SOLVED], v[(code != Code.SOLVED) & (code != Code.INFEASIBLE)] = 0.0, 0.0
     return x, v, active, code
 
 

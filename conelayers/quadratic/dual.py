@@ -46,15 +46,18 @@ def dual_active_set(
     length: float,
     always: np.ndarray,
     start: np.ndarray,
-) -> tuple[np.ndarray, Code]:
-    """The active set (m,) bool from a start, with the rows ``always`` in it; ``length`` = ‖R⁻ᵀq‖ scales the rounding."""
+) -> tuple[np.ndarray, Code, np.ndarray]:
+    """The active set (m,) bool from a start, with the rows ``always`` in it; ``length`` = ‖R⁻ᵀq‖ scales the rounding.
+
+    Then how it ended and, where that is INFEASIBLE, the certificate z ≥ 0 with Aᵀz = 0 and bᵀz < 0: zero elsewhere.
+    """
     m, floor, w = d.size, PIVOT_FLOOR * np.diagonal(S), np.sqrt(np.diagonal(S))
-    T, active = S.copy(), np.zeros(d.size, dtype=bool)
+    T, active, nothing = S.copy(), np.zeros(d.size, dtype=bool), np.zeros(d.size)
     for i in np.flatnonzero(start):
         if T[i, i] > (floor[i] if always[i] else _START_FLOOR * S[i, i]):
             _pivot(T, active, int(i))
         elif always[i]:
-            return active, Code.DEPENDENT
+            return active, Code.DEPENDENT, nothing
     negative = True
     while negative:  # y_a = S_aa⁻¹d_a without the rows where that is negative, until none is
         value = T @ np.where(active, d, 0.0)
@@ -69,7 +72,7 @@ def dual_active_set(
             noise = np.abs(b) + w * (length + w @ np.abs(y))  # ‖g‖ + ‖W y‖, or more
             violated = ~active & ~always & (s < -SIGN * noise)
             if not violated.any():
-                return active, Code.SOLVED
+                return active, Code.SOLVED, nothing
             entering = int(np.argmin(np.where(violated, s / w, np.inf)))
         # y_i rises by t, y_a falls by t S_aa⁻¹S_ai, s_i rises by t times the Schur complement.
         column = T[entering].copy()
@@ -83,11 +86,12 @@ def dual_active_set(
         if not step < np.inf:
             z = np.where(active, -column, 0.0)
             z[entering] = 1.0
-            return active, Code.INFEASIBLE if _is_certificate(A, b, z) else Code.STALLED
+            shown = _is_certificate(A, b, z)
+            return active, Code.INFEASIBLE if shown else Code.STALLED, z if shown else nothing
         y, s = np.where(active, y - step * column, y), np.where(active, s, s + step * column)
         y[entering] += step
         if following == entering:
             entering = -1
         _pivot(T, active, following)
         (s if active[following] else y)[following] = 0.0
-    return active, Code.STALLED
+    return active, Code.STALLED, nothing

@@ -8,7 +8,7 @@
 
 #include "linear_algebra.h"
 
-#define INTERFACE_VERSION 1 /* the Python side refuses another one */
+#define INTERFACE_VERSION 2 /* the Python side refuses another one */
 
 #define RIDGE 1e-9     /* added to the diagonal (relative) of an active block that has no Cholesky factor */
 #define SIGN 1e-12     /* size below which a wrong sign of y or s is rounding, relative to what it was computed from */
@@ -39,7 +39,8 @@ enum { SOLVED = 0, NOT_DEFINITE = 1, DEPENDENT = 2, INFEASIBLE = 3, STALLED = 4 
 
 /* A batch. Shared matrices are there once, and so are then R, and (if both are shared) W, n x m, and S. Otherwise W keeps the
    active columns only, n x k, at instance i's n x capacity entries; F is k x k at its capacity x capacity entries.
-   S holds [E, V; ., S'] and, as a row below, the roots of the diagonal that it had. */
+   S holds [E, V; ., S'] and, as a row below, the roots of the diagonal that it had. Where an instance is INFEASIBLE its v is z,
+   the certificate; elsewhere, without a solution, x and v are zero. */
 typedef struct {
     integer n, m, equalities, capacity, shared_P, shared_A; /* capacity: min(n, m), which no k exceeds */
     const double *P, *q, *A, *b;
@@ -369,6 +370,7 @@ EXPORT DISPATCH void quadratic_solve(const batch *all, int64_t first, int64_t la
         if (code != SOLVED) {
             memset(p->active, 0, (size_t)m);
             memset(all->x + i * n, 0, (size_t)n * sizeof(double)), memset(all->v + i * m, 0, (size_t)m * sizeof(double));
+            if (code == INFEASIBLE) memcpy(all->v + i * m, p->t, (size_t)m * sizeof(double)); /* is_certificate left it there */
             continue;
         }
         list_active(p);

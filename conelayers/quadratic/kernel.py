@@ -19,7 +19,7 @@ from conelayers.quadratic.solution import ActiveSetSolution, Code, Factors
 
 __all__ = ["AVAILABLE", "KernelFactors", "solve"]
 
-_VERSION = 1  # of kernel.c's interface
+_VERSION = 2  # of kernel.c's interface
 _RATE = 3e6  # multiplications and additions a millisecond, roughly
 _WORTH_THREADS = 1.0  # milliseconds of work a thread; starting them costs a tenth of that
 _AT_ONCE = 5.0  # milliseconds of work a call at most, of which hard instances make thirty times as much: in between Ctrl-C gets its turn
