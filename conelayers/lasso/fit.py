@@ -1,8 +1,9 @@
 """A loss on given data, f(z) = loss(y, X̃z): what the models minimize without their penalty.
 
-The features are centred and, with an intercept, a constant column σ is put behind them: z = (w, (c + x̄ᵀw)/σ). That is an exact change of
-variables which makes the intercept orthogonal to the features for squares, and nearly so for other losses. σ is the largest standard
-deviation of a feature, so that the intercept's residual and curvature have the units of the features', whatever those are.
+The features are centred and, with an intercept, a constant column σ is put behind them: z = (w, (c + x̄ᵀw)/σ). That is
+an exact change of variables which makes the intercept orthogonal to the features for squares, and nearly so for other
+losses. σ is the largest standard deviation of a feature, so that the intercept's residual and curvature have the units
+of the features', whatever those are.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _NOISE = 1e-14  # of ‖x‖‖y‖/n: slopes at w = 0 up to this are rounding, 
 class Fit:
     """f(z) = loss(y, X̃z), z (d,).
 
-    X (n, d): centred, with a column of σ = ``size`` at the end if there is an intercept. y (n,). center (p,): the means of the features
-    that were taken off, zeros without an intercept.
+    X (n, d): centred, with a column of σ = ``size`` at the end if there is an intercept. y (n,). center (p,): the means
+    of the features that were taken off, zeros without an intercept.
     """
 
     loss: Loss

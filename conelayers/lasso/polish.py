@@ -1,9 +1,10 @@
-"""From a guess to machine precision: Newton's method on the support, and a check of the optimality conditions over all features.
+"""From a guess to machine precision: Newton's method on the support, and a check of all optimality conditions.
 
-On the support f + penalty is smooth, and a Newton step (one linear solve for squares) finds its minimum there. A coordinate or group
-that would pass through a kink on the way stops there and leaves the support; at the minimum, those whose conditions fail enter it
-by a proximal step. Every step lowers the objective, so no support with its signs comes twice, and there are finitely many (the idea of
-Lee, Battle, Raina, Ng, "Efficient sparse coding algorithms", 2006, for squares).
+On the support f + penalty is smooth, and a Newton step (one linear solve for squares) finds its minimum there. A
+coordinate or group that would pass through a kink on the way stops there and leaves the support; at the minimum, those
+whose conditions fail enter it by a proximal step. Every step lowers the objective, so no support with its signs comes
+twice, and there are finitely many (the idea of Lee, Battle, Raina, Ng, "Efficient sparse coding algorithms", 2006, for
+squares).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _RIDGE = 1e-10  # relative, for singular Hessians: a huge step along their null 
 
 @final
 class Polished(NamedTuple):
-    """z (d,); gradient ∇f(z) (d,); residual: the largest violation of the optimality conditions, over the data's scale."""
+    """z (d,), gradient ∇f(z) (d,); residual: the largest violation of optimality conditions, over the data's scale."""
 
     z: np.ndarray
     gradient: np.ndarray
@@ -104,10 +105,11 @@ def _on_support(
 def _line_search(
     fit: Fit, penalty: Penalty, z: np.ndarray, g: np.ndarray, e: np.ndarray, slope: float
 ) -> np.ndarray | None:
-    """The first of z + e, z + e/2, … cut at kinks, that lowers the objective enough; None where rounding hides any decrease.
+    """The first of z + e, z + e/2, …, cut at kinks, that lowers the objective enough.
 
-    Before the first kink on the way, z + te is not cut and e is a direction of descent: t comes down to that at worst. It is tried itself,
-    so that every support that is too large to have a unique minimum loses a coordinate a step: along the null space e is huge, and t tiny.
+    None where rounding hides any decrease. Before the first kink on the way, z + te is not cut and e is a direction of
+    descent: t comes down to that at worst. It is tried itself, so that every support that is too large to have a unique
+    minimum loses a coordinate a step: along the null space e is huge, and t tiny.
     """
     t, first = 1.0, penalty.reach(z, e)
     for k in range(_HALVINGS):
@@ -137,7 +139,7 @@ def _refined(fit: Fit, penalty: Penalty, z: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _solve(M: np.ndarray, root: Callable[[], np.ndarray], r: np.ndarray, scale: float) -> np.ndarray:
-    """M⁻¹r; where M = FᵀF, F given by ``root``, is so nearly singular that its square root is better known, by F = QR."""
+    """M⁻¹r; by F = QR where M = FᵀF is so nearly singular that F, which ``root`` gives, is known better."""
     d = 1 / np.sqrt(np.maximum(np.diag(M), 1e-300))
     M = d[:, None] * M * d
     for ridge in (0.0, _RIDGE, 1e-6):
