@@ -39,15 +39,18 @@ _MEANING = {
 class RootCertificate:
     """What is known of the derivative dz = −B⁻¹A dθ at a root; B = ∂F/∂z, the element of automatic differentiation.
 
-    residual: ‖F‖∞/(1 + ‖z‖∞). converged: whether the point is a solution, which is judged in no units: F is rounding,
-    or Newton's step is within the ``tolerance`` of z, or both are nearly so. smallest_singular_value, condition: of B.
-    linear_residual: relative, of a solve with B for a random right-hand side.
-
-    kinks (n,), margin, kink_tolerance: for separable kinks, which coordinates lie on one, the distance of the nearest,
-    and the largest distance that counts; None, infinity and 0 where the function was not described. method: how the
-    elements were tested, ``elements``: how many. least_minor, monotonicity: those of ``SeparableTest``. everywhere:
-    whether the elements would be invertible wherever the kinks lie (with this W: for a pre that is affine in z); None
-    if that was not found out.
+    residual: ‖F‖∞/(1 + ‖z‖∞).
+    converged: whether the point is a solution. No units count: F is rounding, or Newton's step is within ``tolerance``
+    of z, or both are nearly so.
+    smallest_singular_value, condition: of B.
+    linear_residual: the relative residual of a solve with B for a random right-hand side.
+    kinks (n,): which coordinates lie on a kink; None where the function's kinks were not described.
+    margin: the distance of the nearest kink; infinite where they were not described.
+    kink_tolerance: the largest distance that counts as lying on one; 0 where they were not described.
+    method, elements: how the elements were tested, and how many.
+    least_minor, monotonicity: those of ``SeparableTest``.
+    everywhere: whether the elements would be invertible wherever the kinks lie (with this W: for a pre that is affine
+    in z); None if that was not found out.
     """
 
     verdict: Verdict

@@ -1,7 +1,7 @@
 """How equations and the linear systems of their derivatives are solved: strategies that carry their settings.
 
-Of the equation F(z, θ) = 0, or z = f(z, θ): ``Anderson``, ``Picard`` (fixed points) and ``Newton``. No unit of z or of
-F counts: a fixed point is accepted where, for every i,
+``Anderson`` and ``Picard`` solve fixed points z = f(z, θ), ``Newton`` solves these and roots F(z, θ) = 0. No unit of z
+or of F counts. A fixed point is accepted where, for every i,
 
     |F_i| ≤ tol·max(|z_i|, |F_i at z0|),    F = f(z, θ) − z,
 
@@ -9,10 +9,12 @@ and a root where Newton's step is small or F is down to rounding,
 
     |dz_i| ≤ tol·|z_i|  for every i,    or    |F_i| ≤ max(64ε, 1e−4·tol)·|F_i at z0|  for every i,
 
-for each instance of a batch by itself; ``tol`` is never taken below 64 units of rounding ε of the dtype, and what is
-rounding of F or f at z itself is let pass. Of the linear systems B t = r and Bᵀt = r, B = ∂F/∂z: ``Dense``, ``GMRES``
-and ``BiCGStab``. Whatever a method says, ‖B t − r‖ ≤ rtol·‖r‖ is checked. Only ``Dense`` sees a singular B whatever r
-is; the others find a solution where r happens to lie in its range.
+for each instance of a batch by itself. ``tol`` is never taken below 64 units of rounding ε of the dtype, and a point at
+which F or f is rounding is accepted.
+
+``Dense``, ``GMRES`` and ``BiCGStab`` solve the linear systems B t = r and Bᵀt = r, B = ∂F/∂z. Whatever a method says,
+‖B t − r‖ ≤ rtol·‖r‖ is checked. Only ``Dense`` finds out that B is singular for every r; the others return a solution
+where r happens to lie in B's range.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ __all__ = [
     "linear_solver_for",
 ]
 
-_DENSE_UP_TO = 256  # unknowns of an instance
-_MOST_NUMBERS = 2**24  # in the matrices of a batch
+_DENSE_UP_TO = 256  # unknowns of an instance: the matrix takes as many products
+_MOST_NUMBERS = 2**24  # in the matrices of a batch: 128 MB in double precision
 
 
 @final
@@ -44,10 +46,15 @@ _MOST_NUMBERS = 2**24  # in the matrices of a batch
 class Anderson:
     """Anderson acceleration of z ← f(z).
 
-    The next point is β·f + (1 − β)·z at the affine combination of the last points whose residual is least. memory: how
-    many of them are kept. damping: β. Instances that have not reached ``tol`` after ``max_iter`` evaluations go on from
-    their best point by plain iteration, for as many more. Source: Walker, Ni, "Anderson acceleration for fixed-point
-    iterations" (2011).
+    The next point is β·f + (1 − β)·z at the affine combination of the last points whose residual is least.
+
+    memory: how many of these points there are.
+    tol: the tolerance (above).
+    max_iter: evaluations of f. Instances that are not done then go on from their best point by plain iteration, for as
+    many more.
+    damping: β.
+
+    Source: Walker, Ni, "Anderson acceleration for fixed-point iterations" (2011).
     """
 
     memory: int = 5
@@ -80,10 +87,14 @@ class Picard:
 @final
 @dataclass(frozen=True)
 class Newton:
-    """(Semismooth) Newton steps B dz = −F, with a backtracking line search on ‖F‖.
+    """(Semismooth) Newton steps B dz = −F, with a backtracking line search on ‖F‖; for fixed points and roots.
 
-    B is the element that automatic differentiation gives. linear: how the steps are solved for; by size where None.
-    Where the matrix of a dense step is singular, a regularized least-squares step is taken. For fixed points and roots.
+    B is the element that automatic differentiation gives. Where the matrix of a dense step is singular, a regularized
+    least-squares step is taken.
+
+    tol: the tolerance (above).
+    max_iter: steps.
+    linear: how the steps are solved for; chosen by size where None.
     """
 
     tol: float = 1e-10
@@ -101,7 +112,7 @@ class Newton:
 class Dense:
     """B as a matrix, (n, n) for each instance, by n products; LU and one step of refinement.
 
-    rtol: the relative residual up to which an answer is accepted. B counts as singular beyond, and where with rows and
+    rtol: the relative residual up to which a solution is accepted. B counts as singular beyond, and where with rows and
     columns scaled to 1 its condition is about 1e13 (1e4 in single precision).
     """
 
@@ -116,7 +127,7 @@ class Dense:
 class GMRES:
     """Restarted GMRES on products with B; each instance of a batch has its own Krylov space.
 
-    Source: Saad, Schultz (1986). rtol: relative residual. restart: dimension of the space. max_iter: products in all.
+    rtol: relative residual. restart: dimension of the space. max_iter: products in all. Source: Saad, Schultz (1986).
     """
 
     rtol: float = 1e-10

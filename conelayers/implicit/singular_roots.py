@@ -1,21 +1,21 @@
-"""Roots at which B = ∂F/∂z is singular, told from a B that is merely small: over arrays, for both frameworks.
+"""Singular roots: how a B = ∂F/∂z that tends to a singular matrix is told from one that is merely small.
 
-At a singular root B tends to a singular matrix as z does to the root, and at a computed z, a little off, it is
-invertible: no number of that matrix by itself gives it away, in one unknown least of all. What does is how B *changes*.
-Let d be how far z is uncertain,
+At a singular root B tends to a singular matrix as z does to the root. At a computed z, a little off, it is invertible:
+no number of that matrix by itself gives it away, in one unknown least of all. What does is how B *changes*. Let d be
+how far z is uncertain,
 
     d = B⁻¹F and B⁻¹ν together,    ν = F(z + h) − F(z) − B h,  |h| ≈ √ε|z|,
 
-Newton's next step, and what F's rounding errors, and its curvature on a step where that is rounding at a regular root,
-could make of it. At a root of F = zᵐ Newton's step is z/m, and B(z + a d) = (1 + a/m)^{m−1}·B(z): B grows by a power of
-a on steps that are as short as the uncertainty of z. At a regular root it stays what it is; at a kink it jumps once, by
-the same for every a. So the spectral radii ρ(a) of B(z)⁻¹B(z + a d) decide, which no change of the units of z or F
-moves:
+that is Newton's next step, and the step that F's rounding errors could cause, or its curvature on a step h where that
+is rounding at a regular root. At a root of F = zᵐ Newton's step is z/m, and B(z + a d) = (1 + a/m)^{m−1}·B(z): B grows
+by a power of a on steps that are as short as the uncertainty of z. At a regular root B stays what it is; at a kink it
+jumps once, by the same for every a. So the spectral radii ρ(a) of B(z)⁻¹B(z + a d) decide, which no change of the units
+of z or F moves:
 
     singular   ⟺   ρ(10) ≥ 2½ and ρ(100) ≥ 2½ρ(10).
 
-The derivative that stands in is the least-squares one: with B̃ = B(z + 100 d), the singular values of B̃⁻¹B are near 1
-in the directions in which B is regular and near 0 in the others, which are left out.
+There the least-squares derivative is returned. With B̃ = B(z + 100 d), the singular values of B̃⁻¹B are near 1 in the
+directions in which B is regular and near 0 in the others, which are left out.
 """
 
 from __future__ import annotations
@@ -91,16 +91,20 @@ def judged(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which instances are singular roots, and which are roots at all, (N,) each, by what Newton's method does from z.
 
-    function, matrices: F (N, n) and B (N, n, n) at z (N, n). A root: F is rounding; or Newton's step is within the
-    tolerance of z; or F is of what its rows are computed from, and the step takes it down; or ‖F‖∞ is of 1 + ‖z‖∞, and
-    the step within the square root of z, in every unknown where the root is not 0.
+    function, matrices: F (N, n) and B (N, n, n) at z (N, n). z is a root where one of these holds:
+
+    - F is rounding.
+    - Newton's step is within the tolerance of z.
+    - F is within the tolerance of what its rows are computed from, and the step takes it down.
+    - ‖F‖∞ is within the tolerance of 1 + ‖z‖∞, and Newton's method ends within the tolerance's square root of z, in
+      every unknown where the root is not 0.
     """
     there = np.isfinite(z).all(1) & np.isfinite(F).all(1) & np.isfinite(B).all((1, 2))
     singular, arrived = np.zeros(len(z), dtype=bool), np.zeros(len(z), dtype=bool)
     if not there.any() or not z.shape[1]:
         return singular, there
     h = rounding * np.array(probe(z.shape[1]))
-    # Two, lest what a row is computed from cancels on one of them.
+    # Two steps, since the terms of a row may cancel on one of them.
     changed = np.maximum(*(np.abs(np.nan_to_num(function(z + z * steps) - F)) for steps in (h, np.abs(h[::-1]))))
     wide = z * wider_probe(rounding, z.shape[1])
     dz, noise = _steps(B, F), _steps(B, np.nan_to_num(function(z + wide) - F - (B @ wide[..., None])[..., 0]))
@@ -118,7 +122,7 @@ def judged(
     weights = np.where(rows > 0, 1 / np.where(rows > 0, rows, 1.0), 0.0)
     with np.errstate(all="ignore"):
         ahead = np.abs(weights * function(z - np.where(np.isfinite(dz), dz, 0.0))).max(1)
-    # Of a point that is no root, or on the way to one, nothing is said.
+    # A point that is no root, nor on the way to one, is not called a singular one.
     singular &= rounded | (ahead <= _LOWERED * np.abs(weights * F).max(1))
     known = np.abs(changed) / (PROBE * rounding)  # what the rows are computed from
     arrived |= there & (np.abs(F) <= tolerance * known).all(1) & (ahead <= MODEL * np.abs(weights * F).max(1))

@@ -32,14 +32,19 @@ def certify_root(
 ) -> RootCertificate | tuple[RootCertificate, ...]:
     """Whether dz = −B⁻¹A dθ is justified at a root z of F(z, *theta) = 0; if ``batched``, one certificate an instance.
 
-    The theorem asks for every element of the generalized Jacobian B to be invertible. separable: ``Separable(pre,
-    activation)`` where F = z − σ(pre(z, *theta)) with kinks coordinate by coordinate: all elements are tested
-    (separable.py). smooth: F is differentiable near z, so that B is the only one. With neither, elements at ``samples``
-    points nearby are: the verdict is CHECKED at best. tol: the relative residual up to which z counts as a root. B is
-    made as a matrix, (n, n) for each instance. Concrete arrays only, not under a transformation.
+    The theorem asks for every element of the generalized Jacobian B to be invertible. z and theta are concrete arrays:
+    no transformation can be active.
 
-    Raises TypeError or ValueError for arguments that do not fit, a ``separable`` that describes another function among
-    them.
+    separable: ``Separable(pre, activation)`` where F = z − σ(pre(z, *theta)) has its kinks coordinate by coordinate;
+    every element is tested then (conelayers.implicit.separable).
+    smooth: whether F is differentiable near z, so that B is the only element.
+    batched: whether the leading axis of z counts instances. B is made as a matrix (n, n) for each.
+    tol: the relative residual up to which z counts as a root.
+    samples: how many elements at points nearby are tested where neither separable nor smooth is given; the verdict is
+    CHECKED at best then.
+
+    Raises TypeError or ValueError for arguments that do not fit, also for a ``separable`` that describes another
+    function.
     """
     return _certified("certify_root", F, z, theta, False, separable, smooth, batched, tol, samples)
 

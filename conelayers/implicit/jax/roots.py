@@ -32,16 +32,17 @@ def root(
 ) -> Any:
     """z with F(z, *theta) = 0, a differentiable function of theta: dz = −B⁻¹A dθ.
 
-    z0: where to start, an array or a pytree of them; no gradient. F(z, *theta) returns the structure and shapes of z0,
-    as root does, and can be traced and differentiated in forward mode. theta: pytrees; leaves that are arrays or floats
-    are differentiated, others are passed on as they are. Tracers that F closes over get derivatives too. batched: the
-    leading axis of z counts instances, each a system of its own (row i of F depends on row i of z only); theta has no
-    axis that is treated so, F sees all of it. Under ``vmap`` no such option is needed.
-
+    F: (z, *theta) ↦ the structure and shapes of z0; it can be traced and differentiated in forward mode. Tracers that F
+    closes over get derivatives too.
+    z0: where to start, an array or a pytree of them; it gets no gradient. root returns what is shaped so.
+    theta: pytrees; leaves that are arrays or floats are differentiated, others are passed on as they are.
     solve: ``Newton()`` by default, or a callable (F, z0, theta) -> z of yours that can be traced, theta a tuple.
-    linear: ``Dense()`` up to 256 unknowns, ``GMRES()`` beyond, or ``BiCGStab()``. tol: the relative residual ‖F‖∞/(1 +
-    ‖z‖∞) at which z is accepted, the solver's own (1e−8 for a callable) by default. on_failure: "raise", or "nan" for
-    the instances that failed, in z and in derivatives.
+    linear: ``Dense()`` up to 256 unknowns, ``GMRES()`` beyond, or ``BiCGStab()``.
+    batched: whether the leading axis of z counts instances, each a system of its own (row i of F depends on row i of z
+    only). No axis of theta is treated so: F sees all of it. Under ``vmap`` no such option is needed.
+    tol: what z is held to, relative (conelayers.implicit.settings says to what); the solver's own by default, 1e−8 for
+    a callable.
+    on_failure: "raise", or "nan" for the instances that failed, in z and in derivatives.
 
     Raises ConvergenceError where the residual, recomputed, misses ``tol``; LinearSolveError where a derivative's system
     was not solved (under ``jit``, and for derivatives, their text in JAX's error for callbacks); TypeError or

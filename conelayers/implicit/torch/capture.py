@@ -1,10 +1,10 @@
 """A function of tensors that closes over others (``nn.Module`` parameters and the like), made a function of those too.
 
-Derivatives call the function again, at times when a module's parameters may be others (``torch.func.functional_call``
-sets them for one call only), and transformations of torch follow inputs, not closures. So the function is called once
-under a mode that sees every operation's arguments; what needs a derivative among them and is no input becomes one. When
-the function is called again, parameters are set in their modules by ``functional_call``, other tensors are exchanged in
-the arguments of the operations.
+Derivatives call the function again, when a module's parameters may be others (``torch.func.functional_call`` sets them
+for one call only), and transformations of torch follow inputs, not closures. So the function is called once under a
+mode that sees every operation's arguments; those that need a derivative and are no input become inputs. When the
+function is called again, parameters are set in their modules by ``functional_call``; other tensors are exchanged in the
+arguments of the operations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = ["Captured", "capture"]
 
 Tensor = torch.Tensor
-_DEPTH = 4
+_DEPTH = 4  # of attributes, closures and containers in which modules are looked for
 
 
 @final

@@ -34,16 +34,18 @@ def root(
 ) -> Any:
     """z with F(z, *theta) = 0, a differentiable function of theta: dz = −B⁻¹A dθ.
 
-    z0: where to start, a tensor or a list, tuple or dict of them; no gradient. F(z, *theta) returns the structure and
-    shapes of z0, as root does; it must be deterministic, leave its arguments unchanged, and is called again for
-    derivatives. theta: tensors, or lists, tuples and dicts of them; other leaves are passed on as they are. Tensors and
-    ``nn.Module`` parameters that F closes over get gradients too. batched: the leading axis of z counts instances, each
-    a system of its own (row i of F depends on row i of z only); theta has no axis that is treated so, F sees all of it.
-
+    F: (z, *theta) ↦ the structure and shapes of z0. It must be deterministic, leave its arguments unchanged, and is
+    called again for derivatives. Tensors and ``nn.Module`` parameters that F closes over get gradients too.
+    z0: where to start, a tensor or a list, tuple or dict of them; it gets no gradient. root returns what is shaped so.
+    theta: tensors, or lists, tuples and dicts of them; other leaves are passed on as they are.
     solve: ``Newton()`` by default, or a callable (F, z0, theta) -> z of yours, theta a tuple. Under vmap it is called
-    once, with the mapped axes in front of z0, and F takes them so. linear: ``Dense()`` up to 256 unknowns, ``GMRES()``
-    beyond, or ``BiCGStab()``. tol: the relative residual ‖F‖∞/(1 + ‖z‖∞) at which z is accepted, the solver's own (1e−8
-    for a callable) by default. on_failure: "raise", or "nan" for the instances that failed, in z and in derivatives.
+    once, with the mapped axes in front of z0, and F takes them so.
+    linear: ``Dense()`` up to 256 unknowns, ``GMRES()`` beyond, or ``BiCGStab()``.
+    batched: whether the leading axis of z counts instances, each a system of its own (row i of F depends on row i of z
+    only). No axis of theta is treated so: F sees all of it.
+    tol: what z is held to, relative (conelayers.implicit.settings says to what); the solver's own by default, 1e−8 for
+    a callable.
+    on_failure: "raise", or "nan" for the instances that failed, in z and in derivatives.
 
     Raises ConvergenceError where the residual, recomputed, misses ``tol``; LinearSolveError where a derivative's system
     was not solved; TypeError or ValueError for arguments that do not fit.
