@@ -1,4 +1,4 @@
-"""What the user gives, checked: every error names the argument, what it got, what it expected, and the fix."""
+"""Checks of what the user gives: every error names the argument, what was got, what was expected, and the fix."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Error(ABC):
 
     @abstractmethod
     def value(self, y: np.ndarray, eta: np.ndarray) -> float:
-        """The mean."""
+        """The mean error."""
 
     @abstractmethod
     def slope(self, y: np.ndarray, eta: np.ndarray) -> np.ndarray:
@@ -102,12 +102,12 @@ class Evaluation:
 
     @property
     def converged(self) -> bool:
-        """Whether all of the solutions are."""
+        """Whether every solution has converged."""
         return all(s.converged for s in self.solutions)
 
     @property
     def justified(self) -> bool:
-        """Whether the derivative of all of them is certified; takes a rank decision for each."""
+        """Whether the derivative of every solution is certified; takes a rank decision for each."""
         return all(s.certify().justified for s in self.solutions)
 
 
@@ -117,11 +117,11 @@ class Criterion(ABC):
     @property
     @abstractmethod
     def problems(self) -> Sequence[Problem]:
-        """What is solved, one a fold."""
+        """The problems that are solved, one a fold."""
 
     @abstractmethod
     def _unseen(self) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """The data that each of them has not seen."""
+        """For each problem, the data that it has not seen."""
 
     @property
     @abstractmethod

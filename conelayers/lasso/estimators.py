@@ -38,7 +38,7 @@ class _HyperCV(BaseEstimator):
     """What the estimators share: grid, descent, refit on all data.
 
     Parameters: cv, as in CrossValidation. n_alphas: points of the grid. max_iter: steps of the descent. tol: its
-    tolerance (``tune``). fit_intercept. solver: "scikit-learn", "celer" or "skglm", who makes the first guesses.
+    tolerance (``tune``). fit_intercept. solver: which makes the first guesses, "scikit-learn", "celer" or "skglm".
     progress: a tqdm bar. verbose: a line an evaluation.
 
     Fitted: coef_ (p,), intercept_, tuning_ (a Tuning: criterion, history, convergence), solution_ (a Solution, with

@@ -81,7 +81,7 @@ class Fit:
 
     @property
     def quadratic(self) -> bool:
-        """Whether f is."""
+        """Whether f is quadratic."""
         return isinstance(self.loss, Squares)
 
     def gradient(self, z: np.ndarray) -> np.ndarray:
@@ -99,14 +99,14 @@ class Fit:
         return self.loss.curvature(self.y, self.X @ z)
 
     def hessian(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """∇²f(z) on those coordinates, (k, k)."""
+        """∇²f(z) on the coordinates ``columns``, (k, k)."""
         if self.gram is not None:
             return self.gram[np.ix_(columns, columns)]
         S = self.root(z, columns)
         return S.T @ S
 
     def root(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """√W X̃ on those coordinates, (n, k): the Hessian is its square, whose condition is squared too."""
+        """√W X̃ on the coordinates ``columns``, (n, k): the Hessian is its square, whose condition is squared too."""
         if self.quadratic:
             return self.X[:, columns] / np.sqrt(len(self.y))
         return np.sqrt(self.weights(z))[:, None] * self.X[:, columns]

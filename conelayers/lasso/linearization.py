@@ -49,7 +49,7 @@ class Basis:
 
     @classmethod
     def units(cls, rows: np.ndarray, d: int, k: int | None = None) -> Basis:
-        """Unit vectors of those coordinates; k: of more directions, which are none of z."""
+        """Unit vectors of the coordinates ``rows``; k: the number of directions, those included that do not move z."""
         return cls(rows, np.arange(rows.size), np.ones(rows.size), (d, rows.size if k is None else k))
 
     def lift(self, u: np.ndarray) -> np.ndarray:
@@ -129,7 +129,7 @@ class Linearization:
 
     @cached_property
     def _factor(self) -> _Factor | None:
-        """Of the scaled matrix; None where it is singular to rounding."""
+        """The factorization of the scaled matrix; None where it is singular to rounding."""
         d = self._scaling
         M = d[:, None] * self.matrix * d
         norm = np.abs(M).sum(axis=0).max(initial=0.0)
@@ -155,7 +155,7 @@ class Linearization:
 
     @property
     def singular(self) -> bool:
-        """Whether M is, to rounding."""
+        """Whether M is singular to rounding."""
         return self.matrix.size > 0 and self._factor is None
 
     def solve(self, b: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ class Penalty(ABC):
 
     @abstractmethod
     def support(self, z: np.ndarray) -> np.ndarray:
-        """Where it is smooth, (d,) bool."""
+        """The coordinates in which the penalty is smooth at z, (d,) bool."""
 
     @abstractmethod
     def gradient(self, z: np.ndarray) -> np.ndarray:

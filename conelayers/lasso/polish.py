@@ -22,12 +22,12 @@ __all__ = ["Polished", "newton_step", "polish"]
 
 _KKT = 1e-12  # of the data's scale: violations up to this are rounding
 _ACCEPTED = 1e-9  # of the data's scale: the residual up to which a point counts as converged
-_ROUGH = 0.1  # of the violation: how far Newton goes on a support before others enter it
+_ROUGH = 0.1  # of the violation: how far Newton goes on a support before other features enter it
 _ARMIJO = 1e-4
 _HALVINGS = 60
 _LEVEL = 1e-13  # of f(0): changes of the objective up to this are rounding
 _SQUARED = 1e-3  # Cholesky's least pivot, of columns of length one, below which M = FᵀF has lost digits that F has
-_DEPENDENT = 1e-11  # that of F = QR below which its columns count as dependent
+_DEPENDENT = 1e-11  # the least diagonal entry of R in F = QR, below which columns of F count as dependent
 _RIDGE = 1e-10  # relative, for singular Hessians: a huge step along their null space, cut at a kink
 
 

@@ -58,7 +58,7 @@ class Model(ABC):
     def problem(
         self, X: np.ndarray, y: np.ndarray, *, fit_intercept: bool = True, solver: str = "scikit-learn"
     ) -> Problem:
-        """The model on X (n, p), y (n,). solver: who makes the first guess, "scikit-learn", "celer" or "skglm".
+        """The model on X (n, p), y (n,). solver: which makes the first guess, "scikit-learn", "celer" or "skglm".
 
         Raises ValueError for data that do not fit, ImportError for a solver that is not installed.
         """
@@ -135,7 +135,7 @@ def solve(
 
 
 def checked_model(model: Any) -> Model:
-    """Raises TypeError for what is none."""
+    """The model itself. Raises TypeError for what is no model."""
     if not isinstance(model, Model):
         hint = f"; write {model.__name__}()" if isinstance(model, type) and issubclass(model, Model) else ""
         raise TypeError(f"model: got {described(model)}, expected a Model, such as Lasso() or LinearSVM(){hint}")

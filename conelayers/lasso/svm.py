@@ -149,7 +149,7 @@ class _Machine(Problem):
                 free, full = np.zeros_like(free), a >= C
             sides = np.where(full, -self.samples.y, self.samples.y) if self.samples.intercept else np.ones(len(a))
             if loose:
-                # Nothing fixes c: it goes half-way between the sides.
+                # No sample fixes c: it is put half-way between the sides.
                 room = self.samples.y * slack
                 shift = (room[sides > 0].max(initial=-np.inf) + room[sides < 0].min(initial=np.inf)) / 2
                 if np.isfinite(shift):

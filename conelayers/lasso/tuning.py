@@ -135,7 +135,7 @@ def tune(
 
 
 def checked_criterion(criterion: Any) -> None:
-    """Raises TypeError for what is none."""
+    """Raises TypeError for what is no criterion."""
     if not isinstance(criterion, Criterion):
         raise TypeError(
             f"criterion: got {described(criterion)}, expected HoldOut(…), CrossValidation(…) or another Criterion"

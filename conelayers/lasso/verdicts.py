@@ -75,16 +75,16 @@ class Conditions(ABC):
     @property
     @abstractmethod
     def distances(self) -> np.ndarray:
-        """Those of the items from their kinks, in the units of λ."""
+        """The distances of the items from their kinks, in the units of λ."""
 
     @property
     @abstractmethod
     def tolerances(self) -> np.ndarray:
-        """The distances up to which they count as being at one."""
+        """The distances up to which the items count as lying at a kink."""
 
     @cached_property
     def at_kinks(self) -> np.ndarray:
-        """Which items are, (items,) bool."""
+        """Which items lie at a kink, (items,) bool."""
         return self.distances <= self.tolerances
 
     @property
