@@ -112,7 +112,9 @@ def newton_root(
         return s._replace(rows=rows, best=best, done=s.done | arrived)
 
     def unfinished(s: _State) -> Any:
-        return (s.k < settings.max_iter) & (~s.done & xp.isfinite(s.z).all(1)).any()
+        # A traced loop leaves instances whose z is not finite; an eager one steps on, and their residual is the step's.
+        left = ~s.done if arrays.eager else ~s.done & xp.isfinite(s.z).all(1)
+        return (s.k < settings.max_iter) & left.any()
 
     infinite = xp.full_like(z0.sum(1), xp.inf)
     none, zeros = xp.zeros_like(infinite, dtype=xp.bool), xp.zeros_like(infinite, dtype=xp.int32)
