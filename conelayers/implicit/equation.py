@@ -1,4 +1,11 @@
-"""An equation F(z, θ) = 0 as a function of arrays alone, made from the arguments of root or fixed_point."""
+"""An equation F(z, θ) = 0 as a function of arrays alone, made from the arguments of root or fixed_point.
+
+    F(z, θ) = 0,  dz = −B⁻¹A dθ,  A = ∂F/∂θ, B = ∂F/∂z
+
+where A and B are what automatic differentiation gives: the Jacobian, or at kinks a conservative one, if F is composed
+of functions whose derivatives are (ReLU, max, and the projections of this package). Source: Bolte, Le, Pauwels,
+Silveti-Falls, "Nonsmooth implicit differentiation for machine learning and optimization" (2021).
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,6 @@
 """Roots and fixed points of functions written in JAX, differentiable in every mode: ``root`` and ``fixed_point``.
 
-    F(z, θ) = 0,  dz = −B⁻¹A dθ,  A = ∂F/∂θ, B = ∂F/∂z
-
-where A and B are what automatic differentiation gives: the Jacobian, or at kinks a conservative one, if F is composed
-of functions whose derivatives are (ReLU, max, and ``jax_primitives``). Source: Bolte, Le, Pauwels, Silveti-Falls,
-"Nonsmooth implicit differentiation for machine learning and optimization" (2021).
+conelayers.implicit.equation says what the derivatives are.
 """
 
 from __future__ import annotations
