@@ -1,4 +1,7 @@
-"""Monotone deep equilibrium networks in PyTorch: a layer that is a fixed point, with a certificate of its forward and backward pass."""
+"""Monotone deep equilibrium networks in PyTorch.
+
+A layer is a fixed point, with a certificate of its forward and its backward pass.
+"""
 
 from conelayers.equilibrium.networks import (
     EquilibriumCertificate,

@@ -1,10 +1,12 @@
-"""Equilibrium layers z = σ(W z + u(x)), σ = max(·, 0), I − W strongly monotone: solved by splitting, differentiated by the theorem.
+"""Equilibrium layers z = σ(W z + u(x)), σ = max(·, 0), I − W strongly monotone.
 
-With D = diag of σ' at W z + u, an entry of 0, 1, or at a kink anything between, dz = (I − DW)⁻¹D du. All of these matrices are
-invertible: if (I − DW)h = 0 then hᵢ = 0 where Dᵢ = 0, and (Wh)ᵢ = hᵢ/Dᵢ elsewhere, so that hᵀWh = Σ hᵢ²/Dᵢ ≥ ‖h‖², while strong monotonicity
-gives hᵀWh ≤ (1 − m)‖h‖²: h = 0. So the hypothesis of the nonsmooth implicit function theorem (Bolte, Le, Pauwels, Silveti-Falls, 2021)
-holds everywhere, kinks included, and the network's gradient is a conservative one. Source of the networks: Winston, Kolter, "Monotone
-operator equilibrium networks" (2020).
+They are solved by splitting and differentiated by the nonsmooth implicit function theorem.
+
+With D = diag of σ' at W z + u, an entry of 0, 1, or at a kink anything between, dz = (I − DW)⁻¹D du. All of these
+matrices are invertible: if (I − DW)h = 0 then hᵢ = 0 where Dᵢ = 0, and (Wh)ᵢ = hᵢ/Dᵢ elsewhere, so that hᵀWh = Σ hᵢ²/Dᵢ
+≥ ‖h‖², while strong monotonicity gives hᵀWh ≤ (1 − m)‖h‖²: h = 0. So the hypothesis of the nonsmooth implicit function
+theorem (Bolte, Le, Pauwels, Silveti-Falls, 2021) holds everywhere, kinks included, and the network's gradient is a
+conservative one. Source of the networks: Winston, Kolter, "Monotone operator equilibrium networks" (2020).
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ from conelayers.implicit.torch import fixed_point
 
 __all__ = ["EquilibriumCertificate", "EquilibriumLayer", "monotone_convolution", "monotone_linear"]
 
-_OF_ROWS = 1e3  # what splitting reaches by norm, row by row
-_ADVICE = "Pass solver=PeacemanRachford(…) with a larger max_iter, or none, a larger tol or another alpha; ``certify`` tells whether I − W is monotone."
+_OF_ROWS = 1e3  # times the tolerance that splitting reaches in the norm: what each row is held to
+_ADVICE = (
+    "Pass solver=PeacemanRachford(…) with a larger max_iter, or none, a larger tol or another alpha; ``certify`` tells "
+    "whether I − W is monotone."
+)
 
 
 @final
@@ -35,11 +40,14 @@ _ADVICE = "Pass solver=PeacemanRachford(…) with a larger max_iter, or none, a 
 class EquilibriumCertificate:
     """What is known of z and of its derivative, for a batch of N.
 
-    verdict: CLASSICAL where no entry of W z + u is within ``error_bound``·(1 + ‖W‖) of the kink 0 in any instance, else CERTIFIED; UNCERTIFIED
-    if I − W was not found to be strongly monotone, or the iteration has not arrived. monotonicity: the smallest eigenvalue of the
-    symmetric part of I − W, computed (at least m by construction). lipschitz: ‖I − W‖₂. residual: ‖z − σ(W z + u)‖ of each instance (N,).
-    error_bound: of ‖z − z*‖ for each instance, (1 + ‖W‖/m)·residual: for z' = σ(W z + u), W(z − z') is what is missing in the inclusion
-    at z', whose solution moves by 1/m of that. margin: the least |W z + u|.
+    verdict: CLASSICAL where no entry of W z + u is within ``error_bound``·(1 + ‖W‖) of the kink 0 in any instance, else
+    CERTIFIED; UNCERTIFIED if I − W was not found to be strongly monotone, or the iteration has not arrived.
+    monotonicity: the smallest eigenvalue of the symmetric part of I − W, computed (at least m by construction).
+    lipschitz: ‖I − W‖₂.
+    residual: ‖z − σ(W z + u)‖ of each instance (N,).
+    error_bound: of ‖z − z*‖ for each instance, (1 + ‖W‖/m)·residual. Reason: z' = σ(W z + u) solves the inclusion but
+    for the term W(z − z'), and the inclusion's solution moves by at most 1/m of a term that is added.
+    margin: the least |W z + u|.
     """
 
     verdict: Verdict
@@ -53,13 +61,17 @@ class EquilibriumCertificate:
         return (
             f"{self.verdict.value}: {self.verdict.meaning}\n"
             f"  I − W: smallest eigenvalue of the symmetric part {self.monotonicity:.3g}, norm {self.lipschitz:.3g}\n"
-            f"  residual {float(self.residual.max()):.1e}, ‖z − z*‖ at most {float(self.error_bound.max()):.1e}, nearest kink {self.margin:.1e}"
+            f"  residual {float(self.residual.max()):.1e}, ‖z − z*‖ at most {float(self.error_bound.max()):.1e}, "
+            f"nearest kink {self.margin:.1e}"
         )
 
 
 @final
 class _Adjoint(torch.autograd.Function):
-    """Leaves z as it is, and takes its gradient g to (I − WᵀD)⁻¹g: what flows into one application of σ(W z + u) is then right."""
+    """Leaves z as it is, and takes its gradient g to (I − WᵀD)⁻¹g.
+
+    The gradient that flows into one application of σ(W z + u) is then that of the equilibrium.
+    """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, layer: EquilibriumLayer) -> Tensor:
@@ -85,11 +97,15 @@ class _Adjoint(torch.autograd.Function):
 class EquilibriumLayer(nn.Module):
     """x ↦ the z ≥ 0 with z = σ(W z + inject(x)), for x (N, …), z (N, *operator.shape).
 
-    operator: W. inject: a module from x to u (N, *operator.shape). solver: the iteration, forward and for the gradient's linear system.
-    linear: another way to solve that (conelayers.implicit.settings), with which forward mode and double backward work too; under torch.func's
-    transformations one of them is taken in any case.
-    Only z is kept for the gradient: its memory does not depend on how many iterations the solver took. Raises ConvergenceError, naming
-    the instances, where the iteration does not arrive, LinearSolveError where that of the gradient does not.
+    operator: W.
+    inject: a module from x to u (N, *operator.shape).
+    solver: the iteration, forward and for the gradient's linear system.
+    linear: another solver of that system (conelayers.implicit.settings), with which forward mode and double backward
+    work too. Under torch.func's transformations one of these is taken in any case.
+
+    Only z is kept for the gradient, so that memory does not depend on the number of iterations. Raises
+    ConvergenceError, naming the instances, where the iteration does not arrive, and LinearSolveError where that of the
+    gradient does not.
     """
 
     def __init__(
@@ -102,7 +118,8 @@ class EquilibriumLayer(nn.Module):
         super().__init__()
         if not isinstance(operator, MonotoneOperator):
             raise TypeError(
-                f"operator: got {described(operator)}, expected a MonotoneOperator, such as DenseOperator(size) or CircularConvolution(…)"
+                f"operator: got {described(operator)}, expected a MonotoneOperator, such as DenseOperator(size) or "
+                "CircularConvolution(…)"
             )
         if not callable(inject):
             raise TypeError(f"inject: got {described(inject)}, expected a module or another callable from x to u")
@@ -134,19 +151,22 @@ class EquilibriumLayer(nn.Module):
             raise TypeError(f"inject: got {got} as its output, expected a floating-point tensor (N, *operator.shape)")
         if u.dim() == len(self.operator.shape):
             raise ValueError(
-                f"inject: got an output of shape {tuple(u.shape)}, expected (N, *{self.operator.shape}): x needs a leading axis of instances; "
+                f"inject: got an output of shape {tuple(u.shape)}, expected (N, *{self.operator.shape}): x needs a "
+                "leading axis of instances; "
                 "write x[None]"
             )
         if u.shape[1:] != self.operator.shape:
             raise ValueError(
-                f"inject: got an output of shape {tuple(u.shape[1:])} for each instance, expected {self.operator.shape}, that of z"
+                f"inject: got an output of shape {tuple(u.shape[1:])} for each instance, expected "
+                f"{self.operator.shape}, that of z"
             )
         if torch._C._are_functorch_transforms_active():
             return u
         lost = torch.nonzero(~torch.isfinite(u.detach()).flatten(1).all(1)).flatten().tolist()
         if lost:
             raise ValueError(
-                f"inject: got NaN or infinite values in its output at batch index {', '.join(map(str, lost[:10]))}, expected finite ones; look at x "
+                f"inject: got NaN or infinite values in its output at batch index {', '.join(map(str, lost[:10]))}, "
+                "expected finite ones; look at x "
                 "and at the weights"
             )
         return u
@@ -214,6 +234,6 @@ def monotone_convolution(
     solver: PeacemanRachford | None = None,
     linear: LinearSolver | None = None,
 ) -> EquilibriumLayer:
-    """Convolutional on images (channels, *size), W with periodic boundaries, u a convolution of the input with zeros around it."""
+    """Convolutional on images (channels, *size): W has periodic boundaries; u convolves the input, padded by zeros."""
     inject = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2)
     return EquilibriumLayer(CircularConvolution(channels, size, kernel, m), inject, solver, linear)

@@ -1,14 +1,15 @@
-"""The equilibria that splitting does not reach: Newton's method on Fischer and Burmeister's equation, whatever the operator's rate.
+"""Newton's method on Fischer and Burmeister's equation, for the equilibria that splitting does not reach.
 
-z = max(W z + u, 0) says that z ≥ 0, y = (I − W)z − u ≥ 0 and zᵢyᵢ = 0 for all i: a linear complementarity problem, whose matrix M = I − W
-is a P-matrix where it is strongly monotone. With φ(a, b) = √(a² + b²) − a − b, which is zero exactly where a, b ≥ 0 and ab = 0, it is
+z = max(W z + u, 0) says that z ≥ 0, y = (I − W)z − u ≥ 0 and zᵢyᵢ = 0 for all i: a linear complementarity problem,
+whose matrix M = I − W is a P-matrix where it is strongly monotone. With φ(a, b) = √(a² + b²) − a − b, which is zero
+exactly where a, b ≥ 0 and ab = 0, it is
 
     Φ(z) = φ(z, S(Mz − u)) = 0,    S > 0 diagonal, the reciprocal lengths of M's rows,
 
-and for a P-matrix every element of ∂Φ is invertible and every stationary point of ½‖Φ‖² is the solution: Newton's method with a line search
-converges from anywhere, quadratically in the end, and the rate of splitting, 1 − O(m/‖I − W‖) for a nearly skew I − W, plays no part. Each step costs
-one dense factorization an instance. Source: De Luca, Facchinei, Kanzow, "A semismooth equation approach to the solution of nonlinear
-complementarity problems" (1996).
+and for a P-matrix every element of ∂Φ is invertible and every stationary point of ½‖Φ‖² is the solution: Newton's
+method with a line search converges from anywhere, quadratically in the end, and the rate of splitting, 1 − O(m/‖I − W‖)
+for a nearly skew I − W, plays no part. Each step costs one dense factorization an instance. Source: De Luca, Facchinei,
+Kanzow, "A semismooth equation approach to the solution of nonlinear complementarity problems" (1996).
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ __all__ = ["MOST_UNKNOWNS", "dense_adjoint", "dense_equilibrium", "matrix_of"]
 
 MOST_UNKNOWNS = 2048  # of an instance: a matrix of 32 MB, and some seconds a step
 _NUMBERS = 2**24  # in the matrices of the instances that are solved at once
-_STEPS = 200
-_HALVINGS = 40
-_ARMIJO = 1e-4
+_STEPS = 200  # of Newton's method
+_HALVINGS = 40  # of a step, in the line search
+_ARMIJO = 1e-4  # the part of the slope's decrease from which a step is accepted
 _LOST = 1e-9  # the residual beyond which the path is tried
 _PATH = 20  # values of ρ, two a decade
 _ARRIVED = 1e-14  # of 1 + ‖z‖: what is left is rounding
@@ -41,7 +42,10 @@ def matrix_of(operator: MonotoneOperator) -> Tensor:
 
 
 def dense_equilibrium(W: Tensor, u: Tensor, z: Tensor) -> Tensor:
-    """z (N, n) with z = max(W z + u, 0) for u (N, n), from z; all in double precision. Nothing is raised: the residual tells."""
+    """z (N, n) with z = max(W z + u, 0) for u (N, n), from z, in double precision.
+
+    Nothing is raised: the caller judges by the residual.
+    """
     most = max(1, _NUMBERS // max(W.numel(), 1))
     return torch.cat([_found(W, *part) for part in zip(u.split(most), z.split(most), strict=True)])
 
@@ -55,7 +59,10 @@ def dense_adjoint(W: Tensor, D: Tensor, g: Tensor) -> Tensor:
 
 
 def _found(W: Tensor, u: Tensor, z: Tensor) -> Tensor:
-    """By Newton's method; where rounding stops it on the way, along I − W + ρI with ρ from ‖I − W‖ down to zero, each from the one before."""
+    """By Newton's method. Where rounding stops it on the way, a path is followed instead.
+
+    The path solves with I − W + ρI, for ρ from ‖I − W‖ down to zero, each from the solution before.
+    """
     z = _newton(W, u, z)
     error = lambda z: (z - torch.relu(z @ W.T + u)).norm(dim=1) / (1 + z.norm(dim=1))  # noqa: E731
     lost = torch.nonzero(~(error(z) <= _LOST)).flatten()
@@ -101,7 +108,8 @@ def _newton(W: Tensor, u: Tensor, z: Tensor) -> Tensor:
             enough = trial_value.square().sum(1) / 2 <= size**2 / 2 + _ARMIJO * t * slope
             taken = (enough & ~moved)[:, None]
             new = trial, trial_y, trial_value
-            after = tuple(torch.where(taken, h, old) for h, old in zip(new, after, strict=True))  # type: ignore[assignment]
+            chosen = (torch.where(taken, h, old) for h, old in zip(new, after, strict=True))
+            after = tuple(chosen)  # type: ignore[assignment]
             moved = moved | enough
             if bool(moved.all()):
                 break

@@ -1,7 +1,7 @@
-"""Matrices W with ½(W + Wᵀ) ⪯ (1 − m)I by construction: W = (1 − m)I − AᵀA + B − Bᵀ, dense and as circular convolutions.
+"""Matrices W = (1 − m)I − AᵀA + B − Bᵀ, dense and as circular convolutions, so that ½(W + Wᵀ) ⪯ (1 − m)I.
 
-I − W is then strongly monotone, zᵀ(I − W)z = m‖z‖² + ‖Az‖² ≥ m‖z‖², whatever A and B are. Source: Winston, Kolter, "Monotone
-operator equilibrium networks" (2020); A and B are their names.
+I − W is then strongly monotone, zᵀ(I − W)z = m‖z‖² + ‖Az‖² ≥ m‖z‖², whatever A and B are. Source: Winston, Kolter,
+"Monotone operator equilibrium networks" (2020); A and B are their names.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def _whole(value: Any) -> bool:
 
 
 class MonotoneOperator(nn.Module):
-    """W on z (N, *shape), with m > 0 the constant of strong monotonicity of I − W. Raises ValueError for an m that is not in (0, 1]."""
+    """W on z (N, *shape), with m > 0 the constant of strong monotonicity of I − W.
+
+    Raises ValueError for an m that is not in (0, 1].
+    """
 
     def __init__(self, shape: tuple[int, ...], m: float) -> None:
         super().__init__()
@@ -51,11 +54,11 @@ class MonotoneOperator(nn.Module):
 
     @abstractmethod
     def prepared(self, *, transposed: bool = False) -> _Apply:
-        """h ↦ W h, or Wᵀh, for the parameters as they are, prepared once; nothing of it is differentiated."""
+        """h ↦ W h, or Wᵀh, prepared once for the parameters as they are; it is not differentiated."""
 
     @abstractmethod
     def resolvent(self, alpha: float, *, transposed: bool = False) -> _Apply:
-        """h ↦ (I + α(I − W))⁻¹h, or with Wᵀ, prepared once for the parameters as they are; nothing of it is differentiated."""
+        """h ↦ (I + α(I − W))⁻¹h, or with Wᵀ, prepared once for the parameters as they are; it is not differentiated."""
 
     @abstractmethod
     def constants(self) -> tuple[float, float]:
@@ -121,8 +124,8 @@ class CircularConvolution(MonotoneOperator):
         self.B = nn.Parameter(scale * torch.randn(channels, channels, kernel, kernel))
 
     def _transformed(self, weights: Tensor) -> Tensor:
-        """The matrices (height, width // 2 + 1, channels, channels) of the convolution with these weights, at the half of frequencies that
-        real images need.
+        """The matrices (height, width // 2 + 1, channels, channels) of the convolution with these weights, at the half
+        of frequencies that real images need.
         """
         _, height, width = self.shape
         padded = torch.nn.functional.pad(weights, (0, width - self.kernel, 0, height - self.kernel))

@@ -1,16 +1,18 @@
-"""z = σ(W z + u) with I − W strongly monotone and σ = max(·, 0), by Peaceman–Rachford splitting, and how far off the answer can be.
+"""z = σ(W z + u) with I − W strongly monotone and σ = max(·, 0), by Peaceman–Rachford splitting, and its residual.
 
 σ is the proximal operator of the indicator of z ≥ 0, for every step size, so that the equation is the inclusion
 
     0 ∈ (I − W)z − u + ∂ι(z),    ι the indicator of z ≥ 0,
 
-which has exactly one solution. With R = (I + α(I − W))⁻¹ the iteration is, two reflections, from z = w = 0 or any other pair with z = σ(w),
+which has exactly one solution. With R = (I + α(I − W))⁻¹ the iteration is, two reflections, from z = w = 0 or any other
+pair with z = σ(w),
 
     w ← w + 2(R(2z − w + αu) − z),   z ← σ(w),
 
-and converges for every α > 0, linearly, by the factor max |(1 − αλ)/(1 + αλ)| over λ in the numerical range of I − W. With m ≤ Re λ and a skew
-part of norm ν that is about 1 − 2m/ν at best, which falls to one where I − W is nearly skew: what splitting leaves, newton.py solves.
-Sources: Winston, Kolter (2020); Ryu, Boyd, "A primer on monotone operator methods" (2016).
+and converges for every α > 0, linearly, by the factor max |(1 − αλ)/(1 + αλ)| over λ in the numerical range of I − W.
+With m ≤ Re λ and a skew part of norm ν that is about 1 − 2m/ν at best, which falls to one where I − W is nearly skew:
+what splitting leaves, newton.py solves. Sources: Winston, Kolter (2020); Ryu, Boyd, "A primer on monotone operator
+methods" (2016).
 """
 
 from __future__ import annotations
@@ -28,16 +30,20 @@ from conelayers.equilibrium.operators import MonotoneOperator, is_real
 
 __all__ = ["PeacemanRachford", "Solved", "natural_residual"]
 
-_LOOK = 5
+_LOOK = 5  # steps from one look at the residual to the next
 _PATIENCE = 10  # looks without the residual halving
 _MOST_STEPS = 2000  # where the user set no limit
-_POWER_STEPS = 4
-_ROUNDING = 4  # units of it, times ‖I − W‖: what W z is known to
+_POWER_STEPS = 4  # for the estimate of ‖I − W‖
+_ROUNDING = 4  # units of rounding, times ‖I − W‖: how well W z is known
 
 
 @final
 class Solved(NamedTuple):
-    """z (N, *shape), ‖z − σ(W z + u)‖ relative to 1 + ‖z‖ for each instance (N,), the steps of splitting, and what the residual was to reach."""
+    """What a solve ends with.
+
+    z (N, *shape). residual (N,): ‖z − σ(W z + u)‖ relative to 1 + ‖z‖. iterations: the steps of splitting.
+    tolerance: what the residual was to reach.
+    """
 
     z: Tensor
     residual: Tensor
@@ -48,10 +54,13 @@ class Solved(NamedTuple):
 @final
 @dataclass(frozen=True)
 class PeacemanRachford:
-    """alpha: the step α; 1/√(mL) with L = ‖I − W‖ if None. tol: relative residual at which all instances have to arrive.
+    """The settings of the splitting.
 
-    max_iter: the most steps. If None, splitting goes on for as long as it is fast, and Newton's method (newton.py) takes the instances that are left,
-    up to 2048 unknowns each; beyond, splitting goes on for up to 2000 steps. If the limit that the user set stops it, nothing else is tried.
+    alpha: the step α; 1/√(mL) with L = ‖I − W‖ if None.
+    tol: the relative residual that all instances have to reach.
+    max_iter: the most steps. If None, splitting goes on for as long as it is fast, and Newton's method (newton.py)
+    takes the instances that are left, up to 2048 unknowns each; beyond, splitting goes on for up to 2000 steps. If the
+    user's limit stops the splitting, no other method continues.
     """
 
     alpha: float | None = None
@@ -86,9 +95,10 @@ class PeacemanRachford:
 
     @torch.no_grad()
     def solve_adjoint(self, operator: MonotoneOperator, D: Tensor, g: Tensor) -> Solved:
-        """w = (I − WᵀD)⁻¹g, D (N, *shape) of zeros and ones, by the same iteration: p = Dw solves p = D(Wᵀp + g), and w = Wᵀp + g.
+        """w = (I − WᵀD)⁻¹g by the same iteration, for D (N, *shape) of zeros and ones.
 
-        D is the projection onto a subspace, the proximal operator of its indicator. The residual is ‖w − WᵀDw − g‖ relative to ‖g‖.
+        p = Dw solves p = D(Wᵀp + g), and w = Wᵀp + g. D is the projection onto a subspace, the proximal operator of its
+        indicator. The residual is ‖w − WᵀDw − g‖ relative to ‖g‖.
         """
         transposed = operator.prepared(transposed=True)
         norm = _size(operator, transposed, g)
@@ -106,20 +116,24 @@ class PeacemanRachford:
         if left.numel():
             W, d, b = matrix_of(operator), D[left].flatten(1).double(), g[left].flatten(1).double()
             solved = dense_adjoint(W, d, b)
-            # Of a direct solution the backward error is judged: w may be as long as ‖W‖/m times g, and W times it is not known better.
+            # Of a direct solution the backward error is judged: w may be as long as ‖W‖/m times g, and W times it is
+            # not known better.
             error = (solved - (d * solved) @ W - b).norm(dim=1) / (size[left] + norm * (d * solved).norm(dim=1))
             return _improved(found._replace(z=transposed(found.z) + g), left, solved, error)
         return found._replace(z=transposed(found.z) + g)
 
     def tolerance(self, dtype: torch.dtype, size: float = 1.0) -> float:
-        """``tol``, but no less than 32 units of rounding, or 4 times ``size`` = ‖I − W‖: products with W are not known better."""
+        """``tol``, but no less than 32 units of rounding, or 4·``size`` of them.
+
+        ``size`` is ‖I − W‖: products with W are not known better.
+        """
         return max(self.tol, max(32.0, _ROUNDING * size) * torch.finfo(dtype).eps)
 
     def _alpha(self, operator: MonotoneOperator, size: float) -> float:
         return self.alpha or 1 / math.sqrt(operator.m * max(size, operator.m))
 
     def _left(self, operator: MonotoneOperator, found: Solved, size: float) -> Tensor:
-        """The instances for Newton's method."""
+        """The instances that Newton's method takes."""
         if found.iterations == self.max_iter or math.prod(operator.shape) > MOST_UNKNOWNS:
             return torch.zeros(0, dtype=torch.int64)
         return torch.nonzero(~(found.residual <= found.tolerance)).flatten()
@@ -135,7 +149,7 @@ class PeacemanRachford:
         size: float,
     ) -> Solved:
         tolerance, limit = self.tolerance(z.dtype, size), self.max_iter or _MOST_STEPS
-        alone = self.max_iter is None and math.prod(operator.shape) > MOST_UNKNOWNS  # nobody takes over
+        alone = self.max_iter is None and math.prod(operator.shape) > MOST_UNKNOWNS  # Newton's method does not follow
         w, residual = z.clone(), torch.full_like(z.flatten(1)[:, 0], torch.inf)
         if not z.numel():
             return Solved(z, torch.zeros(z.shape[0], dtype=z.dtype), 0, tolerance)
@@ -148,14 +162,17 @@ class PeacemanRachford:
                 residual = residual_of(z)
                 worst = float(residual.max())
                 least, since = (worst, 0) if worst < (0.98 if alone else 0.5) * least else (least, since + 1)
-                # Rounding may stop it before the tolerance is reached: whoever called looks at the residual.
+                # Rounding may stop it before the tolerance is reached: the caller judges by the residual.
                 if worst <= tolerance or since >= _PATIENCE:
                     return Solved(z, residual, k, tolerance)
         return Solved(z, residual, limit, tolerance)
 
 
 def _improved(found: Solved, left: Tensor, solved: Tensor, residual: Tensor) -> Solved:
-    """With what was ``solved`` (k, n) for the instances ``left`` (k,), where its residual (k,), in double precision, is less."""
+    """``found`` with the solutions ``solved`` (k, n) of the instances ``left`` (k,), where their residuals are less.
+
+    residual (k,): theirs, in double precision.
+    """
     kept = residual < found.residual[left]
     where = left[kept]
     z, residuals = found.z.clone(), found.residual.clone()

@@ -1,10 +1,11 @@
-"""Derivatives of roots and fixed points: F(z, θ) = 0 and z = f(z, θ), with F, f in PyTorch or JAX, nonsmooth ones included.
+"""Derivatives of roots F(z, θ) = 0 and fixed points z = f(z, θ), with F and f, nonsmooth ones too, in PyTorch or JAX.
 
-    conelayers.implicit.torch   root, fixed_point, certify_root, certify_fixed_point, and Clarke-correct primitives, for PyTorch
+    conelayers.implicit.torch   root, fixed_point, certify_root, certify_fixed_point, projections with Clarke elements
     conelayers.implicit.jax     the same for JAX
     conelayers.implicit         the strategies, errors and certificates of both; neither framework is imported
 
-Source: Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit differentiation for machine learning and optimization" (2021).
+Source: Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit differentiation for machine learning and optimization"
+(2021).
 """
 
 from conelayers.implicit.certificate import RootCertificate

@@ -1,4 +1,7 @@
-"""What the arguments of the primitives may be: errors for numbers and shapes; values in arrays that are out of place give NaN instead."""
+"""Checks of the projections' arguments: numbers and shapes that do not fit raise.
+
+Values in arrays that do not fit raise nothing: the results there are NaN.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ __all__ = ["check_bounds", "check_like", "check_not_negative", "check_radius", "
 
 
 def check_like(name: str, value: Any, shape: Sequence[int], kind: str) -> None:
-    """That a threshold, radius or bound is a number, or an array (``kind``: what it is called) that broadcasts with v of that ``shape``."""
+    """Raises unless a threshold, radius or bound is a number, or an array that broadcasts with v of that ``shape``.
+
+    kind: what messages call the array.
+    """
     if isinstance(value, (str, bytes, type, dict)) or value is None:
         raise TypeError(f"{name}: got {described(value)}, expected a number or {kind}")
     given = tuple(getattr(value, "shape", ()))
@@ -27,27 +33,28 @@ def check_like(name: str, value: Any, shape: Sequence[int], kind: str) -> None:
 
 
 def check_not_negative(name: str, value: Any) -> None:
-    """``name`` is the function's and the argument's."""
+    """Raises for a negative number; ``name`` is the function's and the argument's."""
     if isinstance(value, numbers.Real) and not float(value) >= 0:
         raise ValueError(f"{name}: got {value}, expected a number ≥ 0")
 
 
 def check_bounds(lower: Any, upper: Any) -> None:
-    """Of a box."""
+    """Raises where the numbers ``lower`` and ``upper`` describe no box."""
     if isinstance(lower, numbers.Real) and isinstance(upper, numbers.Real) and not float(lower) <= float(upper):
         raise ValueError(f"project_box: lower, upper: got {lower} and {upper}, expected lower ≤ upper; exchange them")
 
 
 def check_rows(name: str, shape: Sequence[int]) -> None:
-    """That v has a last axis with entries."""
+    """Raises unless v has a last axis with entries."""
     if not shape or not shape[-1]:
         raise ValueError(f"{name}: v: got the shape {tuple(shape)}, expected (..., n) with n ≥ 1")
 
 
 def check_radius(name: str, value: Any, shape: Sequence[int]) -> None:
-    """One number, or one for each row: a shape (N,) would broadcast along the rows."""
+    """Raises unless the radius is one number, or one for each row; a shape (N,) would broadcast along the rows."""
     check_not_negative(f"{name}: radius", value)
     if shape and shape[-1] != 1:
         raise ValueError(
-            f"{name}: radius: got the shape {tuple(shape)}, expected a number or (..., 1), one for each row of v; write radius[..., None]"
+            f"{name}: radius: got the shape {tuple(shape)}, expected a number or (..., 1), one for each row of v; "
+            "write radius[..., None]"
         )

@@ -12,16 +12,24 @@ from conelayers.certificate import Verdict
 __all__ = ["RootCertificate"]
 
 _MEANING = {
-    Verdict.CLASSICAL: "B is invertible and no kink is near: the solution map is differentiable here, and this is its derivative.",
+    Verdict.CLASSICAL: (
+        "B is invertible and no kink is near: the solution map is differentiable here, and this is its derivative."
+    ),
     Verdict.CERTIFIED: (
-        "The solution lies on a kink, and every element of the generalized Jacobian is invertible: the solution map is Lipschitz "
+        "The solution lies on a kink, and every element of the generalized Jacobian is invertible: the solution map is "
+        "Lipschitz "
         "here, and this is one of its conservative derivatives."
     ),
-    Verdict.CHECKED: "The elements of the generalized Jacobian that were tested are all invertible; others there may be were not tested.",
+    Verdict.CHECKED: (
+        "The elements of the generalized Jacobian that were tested are all invertible; others there may be were not "
+        "tested."
+    ),
     Verdict.UNCERTIFIED: "The theorem's hypothesis was not found to hold here.",
     Verdict.LEAST_SQUARES: (
-        "B is singular, or tends to a singular matrix as z does to the root: no exact derivative exists. root and fixed_point warn and put a "
-        "least-squares one in its place; where B is singular to working precision they raise LinearSolveError, or return NaN."
+        "B is singular, or tends to a singular matrix as z does to the root: no exact derivative exists. root and "
+        "fixed_point warn and put a "
+        "least-squares one in its place; where B is singular to working precision they raise LinearSolveError, or "
+        "return NaN."
     ),
 }
 
@@ -29,16 +37,20 @@ _MEANING = {
 @final
 @dataclass(frozen=True, eq=False)
 class RootCertificate:
-    """What is known of the derivative dz = −B⁻¹A dθ at a root, B = ∂F/∂z the element that automatic differentiation gave.
+    """What is known of the derivative dz = −B⁻¹A dθ at a root; B = ∂F/∂z, the element of automatic differentiation.
 
-    residual: ‖F‖∞/(1 + ‖z‖∞). converged: whether the point is a solution, which is judged in no units: F is rounding, or Newton's step is within the
-    ``tolerance`` of z, or both are nearly so. smallest_singular_value, condition: of
-    B. linear_residual: relative, of a solve with B for a random right-hand side.
-
-    kinks (n,), margin, kink_tolerance: for separable kinks, which coordinates lie on one, the distance of the nearest, and the
-    largest distance that counts; None, infinity and 0 where the function was not described. method: how the elements were tested,
-    ``elements``: how many. least_minor, monotonicity: those of ``SeparableTest``. everywhere: whether the elements would be invertible
-    wherever the kinks lie (with this W: for a pre that is affine in z); None if that was not found out.
+    residual: ‖F‖∞/(1 + ‖z‖∞).
+    converged: whether the point is a solution. No units count: F is rounding, or Newton's step is within ``tolerance``
+    of z, or both are nearly so.
+    smallest_singular_value, condition: of B.
+    linear_residual: the relative residual of a solve with B for a random right-hand side.
+    kinks (n,): which coordinates lie on a kink; None where the function's kinks were not described.
+    margin: the distance of the nearest kink; infinite where they were not described.
+    kink_tolerance: the largest distance that counts as lying on one; 0 where they were not described.
+    method, elements: how the elements were tested, and how many.
+    least_minor, monotonicity: those of ``SeparableTest``.
+    everywhere: whether the elements would be invertible wherever the kinks lie (with this W: for a pre that is affine
+    in z); None if that was not found out.
     """
 
     verdict: Verdict
@@ -68,10 +80,15 @@ class RootCertificate:
         if not self.converged and self.verdict is not Verdict.LEAST_SQUARES:
             return "The point is no solution: no derivative is certified at it. Solve to a smaller tol."
         if self.verdict is Verdict.LEAST_SQUARES:
-            return "The solution is not isolated to first order: add a small multiple of z to F (of −z to f), or equations that fix it."
+            return (
+                "The solution is not isolated to first order: add a small multiple of z to F (of −z to f), or "
+                "equations "
+                "that fix it."
+            )
         if self.verdict is Verdict.UNCERTIFIED:
             return (
-                "Some element at this kink is singular: the solution map may branch or jump here. Make the map a contraction or strongly "
+                "Some element at this kink is singular: the solution map may branch or jump here. Make the map a "
+                "contraction or strongly "
                 "monotone, ½(W + Wᵀ) ⪯ (1 − m)I."
             )
         if self.verdict is Verdict.CHECKED and self.kinks is None:
@@ -86,7 +103,8 @@ class RootCertificate:
                 f"  kinks      {int(self.kinks.sum())} of {self.kinks.size} coordinates, margin {self.margin:.1e}"
             )
         lines.append(
-            f"  B          smallest singular value {self.smallest_singular_value:.1e}, condition {self.condition:.1e}, linear residual "
+            f"  B          smallest singular value {self.smallest_singular_value:.1e}, condition {self.condition:.1e}, "
+            "linear residual "
             f"{self.linear_residual:.1e}"
         )
         numbers = "".join(

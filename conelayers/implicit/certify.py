@@ -1,10 +1,12 @@
-"""The test behind a root's certificate, over arrays: is B invertible for the element used, and for every other one?
+"""The test behind a root's certificate, over NumPy arrays: is B invertible, and is every other element?
 
-- ``smooth``: B is all there is.
-- Separable kinks: the box of diagonals D, by separable.py. A solution is known up to its residual only, so a coordinate counts as
-  being at a kink that is as near as 100 times what Newton's next step, W B⁻¹F, would move it, or 1e−12 of ‖v‖.
-- Neither: elements at points nearby are tested, and their determinants' signs compared: the Clarke Jacobian is convex, so two signs
-  prove that some element is singular. One sign proves nothing; the verdict is CHECKED.
+- ``smooth``: B is the only element. - Separable kinks: separable.py tests the box of diagonals D. A solution is known
+up to its residual only. So a coordinate counts as
+  lying on a kink if Newton's next step, W B⁻¹F, would move it by a hundredth of its distance from the kink, or if that
+  distance is within 1e−12 of ‖v‖.
+- Neither: elements at points nearby are tested, and the signs of their determinants are compared. The Clarke Jacobian
+is convex, so two
+  different signs prove that some element is singular. One sign proves nothing: the verdict is CHECKED.
 """
 
 from __future__ import annotations
@@ -19,22 +21,25 @@ import numpy as np
 from conelayers.arguments import as_flag, described
 from conelayers.certificate import Verdict
 from conelayers.implicit.certificate import RootCertificate
+from conelayers.implicit.rounding import effective
 from conelayers.implicit.separable import Invertibility, PiecewiseLinear, SeparableTest, check_separable
+from conelayers.implicit.singular_roots import judged
 
-__all__ = ["Kinks", "Separable", "certificate_of", "check_arguments"]
+__all__ = ["EquationAtPoint", "Separable", "certificates", "check_arguments", "distance_moved"]
 
-_STEPS = 100.0  # of Newton's next step
-_ROUNDING = 1e-12  # of ‖v‖
-_RANK = 1e-9  # σ_min/σ_max, of a scaled B
+_STEPS = 100.0  # of Newton's next step: how near a kink counts as being on it
+_ROUNDING = 1e-12  # of ‖v‖: the same
+_RANK = 1e-9  # σ_min/σ_max of a scaled B, below which B counts as singular
 _SCALINGS = 8  # of rows and columns by the square roots of their largest entries
+_NEARBY = 1e-6  # of 1 + ‖·‖∞: how far away "points nearby" are
 
 
 @final
 @dataclass(frozen=True)
 class Separable:
-    """z = σ(pre(z, *theta)), coordinate by coordinate; ``pre`` returns the shape of z and is smooth at the solution. ReLU by default.
+    """z = σ(pre(z, *theta)), coordinate by coordinate. In certify_root: F = z − σ(pre) or its negative.
 
-    In certify_root: F = z − σ(pre) or its negative.
+    pre: returns the shape of z and is smooth at the solution. activation: σ, ReLU by default.
     """
 
     pre: Callable[..., Any]
@@ -45,13 +50,32 @@ class Separable:
             raise TypeError(f"Separable: pre: got {described(self.pre)}, expected a callable (z, *theta) -> tensor")
         if not isinstance(self.activation, PiecewiseLinear):
             raise TypeError(
-                f"Separable: activation: got {described(self.activation)}, expected a PiecewiseLinear, such as PiecewiseLinear.relu()"
+                f"Separable: activation: got {described(self.activation)}, expected a PiecewiseLinear, such as "
+                "PiecewiseLinear.relu()"
             )
 
 
 @final
-class Kinks(NamedTuple):
-    """v = pre(z, θ) (n,), W = ∂v/∂z (n, n), σ."""
+@dataclass(frozen=True, eq=False)
+class EquationAtPoint:
+    """F at a point (z, θ) in double precision, as an adapter gives it; N instances of n unknowns.
+
+    z: the point (N, n). shape: that of z as the user's function takes it. rounding: the unit of rounding of its dtype.
+    values: Z (N, n) ↦ F(Z, θ) (N, n). matrices: Z ↦ ∂F/∂z (N, n, n). matrices_nearby: the same with z and θ moved by
+    the generator.
+    """
+
+    z: np.ndarray
+    shape: tuple[int, ...]
+    rounding: float
+    values: Callable[[np.ndarray], np.ndarray]
+    matrices: Callable[[np.ndarray], np.ndarray]
+    matrices_nearby: Callable[[np.random.Generator], np.ndarray]
+
+
+@final
+class _Kinks(NamedTuple):
+    """v = pre(z, θ) (n,), W = ∂v/∂z (n, n), and σ of one instance."""
 
     v: np.ndarray
     W: np.ndarray
@@ -59,7 +83,7 @@ class Kinks(NamedTuple):
 
 
 def check_arguments(name: str, separable: Any, tol: Any, samples: Any, smooth: Any, batched: Any) -> None:
-    """Raises TypeError or ValueError naming the argument of ``name`` that is none."""
+    """Raises TypeError or ValueError naming the argument of ``name`` that does not fit."""
     as_flag(f"{name}: smooth", smooth)
     as_flag(f"{name}: batched", batched)
     if separable is not None and not isinstance(separable, Separable):
@@ -70,7 +94,57 @@ def check_arguments(name: str, separable: Any, tol: Any, samples: Any, smooth: A
         raise ValueError(f"{name}: samples: got {samples!r}, expected an integer ≥ 1")
 
 
-def certificate_of(
+def certificates(
+    name: str,
+    equation: EquationAtPoint,
+    at_point: Callable[[Callable[..., Any]], EquationAtPoint],
+    separable: Separable | None,
+    smooth: bool,
+    tol: float,
+    samples: int,
+) -> tuple[RootCertificate, ...]:
+    """One certificate for each instance. ``at_point`` gives ``separable.pre`` at the same point.
+
+    Raises ValueError where ``separable`` describes another function.
+    """
+    z = equation.z
+    count, n = z.shape
+    F, B = equation.values(z), equation.matrices(z)
+    generator = np.random.default_rng(0)
+    unknown = separable is None and not smooth
+    nearby = [equation.matrices_nearby(generator) for _ in range(samples if unknown else 0)]
+    kinks = None if separable is None else _kinks(at_point(separable.pre), separable)
+    tolerance = effective(tol, equation.rounding)
+    singular, arrived = judged(equation.values, equation.matrices, z, F, B, tolerance, equation.rounding)
+    return tuple(
+        _certificate_of(
+            name,
+            F[i],
+            z[i],
+            B[i],
+            tolerance,
+            singular=bool(singular[i]),
+            arrived=bool(arrived[i]),
+            kinks=None if kinks is None else kinks[i],
+            smooth=smooth,
+            nearby=np.stack([h[i] for h in nearby]) if nearby else np.zeros((0, n, n)),
+        )
+        for i in range(count)
+    )
+
+
+def distance_moved(largest: Any) -> Any:
+    """How far an array is moved to a point nearby, by its largest entry."""
+    return _NEARBY * (1 + largest)
+
+
+def _kinks(pre: EquationAtPoint, separable: Separable) -> list[_Kinks]:
+    v, W = pre.values(pre.z), pre.matrices(pre.z)
+    activations = separable.activation.of_instances(pre.shape, len(v))
+    return [_Kinks(*of_one) for of_one in zip(v, W, activations, strict=True)]
+
+
+def _certificate_of(
     name: str,
     F: np.ndarray,
     z: np.ndarray,
@@ -79,12 +153,14 @@ def certificate_of(
     *,
     singular: bool,
     arrived: bool,
-    kinks: Kinks | None,
+    kinks: _Kinks | None,
     smooth: bool,
     nearby: np.ndarray,
 ) -> RootCertificate:
-    """Of one instance, F and z (n,), B (n, n), ``nearby`` (k, n, n) elements at points nearby; singular, arrived:
-    by singular_roots.py. Raises ValueError where kinks do not describe B."""
+    """The certificate of one instance: F and z (n,), B (n, n), ``nearby`` (k, n, n) the elements at points nearby.
+
+    singular, arrived: what singular_roots.py found. Raises ValueError where the kinks do not describe B.
+    """
     residual = float(np.max(np.abs(F), initial=0.0) / (1 + np.max(np.abs(z), initial=0.0)))
     values = np.linalg.svd(B, compute_uv=False) if np.isfinite(B).all() else np.full(len(z), np.nan)
     smallest, largest = (float(values[-1]), float(values[0])) if values.size else (1.0, 1.0)
@@ -147,7 +223,7 @@ def _everywhere(tested: SeparableTest) -> bool | None:
 
 
 def _described(name: str, B: np.ndarray, W: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """±B = I − D W for slopes D between low and high, else the description is of another function."""
+    """Raises ValueError unless ±B = I − D W for slopes D between low and high: the kinks belong to another function."""
     identity = np.eye(len(W))
     size = 1e-6 * (1 + np.abs(W).max(initial=0.0))
     lengths = np.sum(W * W, axis=1)
@@ -160,7 +236,8 @@ def _described(name: str, B: np.ndarray, W: np.ndarray, low: np.ndarray, high: n
     if (error > size).any():
         i = int(np.argmax(error))
         raise ValueError(
-            f"{name}: separable: got a description of another function: the derivative of the function differs by {error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), "
+            f"{name}: separable: got a description of another function: the derivative of the function differs by "
+            f"{error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), "
             "expected z = σ(pre(z, *theta)) coordinate by coordinate; check pre and activation"
         )
 
@@ -178,7 +255,7 @@ def _sampled(B: np.ndarray, nearby: np.ndarray) -> SeparableTest:
 
 
 def _regular(B: np.ndarray) -> bool:
-    """By the singular values with rows and columns of length about one: those of B depend on the units of F and z."""
+    """Judged by the singular values once rows and columns have length one: B's own depend on the units of F and z."""
     if not B.size or not np.isfinite(B).all():
         return not B.size
     for _ in range(_SCALINGS):

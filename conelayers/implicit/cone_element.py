@@ -1,4 +1,7 @@
-"""A product cone's projection and derivative with the selection at kinks, over NumPy arrays: what the adapters' rules call."""
+"""A product cone's projection and its derivative, with a selection at kinks, over NumPy arrays.
+
+The adapters' rules of differentiation call it.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,14 @@ __all__ = ["ConeElement"]
 @final
 @dataclass(frozen=True)
 class ConeElement:
-    """Π_{K*} with the element that ``selection`` asks for; the rules of derivatives know it as they know a program's formulas."""
+    """Π_{K*} with the element that ``selection`` asks for.
+
+    The rules of the adapters for D(v)h and D²Π(v)[a, c] call its methods as they call those of a program's formulas.
+    """
 
     cones: Cones
     selection: Selection
-    piecewise: bool = False  # its derivative is asked for at each point
+    piecewise: bool = False  # the rules always call ``derivative``
 
     @classmethod
     def of(cls, cones: Cones | Mapping[str, Any], selection: Selection | str, dual: bool) -> ConeElement:
@@ -30,7 +36,7 @@ class ConeElement:
 
     @property
     def formulas(self) -> ConeElement:
-        """Itself: for JAX's rules it is the program too."""
+        """Itself: JAX's rules look for these methods here."""
         return self
 
     def project(self, v: np.ndarray) -> np.ndarray:

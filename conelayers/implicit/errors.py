@@ -1,4 +1,4 @@
-"""What is raised where an equation or a linear system was not solved."""
+"""The errors that are raised where an equation or a linear system was not solved."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import final
 
 __all__ = ["ConvergenceError", "LinearSolveError"]
 
-_SHOWN = 10
+_SHOWN = 10  # indices in a message
+_ADVICE = (
+    "Raise its max_iter, start nearer (z0), loosen tol, or pass another solve=; on_failure='nan' returns NaN instead."
+)
 
 
 @final
 class ConvergenceError(RuntimeError):
-    """Instances whose equation was not solved: ``indices`` of a batch, the ``residuals`` they reached, and the ``tolerance``."""
+    """The equation of some instances was not solved.
+
+    indices: theirs in the batch. residuals: what they reached. tolerance: what was asked for.
+    """
 
     def __init__(
         self,
@@ -22,7 +28,7 @@ class ConvergenceError(RuntimeError):
         residuals: Sequence[float],
         tolerance: float,
         batch: bool = True,
-        advice: str = "Raise its max_iter, start nearer (z0), loosen tol, or pass another solve=; on_failure='nan' returns NaN instead.",
+        advice: str = _ADVICE,
     ) -> None:
         self.name, self.solver, self.tolerance = name, solver, float(tolerance)
         self.indices, self.residuals = tuple(int(i) for i in indices), tuple(float(r) for r in residuals)
@@ -30,7 +36,8 @@ class ConvergenceError(RuntimeError):
         self.batch, self.advice = batch, advice
         of = f" at batch index {_shown(self.indices)}" if batch else ""
         super().__init__(
-            f"{name}: {solver} did not converge{of}: reached the relative residual {worst:.1e}, expected at most {self.tolerance:.1e}. "
+            f"{name}: {solver} did not converge{of}: reached the relative residual {worst:.1e}, expected at most "
+            f"{self.tolerance:.1e}. "
             f"{advice}"
         )
 
@@ -49,14 +56,16 @@ class LinearSolveError(ArithmeticError):
         self.name, self.solver, self.residual, self.tolerance = name, solver, float(residual), float(tolerance)
         self.advice = advice
         cause = (
-            "∂F/∂z is singular at the solution to working precision (or, with batched=True, couples the instances): no derivative is "
+            "∂F/∂z is singular at the solution to working precision (or, with batched=True, couples the instances): no "
+            "derivative is "
             "defined by it; certify_root or certify_fixed_point says more."
             if solver.startswith("Dense")
-            else "Raise max_iter or restart, loosen rtol, or pass linear=Dense() where there is memory for the matrix; a singular "
-            "∂F/∂z has no solution (certify_root or certify_fixed_point says so)."
+            else "Raise max_iter or restart, loosen rtol, or pass linear=Dense() where there is memory for the matrix; "
+            "a singular ∂F/∂z has no solution (certify_root or certify_fixed_point says so)."
         )
         super().__init__(
-            f"{name}: linear: {solver} left the relative residual {self.residual:.1e} in the derivative's linear system, expected at "
+            f"{name}: linear: {solver} left the relative residual {self.residual:.1e} in the derivative's linear "
+            "system, expected at "
             f"most {self.tolerance:.1e}. " + (advice or f"{cause} on_failure='nan' returns NaN instead.")
         )
 

@@ -1,22 +1,25 @@
 """Coordinate-wise kinks: are all I − D W invertible, D diagonal with slopes in given intervals?
 
-For z = σ(v(z, θ)), σ coordinate by coordinate (ReLU, soft-thresholding, a box), W = ∂v/∂z, the Jacobian of z − σ(v) is I − D W, where
-D runs over a box of diagonal matrices: the slopes are known off the kinks, and at a kink run from one side's to the other's.
+For z = σ(v(z, θ)), σ coordinate by coordinate (ReLU, soft-thresholding, a box), W = ∂v/∂z, the Jacobian of z − σ(v) is
+I − D W, where D runs over a box of diagonal matrices: the slopes are known off the kinks, and at a kink run from one
+side's to the other's.
 
 det(I − D W) is affine in each entry of D by itself, so its extremes over a box are at vertices, and
 
     I − D W is invertible for every D of the box  ⟺  the determinants at all vertices have one sign.
 
-For the box 0 ⪯ D ⪯ I the determinant at the vertex that takes the rows S is the principal minor of I − W on S (the other rows are
-the identity's), and it is 1 at D = 0: all I − D W are invertible iff I − W is a P-matrix, all of whose principal minors are positive.
-Any box low ≤ d ≤ high comes down to that: with L = I − diag(low) W invertible, and K the coordinates where low < high,
+For the box 0 ⪯ D ⪯ I the determinant at the vertex that takes the rows S is the principal minor of I − W on S (the
+other rows are the identity's), and it is 1 at D = 0: all I − D W are invertible iff I − W is a P-matrix, all of whose
+principal minors are positive. Any box low ≤ d ≤ high comes down to that: with L = I − diag(low) W invertible, and K the
+coordinates where low < high,
 
     det(I − D W) = det L · det(I − δ C),  C = diag(high − low)·(W L⁻¹)  on K × K,  δ ∈ [0, 1]^K,
 
-so that only as many coordinates as there are kinks count: I − C is to be a P-matrix. That takes 2^k minors; a sufficient condition for any
-size is that I − C has a positive definite symmetric part, as for the box [0, 1]ⁿ where ½(W + Wᵀ) ⪯ (1 − m)I, m > 0 (strong
-monotonicity: Winston, Kolter, "Monotone operator equilibrium networks", 2020): every principal submatrix inherits it, and a real
-matrix with one has a positive determinant. P-matrices: Fiedler, Pták (1962); Gale, Nikaido (1965).
+so that only as many coordinates as there are kinks count: I − C is to be a P-matrix. That takes 2^k minors; a
+sufficient condition for any size is that I − C has a positive definite symmetric part, as for the box [0, 1]ⁿ where ½(W
++ Wᵀ) ⪯ (1 − m)I, m > 0 (strong monotonicity: Winston, Kolter, "Monotone operator equilibrium networks", 2020): every
+principal submatrix inherits it, and a real matrix with one has a positive determinant. P-matrices: Fiedler, Pták
+(1962); Gale, Nikaido (1965).
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ _RANK = 1e-9  # σ_min/σ_max
 class PiecewiseLinear:
     """σ of one coordinate: ``slopes[i]`` between ``breakpoints[i − 1]`` and ``breakpoints[i]``, which increase.
 
-    Breakpoints are numbers, or arrays that broadcast with v, as for thresholds that differ. Raises ValueError where the lengths do not fit.
+    Breakpoints are numbers, or arrays that broadcast with v, as for thresholds that differ. Raises ValueError where the
+    lengths do not fit.
     """
 
     breakpoints: tuple[Any, ...]
@@ -58,7 +62,8 @@ class PiecewiseLinear:
             raise ValueError(f"PiecewiseLinear.slopes: got {tuple(self.slopes)!r}, expected finite numbers")
         if len(self.slopes) != len(self.breakpoints) + 1:
             raise ValueError(
-                f"PiecewiseLinear.slopes: got {len(self.slopes)} slopes for {len(self.breakpoints)} breakpoints, expected one more slope "
+                f"PiecewiseLinear.slopes: got {len(self.slopes)} slopes for {len(self.breakpoints)} breakpoints, "
+                "expected one more slope "
                 "than breakpoints"
             )
         points = tuple(point if point.ndim else float(point) for point in map(_array, self.breakpoints))
@@ -68,7 +73,8 @@ class PiecewiseLinear:
             raise ValueError("PiecewiseLinear.breakpoints: got NaN, expected numbers, infinite ones included")
         if not all(np.all(left <= right) for left, right in itertools.pairwise(points)):
             raise ValueError(
-                "PiecewiseLinear.breakpoints: got ones that decrease, expected b₁ ≤ b₂ ≤ …: a threshold ≥ 0, lower ≤ upper"
+                "PiecewiseLinear.breakpoints: got ones that decrease, expected b₁ ≤ b₂ ≤ …: a threshold ≥ 0, lower ≤ "
+                "upper"
             )
 
     @classmethod
@@ -97,14 +103,18 @@ class PiecewiseLinear:
         except ValueError as error:
             shapes = ", ".join(str(np.shape(point)) for point in self.breakpoints)
             raise ValueError(
-                f"separable: activation: got breakpoints of shape {shapes}, expected numbers, or arrays that broadcast to v's {shape}"
+                f"separable: activation: got breakpoints of shape {shapes}, expected numbers, or arrays that broadcast "
+                f"to v's {shape}"
             ) from error
         return [PiecewiseLinear(tuple(point[i] for point in points), self.slopes) for i in range(count)]
 
     def slopes_at(
         self, v: np.ndarray, tolerance: np.ndarray | float = 0.0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The least and the largest slope at v (n,), those of both sides within ``tolerance`` of a breakpoint, and the distance from the nearest."""
+        """The least and the largest slope at v (n,), and the distance from the nearest breakpoint.
+
+        Within ``tolerance`` of a breakpoint the slopes of both sides count.
+        """
         low, high = np.full(v.shape, np.inf), np.full(v.shape, -np.inf)
         distance = np.full(v.shape, np.inf)
         ends = [-np.inf, *self.breakpoints, np.inf]
@@ -129,10 +139,11 @@ class Invertibility(Enum):
 @final
 @dataclass(frozen=True)
 class SeparableTest:
-    """invertibility of the elements; ``method`` by which that was found; ``elements``: how many determinants were computed.
+    """invertibility: of the elements. method: by which that was found. elements: how many determinants were computed.
 
-    least_minor: the least principal minor of I − C, scaled, over the product of its rows' lengths; None where they were not computed.
-    monotonicity: m, the least eigenvalue of the symmetric part of I − C (of I − W where every slope runs from 0 to 1).
+    least_minor: the least principal minor of I − C, scaled, over the product of its rows' lengths; None where they were
+    not computed. monotonicity: m, the least eigenvalue of the symmetric part of I − C (of I − W where every slope runs
+    from 0 to 1).
     """
 
     invertibility: Invertibility
@@ -143,10 +154,11 @@ class SeparableTest:
 
 
 def check_separable(W: Any, low: Any = 0.0, high: Any = 1.0) -> SeparableTest:
-    """Whether I − D W is invertible for every diagonal D with low ≤ d ≤ high, for W (n, n), low and high (n,) or numbers.
+    """Whether I − D W is invertible for every diagonal D with low ≤ d ≤ high; W (n, n), low and high (n,) or numbers.
 
-    Exact up to 14 coordinates with low < high (or where the monotonicity condition holds, for any number), but that a determinant within
-    rounding of 0 counts as 0; beyond, vertices are sampled. Raises ValueError for a W that is not square and finite, or low > high.
+    Exact up to 14 coordinates with low < high (or where the monotonicity condition holds, for any number), but that a
+    determinant within rounding of 0 counts as 0; beyond, vertices are sampled. Raises ValueError for a W that is not
+    square and finite, or low > high.
     """
     W = _array(W)
     if W.ndim != 2 or W.shape[0] != W.shape[1]:
@@ -189,7 +201,7 @@ def check_separable(W: Any, low: Any = 0.0, high: Any = 1.0) -> SeparableTest:
 
 
 def least_principal_minor(M: np.ndarray) -> tuple[float, int]:
-    """The least principal minor of M (k, k), scaled, each over the product of its rows' lengths, and how many there are."""
+    """The least principal minor of the scaled M (k, k), relative to its rows' lengths, and the number of minors."""
     k = M.shape[0]
     diagonal = np.diagonal(M)
     if (diagonal <= 0).any():

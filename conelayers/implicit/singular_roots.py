@@ -1,33 +1,49 @@
-"""Roots at which B = ∂F/∂z is singular, told from a B that is merely small: over arrays, for both frameworks.
+"""Singular roots: how a B = ∂F/∂z that tends to a singular matrix is told from one that is merely small.
 
-At a singular root B tends to a singular matrix as z does to the root, and at a computed z, a little off, it is invertible: no number of
-that matrix by itself gives it away, in one unknown least of all. What does is how B *changes*. Let d be how far z is uncertain,
+At a singular root B tends to a singular matrix as z does to the root. At a computed z, a little off, it is invertible:
+no number of that matrix by itself gives it away, in one unknown least of all. What does is how B *changes*. Let d be
+how far z is uncertain,
 
     d = B⁻¹F and B⁻¹ν together,    ν = F(z + h) − F(z) − B h,  |h| ≈ √ε|z|,
 
-Newton's next step, and what F's rounding errors, and its curvature on a step where that is rounding at a regular root, could make of it. At a root of F = zᵐ Newton's step is z/m, and B(z + a d) = (1 + a/m)^{m−1}·B(z): B grows by a
-power of a on steps that are as short as the uncertainty of z. At a regular root it stays what it is; at a kink it jumps once, by the same for every a. So
-the spectral radii ρ(a) of B(z)⁻¹B(z + a d) decide, which no change of the units of z or F moves:
+that is Newton's next step, and the step that F's rounding errors could cause, or its curvature on a step h where that
+is rounding at a regular root. At a root of F = zᵐ Newton's step is z/m, and B(z + a d) = (1 + a/m)^{m−1}·B(z): B grows
+by a power of a on steps that are as short as the uncertainty of z. At a regular root B stays what it is; at a kink it
+jumps once, by the same for every a. So the spectral radii ρ(a) of B(z)⁻¹B(z + a d) decide, which no change of the units
+of z or F moves:
 
     singular   ⟺   ρ(10) ≥ 2½ and ρ(100) ≥ 2½ρ(10).
 
-The derivative that stands in is the least-squares one: with B̃ = B(z + 100 d), the singular values of B̃⁻¹B are near 1 in the directions in which B is
-regular and near 0 in the others, which are left out.
+There the least-squares derivative is returned. With B̃ = B(z + 100 d), the singular values of B̃⁻¹B are near 1 in the
+directions in which B is regular and near 0 in the others, which are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from conelayers.implicit.settings import MODEL, PROBE, ROUNDINGS, probe
+from conelayers.implicit.newton import MODEL
+from conelayers.implicit.rounding import PROBE, ROUNDINGS, probe
 
-__all__ = ["CHANGED", "FAR", "MOST_UNKNOWNS", "NEAR", "judged", "message", "suspect_from", "tested", "wider_probe"]
+__all__ = [
+    "FAR",
+    "MOST_UNKNOWNS",
+    "NEAR",
+    "has_changed",
+    "judged",
+    "message",
+    "suspects",
+    "tested",
+    "uncertainty",
+    "wider_probe",
+]
 
 NEAR, FAR = 10.0, 100.0  # the a above
 MOST_UNKNOWNS = 256  # of an instance for which the test, which takes matrices, is made
-CHANGED = 1.5  # |B⁻¹B(z + 100d)d − d| over |d|, in some unknown, from which on the matrices are made
+_CHANGED = 1.5  # |B⁻¹B(z + 100d)d − d| over |d|, in some unknown, from which on the matrices are made
 _GROWTH = 2.5
 _LOWERED = 0.6  # by which a Newton step lowers F at least, (1 − 1/m)ᵐ < 0.4 at a singular root
 _NEWTON_STEPS = 60
@@ -36,13 +52,31 @@ _SCALINGS = 8  # of rows and columns by the square roots of their largest entrie
 _REGULAR = 0.2  # singular values of B̃⁻¹B below this belong to singular directions
 
 
-def suspect_from(rounding: float) -> float:
-    """d/|z|, in some unknown, from which on B is looked at: 2e−12 in double, 1e−5 in single precision."""
-    return min(1e4 * rounding, 1e-5)
+def uncertainty(xp: Any, dz: Any, noise: Any) -> Any:
+    """d (N, n), from Newton's step B⁻¹F and B⁻¹ν; xp is numpy, torch or jax.numpy."""
+    size = xp.abs(dz) + xp.abs(noise)
+    return xp.where(dz < 0, -size, size)
+
+
+def suspects(xp: Any, d: Any, z: Any, points: Any, rounding: float) -> Any:
+    """Which of the ``points`` (N,) are so uncertain, in some unknown, that B is looked at there.
+
+    That is from d = 2e−12 |z| in double, 1e−5 |z| in single precision.
+    """
+    least = min(1e4 * rounding, 1e-5)
+    return points & xp.isfinite(d).all(1) & (xp.abs(d) > least * xp.abs(z)).any(1)
+
+
+def has_changed(xp: Any, ahead: Any, d: Any) -> Any:
+    """Whether B changes enough towards z + 100d, in some unknown, to make the matrices; ahead: B⁻¹B(z + 100d)d."""
+    return (xp.abs(ahead - d) > _CHANGED * xp.abs(d)).any(1)
 
 
 def wider_probe(rounding: float, n: int) -> np.ndarray:
-    """Relative steps of n unknowns, of √ε, on which F's curvature is rounding at a regular root: at a double one z is known no better."""
+    """Relative steps of n unknowns, of √ε: at a double root z is known no better than that.
+
+    At a regular root F's curvature on such steps is rounding.
+    """
     return rounding**0.5 / PROBE * np.array(probe(n))
 
 
@@ -55,22 +89,27 @@ def judged(
     tolerance: float,
     rounding: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which instances are singular roots, and which are roots at all, by what Newton's method does from z; (N,) bool both.
+    """Which instances are singular roots, and which are roots at all, (N,) each, by what Newton's method does from z.
 
-    function, matrices: F (N, n) and B (N, n, n) at z (N, n). A root: F is rounding; or Newton's step is within the tolerance of z; or F is of what its rows are
-    computed from, and the step takes it down; or ‖F‖∞ is of 1 + ‖z‖∞, and the step within the square root of z, in every unknown where the root is not 0.
+    function, matrices: F (N, n) and B (N, n, n) at z (N, n). z is a root where one of these holds:
+
+    - F is rounding.
+    - Newton's step is within the tolerance of z.
+    - F is within the tolerance of what its rows are computed from, and the step takes it down.
+    - ‖F‖∞ is within the tolerance of 1 + ‖z‖∞, and Newton's method ends within the tolerance's square root of z, in
+      every unknown where the root is not 0.
     """
     there = np.isfinite(z).all(1) & np.isfinite(F).all(1) & np.isfinite(B).all((1, 2))
     singular, arrived = np.zeros(len(z), dtype=bool), np.zeros(len(z), dtype=bool)
     if not there.any() or not z.shape[1]:
         return singular, there
     h = rounding * np.array(probe(z.shape[1]))
-    # Two, lest what a row is computed from cancels on one of them.
+    # Two steps, since the terms of a row may cancel on one of them.
     changed = np.maximum(*(np.abs(np.nan_to_num(function(z + z * steps) - F)) for steps in (h, np.abs(h[::-1]))))
     wide = z * wider_probe(rounding, z.shape[1])
     dz, noise = _steps(B, F), _steps(B, np.nan_to_num(function(z + wide) - F - (B @ wide[..., None])[..., 0]))
-    d = np.where(dz < 0, -1.0, 1.0) * (np.abs(dz) + np.abs(noise))
-    suspect = there & np.isfinite(d).all(1) & (np.abs(d) > suspect_from(rounding) * np.abs(z)).any(1)
+    d = uncertainty(np, dz, noise)
+    suspect = suspects(np, d, z, there, rounding)
     if suspect.any() and z.shape[1] <= MOST_UNKNOWNS:
         d = np.where(suspect[:, None], d, 0.0)
         near, far = (matrices(z + a * d) for a in (NEAR, FAR))
@@ -83,7 +122,7 @@ def judged(
     weights = np.where(rows > 0, 1 / np.where(rows > 0, rows, 1.0), 0.0)
     with np.errstate(all="ignore"):
         ahead = np.abs(weights * function(z - np.where(np.isfinite(dz), dz, 0.0))).max(1)
-    # Of a point that is no root, or on the way to one, nothing is said.
+    # A point that is no root, nor on the way to one, is not called a singular one.
     singular &= rounded | (ahead <= _LOWERED * np.abs(weights * F).max(1))
     known = np.abs(changed) / (PROBE * rounding)  # what the rows are computed from
     arrived |= there & (np.abs(F) <= tolerance * known).all(1) & (ahead <= MODEL * np.abs(weights * F).max(1))
@@ -157,7 +196,9 @@ def message(name: str, indices: list[int], batch: bool) -> str:
     """The text of the warning."""
     shown = ", ".join(map(str, indices[:10])) + (", …" if len(indices) > 10 else "")
     return (
-        f"{name}: the root is singular{' at batch index ' + shown if batch else ''}: ∂F/∂z shrinks to a singular matrix as z tends to it. z has only some "
-        "of its digits, and no exact derivative exists; a least-squares one, which is zero in the singular directions, stands in for it. "
+        f"{name}: the root is singular{' at batch index ' + shown if batch else ''}: ∂F/∂z shrinks to a singular "
+        "matrix as z tends to it. z has only some "
+        "of its digits, and no exact derivative exists; a least-squares one, which is zero in the singular directions, "
+        "stands in for it. "
         "certify_root or certify_fixed_point says more."
     )

@@ -1,22 +1,15 @@
-"""z as a list, tuple or dict of arrays: made the one vector that the equations are solved for, and back, for both frameworks."""
+"""z as a list, tuple or dict of arrays, and the one vector that equations are solved for, in either framework."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
-__all__ = ["Trees", "Unknowns"]
+from conelayers.implicit.arrays import Trees
 
-
-@final
-class Trees(NamedTuple):
-    """A framework's: tree → (leaves, structure), back, and the arrays side by side on the last axis."""
-
-    flatten: Callable[[Any], tuple[Sequence[Any], Any]]
-    unflatten: Callable[[Sequence[Any], Any], Any]
-    concatenate: Callable[[Sequence[Any]], Any]
+__all__ = ["Unknowns"]
 
 
 @final
@@ -30,7 +23,7 @@ class Unknowns:
 
     @classmethod
     def of(cls, name: str, z0: Any, batched: bool, trees: Trees) -> Unknowns:
-        """Those of z0, whose leaves are arrays. Raises ValueError where there is none, or where batches do not agree."""
+        """Those of z0, whose leaves are arrays. Raises ValueError where there is none, or where batches differ."""
         leaves, structure = trees.flatten(z0)
         fronts = {tuple(h.shape[:1]) if batched else () for h in leaves}
         if len(fronts) != 1 or (batched and fronts == {()}):

@@ -2,12 +2,13 @@
 
     data + θ = log λ ─ solvers ─ polish ─ Solution (w, c, jvp, vjp, certify) ─ criteria ─ tune ─ estimators
 
-``solve(Lasso(), X, y, θ)`` is a solution with its derivatives in θ; ``tune(CrossValidation(Lasso(), X, y), θ)`` a descent on the error of
-cross-validation; ``LassoHyperCV().fit(X, y)`` an estimator of scikit-learn's kind. Needs scikit-learn, and nothing else.
+``solve(Lasso(), X, y, θ)`` is a solution with its derivatives in θ; ``tune(CrossValidation(Lasso(), X, y), θ)`` a
+descent on the error of cross-validation; ``LassoHyperCV().fit(X, y)`` an estimator of scikit-learn's kind. Needs
+scikit-learn, and nothing else.
 
-After Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit differentiation for machine learning and optimization" (2021), and Bertrand,
-Klopfenstein, Massias, Blondel, Vaiter, Gramfort, Salmon, "Implicit differentiation for fast hyperparameter selection in non-smooth convex
-learning" (2022).
+After Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit differentiation for machine learning and optimization"
+(2021), and Bertrand, Klopfenstein, Massias, Blondel, Vaiter, Gramfort, Salmon, "Implicit differentiation for fast
+hyperparameter selection in non-smooth convex learning" (2022).
 """
 
 from conelayers.lasso import requirements as requirements  # isort: skip  (says what to install, before anything fails)

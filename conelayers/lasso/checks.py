@@ -1,4 +1,4 @@
-"""What the user gives, checked: every error names the argument, what it got, what it expected, and the fix."""
+"""Checks of what the user gives: every error names the argument, what was got, what was expected, and the fix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def checked_data(X: object, y: object, names: tuple[str, str] = ("X", "y")) -> t
         )
     if y_.shape != X_.shape[:1]:
         raise ValueError(
-            f"{names[1]}: got shape {y_.shape}, expected ({X_.shape[0]},), one number for each row of {names[0]}; np.ravel makes "
+            f"{names[1]}: got shape {y_.shape}, expected ({X_.shape[0]},), one number for each row of {names[0]}; "
+            "np.ravel makes "
             "a column one-dimensional"
         )
     return X_, y_
@@ -36,7 +37,8 @@ def _real(name: str, data: object) -> np.ndarray:
         raise ValueError(f"{name}: got None, expected an array of real numbers")
     if isinstance(data, np.ma.MaskedArray):
         raise ValueError(
-            f"{name}: got a masked array, expected real numbers everywhere, and its mask would be ignored; pass its .filled(…)"
+            f"{name}: got a masked array, expected real numbers everywhere, and its mask would be ignored; pass its "
+            ".filled(…)"
         )
     try:
         array = np.asarray(data)
@@ -72,7 +74,8 @@ def checked_logarithms(log_hyperparameters: object, m: int, name: str = "log_hyp
         raise ValueError(f"{name}: got shape {theta.shape}, expected ({m},), one logarithm a hyperparameter")
     if not (np.abs(theta) < 300).all():
         raise ValueError(
-            f"{name}: got {theta[np.argmax(~(np.abs(theta) < 300))]}, expected finite logarithms between −300 and 300; for no penalty, "
+            f"{name}: got {theta[np.argmax(~(np.abs(theta) < 300))]}, expected finite logarithms between −300 and 300; "
+            "for no penalty, "
             "take a very negative one"
         )
     return theta

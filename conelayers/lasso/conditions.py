@@ -27,7 +27,8 @@ _SEEN = 1e-6  # entries of unit null vectors below this are rounding
 class SupportConditions(Conditions):
     """Stationarity on the support, ∇f(z) + ∇penalty(z, θ) = 0, at z (d,) with gradient ∇f(z) (d,).
 
-    forcing: its derivative in θ, (d, m), as a function of the signs or unit vectors that the kinks' features would enter with.
+    forcing: its derivative in θ, (d, m), as a function of the signs or unit vectors that the kinks' features would
+    enter with.
     """
 
     fit: Fit

@@ -1,4 +1,4 @@
-"""What the hyperparameters are chosen by: the error on data that the model has not seen, and its gradient in θ = log λ."""
+"""Criteria that choose the hyperparameters: an error on data that the model has not seen, and its gradient in θ."""
 
 from __future__ import annotations
 
@@ -32,13 +32,16 @@ __all__ = [
 
 
 class Error(ABC):
-    """A mean error of predictions η = Xw + c on unseen data; y, η (n,). classification: whether y are labels, read as −1 and 1."""
+    """A mean error of predictions η = Xw + c on unseen data; y, η (n,).
+
+    classification: whether y are labels, read as −1 and 1.
+    """
 
     classification: bool = True
 
     @abstractmethod
     def value(self, y: np.ndarray, eta: np.ndarray) -> float:
-        """The mean."""
+        """The mean error."""
 
     @abstractmethod
     def slope(self, y: np.ndarray, eta: np.ndarray) -> np.ndarray:
@@ -86,7 +89,10 @@ class SquaredHinge(Error):
 @final
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A criterion at θ: value, gradient (m,) in θ, the value on each fold, and the folds' solutions, from which a next one may start."""
+    """A criterion at θ: value, gradient (m,) in θ, the value on each fold, and the folds' solutions.
+
+    The next evaluation may start from these solutions.
+    """
 
     log_hyperparameters: np.ndarray
     value: float
@@ -96,12 +102,12 @@ class Evaluation:
 
     @property
     def converged(self) -> bool:
-        """Whether all of the solutions are."""
+        """Whether every solution has converged."""
         return all(s.converged for s in self.solutions)
 
     @property
     def justified(self) -> bool:
-        """Whether the derivative of all of them is certified; takes a rank decision for each."""
+        """Whether the derivative of every solution is certified; takes a rank decision for each."""
         return all(s.certify().justified for s in self.solutions)
 
 
@@ -111,11 +117,11 @@ class Criterion(ABC):
     @property
     @abstractmethod
     def problems(self) -> Sequence[Problem]:
-        """What is solved, one a fold."""
+        """The problems that are solved, one a fold."""
 
     @abstractmethod
     def _unseen(self) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """The data that each of them has not seen."""
+        """For each problem, the data that it has not seen."""
 
     @property
     @abstractmethod
@@ -143,7 +149,8 @@ class Criterion(ABC):
             raise TypeError(f"start: got {described(start)}, expected an Evaluation of this criterion, or None")
         if start is not None and len(start.solutions) != len(self.problems):
             raise ValueError(
-                f"start: got an evaluation with {len(start.solutions)} folds, expected {len(self.problems)}; start from one of this criterion"
+                f"start: got an evaluation with {len(start.solutions)} folds, expected {len(self.problems)}; start "
+                "from one of this criterion"
             )
         solutions, values = [], []
         gradient = np.zeros(self.hyperparameters)
@@ -163,7 +170,7 @@ class Criterion(ABC):
 @final
 @dataclass(frozen=True, eq=False)
 class HoldOut(Criterion):
-    """The error on held-out data: the model is fitted to X (n, p), y (n,), the error is that on X_val (n', p), y_val (n',).
+    """The error on held-out data X_val (n', p), y_val (n',), of the model fitted to X (n, p), y (n,).
 
     Raises ValueError for data that do not fit together.
     """
@@ -207,8 +214,9 @@ class HoldOut(Criterion):
 class CrossValidation(Criterion):
     """The mean over folds of the error on the fold that was left out.
 
-    cv: a number of folds, a splitter of scikit-learn's or pairs of index arrays, as ``sklearn.model_selection.check_cv`` takes them
-    (folds are stratified for classification). Every fold's problem is set up once and kept.
+    cv: a number of folds, a splitter of scikit-learn's or pairs of index arrays, as
+    ``sklearn.model_selection.check_cv`` takes them (folds are stratified for classification). Every fold's problem is
+    set up once and kept.
 
     Raises ValueError for data that do not fit together, and for splits that are none.
     """
@@ -276,7 +284,8 @@ def _splits(cv: Any, X: np.ndarray, y: np.ndarray, classification: bool) -> list
         found = list(check_cv(cv, y, classifier=classification).split(X, y))
     except ValueError as error:
         raise ValueError(
-            f"cv: got {cv!r}, which does not split these data: {error} Expected a number of folds from 2 on, a splitter that needs "
+            f"cv: got {cv!r}, which does not split these data: {error} Expected a number of folds from 2 on, a "
+            "splitter that needs "
             "neither groups nor anything else, or pairs of index arrays, as from list(splitter.split(X, y, groups))"
         ) from error
     if not found:
@@ -291,11 +300,13 @@ def _splits(cv: Any, X: np.ndarray, y: np.ndarray, classification: bool) -> list
             ) from error
         if not fitted.size or not judged.size:
             raise ValueError(
-                f"cv: got {fitted.size} rows to fit to and {judged.size} to judge by in split {k}, expected one at least of each"
+                f"cv: got {fitted.size} rows to fit to and {judged.size} to judge by in split {k}, expected one at "
+                "least of each"
             )
         if classification and np.ptp(y[fitted]) == 0:
             raise ValueError(
-                f"cv: got one class only among the rows to fit to in split {k}, expected both; shuffle or stratify, or take fewer folds"
+                f"cv: got one class only among the rows to fit to in split {k}, expected both; shuffle or stratify, or "
+                "take fewer folds"
             )
         splits.append((fitted, judged))
     return splits

@@ -37,11 +37,13 @@ _DEPTH = 3.0  # the grid spans that many powers of ten below the λ at which w =
 class _HyperCV(BaseEstimator):
     """What the estimators share: grid, descent, refit on all data.
 
-    Parameters: cv, as in CrossValidation. n_alphas: points of the grid. max_iter: steps of the descent. tol: its tolerance (``tune``).
-    fit_intercept. solver: "scikit-learn", "celer" or "skglm", who makes the first guesses. progress: a tqdm bar. verbose: a line an evaluation.
+    Parameters: cv, as in CrossValidation. n_alphas: points of the grid. max_iter: steps of the descent. tol: its
+    tolerance (``tune``). fit_intercept. solver: which makes the first guesses, "scikit-learn", "celer" or "skglm".
+    progress: a tqdm bar. verbose: a line an evaluation.
 
-    Fitted: coef_ (p,), intercept_, tuning_ (a Tuning: criterion, history, convergence), solution_ (a Solution, with derivatives),
-    certificate_ (of its derivative), n_iter_ (evaluations of the descent), n_features_in_, feature_names_in_.
+    Fitted: coef_ (p,), intercept_, tuning_ (a Tuning: criterion, history, convergence), solution_ (a Solution, with
+    derivatives), certificate_ (of its derivative), n_iter_ (evaluations of the descent), n_features_in_,
+    feature_names_in_.
     """
 
     def __init__(
@@ -89,7 +91,8 @@ class _HyperCV(BaseEstimator):
         if singular or self.certificate_.verdict is Verdict.LEAST_SQUARES:
             warnings.warn(
                 f"The derivative at the chosen penalties is a least-squares solution, in {singular} of the folds and "
-                f"{'' if self.solution_.linearization().singular else 'not '}on all data: features are linearly dependent. "
+                f"{'' if self.solution_.linearization().singular else 'not '}on all data: features are linearly "
+                "dependent. "
                 f"{self.certificate_.advice}".rstrip(),
                 SingularDerivativeWarning,
                 stacklevel=3,
@@ -136,8 +139,9 @@ class _Regressor(RegressorMixin, _HyperCV):
 
 @final
 class LassoHyperCV(_Regressor):
-    """The Lasso, ‖y − Xw − c‖²/(2n) + alpha‖w‖₁, with alpha by hypergradient descent; ``alpha_`` is on the scale of ``LassoCV``'s.
+    """The Lasso, ‖y − Xw − c‖²/(2n) + alpha‖w‖₁, with alpha by hypergradient descent.
 
+    ``alpha_`` is on the scale of ``LassoCV``'s.
     Parameters and fitted attributes: cv=None (5 folds), n_alphas=10, max_iter=50, tol=1e-4, fit_intercept=True,
     solver="scikit-learn", progress=False, verbose=False; coef_, intercept_, alpha_, tuning_, solution_, certificate_.
     """
@@ -151,17 +155,19 @@ class LassoHyperCV(_Regressor):
 
 @final
 class ElasticNetHyperCV(_Regressor):
-    """The elastic net, ‖y − Xw − c‖²/(2n) + alpha·l1_ratio‖w‖₁ + ½alpha(1 − l1_ratio)‖w‖², with both by hypergradient descent.
+    """The elastic net, ‖y − Xw − c‖²/(2n) + alpha·l1_ratio‖w‖₁ + ½alpha(1 − l1_ratio)‖w‖².
 
-    The grid has 3·n_alphas points, on three paths on which both penalties fall together. Parameters as for LassoHyperCV. Fitted: alpha_,
-    l1_ratio_, and what LassoHyperCV has otherwise.
+    Hypergradient descent finds alpha and l1_ratio. The grid has 3·n_alphas points, on three paths on which both
+    penalties fall together. Parameters as for LassoHyperCV. Fitted: alpha_, l1_ratio_, and what LassoHyperCV has
+    otherwise.
     """
 
     def _model(self) -> Model:
         return ElasticNet()
 
     def _grid(self, criterion: CrossValidation, points: int) -> list[np.ndarray]:
-        # μ has the units of a feature's variance, λ those of X times y: each is counted from its own. Down the first path, up the next.
+        # μ has the units of a feature's variance, λ those of X times y: each is counted from its own. Down the first
+        # path, up the next.
         X = criterion.X - criterion.X.mean(axis=0) if criterion.fit_intercept else criterion.X
         variance, levels = float(np.mean(X**2, axis=0).max()) or 1.0, _levels(criterion, points)
         offset = np.log(variance) - float(criterion.largest[0])
@@ -179,11 +185,12 @@ class ElasticNetHyperCV(_Regressor):
 
 @final
 class WeightedLassoHyperCV(_Regressor):
-    """The weighted Lasso, ‖y − Xw − c‖²/(2n) + Σⱼ alphas_ⱼ|wⱼ|, one alpha a feature, all of them by hypergradient descent.
+    """The weighted Lasso, ‖y − Xw − c‖²/(2n) + Σⱼ alphas_ⱼ|wⱼ|, one alpha a feature, all by hypergradient descent.
 
-    So many hyperparameters can fit the folds themselves: judge the result on data that took no part. The descent begins at the shared alpha
-    that LassoHyperCV finds, and its criterion is never above that one's. Features that this alpha leaves out have no gradient and stay out:
-    standardize them. Parameters as for LassoHyperCV. Fitted: alphas_ (p,), and what LassoHyperCV has otherwise.
+    So many hyperparameters can fit the folds themselves: judge the result on data that took no part. The descent begins
+    at the shared alpha that LassoHyperCV finds, and its criterion is never above that one's. Features that this alpha
+    leaves out have no gradient and stay out: standardize them. Parameters as for LassoHyperCV. Fitted: alphas_ (p,),
+    and what LassoHyperCV has otherwise.
     """
 
     def _model(self) -> Model:
@@ -200,11 +207,11 @@ class WeightedLassoHyperCV(_Regressor):
 
 @final
 class LogisticHyperCV(ClassifierMixin, _HyperCV):
-    """Sparse logistic regression of two classes, (1/n) Σ log(1 + exp(−yᵢ(xᵢᵀw + c))) + alpha‖w‖₁, alpha by hypergradient descent.
+    """Sparse logistic regression of two classes, (1/n) Σ log(1 + exp(−yᵢ(xᵢᵀw + c))) + alpha‖w‖₁.
 
-    The criterion is the logistic loss on the left-out folds. For more classes, put it into ``sklearn.multiclass.OneVsRestClassifier``.
-    Parameters as for LassoHyperCV. Fitted: classes_, alpha_, C_ = 1/(n·alpha) (that of ``LogisticRegression``), coef_ (1, p),
-    intercept_ (1,), and what LassoHyperCV has otherwise.
+    Hypergradient descent finds alpha. The criterion is the logistic loss on the left-out folds. For more classes, put
+    it into ``sklearn.multiclass.OneVsRestClassifier``. Parameters as for LassoHyperCV. Fitted: classes_, alpha_, C_ =
+    1/(n·alpha) (that of ``LogisticRegression``), coef_ (1, p), intercept_ (1,), and what LassoHyperCV has otherwise.
     """
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -215,7 +222,8 @@ class LogisticHyperCV(ClassifierMixin, _HyperCV):
         if self.classes_.size > 2:
             raise ValueError(
                 f"Only binary classification is supported. The type of the target is {type_of_target(y)}. y: got "
-                f"{self.classes_.size} classes, expected 2; use sklearn.multiclass.OneVsRestClassifier(LogisticHyperCV())"
+                f"{self.classes_.size} classes, expected 2; use "
+                "sklearn.multiclass.OneVsRestClassifier(LogisticHyperCV())"
             )
         if self.classes_.size < 2:
             raise ValueError(

@@ -1,8 +1,9 @@
 """A loss on given data, f(z) = loss(y, X̃z): what the models minimize without their penalty.
 
-The features are centred and, with an intercept, a constant column σ is put behind them: z = (w, (c + x̄ᵀw)/σ). That is an exact change of
-variables which makes the intercept orthogonal to the features for squares, and nearly so for other losses. σ is the largest standard
-deviation of a feature, so that the intercept's residual and curvature have the units of the features', whatever those are.
+The features are centred and, with an intercept, a constant column σ is put behind them: z = (w, (c + x̄ᵀw)/σ). That is
+an exact change of variables which makes the intercept orthogonal to the features for squares, and nearly so for other
+losses. σ is the largest standard deviation of a feature, so that the intercept's residual and curvature have the units
+of the features', whatever those are.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _NOISE = 1e-14  # of ‖x‖‖y‖/n: slopes at w = 0 up to this are rounding, 
 class Fit:
     """f(z) = loss(y, X̃z), z (d,).
 
-    X (n, d): centred, with a column of σ = ``size`` at the end if there is an intercept. y (n,). center (p,): the means of the features
-    that were taken off, zeros without an intercept.
+    X (n, d): centred, with a column of σ = ``size`` at the end if there is an intercept. y (n,). center (p,): the means
+    of the features that were taken off, zeros without an intercept.
     """
 
     loss: Loss
@@ -80,7 +81,7 @@ class Fit:
 
     @property
     def quadratic(self) -> bool:
-        """Whether f is."""
+        """Whether f is quadratic."""
         return isinstance(self.loss, Squares)
 
     def gradient(self, z: np.ndarray) -> np.ndarray:
@@ -98,14 +99,14 @@ class Fit:
         return self.loss.curvature(self.y, self.X @ z)
 
     def hessian(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """∇²f(z) on those coordinates, (k, k)."""
+        """∇²f(z) on the coordinates ``columns``, (k, k)."""
         if self.gram is not None:
             return self.gram[np.ix_(columns, columns)]
         S = self.root(z, columns)
         return S.T @ S
 
     def root(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """√W X̃ on those coordinates, (n, k): the Hessian is its square, whose condition is squared too."""
+        """√W X̃ on the coordinates ``columns``, (n, k): the Hessian is its square, whose condition is squared too."""
         if self.quadratic:
             return self.X[:, columns] / np.sqrt(len(self.y))
         return np.sqrt(self.weights(z))[:, None] * self.X[:, columns]

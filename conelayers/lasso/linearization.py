@@ -1,12 +1,13 @@
 """The optimality conditions of a solution, linearized in the hyperparameters: one factorization for every derivative.
 
-On the support they are smooth equations F(u, θ) = 0, u the coordinates that move, so that M du + B dθ = 0 with M = ∂F/∂u
-symmetric and B = ∂F/∂θ, and z moves by U du. For the Lasso with λ = e^θ, S its support and s its signs, this is the closed form
+On the support they are smooth equations F(u, θ) = 0, u the coordinates that move, so that M du + B dθ = 0 with M =
+∂F/∂u symmetric and B = ∂F/∂θ, and z moves by U du. For the Lasso with λ = e^θ, S its support and s its signs, this is
+the closed form
 
     dw_S/dθ = −n λ (X_SᵀX_S)⁻¹ s,    dw = 0 off S.
 
-M = FᵀF, F = X_S/√n for the Lasso, has the square of F's condition: where columns are nearly dependent, LU of M loses twice the digits that
-F = QR loses, M⁻¹b = R⁻¹R⁻ᵀb. So where M's condition is large F is factored instead.
+M = FᵀF, F = X_S/√n for the Lasso, has the square of F's condition: where columns are nearly dependent, LU of M loses
+twice the digits that F = QR loses, M⁻¹b = R⁻¹R⁻ᵀb. So where M's condition is large F is factored instead.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from conelayers.errors import SingularDerivativeWarning
 
 __all__ = ["RANK", "Basis", "Forcing", "Linearization"]
 
-RANK = 1e-10  # of F's singular values with columns of length one: below, no more than six digits are left, and F counts as singular
-_SINGULAR = (
-    1e-13  # the reciprocal condition number of M below which a least-squares solution stands in, where there is no F
-)
-_SQUARED = 1e-5  # that below which F is factored
+# F's least over its largest singular value, with columns of length one: below, F counts as singular, since no more than
+# six digits are left.
+RANK = 1e-10
+# The reciprocal condition number of M below which a least-squares solution is taken, where there is no F.
+_SINGULAR = 1e-13
+_SQUARED = 1e-5  # the reciprocal condition number of M below which F is factored
 
 
 @final
@@ -36,7 +38,8 @@ _SQUARED = 1e-5  # that below which F is factored
 class Basis:
     """The directions in which z moves, U (d, k): row rows[t] holds values[t] in column columns[t], and nothing else.
 
-    Every coordinate belongs to one direction at most, unit vectors or a group's unit vector, so that no sparse matrix is needed.
+    Every coordinate belongs to one direction at most, unit vectors or a group's unit vector, so that no sparse matrix
+    is needed.
     """
 
     rows: np.ndarray
@@ -46,7 +49,7 @@ class Basis:
 
     @classmethod
     def units(cls, rows: np.ndarray, d: int, k: int | None = None) -> Basis:
-        """Unit vectors of those coordinates; k: of more directions, which are none of z."""
+        """Unit vectors of the coordinates ``rows``; k: the number of directions, those included that do not move z."""
         return cls(rows, np.arange(rows.size), np.ones(rows.size), (d, rows.size if k is None else k))
 
     def lift(self, u: np.ndarray) -> np.ndarray:
@@ -78,7 +81,10 @@ class Basis:
 @final
 @dataclass(frozen=True, eq=False)
 class Forcing:
-    """∂F/∂θ on z's coordinates: coordinate i has values[i, r] in the column of hyperparameter columns[i, r]; values, columns (d, r)."""
+    """∂F/∂θ on z's coordinates; values, columns (d, r).
+
+    Coordinate i has values[i, r] in the column of the hyperparameter columns[i, r].
+    """
 
     values: np.ndarray
     columns: np.ndarray
@@ -106,7 +112,10 @@ def _times(values: np.ndarray, array: np.ndarray) -> np.ndarray:
 @final
 @dataclass(frozen=True, eq=False)
 class Linearization:
-    """M du + B dθ = 0, dz = U du: matrix M (k, k); B = Uᵀ∂F/∂θ by the forcing; basis U (d, k); root: F (r, k) with M = FᵀF, where there is one."""
+    """M du + B dθ = 0, dz = U du.
+
+    matrix: M (k, k). forcing: gives B = Uᵀ∂F/∂θ. basis: U (d, k). root: F (r, k) with M = FᵀF, where there is one.
+    """
 
     matrix: np.ndarray
     forcing: Forcing
@@ -120,7 +129,7 @@ class Linearization:
 
     @cached_property
     def _factor(self) -> _Factor | None:
-        """Of the scaled matrix; None where it is singular to rounding."""
+        """The factorization of the scaled matrix; None where it is singular to rounding."""
         d = self._scaling
         M = d[:, None] * self.matrix * d
         norm = np.abs(M).sum(axis=0).max(initial=0.0)
@@ -146,18 +155,22 @@ class Linearization:
 
     @property
     def singular(self) -> bool:
-        """Whether M is, to rounding."""
+        """Whether M is singular to rounding."""
         return self.matrix.size > 0 and self._factor is None
 
     def solve(self, b: np.ndarray) -> np.ndarray:
-        """M⁻¹b, b (k, …), with one refinement; the minimum-norm least-squares solution, with a warning, where M is singular."""
+        """M⁻¹b, b (k, …), with one refinement.
+
+        Where M is singular: the minimum-norm least-squares solution, with a warning.
+        """
         if not self.matrix.size:
             return np.zeros_like(b)
         d = self._scaling.reshape(-1, *[1] * (b.ndim - 1))
         factor = self._factor
         if factor is None:
             warnings.warn(
-                "The optimality conditions are singular on the support: features in it are linearly dependent (or samples on the margin, or they do "
+                "The optimality conditions are singular on the support: features in it are linearly dependent (or "
+                "samples on the margin, or they do "
                 "not fix the intercept). The derivative is a least-squares solution; certify() names the culprits.",
                 SingularDerivativeWarning,
                 stacklevel=3,

@@ -1,4 +1,4 @@
-"""The optimality conditions of a linear support vector machine on the sets of its samples, and their linearization in log C.
+"""The optimality conditions of a linear support vector machine on the sets of its samples, linearized in log C.
 
 svm.py has the model and the equations.
 """
@@ -26,7 +26,7 @@ _RANK = 1e-9  # of the system's singular values, scaled
 @final
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Z (n, d): the samples times their labels, with the labels as last column if there is an intercept; y (n,): the labels."""
+    """Z (n, d): the samples times their labels; if there is an intercept, the labels y (n,) are the last column."""
 
     Z: np.ndarray
     y: np.ndarray
@@ -81,7 +81,7 @@ class MarginConditions(Conditions):
 
     @cached_property
     def residual(self) -> float:
-        """The largest violation of the optimality conditions: of stationarity relative to ‖(w, c)‖, of the margins, and of 0 ≤ a ≤ C."""
+        """The largest violation of stationarity, relative to ‖(w, c)‖, of the margins, and of 0 ≤ a ≤ C."""
         stationarity = self.samples.quadratic * self.point - self.samples.Z.T @ self.multipliers
         size = np.abs(self.samples.Z.T) @ self.multipliers
         wrong = np.where(self.free, np.abs(self._slack), np.where(self.full, -self._slack, self._slack))

@@ -119,7 +119,8 @@ class WeightedLasso(PenalizedModel):
 class GroupLasso(PenalizedModel):
     """f = ‖y − Xw − c‖²/(2n), penalty Σ_g λ_g‖w_g‖₂ (Yuan and Lin, 2006).
 
-    groups (p,): the group of each feature, numbered 0 … G − 1. One λ: λ_g = λ√(size of g), m = 1; with ``per_group`` one for each, m = G.
+    groups (p,): the group of each feature, numbered 0 … G − 1. One λ: λ_g = λ√(size of g), m = 1; with ``per_group``
+    one for each, m = G.
     """
 
     groups: np.ndarray
@@ -133,7 +134,8 @@ class GroupLasso(PenalizedModel):
             or not np.array_equal(np.unique(groups), np.arange(groups.max(initial=-1) + 1))
         ):
             raise ValueError(
-                f"groups: got {groups!r}, expected the number of each feature's group, integers from 0 with none left out; "
+                f"groups: got {groups!r}, expected the number of each feature's group, integers from 0 with none left "
+                "out; "
                 "np.unique(labels, return_inverse=True)[1] makes them"
             )
         object.__setattr__(self, "groups", groups)

@@ -1,8 +1,8 @@
 """The penalties by their nonsmooth geometry: where they are smooth, what moves there, and how far the nearest kink is.
 
-A penalty sees z with its gradient g = ∇f(z). It is smooth on the *support*; off it, z = 0 is optimal as long as |g| ≤ λ, and the
-kinks are where |g| = λ with z = 0. With v = h z − g, h the curvature of f, they are at |v| = λ on both sides, and ||v| − λ| is how far
-away they are, in the units of λ.
+A penalty sees z with its gradient g = ∇f(z). It is smooth on the *support*; off it, z = 0 is optimal as long as |g| ≤
+λ, and the kinks are where |g| = λ with z = 0. With v = h z − g, h the curvature of f, they are at |v| = λ on both
+sides, and ||v| − λ| is how far away they are, in the units of λ.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Penalty(ABC):
 
     @abstractmethod
     def support(self, z: np.ndarray) -> np.ndarray:
-        """Where it is smooth, (d,) bool."""
+        """The coordinates in which the penalty is smooth at z, (d,) bool."""
 
     @abstractmethod
     def gradient(self, z: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ class Penalty(ABC):
 
     @abstractmethod
     def basis(self, z: np.ndarray, g: np.ndarray, drop: np.ndarray, add: np.ndarray) -> Basis:
-        """The directions in which z moves, (d, k): those of the support less ``drop``, and those that the kinks ``add`` allow."""
+        """The directions in which z moves, (d, k): the support's but ``drop``, and those of the kinks ``add``."""
 
 
 @final
@@ -121,7 +121,7 @@ class Separable(Penalty):
 @final
 @dataclass(frozen=True, eq=False)
 class Grouped(Penalty):
-    """Σ_g λ_g ‖z_g‖₂; groups (d,): the number of each coordinate's group, −1 where unpenalized. levels (G,): the λ_g."""
+    """Σ_g λ_g ‖z_g‖₂; groups (d,): each coordinate's group by number, −1 where unpenalized; levels (G,): the λ_g."""
 
     groups: np.ndarray
     levels: np.ndarray
@@ -197,7 +197,8 @@ class Grouped(Penalty):
         return np.where(self._free, np.inf, self._spread(distance))
 
     def basis(self, z: np.ndarray, g: np.ndarray, drop: np.ndarray, add: np.ndarray) -> Basis:
-        # The element of the Clarke Jacobian of the group's soft threshold at ‖v‖ = λ that moves is uuᵀ, u = −g/‖g‖: one direction.
+        # The element of the Clarke Jacobian of the group's soft threshold at ‖v‖ = λ that moves is uuᵀ, u = −g/‖g‖: one
+        # direction.
         support = self.support(z)
         whole = np.flatnonzero(support & ~drop)
         kinked = np.flatnonzero(add & (~support | drop) & ~self._free)
@@ -214,7 +215,10 @@ class Grouped(Penalty):
 
 
 def _largest(excess: np.ndarray, tolerance: float, active: int) -> np.ndarray:
-    """The largest entries above the tolerance, as many as there are active ones already, at least ten: a working set that doubles."""
+    """The largest entries above the tolerance: as many as there are active ones already, but at least ten.
+
+    The working set doubles so.
+    """
     chosen = excess > tolerance
     most = max(10, active)
     if chosen.sum() > most:

@@ -1,9 +1,10 @@
-"""From a guess to machine precision: Newton's method on the support, and a check of the optimality conditions over all features.
+"""From a guess to machine precision: Newton's method on the support, and a check of all optimality conditions.
 
-On the support f + penalty is smooth, and a Newton step (one linear solve for squares) finds its minimum there. A coordinate or group
-that would pass through a kink on the way stops there and leaves the support; at the minimum, those whose conditions fail enter it
-by a proximal step. Every step lowers the objective, so no support with its signs comes twice, and there are finitely many (the idea of
-Lee, Battle, Raina, Ng, "Efficient sparse coding algorithms", 2006, for squares).
+On the support f + penalty is smooth, and a Newton step (one linear solve for squares) finds its minimum there. A
+coordinate or group that would pass through a kink on the way stops there and leaves the support; at the minimum, those
+whose conditions fail enter it by a proximal step. Every step lowers the objective, so no support with its signs comes
+twice, and there are finitely many (the idea of Lee, Battle, Raina, Ng, "Efficient sparse coding algorithms", 2006, for
+squares).
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ __all__ = ["Polished", "newton_step", "polish"]
 
 _KKT = 1e-12  # of the data's scale: violations up to this are rounding
 _ACCEPTED = 1e-9  # of the data's scale: the residual up to which a point counts as converged
-_ROUGH = 0.1  # of the violation: how far Newton goes on a support before others enter it
+_ROUGH = 0.1  # of the violation: how far Newton goes on a support before other features enter it
 _ARMIJO = 1e-4
 _HALVINGS = 60
 _LEVEL = 1e-13  # of f(0): changes of the objective up to this are rounding
 _SQUARED = 1e-3  # Cholesky's least pivot, of columns of length one, below which M = FᵀF has lost digits that F has
-_DEPENDENT = 1e-11  # that of F = QR below which its columns count as dependent
+_DEPENDENT = 1e-11  # the least diagonal entry of R in F = QR, below which columns of F count as dependent
 _RIDGE = 1e-10  # relative, for singular Hessians: a huge step along their null space, cut at a kink
 
 
 @final
 class Polished(NamedTuple):
-    """z (d,); gradient ∇f(z) (d,); residual: the largest violation of the optimality conditions, over the data's scale."""
+    """z (d,), gradient ∇f(z) (d,); residual: the largest violation of optimality conditions, over the data's scale."""
 
     z: np.ndarray
     gradient: np.ndarray
@@ -104,10 +105,11 @@ def _on_support(
 def _line_search(
     fit: Fit, penalty: Penalty, z: np.ndarray, g: np.ndarray, e: np.ndarray, slope: float
 ) -> np.ndarray | None:
-    """The first of z + e, z + e/2, … cut at kinks, that lowers the objective enough; None where rounding hides any decrease.
+    """The first of z + e, z + e/2, …, cut at kinks, that lowers the objective enough.
 
-    Before the first kink on the way, z + te is not cut and e is a direction of descent: t comes down to that at worst. It is tried itself,
-    so that every support that is too large to have a unique minimum loses a coordinate a step: along the null space e is huge, and t tiny.
+    None where rounding hides any decrease. Before the first kink on the way, z + te is not cut and e is a direction of
+    descent: t comes down to that at worst. It is tried itself, so that every support that is too large to have a unique
+    minimum loses a coordinate a step: along the null space e is huge, and t tiny.
     """
     t, first = 1.0, penalty.reach(z, e)
     for k in range(_HALVINGS):
@@ -137,7 +139,7 @@ def _refined(fit: Fit, penalty: Penalty, z: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _solve(M: np.ndarray, root: Callable[[], np.ndarray], r: np.ndarray, scale: float) -> np.ndarray:
-    """M⁻¹r; where M = FᵀF, F given by ``root``, is so nearly singular that its square root is better known, by F = QR."""
+    """M⁻¹r; by F = QR where M = FᵀF is so nearly singular that F, which ``root`` gives, is known better."""
     d = 1 / np.sqrt(np.maximum(np.diag(M), 1e-300))
     M = d[:, None] * M * d
     for ridge in (0.0, _RIDGE, 1e-6):

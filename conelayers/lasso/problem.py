@@ -1,4 +1,4 @@
-"""A model on its data, ready for hyperparameters: a guess, the polish, and the conditions that its derivative comes from."""
+"""A model on its data, to be solved for any θ: a guess, the polish, and the conditions that give its derivative."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NEAR = 100  # Newton steps that a warm start may take before the solver is aske
 
 
 class Problem(ABC):
-    """A model on its data: what the hyperparameters are still missing from."""
+    """A model on its data, without its hyperparameters."""
 
     @property
     @abstractmethod
@@ -50,7 +50,7 @@ class Problem(ABC):
 
 
 class Model(ABC):
-    """What a Problem is made of but for the data."""
+    """A model: what a Problem needs besides the data."""
 
     classification: bool = False
 
@@ -58,7 +58,7 @@ class Model(ABC):
     def problem(
         self, X: np.ndarray, y: np.ndarray, *, fit_intercept: bool = True, solver: str = "scikit-learn"
     ) -> Problem:
-        """The model on X (n, p), y (n,). solver: who makes the first guess, "scikit-learn", "celer" or "skglm".
+        """The model on X (n, p), y (n,). solver: which makes the first guess, "scikit-learn", "celer" or "skglm".
 
         Raises ValueError for data that do not fit, ImportError for a solver that is not installed.
         """
@@ -130,11 +130,12 @@ def solve(
     fit_intercept: bool = True, solver: str = "scikit-learn",
 ) -> Solution:  # fmt: skip
     """The model's solution on X (n, p), y (n,) at θ = log λ, (m,) or a number: ``model.problem(X, y).solve(θ)``."""
-    return checked_model(model).problem(X, y, fit_intercept=fit_intercept, solver=solver).solve(log_hyperparameters)  # type: ignore[arg-type]
+    problem = checked_model(model).problem(X, y, fit_intercept=fit_intercept, solver=solver)
+    return problem.solve(log_hyperparameters)  # type: ignore[arg-type]
 
 
 def checked_model(model: Any) -> Model:
-    """Raises TypeError for what is none."""
+    """The model itself. Raises TypeError for what is no model."""
     if not isinstance(model, Model):
         hint = f"; write {model.__name__}()" if isinstance(model, type) and issubclass(model, Model) else ""
         raise TypeError(f"model: got {described(model)}, expected a Model, such as Lasso() or LinearSVM(){hint}")
@@ -157,7 +158,8 @@ def warned(solution: Solution) -> Solution:
     """The solution, with a warning if it did not converge."""
     if not solution.converged:
         warnings.warn(
-            f"The solve stopped at a KKT residual of {solution.residual:.1e}, above 1e−9: neither the solution nor its derivative can be "
+            f"The solve stopped at a KKT residual of {solution.residual:.1e}, above 1e−9: neither the solution nor its "
+            "derivative can be "
             "relied on; standardize the features, or raise the penalty.",
             InaccurateSolutionWarning,
             stacklevel=3,

@@ -1,4 +1,4 @@
-"""The one home of what this sub-package may or may not find installed: scikit-learn is needed, tqdm, celer and skglm are optional."""
+"""The one home of packages that may not be installed: scikit-learn is needed; tqdm, celer and skglm are optional."""
 
 from __future__ import annotations
 

@@ -23,11 +23,12 @@ __all__ = ["Solution"]
 class Solution:
     """w, c and how they move with θ = log λ.
 
-    coef (p,), intercept: the solution; log_hyperparameters (m,): θ. residual: the largest violation of the optimality conditions over
-    all features, relative to the scale of the data; converged: whether that is rounding.
+    coef (p,), intercept: the solution; log_hyperparameters (m,): θ. residual: the largest violation of the optimality
+    conditions over all features, relative to the scale of the data; converged: whether that is rounding.
 
-    At a kink (``certify().kinks``) the derivative is a conservative one, that of ``side``: "own" counts features as active that have a
-    nonzero coefficient, "low" none and "high" all of those at a kink. Where one feature is at a kink, the two are the derivatives to either side.
+    At a kink (``certify().kinks``) the derivative is a conservative one, that of ``side``: "own" counts features as
+    active that have a nonzero coefficient, "low" none and "high" all of those at a kink. Where one feature is at a
+    kink, the two are the derivatives to either side.
     """
 
     coef: np.ndarray
@@ -101,6 +102,7 @@ class Solution:
         direction = as_real("direction", direction)
         if direction.shape != self.log_hyperparameters.shape:
             raise ValueError(
-                f"direction: got shape {direction.shape}, expected {self.log_hyperparameters.shape}, one entry a hyperparameter"
+                f"direction: got shape {direction.shape}, expected {self.log_hyperparameters.shape}, one entry a "
+                "hyperparameter"
             )
         return direction

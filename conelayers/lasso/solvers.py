@@ -1,7 +1,7 @@
 """A first guess by a fast, well-kept solver: scikit-learn's, or celer's or skglm's where they are installed.
 
-They work to a moderate accuracy (coordinate descent crawls at the end); polish.py does the rest, and does everything where none of
-them knows the problem (groups).
+They work to a moderate accuracy (coordinate descent crawls at the end); polish.py does the rest, and does everything
+where none of them knows the problem (groups).
 """
 
 from __future__ import annotations

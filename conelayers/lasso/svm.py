@@ -2,8 +2,9 @@
 
     minimize over w, c:   ½‖w‖² + C Σᵢ max(0, 1 − yᵢ(xᵢᵀw + c))
 
-With zᵢ = yᵢ(xᵢ, 1) and multipliers 0 ≤ aᵢ ≤ C, w = Σ aᵢ yᵢ xᵢ and Σ aᵢ yᵢ = 0. Samples on the margin (zᵢᵀ(w, c) = 1, the free ones F) have
-0 < aᵢ < C, those within it (B) aᵢ = C, the others none. On F the conditions are one symmetric linear system in (w, c, a_F), H = diag(I, 0):
+With zᵢ = yᵢ(xᵢ, 1) and multipliers 0 ≤ aᵢ ≤ C, w = Σ aᵢ yᵢ xᵢ and Σ aᵢ yᵢ = 0. Samples on the margin (zᵢᵀ(w, c) = 1,
+the free ones F) have 0 < aᵢ < C, those within it (B) aᵢ = C, the others none. On F the conditions are one symmetric
+linear system in (w, c, a_F), H = diag(I, 0):
 
     [ H   −Z_Fᵀ ] [ w, c ]   [ C Z_Bᵀ1 ]
     [ −Z_F   0  ] [ a_F  ] = [   −1    ]
@@ -38,9 +39,10 @@ _ENTERING = 3  # samples that may enter at once on a side
 @final
 @dataclass(frozen=True)
 class LinearSVM(Model):
-    """½‖w‖² + C Σ hinge(yᵢ(xᵢᵀw + c)), y ∈ {−1, 1} or {0, 1}; θ = log C, m = 1. (Cortes and Vapnik, 1995; scikit-learn's ``SVC``.)
+    """½‖w‖² + C Σ hinge(yᵢ(xᵢᵀw + c)), y ∈ {−1, 1} or {0, 1}; θ = log C, m = 1.
 
-    The first guess is libsvm's (liblinear's without an intercept), so ``solver`` can only be "scikit-learn".
+    Source: Cortes and Vapnik (1995); scikit-learn's ``SVC``. The first guess is libsvm's (liblinear's without an
+    intercept), so ``solver`` can only be "scikit-learn".
     """
 
     classification = True
@@ -91,7 +93,8 @@ class _Machine(Problem):
     def _guess(self, C: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         X, n = self.samples.Z * self.samples.y[:, None], len(self.samples.y)
         if self.samples.intercept:
-            # On unscaled data libsvm would go on for hours: it is stopped at a feasible point, and the polish goes on from there.
+            # On unscaled data libsvm would go on for hours: it is stopped at a feasible point, and the polish goes on
+            # from there.
             machine = SVC(kernel="linear", C=C, tol=1e-6, max_iter=_ITERATIONS)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
@@ -116,9 +119,10 @@ class _Machine(Problem):
     def _polished(
         self, C: float, point: np.ndarray, a: np.ndarray, free: np.ndarray, full: np.ndarray
     ) -> MarginConditions:
-        """An active-set method on the dual: to the minimum on the free samples, or to the first bound on the way; then the worst enter.
+        """An active-set method on the dual: to the minimum on the free samples, or to the first bound on the way.
 
-        Every step lowers the dual objective and keeps 0 ≤ a ≤ C; the guess is near, so that few sets are visited.
+        Then the samples that violate their conditions most enter. Every step lowers the dual objective and keeps 0 ≤ a
+        ≤ C; the guess is near, so that few sets are visited.
         """
         a = np.where(full, C, np.where(free, np.clip(a, 0.0, C), 0.0))
         found = None
@@ -138,13 +142,14 @@ class _Machine(Problem):
                 continue
             point, a = found.point, found.multipliers
             slack = 1 - self.samples.Z @ point
-            # Which way yᵢaᵢ would go: as Σ aᵢyᵢ stays zero, samples have to enter on both sides, or on one with others free.
+            # Which way yᵢaᵢ would go: as Σ aᵢyᵢ stays zero, samples have to enter on both sides, or on one with others
+            # free.
             loose = self.samples.intercept and not (free & (a > 0) & (a < C)).any()
             if loose:
                 free, full = np.zeros_like(free), a >= C
             sides = np.where(full, -self.samples.y, self.samples.y) if self.samples.intercept else np.ones(len(a))
             if loose:
-                # Nothing fixes c: it goes half-way between the sides.
+                # No sample fixes c: it is put half-way between the sides.
                 room = self.samples.y * slack
                 shift = (room[sides > 0].max(initial=-np.inf) + room[sides < 0].min(initial=np.inf)) / 2
                 if np.isfinite(shift):
@@ -167,7 +172,8 @@ def _thinned(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Multipliers of linearly independent free samples, and sets to match: w is the same, the dual objective no worse.
 
-    Along the null space of Z_Fᵀ that objective changes by Σ δᵢ alone: uphill to the first bound, and on without that sample.
+    Along the null space of Z_Fᵀ that objective changes by Σ δᵢ alone: uphill to the first bound, and on without that
+    sample.
     """
     d = Z.shape[1]
     a, free, full = a.copy(), free.copy(), full.copy()

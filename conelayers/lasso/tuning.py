@@ -1,7 +1,8 @@
 """Hypergradient descent on θ = log λ: by scipy's L-BFGS-B, or by gradient steps whose length adapts.
 
-The criterion is smooth between kinks and continuous across them, with a conservative gradient there; it is not convex. So what is found is a
-local minimum: a coarse grid before the descent (``best_on_grid``) makes it a good one for one or two hyperparameters.
+The criterion is smooth between kinks and continuous across them, with a conservative gradient there; it is not convex.
+So what is found is a local minimum: a coarse grid before the descent (``best_on_grid``) makes it a good one for one or
+two hyperparameters.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ _GROW, _SHRINK, _ARMIJO = 2.0, 0.25, 1e-4
 
 @final
 class Descent(Enum):
-    """How to descend; accepts its string. ``lbfgs``: scipy.optimize's L-BFGS-B. ``gradient``: gradient steps, doubled after a success, quartered after a failure."""
+    """How to descend; the string of a member is accepted too.
+
+    ``lbfgs``: scipy.optimize's L-BFGS-B. ``gradient``: gradient steps, doubled after a success, quartered after a
+    failure.
+    """
 
     LBFGS = "lbfgs"
     GRADIENT = "gradient"
@@ -37,7 +42,7 @@ class Descent(Enum):
 @final
 @dataclass(frozen=True)
 class Record:
-    """One evaluation of the criterion: seconds since the start, value, largest entry of the gradient, whether it is the best so far."""
+    """One evaluation: seconds since the start, the criterion, its gradient's largest entry, whether it is the best."""
 
     seconds: float
     value: float
@@ -48,8 +53,9 @@ class Record:
 @final
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """What a descent has found: ``best`` (θ, value, gradient, solutions), ``history`` of all evaluations, and how it ended.
+    """What a descent has found.
 
+    best: θ, value, gradient and solutions. history: all evaluations.
     converged: whether the projected gradient or the last decrease fell below the tolerance; reason: in words.
     """
 
@@ -77,25 +83,37 @@ class Tuning:
         first, last = self.history[0], self.history[-1]
         how = "converged" if self.converged else "stopped"
         return (
-            f"{how} ({self.reason}): criterion {first.value:.6g} → {self.value:.6g} in {len(self.history)} evaluations, "
+            f"{how} ({self.reason}): criterion {first.value:.6g} → {self.value:.6g} in {len(self.history)} "
+            "evaluations, "
             f"{last.seconds:.2f} s; largest entry of the gradient {np.abs(self.best.gradient).max():.1e}"
         )
 
 
 def tune(
-    criterion: Criterion, start: np.ndarray | float | Evaluation, *, method: Descent | str = Descent.LBFGS, steps: int = 100,
-    tolerance: float = 1e-6, bounds: tuple[float | np.ndarray, float | np.ndarray] | None = None, progress: bool = False,
+    criterion: Criterion,
+    start: np.ndarray | float | Evaluation,
+    *,
+    method: Descent | str = Descent.LBFGS,
+    steps: int = 100,
+    tolerance: float = 1e-6,
+    bounds: tuple[float | np.ndarray, float | np.ndarray] | None = None,
+    progress: bool = False,
     verbose: bool = False,
-) -> Tuning:  # fmt: skip
+) -> Tuning:
     """Minimize the criterion from ``start``, θ (m,) or an evaluation to begin with.
 
-    steps: of L-BFGS-B, which may evaluate twice as often, or evaluations of the gradient method. tolerance: on the gradient's largest
-    entry relative to the criterion, on steps along it in log λ (at a kink), and to the power 1.5 on the relative decrease in a step. bounds:
-    (low, high) for θ, numbers or (m,); by default 10 below and 0.5 above the θ at which w = 0 (beyond it the gradient is zero), and 15
-    around the start where there is none. progress: a tqdm bar. verbose: a line for each evaluation.
+    steps: of L-BFGS-B, which may evaluate twice as often, or evaluations of the gradient method.
+    tolerance: on the gradient's largest entry relative to the criterion, on steps along it in log λ (at a kink), and to
+    the power 1.5 on the relative decrease in a step.
+    bounds: (low, high) for θ, numbers or (m,); by default 10 below and 0.5 above the θ at which w = 0 (beyond it the
+    gradient is zero), and 15 around the start where there is no such θ.
+    progress: a tqdm bar.
+    verbose: a line for each evaluation.
+
     Every solve starts at the last solutions.
 
-    Raises ValueError for a start outside of the bounds or of the wrong size, ImportError for progress=True without tqdm.
+    Raises ValueError for a start outside of the bounds or of the wrong size, ImportError for progress=True without
+    tqdm.
     """
     checked_criterion(criterion)
     method, verbose = as_member(Descent, "method", method), as_flag("verbose", verbose)
@@ -117,7 +135,7 @@ def tune(
 
 
 def checked_criterion(criterion: Any) -> None:
-    """Raises TypeError for what is none."""
+    """Raises TypeError for what is no criterion."""
     if not isinstance(criterion, Criterion):
         raise TypeError(
             f"criterion: got {described(criterion)}, expected HoldOut(…), CrossValidation(…) or another Criterion"
@@ -182,7 +200,13 @@ def _lbfgs(
 
     result = scipy_minimize(
         scaled, theta, jac=True, method="L-BFGS-B", bounds=np.column_stack([low, high]),
-        options={"maxiter": steps, "maxfun": 2 * steps, "gtol": tolerance * size * scale, "ftol": tolerance**1.5, "maxls": 8},
+        options={
+            "maxiter": steps,
+            "maxfun": 2 * steps,
+            "gtol": tolerance * size * scale,
+            "ftol": tolerance**1.5,
+            "maxls": 8,
+        },
     )  # fmt: skip
     left = 2 * steps - len(journal.records)
     if (

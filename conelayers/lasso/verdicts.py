@@ -1,9 +1,10 @@
 """Is the derivative on the support justified? The condition on the *extended* support, and what stands in the way.
 
 For the Lasso, every element of the generalized Jacobian belongs to a set between the support S and the extended support
-E = {j : |x_jᵀ(y − Xw)|/n = λ}, and is invertible if X_E has full column rank (Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit
-differentiation for machine learning and optimization", 2021, section 3.2). One rank decides over all of them: X_S' has full column rank for every
-S ⊆ S' ⊆ E if X_E has. With other losses and penalties, the Hessian of the objective on E takes the place of X_EᵀX_E.
+E = {j : |x_jᵀ(y − Xw)|/n = λ}, and is invertible if X_E has full column rank (Bolte, Le, Pauwels, Silveti-Falls,
+"Nonsmooth implicit differentiation for machine learning and optimization", 2021, section 3.2). One rank decides over
+all of them: X_S' has full column rank for every S ⊆ S' ⊆ E if X_E has. With other losses and penalties, the Hessian of
+the objective on E takes the place of X_EᵀX_E.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class Side(Enum):
 
 @final
 class Spectrum(NamedTuple):
-    """Extreme singular values of a system with normalized columns, the ratio at which it counts as singular, and who is to blame."""
+    """Extreme singular values of a system with columns of length one, and when it counts as singular.
+
+    cutoff: the ratio of the two at which it does. blamed: the columns that cause it.
+    """
 
     smallest: float
     largest: float
@@ -71,16 +75,16 @@ class Conditions(ABC):
     @property
     @abstractmethod
     def distances(self) -> np.ndarray:
-        """Those of the items from their kinks, in the units of λ."""
+        """The distances of the items from their kinks, in the units of λ."""
 
     @property
     @abstractmethod
     def tolerances(self) -> np.ndarray:
-        """The distances up to which they count as being at one."""
+        """The distances up to which the items count as lying at a kink."""
 
     @cached_property
     def at_kinks(self) -> np.ndarray:
-        """Which items are, (items,) bool."""
+        """Which items lie at a kink, (items,) bool."""
         return self.distances <= self.tolerances
 
     @property
@@ -120,17 +124,19 @@ class Conditions(ABC):
 class SupportCertificate:
     """What is known of the derivative of a Lasso-type solution in its hyperparameters.
 
-    verdict: ``classical``: no kink, the extended support is the support, and the system on it is invertible; ``certified``: kinks,
-    and every system between is; ``uncertified``: that of the support is, that of the extended support is not, or the point did not
-    converge; ``least_squares``: that of the support is singular.
+    verdict: ``classical``: no kink, the extended support is the support, and the system on it is invertible;
+    ``certified``: kinks, and every system between is; ``uncertified``: that of the support is, that of the extended
+    support is not, or the point did not converge; ``least_squares``: that of the support is singular.
 
-    support, extended (s,), (e,): indices of features (of samples, for a support vector machine). kinks: those whose place is undecided. margin: the
-    distance from the nearest kink in the units of λ, λ − |x_jᵀr|/n off the support and |w_j|·‖x_j‖²/n on it, whichever is least. An item is at a
-    kink where that is below kink_tolerance: 100 times what a Newton step from the solution's own residual would change, and 1e−12 of
-    the scale of the data (the least λ at which w = 0).
+    support, extended (s,), (e,): indices of features (of samples, for a support vector machine). kinks: those whose
+    place is undecided. margin: the distance from the nearest kink in the units of λ, λ − |x_jᵀr|/n off the support and
+    |w_j|·‖x_j‖²/n on it, whichever is least. An item is at a kink where that is below kink_tolerance: 100 times what a
+    Newton step from the solution's own residual would change, and 1e−12 of the scale of the data (the least λ at which
+    w = 0).
 
-    smallest_singular_value, condition: of X_E with columns of length one (its analogue with other losses; for a support vector machine, of the linear system). residual: the
-    largest violation of the optimality conditions over all features, in that scale. blamed: the names of what is linearly dependent.
+    smallest_singular_value, condition: of X_E with columns of length one (its analogue with other losses; for a support
+    vector machine, of the linear system). residual: the largest violation of the optimality conditions over all
+    features, in that scale. blamed: the names of what is linearly dependent.
     """
 
     verdict: Verdict
@@ -159,7 +165,8 @@ class SupportCertificate:
         said = []
         if not self.converged:
             said.append(
-                "The point did not converge, and no derivative is certified at it: standardize the features, or raise the penalty."
+                "The point did not converge, and no derivative is certified at it: standardize the features, or raise "
+                "the penalty."
             )
         if self.blamed:
             said.append(f"Linearly dependent on the extended support: {_some(self.blamed)}; {self.repair}.")

@@ -1,4 +1,4 @@
-"""Which roots are singular (singular_roots.py), in JAX: a primitive, so that a vmap folds its axis into the equation's instances.
+"""Which roots are singular (singular_roots.py), in JAX: a primitive, so that a vmap's axis becomes one of instances.
 
 The matrices that the test takes are made only where some instance is suspect; the test itself runs on the host.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,19 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from conelayers.errors import SingularDerivativeWarning
-from conelayers.implicit.jax_linear import matrix_of, solve_dense
-from conelayers.implicit.singular_roots import CHANGED, FAR, NEAR, message, suspect_from, tested, wider_probe
-from conelayers.jax.host_primitive import front
-
-if TYPE_CHECKING:
-    from conelayers.implicit.jax_equation import Equation
+from conelayers.implicit.equation import Equation
+from conelayers.implicit.jax.equation import mapped
+from conelayers.implicit.jax.linear import matrix_of, solve_dense
+from conelayers.implicit.singular_roots import (
+    FAR,
+    NEAR,
+    has_changed,
+    message,
+    suspects,
+    tested,
+    uncertainty,
+    wider_probe,
+)
 
 __all__ = ["singular_instances", "warn_of"]
 
@@ -32,9 +38,12 @@ _singular.multiple_results = True
 
 
 def singular_instances(equation: Equation, z: Array, leaves: Sequence[Array]) -> tuple[Array, Array]:
-    """Which instances are at singular roots, (N,), and their B⁺ (N, n, n), zero for the others, shaped with z's axes; a warning is issued for them."""
+    """Which instances are at singular roots, and their B⁺ (…, n, n), zero for the others, with z's axes in front.
+
+    A warning is issued for them.
+    """
     z, leaves = jax.lax.stop_gradient((z, tuple(leaves)))
-    return tuple(_singular.bind(z, *leaves, equation=replace(equation, solve=None)))
+    return tuple(_singular.bind(z, *leaves, equation=equation.without_solver()))
 
 
 def warn_of(equation: Equation, singular: Array) -> Array:
@@ -43,7 +52,7 @@ def warn_of(equation: Equation, singular: Array) -> Array:
     def told(flags: Any) -> np.ndarray:
         flags = np.asarray(flags)
         if flags.any():
-            text = message(equation.name, np.flatnonzero(flags.ravel()).tolist(), flags.size > 1)
+            text = message(equation.options.name, np.flatnonzero(flags.ravel()).tolist(), flags.size > 1)
             warnings.warn(text, SingularDerivativeWarning, stacklevel=2)
         return flags
 
@@ -64,12 +73,11 @@ def _test(z: Array, *leaves: Array, equation: Equation) -> tuple[Array, Array]:
     B = matrix(Z)
     noise = flat(Z + steps) - value - (B @ steps[..., None])[..., 0]
     dz, moved = jax.vmap(lambda h: solve_dense(B, h))(jnp.nan_to_num(jnp.stack([value, noise])))
-    d = jnp.where(dz < 0, -1.0, 1.0).astype(z.dtype) * (jnp.abs(dz) + jnp.abs(moved))
-    finite = points & jnp.isfinite(d).all(1)
-    suspect = finite & (jnp.abs(d) > suspect_from(eps) * jnp.abs(Z)).any(1)
+    d = uncertainty(jnp, dz, moved)
+    suspect = suspects(jnp, d, Z, points, eps)
     d = jnp.where(suspect[:, None], d, 0.0)
     ahead = solve_dense(B, jax.jvp(flat, (Z + FAR * d,), (d,))[1])
-    suspect = suspect & (jnp.abs(ahead - d) > CHANGED * jnp.abs(d)).any(1)
+    suspect = suspect & has_changed(jnp, ahead, d)
     result = (jax.ShapeDtypeStruct((count,), bool), jax.ShapeDtypeStruct((count, n, n), z.dtype))
 
     def host(*arrays: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -105,8 +113,8 @@ def _constant(primals: Sequence[Any], tangents: Sequence[Any], *, equation: Equa
 def _mapped(axis: Any, args: Sequence[Any], dims: Sequence[int | None], *, equation: Equation) -> tuple[Any, Any]:
     if all(d is None for d in dims):
         return _singular.bind(*args, equation=equation), (None, None)
-    z = front(args[0], dims[0], axis.size)
-    return _singular.bind(z, *args[1:], equation=equation.mapped(dims[1:], axis.name)), (0, 0)
+    equation, args = mapped(equation, axis, args, dims)
+    return _singular.bind(*args, equation=equation), (0, 0)
 
 
 _singular.def_impl(_evaluated)

@@ -1,9 +1,10 @@
-"""A function of tensors that closes over others, made a function of those too: ``nn.Module`` parameters and captured tensors.
+"""A function of tensors that closes over others (``nn.Module`` parameters and the like), made a function of those too.
 
-Derivatives call the function again, at times when a module's parameters may be others (``torch.func.functional_call`` sets them for one
-call only), and transformations of torch follow inputs, not closures. So the function is called once under a mode that sees every
-operation's arguments; what needs a derivative among them and is no input becomes one. When the function is called again, parameters
-are set in their modules by ``functional_call``, other tensors are exchanged in the arguments of the operations.
+Derivatives call the function again, when a module's parameters may be others (``torch.func.functional_call`` sets them
+for one call only), and transformations of torch follow inputs, not closures. So the function is called once under a
+mode that sees every operation's arguments; those that need a derivative and are no input become inputs. When the
+function is called again, parameters are set in their modules by ``functional_call``; other tensors are exchanged in the
+arguments of the operations.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = ["Captured", "capture"]
 
 Tensor = torch.Tensor
-_DEPTH = 4
+_DEPTH = 4  # of attributes, closures and containers in which modules are looked for
 
 
 @final
@@ -54,7 +55,8 @@ class Captured:
             value = function(*args)
         if exchange.unused:
             raise RuntimeError(
-                "the function no longer uses a tensor that it closed over when the equation was solved (a parameter swapped by "
+                "the function no longer uses a tensor that it closed over when the equation was solved (a parameter "
+                "swapped by "
                 "functional_call, or a closure that was rebound): pass it in theta"
             )
         return value
@@ -63,7 +65,8 @@ class Captured:
 def capture(name: str, function: Callable[..., Any], z: Tensor, theta: Sequence[Any]) -> Captured:
     """Finds what ``function`` closes over by calling it at copies of z and theta.
 
-    Raises ValueError where the result depends on a parameter that no operation of torch was seen to take, or an input is changed.
+    Raises ValueError where the result depends on a parameter that no operation of torch was seen to take, or an input
+    is changed.
     """
     # Copies: a tensor that is both an input and closed over is two things.
     detach = lambda h: h.detach() if isinstance(h, Tensor) else h  # noqa: E731
@@ -73,7 +76,8 @@ def capture(name: str, function: Callable[..., Any], z: Tensor, theta: Sequence[
         output = function(*inputs)
     if _versions(inputs) != versions:
         raise ValueError(
-            f"{name}: the function changes z or theta in place, expected one that leaves its arguments as they are: write "
+            f"{name}: the function changes z or theta in place, expected one that leaves its arguments as they are: "
+            "write "
             "z = z + … for z += …, or start with z = z.clone()"
         )
     found = tuple(record.captured.values())
@@ -179,7 +183,7 @@ class _Exchange(TorchFunctionMode):
 
 
 def _refuse_unseen(name: str, output: Tensor, record: _Record) -> None:
-    """The graph of ``output`` must end in what was recorded: an autograd Function applied to a parameter directly hides it."""
+    """Raises unless the graph of ``output`` ends in recorded tensors; an autograd Function hides what it takes."""
     ends = {t.grad_fn for t in record.captured.values() if t.grad_fn is not None}
     waiting, seen = [output.grad_fn], set()
     while waiting:
@@ -190,7 +194,8 @@ def _refuse_unseen(name: str, output: Tensor, record: _Record) -> None:
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in record.known:
             raise ValueError(
-                f"{name}: the function depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient and that only an "
+                f"{name}: the function depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient and "
+                "that only an "
                 "autograd Function was seen to take: pass it in theta"
             )
         waiting += [following for following, _ in node.next_functions]

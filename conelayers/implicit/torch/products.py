@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import final
 
 import torch
 from torch._functorch import eager_transforms
 from torch.autograd import forward_ad
 
-__all__ = ["each", "primal", "push"]
+from conelayers.implicit.equation import Equation
+
+__all__ = ["Products", "each", "primal", "push"]
 
 Tensor = torch.Tensor
 
@@ -22,7 +26,10 @@ def push(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents:
 
 @contextlib.contextmanager
 def _joined_dual_level() -> Iterator[None]:
-    """Lets torch.func.jvp run inside of a plain ``forward_ad.dual_level``, as it runs inside of itself: torch opens no second level."""
+    """Lets torch.func.jvp run inside of a plain ``forward_ad.dual_level``, as it runs inside of itself.
+
+    Torch opens no second level.
+    """
     alone = forward_ad._current_level >= 0 and eager_transforms.JVP_NESTING == 0
     if alone:
         eager_transforms.JVP_NESTING += 1
@@ -41,3 +48,24 @@ def primal(t: Tensor) -> Tensor:
 def each(function: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
     """The function of each of h's rows."""
     return function(h[0])[None] if h.shape[0] == 1 else torch.func.vmap(function)(h)
+
+
+@final
+class Products:
+    """Products with B and Bᵀ at a point, of plain vectors (K, N, n)."""
+
+    def __init__(self, equation: Equation, z: Tensor, leaves: Sequence[Tensor]) -> None:
+        self._shape, self._z = z.shape, z
+        self._of_z = lambda h: equation.residual(h, *leaves)
+
+    @functools.cached_property
+    def _pull(self) -> Callable[[Tensor], tuple[Tensor]]:
+        return torch.func.vjp(self._of_z, self._z)[1]
+
+    def times(self, h: Tensor) -> Tensor:
+        # Of numbers without axes torch's forward mode makes double precision.
+        pushed = each(lambda t: push(self._of_z, (self._z,), (t,)), h.reshape(len(h), *self._shape))
+        return pushed.reshape(h.shape).to(h.dtype)
+
+    def transposed_times(self, h: Tensor) -> Tensor:
+        return each(lambda t: self._pull(t)[0], h.reshape(len(h), *self._shape)).reshape(h.shape)

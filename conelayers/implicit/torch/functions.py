@@ -1,9 +1,10 @@
-"""The root of an equation and the linear systems of its derivatives, as autograd Functions that all of torch's transformations compose.
+"""The root of an equation and the linear systems of its derivatives, as autograd Functions.
 
-With F(z, θ) = 0, A = ∂F/∂θ and B = ∂F/∂z (elements that automatic differentiation gives) there are two, each derivative in terms of them:
+All of torch's transformations compose them. With F(z, θ) = 0, A = ∂F/∂θ and B = ∂F/∂z (elements that automatic
+differentiation gives) there are two, and the derivatives of each are written in terms of both:
 
-    root     θ ↦ z                along dθ: B dz = −A dθ;  backward: Bᵀλ = g, then −Aᵀλ
-    linear   (z, θ, r) ↦ B⁻¹r or B⁻ᵀr    along d: B dt = dr − dB t;  backward for B⁻¹: g = B⁻ᵀw for r, and −∇⟨g, B t⟩ for z and θ
+    root     θ ↦ z                       along dθ: B dz = −A dθ;     backward: Bᵀλ = g, then −Aᵀλ
+    linear   (z, θ, r) ↦ B⁻¹r or B⁻ᵀr    along d: B dt = dr − dB t;  backward of B⁻¹: g = B⁻ᵀw, −∇⟨g, B t⟩ for z, θ
 
 Products with A, B and their derivatives are torch.func's, at a point that carries the outer levels.
 """
@@ -17,8 +18,11 @@ from typing import Any
 import torch
 from torch.autograd import Function, forward_ad
 
-from conelayers.implicit.torch_equation import Equation
-from conelayers.implicit.torch_products import each, primal, push
+from conelayers.implicit.equation import Equation
+from conelayers.implicit.torch.equation import mapped
+from conelayers.implicit.torch.products import each, primal, push
+from conelayers.implicit.torch.solution import linear_solution, solution
+from conelayers.torch.functions import front
 
 __all__ = ["linear", "solve_equation"]
 
@@ -75,7 +79,7 @@ def _gradients(
 
 
 def _tangent_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """A ``jvp`` whose own operations carry the tangents of outer levels, which torch would switch off: forward over forward."""
+    """A ``jvp`` whose own operations carry the tangents of outer levels, for forward over forward; torch drops them."""
 
     @functools.wraps(rule)
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
@@ -86,15 +90,10 @@ def _tangent_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
     return jvp
 
 
-def _front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
-    """With the mapped axis in front, also where there is none."""
-    return tensor.unsqueeze(0).expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-
-
 class _Root(Function):
     @staticmethod
     def forward(equation: Equation, z0: Tensor, *leaves: Tensor) -> Tensor:
-        return equation.solution(z0, [primal(h) for h in leaves]).clone()
+        return solution(equation, z0, [primal(h) for h in leaves]).clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -122,14 +121,14 @@ class _Root(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], equation: Equation, z0: Tensor, *leaves: Tensor) -> tuple[Any, Any]:
-        z0 = _front(z0, in_dims[1], info.batch_size)
-        return solve_equation(equation.mapped(in_dims[2:]), z0, leaves), 0
+        z0 = front(z0, in_dims[1], info.batch_size)
+        return solve_equation(mapped(equation, in_dims[2:]), z0, leaves), 0
 
 
 class _Linear(Function):
     @staticmethod
     def forward(equation: Equation, transposed: bool, z: Tensor, r: Tensor, *leaves: Tensor) -> Tensor:
-        return equation.linear_solution(primal(z), primal(r), [primal(h) for h in leaves], transposed)
+        return linear_solution(equation, primal(z), primal(r), [primal(h) for h in leaves], transposed)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -183,9 +182,9 @@ class _Linear(Function):
         size = info.batch_size
         dims = in_dims[4:]
         if in_dims[2] is None and all(d is None for d in dims):  # more right-hand sides for the same systems
-            r = _front(r, in_dims[3], size)
+            r = front(r, in_dims[3], size)
             folded = linear(equation, transposed, z, r.flatten(0, 1), leaves)
             return folded.reshape(r.shape), 0
-        z = _front(z, in_dims[2], size)
-        r = _front(r, in_dims[3], size).transpose(0, 1)
-        return linear(equation.mapped(dims), transposed, z, r, leaves), 1
+        z = front(z, in_dims[2], size)
+        r = front(r, in_dims[3], size).transpose(0, 1)
+        return linear(mapped(equation, dims), transposed, z, r, leaves), 1

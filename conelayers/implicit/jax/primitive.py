@@ -1,14 +1,14 @@
-"""The solution of an equation as a function of θ, in JAX: a primitive that is the identity on z, with the tangent rule B dz = −A dθ.
+"""The solution of an equation as a function of θ, in JAX: a primitive that returns z, with the rule B dz = −A dθ.
 
-The rule is evaluated at a z that carries the outer transformations, and its linear system is a ``jax.lax.custom_linear_solve``, whose
-derivatives, transposes and batches are known to JAX: all modes and orders follow. What computes z sees no tangents. (A ``custom_jvp``
-would not do: the reverse mode of ``jax.lax.scan`` forgets such rules, and a second derivative would differentiate the iteration.)
+The rule is evaluated at a z that carries the outer transformations, and its linear system is a
+``jax.lax.custom_linear_solve``, whose derivatives, transposes and batches are known to JAX: all modes and orders
+follow. What computes z sees no tangents. (A ``custom_jvp`` would not do: the reverse mode of ``jax.lax.scan`` forgets
+such rules, and a second derivative would differentiate the iteration.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from conelayers.implicit.jax_equation import Equation
-from conelayers.jax.host_primitive import front
+from conelayers.implicit.equation import Equation
+from conelayers.implicit.jax.equation import mapped
+from conelayers.implicit.jax.solution import linear_solution, solution
 
 __all__ = ["solve_equation"]
 
@@ -27,8 +28,8 @@ _root = Primitive("conelayers_root")
 
 def solve_equation(equation: Equation, z0: Array, leaves: tuple[Array, ...]) -> Array:
     """z, a differentiable function of the leaves."""
-    z = equation.solution(*jax.lax.stop_gradient((z0, leaves)))
-    return _root.bind(z, *leaves, equation=replace(equation, solve=None))
+    z = solution(equation, *jax.lax.stop_gradient((z0, leaves)))
+    return _root.bind(z, *leaves, equation=equation.without_solver())
 
 
 def _same(z: Any, *leaves: Any, equation: Equation) -> Any:
@@ -48,7 +49,7 @@ def _tangent(primals: Sequence[Any], tangents: Sequence[Any], *, equation: Equat
         return equation.residual(z, *every)
 
     along = jax.jvp(residual, [leaves[i] for i in moving], [tangents[1 + i] for i in moving])[1]
-    return z, equation.linear_solution(z, -along, leaves)
+    return z, linear_solution(equation, z, -along, leaves)
 
 
 def _mapped(
@@ -56,8 +57,8 @@ def _mapped(
 ) -> tuple[Array, int | None]:
     if all(d is None for d in dims):
         return _root.bind(*args, equation=equation), None
-    z = front(args[0], dims[0], axis.size)
-    return _root.bind(z, *args[1:], equation=equation.mapped(dims[1:], axis.name)), 0
+    equation, args = mapped(equation, axis, args, dims)
+    return _root.bind(*args, equation=equation), 0
 
 
 _root.def_impl(_same)

@@ -1,0 +1,70 @@
+"""Roots and fixed points of functions written in JAX, differentiable in every mode: ``root`` and ``fixed_point``.
+
+conelayers.implicit.equation says what the derivatives are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from conelayers.implicit.jax.equation import pose
+from conelayers.implicit.jax.primitive import solve_equation
+from conelayers.implicit.options import Options
+from conelayers.implicit.settings import ForwardSolver, LinearSolver
+
+__all__ = ["fixed_point", "root"]
+
+
+def root(
+    F: Callable[..., Any],
+    z0: Any,
+    *theta: Any,
+    solve: ForwardSolver | Callable[..., Any] | None = None,
+    linear: LinearSolver | None = None,
+    batched: bool = False,
+    tol: float | None = None,
+    on_failure: str = "raise",
+) -> Any:
+    """z with F(z, *theta) = 0, a differentiable function of theta: dz = −B⁻¹A dθ.
+
+    F: (z, *theta) ↦ the structure and shapes of z0; it can be traced and differentiated in forward mode. Tracers that F
+    closes over get derivatives too.
+    z0: where to start, an array or a pytree of them; it gets no gradient. root returns what is shaped so.
+    theta: pytrees; leaves that are arrays or floats are differentiated, others are passed on as they are.
+    solve: ``Newton()`` by default, or a callable (F, z0, theta) -> z of yours that can be traced, theta a tuple.
+    linear: ``Dense()`` up to 256 unknowns, ``GMRES()`` beyond, or ``BiCGStab()``.
+    batched: whether the leading axis of z counts instances, each a system of its own (row i of F depends on row i of z
+    only). No axis of theta is treated so: F sees all of it. Under ``vmap`` no such option is needed.
+    tol: what z is held to, relative (conelayers.implicit.settings says to what); the solver's own by default, 1e−8 for
+    a callable.
+    on_failure: "raise", or "nan" for the instances that failed, in z and in derivatives.
+
+    Raises ConvergenceError where the residual, recomputed, misses ``tol``; LinearSolveError where a derivative's system
+    was not solved (under ``jit``, and for derivatives, their text in JAX's error for callbacks); TypeError or
+    ValueError for arguments that do not fit. Without ``jit`` around it every call is compiled anew.
+    """
+    return _solved(F, z0, theta, Options("root", False, batched, solve, linear, tol, on_failure))
+
+
+def fixed_point(
+    f: Callable[..., Any],
+    z0: Any,
+    *theta: Any,
+    solve: ForwardSolver | Callable[..., Any] | None = None,
+    linear: LinearSolver | None = None,
+    batched: bool = False,
+    tol: float | None = None,
+    on_failure: str = "raise",
+) -> Any:
+    """z with z = f(z, *theta), a differentiable function of theta: dz = (I − ∂f/∂z)⁻¹ ∂f/∂θ dθ.
+
+    The arguments and errors are those of ``root``, with F = f − z. solve: ``Anderson()`` by default, ``Picard()``,
+    ``Newton()``, or a callable (f, z0, theta) -> z.
+    """
+    return _solved(f, z0, theta, Options("fixed_point", True, batched, solve, linear, tol, on_failure))
+
+
+def _solved(function: Callable[..., Any], z0: Any, theta: tuple[Any, ...], options: Options) -> Any:
+    equation, start, leaves = pose(options, function, z0, theta)
+    return equation.restored(solve_equation(equation, start, leaves))
