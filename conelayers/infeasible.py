@@ -43,6 +43,7 @@ from conelayers.program import ConeProgram, at
 __all__ = ["Rays", "is_dual_ray", "is_primal_ray", "proven"]
 
 _PLAY = 10.0  # times √ε: a distance of ε lets √(2ε) pass along a second-order cone, and more in larger blocks
+_EPSILON = 64 * float(np.finfo(float).eps)  # rounding of a sum, relative to its terms
 _ROUGH = 1e-2  # of an equation's own terms: what a solver's certificate may leave of it
 
 Rays = Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
@@ -50,11 +51,14 @@ Rays = Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
 
 def is_primal_ray(A: Matrix, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool:
     """Whether y shows, to rounding, that no x has b − Ax ∈ K."""
-    total = np.abs(b) @ np.abs(y)
+    sizes = cones.block_maxima(np.abs(y))  # a block's small entries are known only as well as its large ones
+    total = np.abs(b) @ sizes
     if not np.isfinite(y).all() or not b @ y < -FALLS * total:
         return False
-    falls = -(b @ y) / total
-    if not _vanishes(A.T @ y, abs(A).T @ cones.block_maxima(np.abs(y)), falls) or not _inside(cones, y, np.abs(y)):
+    falls, terms = -(b @ y) / total, abs(A).T @ sizes
+    if not _vanishes(A.T @ y, terms, falls) or not _inside(cones, y, np.abs(y)):
+        return False
+    if -(b @ y) <= _EPSILON * terms.sum() * _asked_for(A, b, y):
         return False
     width = _play(cones, y, np.abs(y))
     if width is None:
@@ -80,6 +84,8 @@ def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x
     s, terms = -(A @ x), abs(A) @ np.abs(x)
     if not _vanishes(s[: cones.zero], terms[: cones.zero], falls):
         return False
+    if -(q @ x) <= _EPSILON * terms.sum() * _asked_for(A.T, q, x):
+        return False
     outside = np.abs(cones.project_dual(-s[None])[0][0])
     outside[: cones.zero] = 0.0
     if not (outside <= min(ROUNDING, FAR * falls) * cones.block_maxima(terms)).all():
@@ -97,6 +103,13 @@ def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x
         (width[rows][entries.row] / np.maximum(entries.data, 1e-300))[entries.data > 0],
     )
     return bool(-(q @ x) > np.abs(q[np.isfinite(play)]) @ play[np.isfinite(play)])
+
+
+def _asked_for(A: Matrix, b: np.ndarray, y: np.ndarray) -> float:
+    """The size of the x that the rows of Ax = b in which y is not zero ask for: times the rounding of Aᵀy it is what bᵀy may be by chance."""
+    rows = np.asarray(abs(sp.csr_array(A)).max(axis=1).todense()).ravel()
+    concerned = (y != 0) & (rows > 0)
+    return float((np.abs(b[concerned]) / rows[concerned]).max(initial=0.0))
 
 
 def _vanishes(left: np.ndarray, terms: np.ndarray, falls: float) -> bool:

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
 
 from conelayers.cones import Cones
 
 __all__ = [
     "BatchOperator",
+    "Components",
     "ConeProgram",
     "DenseOperator",
     "Pattern",
@@ -295,6 +297,21 @@ class Magnitudes(NamedTuple):
 
 
 @final
+class Components(NamedTuple):
+    """Parts of a program that have nothing to do with each other: the number of each column's (n,) and row's (m,), and how many there are."""
+
+    columns: np.ndarray
+    rows: np.ndarray
+    count: int
+
+    def maxima(self, values: np.ndarray, of: np.ndarray) -> np.ndarray:
+        """The largest of nonnegative values (B, k) in each component, (B, count), where ``of`` (k,) are those of the values."""
+        out = np.zeros((values.shape[0], self.count))
+        np.maximum.at(out, (slice(None), of), values)
+        return out
+
+
+@final
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: a layer has one, and things are remembered for it
 class Structure:
     """What all instances share: the patterns of P (n×n, full symmetric) and A (m×n), and the cone."""
@@ -327,6 +344,19 @@ class Structure:
         indptr = np.concatenate([[0], np.cumsum(np.bincount(entries // n, minlength=n))])
         wider = replace(self, P=Pattern((n, n), entries % n, indptr))
         return wider, np.searchsorted(entries, own), np.searchsorted(entries, diagonal)
+
+    @cached_property
+    def components(self) -> Components | None:
+        """The program's components, by its patterns; None where there is one only."""
+        block = np.repeat(
+            np.arange(self.cones.block_sizes.size), self.cones.block_sizes
+        )  # a cone's rows belong together
+        ends = np.concatenate([self.P.rows, self.n + block[self.A.rows]]), np.concatenate([self.P.cols, self.A.cols])
+        size = self.n + self.cones.block_sizes.size
+        count, labels = connected_components(
+            sp.coo_array((np.ones(ends[0].size), ends), shape=(size, size)), directed=False
+        )
+        return Components(labels[: self.n], labels[self.n + block], int(count)) if count > 1 else None
 
     @cached_property
     def singletons(self) -> tuple[np.ndarray, np.ndarray]:

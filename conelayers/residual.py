@@ -17,7 +17,8 @@ is known to the rounding of the largest one at best, which where xⱼ itself is 
 
 of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error", 1989), where y, being found
 from Px + q, counts as no less than the largest Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|: at a solution without active constraints all of y is rounding. Both count as √ε at
-least, the equilibration having given them the size 1. All of these are numbers without units, and no row hides behind another.
+least, the equilibration having given them the size 1. In a component of the program, which has nothing to do with the others, ‖x‖∞ and ‖y‖∞ are no larger than
+its own, or its largest |q|. All of these are numbers without units, and no row hides behind another.
 """
 
 from __future__ import annotations
@@ -190,12 +191,21 @@ def _terms(program: ConeProgram, point: Point) -> _Sizes:
 
 
 def _floors(program: ConeProgram, point: Point, least: float = _LEAST) -> _Sizes:
-    sizes = program.magnitudes
-    x_size = ROUNDING * np.maximum(largest(point.x), least)[:, None]
+    sizes, components = program.magnitudes, program.structure.components
+    x_size = x_rows = ROUNDING * np.maximum(largest(point.x), least)[:, None]
+    if components is not None:
+        # What a row has nothing to do with, not even through others, does not excuse it.
+        data = np.maximum(components.maxima(np.abs(program.q), components.columns), least)
+        of_x = ROUNDING * np.maximum(components.maxima(np.abs(point.x), components.columns), data)
+        x_size, x_rows = (np.minimum(x_size, of_x[:, h]) for h in (components.columns, components.rows))
     Px = sizes.columns_of_P * x_size
     own = Px + ROUNDING * np.abs(program.q)
     y_size = np.maximum(ROUNDING * largest(point.y), own.max(axis=1, initial=ROUNDING * least))[:, None]
-    return _Sizes(Px + sizes.columns_of_A * y_size, program.structure.cones.block_maxima(sizes.rows_of_A) * x_size, own)
+    if components is not None:
+        of_y = ROUNDING * np.maximum(components.maxima(np.abs(point.y), components.rows), data)
+        y_size = np.minimum(y_size, np.maximum(of_y, components.maxima(own, components.columns))[:, components.columns])
+    rows = program.structure.cones.block_maxima(sizes.rows_of_A)
+    return _Sizes(Px + sizes.columns_of_A * y_size, rows * x_rows, own)
 
 
 def relative(value: np.ndarray, floor: np.ndarray | float, size: np.ndarray) -> np.ndarray:
