@@ -132,7 +132,7 @@ def test_copies_carry_the_compiled_map(copied, monkeypatch) -> None:
     values = case.draw(np.random.default_rng(0))
     expected = layer.solve(*values)
     clone = copied(layer)
-    monkeypatch.setattr("conelayers.layer.canonicalize", None)
+    monkeypatch.setattr("conelayers.origin.canonicalize", None)
     monkeypatch.setattr(cp.Problem, "get_problem_data", None)
     solution = clone.solve(*values)
     np.testing.assert_allclose(solution.variables[0], expected.variables[0], atol=1e-12)

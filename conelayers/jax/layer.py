@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from typing import Any, NamedTuple, final
 
 import cvxpy as cp
@@ -13,9 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 
-from conelayers.arguments import check_keywords
 from conelayers.certificate import Certificates
-from conelayers.cones import Selection
 from conelayers.errors import Status
 from conelayers.failures import CallInfo, OnFailure
 from conelayers.formulas import Formulas
@@ -26,9 +23,8 @@ from conelayers.jax.primitives import optimal_value, solve, solved
 from conelayers.jax.smoothed import solve_smoothed
 from conelayers.jax.values import ARRAYS, check_host_array
 from conelayers.layer import Layer, ProblemData
+from conelayers.options import Options, describe_options, takes_options
 from conelayers.parameters import batch_sizes, flatten, in_order, moved_values
-from conelayers.singular import Singular
-from conelayers.smoothing import Smoothing
 from conelayers.solvers import merge_solver_args
 
 __all__ = ["ConeLayer", "CvxpyLayer", "SolveInfo"]
@@ -45,20 +41,14 @@ class SolveInfo(NamedTuple):
 
 @jax.tree_util.register_static
 @final
+@describe_options
 class ConeLayer:
     """A parametric convex problem as a differentiable layer: parameters in, solution out, gradients through.
 
-    problem: a cvxpy.Problem that is DCP for all values of its parameters. parameters: all of them, in the order of the call's arrays.
+    problem: a cvxpy.Problem that is DCP for all values of its parameters.
+    parameters: all of them, in the order of the call's arrays.
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned arrays.
-    solver: "CLARABEL", "SCS", "ECOS" or None. gp: a geometric program. solver_args: defaults for every call, see
-    conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
-    canon_backend: cvxpy's canonicalization backend. on_failure: where instances have no solution, "raise", or go on
-    with NaN for those ("nan"), or that with a FailedInstancesWarning ("warn"); ``solve`` returns their statuses (docs/failures.md). singular: "warn", "raise" or "least_squares", where the
-    derivative's linear system is singular. selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None
-    for the exact derivative, ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only). lift: replace expressions of
-    parameters that break DPP by new parameters, computed in JAX (``layer.lifted``); False refuses such a problem. validate: check
-    values against the parameters' attributes. executor, chunk_size: solve batches in chunks on a ``concurrent.futures.Executor``
-    (docs/scale_out.md). progress: show a bar (tqdm).
+    Options: see conelayers.options.Options.
 
     Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the gradients.
     The solver computes in float64 on the host; the outputs have the inputs' common dtype.
@@ -69,49 +59,15 @@ class ConeLayer:
     Raises CanonicalizationError or ValueError for a problem, parameters, variables or options that do not fit.
     """
 
+    @takes_options
     def __init__(
         self,
         problem: cp.Problem,
         parameters: Sequence[cp.Parameter],
         variables: Sequence[cp.Variable],
-        solver: str | None = None,
-        gp: bool = False,
-        verbose: bool = False,
-        canon_backend: str | None = None,
-        solver_args: Mapping[str, Any] | None = None,
-        warm_start: bool = False,
-        on_failure: OnFailure | str = OnFailure.RAISE,
-        singular: Singular | str = Singular.WARN,
-        selection: Selection | str = Selection.DEFAULT,
-        smoothing: Smoothing | None = None,
-        lift: bool = True,
-        validate: bool = True,
-        executor: Executor | None = None,
-        chunk_size: int | None = None,
-        progress: bool = False,
-        **unknown: Any,
+        options: Options,
     ) -> None:
-        check_keywords(unknown, type(self).__init__)
-        self.engine = Layer(
-            problem,
-            parameters,
-            variables,
-            solver=solver,
-            gp=gp,
-            solver_args=solver_args,
-            verbose=verbose,
-            canon_backend=canon_backend,
-            warm_start=warm_start,
-            singular=singular,
-            selection=selection,
-            smoothing=smoothing,
-            lift=lift,
-            validate=validate,
-            on_failure=on_failure,
-            executor=executor,
-            chunk_size=chunk_size,
-            progress=progress,
-        )
+        self.engine = Layer(problem, parameters, variables, **vars(options))
         self._programs: dict[Any, HostProgram] = {}  # one for each set of options that was asked for
 
     def __call__(

@@ -17,8 +17,9 @@ from conelayers.cones import Cones, as_cones
 from conelayers.failures import OnFailure, as_on_failure
 from conelayers.formulas import Formulas
 from conelayers.interface import Interface
-from conelayers.layer import Layer
+from conelayers.layer import ConicLayer, Layer
 from conelayers.names import Names, Naming
+from conelayers.options import Options
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, ParametricProgram, bounds_only
 from conelayers.program import Pattern, Structure
@@ -153,7 +154,8 @@ def _known(
     with _LOCK:
         if key not in _LAYERS:
             compiled = _program(n, cones, P, A, quadratic)
-            _LAYERS[key] = Layer.of_program(compiled, solver=solver, solver_args=solver_args), formulas_of(compiled)
+            options = Options(solver=solver, solver_args=solver_args)
+            _LAYERS[key] = ConicLayer(compiled, options), formulas_of(compiled)
         _LAYERS.move_to_end(key)
         while len(_LAYERS) > _MOST_KEPT:
             _LAYERS.popitem(last=False)

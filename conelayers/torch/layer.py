@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from typing import Any, final
 
 import cvxpy as cp
 import scipy.sparse as sp
 import torch
 
-from conelayers.arguments import check_keywords
 from conelayers.certificate import Certificates
-from conelayers.cones import Selection
 from conelayers.failures import CallInfo, OnFailure
 from conelayers.formulas import Formulas
 from conelayers.interface import Interface, Replacement
 from conelayers.layer import Layer, ProblemData
 from conelayers.layer_solution import LayerSolution
+from conelayers.options import Options, describe_options, takes_options
 from conelayers.parameters import batch_sizes, in_order, moved_values
-from conelayers.singular import Singular
-from conelayers.smoothing import Smoothing
 from conelayers.torch.call import Call
 from conelayers.torch.compiled import register, solve_in_graph
 from conelayers.torch.conversion import from_array, output_type, to_array
@@ -130,22 +126,14 @@ def _joined(interface: Interface, parts: Sequence[torch.Tensor]) -> tuple[torch.
 
 
 @final
+@describe_options
 class ConeLayer(torch.nn.Module):
     """A parametric convex problem as a differentiable layer: parameters in, solution out, gradients through.
 
-    problem: a cvxpy.Problem that is DCP for all values of its parameters. parameters: all of them, in the order of the call's tensors.
+    problem: a cvxpy.Problem that is DCP for all values of its parameters.
+    parameters: all of them, in the order of the call's tensors.
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned tensors.
-    solver: "CLARABEL", "SCS", "ECOS" or None. gp: a geometric program. solver_args: defaults for every call, see
-    conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
-    canon_backend: cvxpy's canonicalization backend.
-
-    singular: "warn", "raise" or "least_squares", where the derivative's linear system is singular and what is asked for feels it.
-    selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None for the exact derivative,
-    ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only); the solution itself stays the exact one.
-    lift: replace expressions of parameters that break DPP by new parameters, computed in torch (``layer.lifted``); False refuses such a
-    problem. validate: check values against the parameters' attributes. on_failure: where instances have no solution, "raise", or go on
-    with NaN for those ("nan"), or that with a FailedInstancesWarning ("warn"); ``last`` tells how each one ended (docs/failures.md).
-    executor, chunk_size: solve batches in chunks on a ``concurrent.futures.Executor`` (docs/scale_out.md). progress: show a bar (tqdm).
+    Options: see conelayers.options.Options.
 
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.
@@ -156,50 +144,16 @@ class ConeLayer(torch.nn.Module):
     Raises CanonicalizationError or ValueError for a problem, parameters, variables or options that do not fit.
     """
 
+    @takes_options
     def __init__(
         self,
         problem: cp.Problem,
         parameters: Sequence[cp.Parameter],
         variables: Sequence[cp.Variable],
-        solver: str | None = None,
-        gp: bool = False,
-        verbose: bool = False,
-        canon_backend: str | None = None,
-        solver_args: Mapping[str, Any] | None = None,
-        warm_start: bool = False,
-        singular: Singular | str = Singular.WARN,
-        selection: Selection | str = Selection.DEFAULT,
-        smoothing: Smoothing | None = None,
-        lift: bool = True,
-        validate: bool = True,
-        on_failure: OnFailure | str = OnFailure.RAISE,
-        executor: Executor | None = None,
-        chunk_size: int | None = None,
-        progress: bool = False,
-        **unknown: Any,
+        options: Options,
     ) -> None:
-        check_keywords(unknown, type(self).__init__)
         super().__init__()
-        self.engine = Layer(
-            problem,
-            parameters,
-            variables,
-            solver=solver,
-            gp=gp,
-            solver_args=solver_args,
-            verbose=verbose,
-            canon_backend=canon_backend,
-            warm_start=warm_start,
-            singular=singular,
-            selection=selection,
-            smoothing=smoothing,
-            lift=lift,
-            validate=validate,
-            on_failure=on_failure,
-            executor=executor,
-            chunk_size=chunk_size,
-            progress=progress,
-        )
+        self.engine = Layer(problem, parameters, variables, **vars(options))
         self._known: list[Formulas] = []  # one for each program that options asked for
         self._number = register(self.engine)
 
