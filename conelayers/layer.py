@@ -20,22 +20,14 @@ from conelayers.display import html_table
 from conelayers.errors import usable_mask
 from conelayers.executors import Spread, check_executor
 from conelayers.failures import CallInfo, OnFailure, PartialLinearization, as_on_failure
-from conelayers.interface import Replacement
+from conelayers.input_map import Replacement
 from conelayers.layer_solution import LayerSolution
 from conelayers.linearization import Linearization, SolutionMap
+from conelayers.numpy_values import ARRAYS
 from conelayers.options import Options, describe_options, takes_options
 from conelayers.origin import ConicForm, CvxpyProblem, Origin
-from conelayers.parameters import (
-    Batch,
-    ParameterSpec,
-    check_theta,
-    check_values,
-    combine_batch,
-    flatten,
-    given_arrays,
-    moved_array,
-    unflatten,
-)
+from conelayers.parameter_checks import check_theta, check_values, combine_batch, given_arrays
+from conelayers.parameters import Batch, ParameterSpec, flatten, moved_array, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan
 from conelayers.presolve import presolve
@@ -47,7 +39,6 @@ from conelayers.smoothing import LPGD, Base, Resolver, Smoothing
 from conelayers.solution import Solution
 from conelayers.solve import WarmStart, solve_batch
 from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, merge_solver_args, parse_solver_args
-from conelayers.translated import inner_arrays, translated
 
 __all__ = ["ConicLayer", "Layer", "Observer", "ProblemData"]
 
@@ -118,12 +109,12 @@ class Layer:
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
         """Name and shape of each parameter, in the order in which values are passed."""
-        return self._compiled.interface.parameters
+        return self._compiled.input_map.parameters
 
     @property
     def lifted(self) -> tuple[Replacement, ...]:
         """What was replaced to make the problem's data affine in its parameters; empty for a DPP-compliant problem."""
-        return self._compiled.interface.replacements
+        return self._compiled.input_map.replacements
 
     def __repr__(self) -> str:
         return f"Layer({self._described()})"
@@ -211,12 +202,19 @@ class Layer:
         InaccurateSolutionWarning where the residuals miss 1e−9.
         """
         options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
-        interface = self.compiled_for(solver_args).interface
-        if interface.trivial:
-            return self.solve_parts(*theta, **options)
-        given = interface.arrays(theta)
-        inner = inner_arrays(interface, given, self.validate)
-        return translated(interface, given, self.solve_parts(*inner, **options))
+        compiled = self.compiled_for(solver_args)
+        given, values = self._pushed(theta, compiled)
+        return self.solve_parts(*values, **options).seen_through(compiled.input_map, given)
+
+    def _pushed(self, theta: Sequence[Any], compiled: ParametricProgram) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The user's values as arrays, and the values of the program's parameters made of them."""
+        input_map = compiled.input_map
+        if input_map.is_identity:  # the program makes arrays of its values itself
+            return theta, theta
+        given = input_map.arrays(theta)
+        input_map.check_finite(given, ARRAYS)
+        with np.errstate(all="ignore"):
+            return given, input_map.push(given, ARRAYS, validate=self.validate)
 
     def solve_parts(
         self,
@@ -225,7 +223,7 @@ class Layer:
         warm_start: bool | None = None,
         on_failure: OnFailure | str | None = None,
     ) -> LayerSolution:
-        """The same for the values of the program's own parameters, which may be parts of the user's or expressions of them (interface.py)."""
+        """The same for the values of the program's own parameters, which may be parts of the user's or expressions of them (input_map.py)."""
         return self._observed(self._batch(values, self.compiled_for(solver_args)), solver_args, warm_start, on_failure)
 
     def _observed(
@@ -263,10 +261,8 @@ class Layer:
         user's is a maximization, in logarithms for a geometric program, and before equilibration and presolve. Takes what ``solve`` takes.
         """
         compiled = self.compiled_for(solver_args)
-        interface = compiled.interface
-        if not interface.trivial:
-            theta = tuple(inner_arrays(interface, interface.arrays(theta), self.validate))
-        batch = self._batch(theta, compiled)
+        _, values = self._pushed(theta, compiled)
+        batch = self._batch(values, compiled)
         program = compiled.program(batch.theta)
         structure = program.structure
         P, A = (
@@ -285,10 +281,8 @@ class Layer:
         Takes what ``solve`` takes, and solves. An instance without a solution gets a certificate that says so.
         """
         compiled = self.compiled_for(solver_args)
-        interface = compiled.interface
-        if not interface.trivial:
-            theta = tuple(inner_arrays(interface, interface.arrays(theta), self.validate))
-        return self._solve(self._batch(theta, compiled), solver_args, warm_start, OnFailure.NAN).certify()
+        _, values = self._pushed(theta, compiled)
+        return self._solve(self._batch(values, compiled), solver_args, warm_start, OnFailure.NAN).certify()
 
     def _batch(self, values: Sequence[Any], compiled: ParametricProgram) -> Batch:
         arrays = given_arrays(compiled.parameters, values)
@@ -478,7 +472,7 @@ class Layer:
         self, theta: Sequence[Any], cotangents: Sequence[Any], *, solver_args: Mapping[str, Any] | None = None
     ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray | None, ...]]:
         """The variables at θ and the gradients of ⟨cotangents, variables⟩ with respect to the parameters."""
-        check_count("vjp", "cotangents", cotangents, len(self._compiled.interface.outputs), "variable")
+        check_count("vjp", "cotangents", cotangents, len(self._compiled.input_map.outputs), "variable")
         solution = self.solve(*theta, solver_args=solver_args)
         return solution.variables, solution.vjp(*cotangents)
 

@@ -10,9 +10,10 @@ from typing import final
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.interface import Interface
+from conelayers.input_map import InputMap
 from conelayers.names import Names, Naming
-from conelayers.parameters import ParameterSpec, where_in_batch
+from conelayers.parameter_checks import where_in_batch
+from conelayers.parameters import ParameterSpec
 from conelayers.program import ConeProgram, Structure
 
 __all__ = ["AffineMap", "OutputSpec", "ParametricProgram", "bounds_only"]
@@ -178,12 +179,19 @@ class ParametricProgram:
     maximize: bool
     gp: bool
     naming: Naming
-    interface: Interface
+    input_map: InputMap  # from the user's parameters to these, and from these outputs to the user's variables
     logarithmic: np.ndarray  # which entries of θ enter by their logarithms, (p,) bool; none but in a geometric program
     infinite: (
         np.ndarray
     )  # which entries of θ may be ±inf, (p,) bool: ``bounds_only``, as far as the user's values are these
     _restrictions: dict[tuple[bool, ...], ParametricProgram] = field(default_factory=dict)  # memoized ``restricted``
+
+    @cached_property
+    def identity(self) -> InputMap:
+        """The input map of a caller who knows the program's own parameters and outputs."""
+        if self.input_map.is_identity:
+            return self.input_map
+        return InputMap.identity(self.parameters, len(self.outputs))
 
     @property
     def names(self) -> Names:

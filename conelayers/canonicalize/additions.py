@@ -13,7 +13,7 @@ from cvxpy.utilities import scopes
 
 from conelayers.canonicalize.complex_forms import has_complex_form
 from conelayers.canonicalize.forms import attributes, said, text, wrapped
-from conelayers.interface import Replacement
+from conelayers.input_map import Replacement
 
 __all__ = ["Additions", "Factor"]
 

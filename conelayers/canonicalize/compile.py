@@ -28,7 +28,7 @@ from conelayers.canonicalize.recovery import output_specs
 from conelayers.canonicalize.refusals import check_arguments, check_discipline, check_parameters
 from conelayers.canonicalize.sources import sources_of
 from conelayers.errors import CanonicalizationError
-from conelayers.interface import Interface
+from conelayers.input_map import InputMap
 from conelayers.names import Naming
 from conelayers.parametric import ParametricProgram, bounds_only
 
@@ -118,7 +118,7 @@ def _canonicalize(
     check_constants(structure, maps, naming)
     infinite = infinite_entries(specs, sources, expressions, bounds_only(structure, maps, gp=gp))
     own = parameter_specs(parameters)
-    interface = Interface(
+    input_map = InputMap(
         parameters=own,
         sources=sources,
         expressions=expressions,
@@ -139,7 +139,7 @@ def _canonicalize(
         gp=gp,
         naming=naming,
         logarithmic=_logarithmic(columns, sum(spec.size for spec in specs)),
-        interface=interface,
+        input_map=input_map,
         infinite=infinite,
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from conelayers.errors import CanonicalizationError
 from conelayers.expressions import Expression, positions_in
-from conelayers.interface import Source
+from conelayers.input_map import Source
 from conelayers.names import Naming
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap

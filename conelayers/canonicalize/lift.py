@@ -45,7 +45,7 @@ from conelayers.canonicalize.forms import (
     text,
     with_args,
 )
-from conelayers.interface import Replacement
+from conelayers.input_map import Replacement
 
 __all__ = ["Factor", "Lifted", "as_it_is", "lift"]
 

@@ -10,7 +10,7 @@ from conelayers.canonicalize.additions import Factor
 from conelayers.canonicalize.data import Part
 from conelayers.canonicalize.translate import translate
 from conelayers.expressions import Expression, build
-from conelayers.interface import Source
+from conelayers.input_map import Source
 
 __all__ = ["sources_of"]
 

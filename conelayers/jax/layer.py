@@ -16,7 +16,7 @@ from conelayers.certificate import Certificates
 from conelayers.errors import Status
 from conelayers.failures import CallInfo, OnFailure
 from conelayers.formulas import Formulas
-from conelayers.interface import Interface, Replacement
+from conelayers.input_map import InputMap, Replacement
 from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.operations import formulas_of
 from conelayers.jax.primitives import optimal_value, solve, solved
@@ -24,7 +24,8 @@ from conelayers.jax.smoothed import solve_smoothed
 from conelayers.jax.values import ARRAYS, check_host_array
 from conelayers.layer import Layer, ProblemData
 from conelayers.options import Options, describe_options, takes_options
-from conelayers.parameters import batch_sizes, flatten, in_order, moved_values
+from conelayers.parameter_checks import batch_sizes, in_order
+from conelayers.parameters import flatten, moved_values
 from conelayers.solvers import merge_solver_args
 
 __all__ = ["ConeLayer", "CvxpyLayer", "SolveInfo"]
@@ -98,7 +99,6 @@ class ConeLayer:
         values = self._checked(params, named)
         policy = self.engine.policy_for(on_failure, solver_args)
         dtype = _output_type(values)
-        interface = self.engine.compiled_for(solver_args).interface
         if policy is OnFailure.RAISE and not _traced(values):
             solution = self.engine.solve(
                 *map(_canonical, values), solver_args=solver_args, warm_start=warm_start, on_failure=policy
@@ -108,17 +108,15 @@ class ConeLayer:
             info = SolveInfo(jnp.asarray(positions, jnp.int32), jnp.asarray(solution.residuals.worst, dtype))
             return tuple(jnp.asarray(v, _like(dtype, v)) for v in solution.variables), info
         program = self._program(solver_args, warm_start, policy)
-        phi, batch = _phi(program, self._inner(interface, values))
+        input_map = self.engine.compiled_for(solver_args).input_map
+        phi, batch = _phi(program, self._pushed(input_map, values))
         x, y, _, status, residual = (solve if self.engine.smoothing_for(solver_args) is None else solve_smoothed)(
             program, phi
         )
         outputs = (*program.jitted(Formulas.variables)(x, y), residual)
-        *variables, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
-        if not interface.trivial:
-            variables = [
-                variables[p[0]] if len(p) == 1 else variables[p[0]] + 1j * variables[p[1]] for p in interface.outputs
-            ]
-        return tuple(variables), SolveInfo(status[0] if batch is None else status, residual)
+        *parts, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
+        info = SolveInfo(status[0] if batch is None else status, residual)
+        return input_map.recover(parts, ARRAYS), info
 
     def value(
         self,
@@ -135,7 +133,7 @@ class ConeLayer:
         """
         values = self._checked(params, named)
         program = self._program(solver_args, warm_start, self.engine.policy_for(on_failure, solver_args))
-        phi, batch = _phi(program, self._inner(self.engine.compiled_for(solver_args).interface, values))
+        phi, batch = _phi(program, self._pushed(self.engine.compiled_for(solver_args).input_map, values))
         x, y, *_ = solve(program, phi)
         value = optimal_value(program, phi, x, y)
         if program.on_failure is not OnFailure.RAISE:
@@ -205,12 +203,9 @@ class ConeLayer:
             known = self._programs.setdefault(key, HostProgram(self.engine, formulas, options, policy))
         return known
 
-    def _inner(self, interface: Interface, values: Sequence[Any]) -> Sequence[Any]:
+    def _pushed(self, input_map: InputMap, values: Sequence[Any]) -> Sequence[Any]:
         """The values of the program's own parameters."""
-        if interface.trivial:
-            return values
-        wide = [v if isinstance(v, BCOO) else jnp.asarray(v) for v in values]
-        return interface.inner(wide, ARRAYS, validate=self.engine.validate)
+        return input_map.push(values, ARRAYS, validate=self.engine.validate)
 
     def _concrete(self, where: str, fix: str, params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
         values = self._checked(params, named)

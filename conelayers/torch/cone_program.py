@@ -16,7 +16,7 @@ from conelayers.arguments import as_integers, described
 from conelayers.cones import Cones, as_cones
 from conelayers.failures import OnFailure, as_on_failure
 from conelayers.formulas import Formulas
-from conelayers.interface import Interface
+from conelayers.input_map import InputMap
 from conelayers.layer import ConicLayer, Layer
 from conelayers.names import Names, Naming
 from conelayers.options import Options
@@ -198,7 +198,7 @@ def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadr
         maximize=False,
         gp=False,
         naming=Naming(partial(Names.of_rows, n, m)),
-        interface=Interface.identity(tuple(specs), 0),
+        input_map=InputMap.identity(tuple(specs), 0),
         logarithmic=np.zeros(size, dtype=bool),
         infinite=bounds_only(structure, {"P": P_map, "q": q_map, "A": A_map, "b": b_map}),
     )

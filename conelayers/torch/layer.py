@@ -12,11 +12,12 @@ import torch
 from conelayers.certificate import Certificates
 from conelayers.failures import CallInfo, OnFailure
 from conelayers.formulas import Formulas
-from conelayers.interface import Interface, Replacement
+from conelayers.input_map import InputMap, Replacement
 from conelayers.layer import Layer, ProblemData
 from conelayers.layer_solution import LayerSolution
 from conelayers.options import Options, describe_options, takes_options
-from conelayers.parameters import batch_sizes, in_order, moved_values
+from conelayers.parameter_checks import batch_sizes, in_order
+from conelayers.parameters import moved_values
 from conelayers.torch.call import Call
 from conelayers.torch.compiled import register, solve_in_graph
 from conelayers.torch.conversion import from_array, output_type, to_array
@@ -24,7 +25,6 @@ from conelayers.torch.functions import optimal_value, solve
 from conelayers.torch.operations import flatten, formulas_of
 from conelayers.torch.smoothed import solve_smoothed
 from conelayers.torch.values import TENSORS
-from conelayers.translated import translated
 
 __all__ = ["ConeLayer", "CvxpyLayer", "solve_parameters"]
 
@@ -118,13 +118,6 @@ def _transformed() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
-def _joined(interface: Interface, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The variables, complex ones from their parts."""
-    if interface.trivial:
-        return tuple(parts)
-    return tuple(parts[p[0]] if len(p) == 1 else torch.complex(parts[p[0]], parts[p[1]]) for p in interface.outputs)
-
-
 @final
 @describe_options
 class ConeLayer(torch.nn.Module):
@@ -176,9 +169,9 @@ class ConeLayer(torch.nn.Module):
             )
         asked = (solver_args, warm_start, on_failure)
         if torch.compiler.is_compiling() and all(a is None for a in asked) and not _transformed():
-            interface = self.engine.compiled_for().interface
-            inner = self._inner(interface, self._checked(params, named))
-            return _joined(interface, solve_in_graph(inner, self._number))
+            input_map = self.engine.compiled_for().input_map
+            inner = self._pushed(input_map, self._checked(params, named))
+            return input_map.recover(solve_in_graph(inner, self._number), TENSORS)
         options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         return self.solve(*params, **options, **named)[0]
 
@@ -198,12 +191,12 @@ class ConeLayer(torch.nn.Module):
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         call = Call(self.engine, lambda: self._formulas(solver_args), options)
-        interface = self.engine.compiled_for(solver_args).interface
-        outputs = _joined(interface, solve_parameters(call, self._inner(interface, params)))
+        input_map = self.engine.compiled_for(solver_args).input_map
+        outputs = input_map.recover(solve_parameters(call, self._pushed(input_map, params)), TENSORS)
         solution = call.solution
         assert solution is not None
-        if not interface.trivial and not _transformed():
-            solution = translated(interface, [self._array(p) for p in params], solution)
+        if not input_map.is_identity and not _transformed():  # copies the tensors' values
+            solution = solution.seen_through(input_map, [self._array(p) for p in params])
         return outputs, solution
 
     @torch.compiler.disable
@@ -223,7 +216,7 @@ class ConeLayer(torch.nn.Module):
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         call = Call(self.engine, lambda: self._formulas(solver_args), options)
-        phi, batch = _phi(call, self._inner(self.engine.compiled_for(solver_args).interface, params))
+        phi, batch = _phi(call, self._pushed(self.engine.compiled_for(solver_args).input_map, params))
         x, y, _ = solve(call, phi)
         value = call.formulas.user_value(optimal_value(call, phi, x, y))
         dtype, device = output_type([p.real for p in params])
@@ -264,12 +257,10 @@ class ConeLayer(torch.nn.Module):
         """The cone program at these parameter values (P, q, A, b, cones), as NumPy arrays and SciPy's sparse matrices; see Layer.problem_data."""
         return self.engine.problem_data(*map(self._array, self._checked(params, named)), solver_args=solver_args)
 
-    def _inner(self, interface: Interface, params: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    def _pushed(self, input_map: InputMap, params: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         """The values of the program's own parameters."""
-        if interface.trivial:
-            return params
-        interface.check_finite(params, TENSORS)
-        return interface.inner(params, TENSORS, validate=self.engine.validate)
+        input_map.check_finite(params, TENSORS)
+        return input_map.push(params, TENSORS, validate=self.engine.validate)
 
     @staticmethod
     def _array(value: torch.Tensor) -> Any:
