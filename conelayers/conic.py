@@ -15,6 +15,7 @@ from conelayers.arguments import as_real, as_sparse
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones, Selection, as_cones, as_selection
+from conelayers.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
 from conelayers.errors import Status
 from conelayers.failures import OnFailure, PartialLinearization, react
 from conelayers.linearization import SolutionMap
@@ -77,12 +78,10 @@ class ConeSolution:
                 _vector("dx", dx, n)[None], _vector("dy", dy, m)[None], _vector("ds", ds, m)[None]
             )
         )
-        structure = self._structure
-        i, j = structure.P.rows, structure.P.cols
-        dP = structure.P.matrix(-0.5 * (lam[i] * self.x[j] + self.x[i] * lam[j]))
-        i, j = structure.A.rows, structure.A.cols
-        dA = structure.A.matrix(mu[i] * self.x[j] - self.y[i] * lam[j])
-        return dP, -lam, dA, -mu
+        P, A = self._structure.P, self._structure.A
+        dP = P.matrix(P_gradient(partial(_outer, P), self.x, lam))
+        dA = A.matrix(A_gradient(partial(_outer, A), self.x, self.y, lam, mu))
+        return dP, q_gradient(lam), dA, b_gradient(mu)
 
 
 def solve_and_differentiate(
@@ -201,6 +200,11 @@ def _single(structure: Structure, solution: Solution, linearization: SolutionMap
         _solution=solution,
         _linearization=linearization,
     )
+
+
+def _outer(pattern: Pattern, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The entries of a bᵀ on the pattern."""
+    return a[pattern.rows] * b[pattern.cols]
 
 
 def _matrix(name: str, value: Any, shape: tuple[int, int]) -> sp.csc_array:

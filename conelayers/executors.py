@@ -11,11 +11,9 @@ import itertools
 import math
 import os
 import platform
-import threading
 import time
 import uuid
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import contextmanager
@@ -31,6 +29,7 @@ from conelayers.limits import time_limit
 from conelayers.linearization import Linearization, NullTest, SolutionMap, Tell, Trouble, always
 from conelayers.parallel import one_blas_thread
 from conelayers.program import Structure
+from conelayers.recent import Recent, factor_numbers
 from conelayers.solution import Solution
 from conelayers.solve import WarmStart
 
@@ -80,6 +79,8 @@ def check_chunk_size(chunk_size: Any) -> int | None:
 
 # On the workers
 
+_Key = tuple[str, int, int]  # the layer's token, the number of its call, the chunk's first instance
+
 
 @final
 @dataclass(frozen=True)
@@ -94,48 +95,33 @@ class _Kept:
     """A worker's layers by their tokens, and the linearizations of its last chunks."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._layers: OrderedDict[str, Work] = OrderedDict()
-        self._maps: OrderedDict[Any, tuple[int, SolutionMap]] = OrderedDict()
+        self._layers: Recent[str, Work] = Recent(_LAYERS_KEPT)
+        self._maps: Recent[_Key, SolutionMap] = Recent()
 
     def layer(self, token: str, sent: Work | None) -> Work | None:
         """The layer of that token, kept if it was sent."""
         own = _OWN.get(token)
         if own is not None:
             return own
-        with self._lock:
-            if sent is not None:
-                self._layers[token] = sent
-            found = self._layers.get(token)
-            if found is not None:
-                self._layers.move_to_end(token)
-            while len(self._layers) > _LAYERS_KEPT:
-                self._layers.popitem(last=False)
-            return found
+        return self._layers.get(token) if sent is None else self._layers.add(token, sent)
 
-    def keep(self, key: Any, size: int, linearization: SolutionMap) -> None:
-        """Remember a chunk's linearization, of about ``size`` numbers."""
-        with self._lock:
-            self._maps[key] = size, linearization
-            while len(self._maps) > 1 and sum(s for s, _ in self._maps.values()) > _MOST_NUMBERS:
-                self._maps.popitem(last=False)
+    def keep(self, key: _Key, batch: int, linearization: SolutionMap) -> None:
+        """Remember the linearization of a chunk with so many instances."""
+        numbers = factor_numbers(batch, sum(linearization.structure.A.shape))
+        self._maps.add(key, linearization, numbers=numbers, most_numbers=_MOST_NUMBERS)
 
-    def find(self, key: Any) -> SolutionMap | None:
-        with self._lock:
-            return self._maps[key][1] if key in self._maps else None
+    def find(self, key: _Key) -> SolutionMap | None:
+        """The linearization of that chunk, if it is still here."""
+        return self._maps.get(key)
 
     def drop(self, token: str) -> None:
         """Forget what was kept of that layer."""
-        with self._lock:
-            self._layers.pop(token, None)
-            for key in [k for k in self._maps if k[0] == token]:
-                del self._maps[key]
+        self._layers.drop(lambda kept: kept == token)
+        self._maps.drop(lambda key: key[0] == token)
 
 
 _OWN: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # the layers of this process
 _KEPT = _Kept()
-
-_Key = tuple[str, int, int]  # the layer's token, the number of its call, the chunk's first instance
 
 
 @final
@@ -152,8 +138,7 @@ class _Solve:
     def __call__(self, layer: Work) -> Solution:
         with time_limit(None if self.deadline is None else max(0.0, self.deadline - time.time())):
             solution, linearization = layer.run(self.theta, self.solver_args, self.start)
-        order = solution.x.shape[1] + solution.y.shape[1]
-        _KEPT.keep(self.key, len(self.theta) * order * min(order, 100), linearization)
+        _KEPT.keep(self.key, len(self.theta), linearization)
         return solution
 
 
@@ -171,8 +156,7 @@ class _Derive:
 
     def __call__(self, layer: Work) -> tuple[tuple[np.ndarray, ...], list[int]]:
         linearization = _KEPT.find(self.key) or layer.relinearize(self.theta, self.v, self.solver_args)
-        order = self.theta.shape[0] * self.v.shape[1]
-        _KEPT.keep(self.key, order * min(order, 100), linearization)
+        _KEPT.keep(self.key, len(self.theta), linearization)
         troubled: list[int] = []
 
         def tell(trouble: Trouble) -> None:

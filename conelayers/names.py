@@ -9,9 +9,9 @@ from typing import Any, final
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["Names", "Naming"]
+__all__ = ["NEGLIGIBLE", "Names", "Naming"]
 
-_SEEN = 1e-6  # entries of a unit vector (maximum norm) below this are rounding
+NEGLIGIBLE = 1e-6  # entries of a null vector whose largest entry is 1: below this they are rounding errors
 _SHOWN = 4  # entries of one variable or constraint that are listed
 
 
@@ -43,7 +43,7 @@ class Names:
     def rows(self, weights: np.ndarray) -> tuple[str, ...]:
         """The constraints in which rows have a weight (m,) that is not zero, with their entries."""
         size = float(np.max(np.abs(weights), initial=0.0))
-        rows = np.flatnonzero(np.abs(weights) > _SEEN * size) if size > 0 else np.zeros(0, dtype=np.int64)
+        rows = np.flatnonzero(np.abs(weights) > NEGLIGIBLE * size) if size > 0 else np.zeros(0, dtype=np.int64)
         found = []
         owners = self.row_constraint[rows]
         for owner in dict.fromkeys(owners.tolist()):
@@ -87,7 +87,7 @@ class Names:
         found = []
         for name, shape, matrix in self.variables:
             change = np.abs(_moved(matrix, direction[None], units)[0])
-            moved = np.flatnonzero(change > _SEEN * size) if size > 0 else np.zeros(0, dtype=np.int64)
+            moved = np.flatnonzero(change > NEGLIGIBLE * size) if size > 0 else np.zeros(0, dtype=np.int64)
             if moved.size:
                 found.append(name + _entries(moved, shape, brackets=True))
         return tuple(found)
@@ -132,7 +132,7 @@ def _travelled(names: Names) -> Naming:
 def _split(images: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The combinations of the rows of ``basis`` (k, ·) whose images, the columns of ``images``, do not vanish, and those whose do."""
     squares, V = np.linalg.eigh(images.T @ images)
-    seen = squares > _SEEN**2
+    seen = squares > NEGLIGIBLE**2
     return V[:, seen].T @ basis, V[:, ~seen].T @ basis
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import final
 
 import numpy as np
 import scipy.sparse as sp
 
+from conelayers.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
 from conelayers.input_map import InputMap
 from conelayers.names import Names, Naming
 from conelayers.parameter_checks import where_in_batch
@@ -282,17 +283,15 @@ class ParametricProgram:
     def adjoint(self, theta: np.ndarray, x: np.ndarray, y: np.ndarray, lam: np.ndarray, mu: np.ndarray) -> np.ndarray:
         """The gradient with respect to θ (B, p) for the adjoint solution (λ, μ) of linearization.py.
 
-        dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ), formed only where the entry depends on θ.
+        The data's gradients (data_gradients.py) are formed only where an entry depends on θ.
         """
-        i, j = self._A_entries
-        phi = self.A.adjoint(_outer(mu, i, x, j) - _outer(y, i, lam, j))
+        phi = self.A.adjoint(A_gradient(partial(_outer, self._A_entries), x, y, lam, mu))
         if self.P.rows.size:
-            i, j = self._P_entries
-            phi += self.P.adjoint(-0.5 * (_outer(lam, i, x, j) + _outer(x, i, lam, j)))
+            phi += self.P.adjoint(P_gradient(partial(_outer, self._P_entries), x, lam))
         if self.q.rows.size:
-            phi += self.q.adjoint(-lam[:, self.q.rows])
+            phi += self.q.adjoint(q_gradient(lam[:, self.q.rows]))
         if self.b.rows.size:
-            phi += self.b.adjoint(-mu[:, self.b.rows])
+            phi += self.b.adjoint(b_gradient(mu[:, self.b.rows]))
         if not self.gp:
             return phi
         size = theta.shape[1]
@@ -308,11 +307,12 @@ class ParametricProgram:
         """
         lam, mu = lam_unit[None], mu_unit[None]
         x, y = (np.abs(h) + np.max(np.abs(h) / unit, initial=0.0) * unit for h, unit in ((x, lam), (y, mu)))
-        i, j = self._A_entries
-        phi = self.A.adjoint_size(_outer(mu, i, x, j) + _outer(y, i, lam, j))
+        # The formulas of data_gradients.py with every sign positive.
+        outer = partial(_outer, self._A_entries)
+        phi = self.A.adjoint_size(outer(mu, x) + outer(y, lam))
         if self.P.rows.size:
-            i, j = self._P_entries
-            phi += self.P.adjoint_size(0.5 * (_outer(lam, i, x, j) + _outer(x, i, lam, j)))
+            outer = partial(_outer, self._P_entries)
+            phi += self.P.adjoint_size(0.5 * (outer(lam, x) + outer(x, lam)))
         phi += self.q.adjoint_size(lam[:, self.q.rows]) + self.b.adjoint_size(mu[:, self.b.rows])
         if not self.gp:
             return phi
@@ -320,8 +320,9 @@ class ParametricProgram:
         return phi[:, :size] + phi[:, size:] / np.abs(self._base(theta))
 
 
-def _outer(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """The entries (i, j) of a bᵀ, for each instance."""
-    product = np.take(a, i, axis=1)
-    product *= np.take(b, j, axis=1)
+def _outer(entries: tuple[np.ndarray, np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """These entries, (rows, columns), of a bᵀ, for each instance."""
+    rows, columns = entries
+    product = np.take(a, rows, axis=1)
+    product *= np.take(b, columns, axis=1)
     return product

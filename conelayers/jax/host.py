@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, final
@@ -18,6 +15,7 @@ from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.linearization import SolutionMap, always
+from conelayers.recent import Recent, digest, factor_numbers
 
 __all__ = ["STATUSES", "HostProgram"]
 
@@ -49,8 +47,7 @@ class HostProgram:
 
     def __init__(self, layer: Layer, formulas: Formulas, options: Mapping[str, Any], on_failure: OnFailure) -> None:
         self.layer, self.formulas, self.options, self.on_failure = layer, formulas, dict(options), on_failure
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept: Recent[bytes, _Kept] = Recent(_MOST_KEPT, least=2)
         self._jitted: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def jitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,8 +97,7 @@ class HostProgram:
     def adjoint(self, phi: np.ndarray, *cotangents: np.ndarray) -> tuple[np.ndarray, ...]:
         """x̄, ȳ, λ, μ of smoothing.Adjoint for gx (B, n), gy (B, m), gs (B, m); for instances without a solution NaN, or zero where these are."""
         theta = self._theta(phi)
-        with self._lock:
-            kept = self._kept.get(_digest(theta))
+        kept = self._kept.get(digest(theta))
         kept = kept or self._solve(theta)
         gx, gy, gs = _wide(*cotangents)
         others, members = poisoned((gx, gy, gs)), kept.members
@@ -132,17 +128,11 @@ class HostProgram:
             status[members] = [STATUSES.index(one) for one in solution.status]
             residual[members] = np.where(solution.solved, solution.residuals.worst, np.nan)
         kept = _Kept(members, solution, x, y, s, status, residual)
-        with self._lock:
-            self._kept[_digest(theta)] = kept
-            self._kept.move_to_end(_digest(theta))
-            numbers = max(1, len(theta) * (n + m) * min(n + m, 100))
-            while len(self._kept) > max(2, min(_MOST_KEPT, _MOST_NUMBERS // numbers)):
-                self._kept.popitem(last=False)
-        return kept
+        numbers = factor_numbers(len(theta), n + m)
+        return self._kept.add(digest(theta), kept, numbers=numbers, most_numbers=_MOST_NUMBERS)
 
     def _linearization(self, theta: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, SolutionMap, LayerSolution | None]:
-        with self._lock:
-            kept = self._kept.get(_digest(theta))
+        kept = self._kept.get(digest(theta))
         if kept is None and v.dtype != np.float64:
             kept = self._solve(theta)  # v alone has too few digits
         if kept is not None and kept.solution is not None:
@@ -164,7 +154,3 @@ def _alike(own: np.ndarray, v: np.ndarray, tolerance: float) -> np.ndarray:
 
 def _wide(*arrays: np.ndarray) -> list[np.ndarray]:
     return [a.astype(np.float64) for a in arrays]
-
-
-def _digest(theta: np.ndarray) -> bytes:
-    return hashlib.blake2b(theta.tobytes() + str(theta.shape).encode(), digest_size=16).digest()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple, final
@@ -23,6 +21,7 @@ from conelayers.options import Options
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, ParametricProgram, bounds_only
 from conelayers.program import Pattern, Structure
+from conelayers.recent import Recent
 from conelayers.solvers import merge_solver_args
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import check_tensor, to_array
@@ -30,8 +29,6 @@ from conelayers.torch.layer import solve_parameters
 from conelayers.torch.operations import formulas_of
 
 __all__ = ["ConeProgramSolution", "solve_cone_program"]
-
-_MOST_KEPT = 32
 
 
 @final
@@ -135,8 +132,7 @@ def _entries(name: str, pattern: Any, shape: tuple[int, int], *, symmetric: bool
     return rows, cols
 
 
-_LAYERS: OrderedDict[Any, tuple[Layer, Formulas]] = OrderedDict()
-_LOCK = threading.Lock()
+_LAYERS: Recent[Any, tuple[Layer, Formulas]] = Recent(32)
 
 
 def _known(
@@ -151,15 +147,13 @@ def _known(
     """The layer of this structure, made once: its symbolic work is that of all calls."""
     sides = tuple(None if e is None else (e[0].tobytes(), e[1].tobytes()) for e in (P, A))
     key = n, cones, sides, quadratic, solver, repr(sorted((solver_args or {}).items()))
-    with _LOCK:
-        if key not in _LAYERS:
-            compiled = _program(n, cones, P, A, quadratic)
-            options = Options(solver=solver, solver_args=solver_args)
-            _LAYERS[key] = ConicLayer(compiled, options), formulas_of(compiled)
-        _LAYERS.move_to_end(key)
-        while len(_LAYERS) > _MOST_KEPT:
-            _LAYERS.popitem(last=False)
-        return _LAYERS[key]
+
+    def make() -> tuple[Layer, Formulas]:
+        compiled = _program(n, cones, P, A, quadratic)
+        options = Options(solver=solver, solver_args=solver_args)
+        return ConicLayer(compiled, options), formulas_of(compiled)
+
+    return _LAYERS.get_or_make(key, make)
 
 
 def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadratic: bool) -> ParametricProgram:
