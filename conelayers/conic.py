@@ -124,13 +124,15 @@ def solve_and_differentiate(
     _check_bounds(b, cones)
     if not _is_symmetric(P):
         raise ValueError(
-            "P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) / 2"
+            "P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) "
+            "/ 2"
         )
     P = sp.csc_array((P + P.T) / 2)  # a symmetric pattern
     P.sort_indices()
     if not _is_positive_semidefinite(P):
         raise ValueError(
-            "P: got a matrix with a negative eigenvalue, expected a positive semidefinite one; the problem is not convex"
+            "P: got a matrix with a negative eigenvalue, expected a positive semidefinite one; the problem is not "
+            "convex"
         )
     arguments = parse_solver_args(solver_args, solver)
     chosen = choose_solver(arguments.method or solver, cones, P.nnz > 0, arguments.native_names)
@@ -156,7 +158,8 @@ def _check_bounds(b: np.ndarray, cones: Cones) -> None:
         i = int(broken[0])
         fix = "" if np.isnan(b[i]) else "; leave out the row, which infinity makes void or infeasible"
         raise ValueError(
-            f"b: got NaN or infinite entries ({b[i]} at [{i}]), expected finite ones, or inf in rows of the nonnegative cone, "
+            f"b: got NaN or infinite entries ({b[i]} at [{i}]), expected finite ones, or inf in rows of the "
+            "nonnegative cone, "
             f"{_rows_of(cones)}{fix}"
         )
 

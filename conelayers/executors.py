@@ -64,7 +64,8 @@ def check_executor(executor: Any) -> Executor | None:
     """Raises TypeError for what is not an Executor."""
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(
-            f"executor: got {type(executor).__name__}, expected a concurrent.futures.Executor (threads, processes), or that of a "
+            f"executor: got {type(executor).__name__}, expected a concurrent.futures.Executor (threads, processes), "
+            "or that of a "
             "Dask cluster: client.get_executor()"
         )
     return executor
@@ -287,7 +288,8 @@ class Spread:
             return self._executor.submit(_work, self._token, layer, task)
         except (BrokenExecutor, RuntimeError) as error:
             raise ExecutorError(
-                f"executor: {type(self._executor).__name__} takes no work ({error}); give the layer a running one: layer.executor = …"
+                f"executor: {type(self._executor).__name__} takes no work ({error}); give the layer a running one: "
+                "layer.executor = …"
             ) from error
 
     def _result(self, future: Future[Any], chunk: slice) -> Any:
@@ -297,8 +299,10 @@ class Spread:
             if not (isinstance(error, BrokenExecutor | CancelledError) or type(error).__name__ in _LOST):
                 raise
             raise ExecutorError(
-                f"executor: {type(self._executor).__name__} lost the instances {chunk.start} to {chunk.stop - 1} of the batch "
-                f"({type(error).__name__}: {error}); nothing was returned. Give the layer a running executor, layer.executor = …, and "
+                f"executor: {type(self._executor).__name__} lost the instances {chunk.start} to {chunk.stop - 1} of "
+                "the batch "
+                f"({type(error).__name__}: {error}); nothing was returned. Give the layer a running executor, "
+                "layer.executor = …, and "
                 "call it again"
             ) from error
 

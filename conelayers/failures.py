@@ -145,7 +145,8 @@ def react(solution: Solution, policy: OnFailure, naming: Naming) -> None:
         else:
             what = f"to a residual of {residuals.worst[worst]:.1e} only, that of {residuals.named(worst, naming.names)}"
         warnings.warn(
-            f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} {what}. {Status.INACCURATE.advice}",
+            f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} {what}. "
+            f"{Status.INACCURATE.advice}",
             InaccurateSolutionWarning,
             stacklevel=4,
         )

@@ -123,13 +123,17 @@ class Layer:
         """Its parameters and its cone program."""
         specs = ", ".join(f"{spec.name} {spec.shape}" for spec in self.parameters) or "none"
         structure = self._compiled.structure
-        return f"parameters {specs}; n = {structure.n}, m = {structure.m}; {structure.cones.described()}; solver {self._solver or 'default'}"
+        return (
+            f"parameters {specs}; n = {structure.n}, m = {structure.m}; {structure.cones.described()}; solver "
+            f"{self._solver or 'default'}"
+        )
 
     def _repr_html_(self) -> str:
         structure = self._compiled.structure
         rows = [(spec.name, str(spec.shape), ", ".join(sorted(spec.attributes))) for spec in self.parameters]
         notes = [
-            f"cone program: {structure.n} variables, {structure.m} rows, {structure.A.nnz} entries in A, {structure.P.nnz} in P; {structure.cones.described()}",
+            f"cone program: {structure.n} variables, {structure.m} rows, {structure.A.nnz} entries in A, "
+            f"{structure.P.nnz} in P; {structure.cones.described()}",
             f"solver: {self._solver or 'default'}",
             *(f"lifted: {replacement}" for replacement in self.lifted),
         ]

@@ -383,7 +383,8 @@ class LayerSolution:
         for spec in input_map.parameters:
             if spec.is_complex:
                 raise NotImplementedError(
-                    f"jacobian: parameter {spec.label} is complex; use jvp and vjp, or a real parameter for each of its parts"
+                    f"jacobian: parameter {spec.label} is complex; use jvp and vjp, or a real parameter for each of "
+                    "its parts"
                 )
         blocks = self._program_jacobian()
         if not input_map.is_identity:

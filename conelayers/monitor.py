@@ -157,7 +157,8 @@ class Monitor:
         """
         if not self._steps:
             raise ValueError(
-                "plot: got no step, expected at least one: no step was seen yet; run the training inside of `with Monitor(layer) as monitor:`"
+                "plot: got no step, expected at least one: no step was seen yet; run the training inside of `with "
+                "Monitor(layer) as monitor:`"
             )
         try:
             from matplotlib.figure import Figure

@@ -66,7 +66,8 @@ class TravelledProblem:
     def linear(self, solver: str) -> ParametricProgram:
         """Raises ValueError."""
         raise ValueError(
-            f"solver_args: got solve_method {solver}, expected CLARABEL or SCS: {solver} needs the problem compiled with a "
+            f"solver_args: got solve_method {solver}, expected CLARABEL or SCS: {solver} needs the problem compiled "
+            "with a "
             f"linear objective, which a layer that was pickled cannot do; construct the layer with solver={solver!r}"
         )
 
@@ -79,6 +80,7 @@ class ConicForm:
     def linear(self, solver: str) -> ParametricProgram:
         """Raises ValueError."""
         raise ValueError(
-            f"solver: got {solver}, expected one for this P: {solver} takes no quadratic objective; use Clarabel or SCS, or "
+            f"solver: got {solver}, expected one for this P: {solver} takes no quadratic objective; use Clarabel or "
+            "SCS, or "
             "write the objective as a second-order cone"
         )

@@ -79,7 +79,8 @@ def check_theta(specs: Sequence[ParameterSpec], theta: Any) -> np.ndarray:
     theta, size = np.asarray(theta, dtype=np.float64), sum(spec.size for spec in specs)
     if theta.ndim != 2 or theta.shape[1] != size:
         raise ValueError(
-            f"theta: got shape {theta.shape}, expected (B, {size}): all parameters flattened column by column, one after the other"
+            f"theta: got shape {theta.shape}, expected (B, {size}): all parameters flattened column by column, one "
+            "after the other"
         )
     return theta
 
@@ -92,12 +93,14 @@ def in_order(specs: Sequence[ParameterSpec], params: Sequence[Any], named: Mappi
     if len(set(names)) < len(names):
         repeated = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(
-            f"parameters: got values by name, but more than one parameter is named {', '.join(repeated)}; expected all by position, or "
+            f"parameters: got values by name, but more than one parameter is named {', '.join(repeated)}; expected "
+            "all by position, or "
             "parameters with names of their own"
         )
     if params or sorted(named) != sorted(names):
         raise ValueError(
-            f"parameters: got {len(params)} by position and {', '.join(map(str, named))} by name, expected all by position or all "
+            f"parameters: got {len(params)} by position and {', '.join(map(str, named))} by name, expected all by "
+            "position or all "
             f"by name: {', '.join(spec.label for spec in specs)}"
         )
     return tuple(named[name] for name in names)
@@ -186,7 +189,8 @@ def _not_finite(spec: ParameterSpec, flat: np.ndarray, broken: np.ndarray) -> st
     if np.isnan(flat[i, entry]):
         return f"{got}; look for 0/0 or inf - inf where they are computed"
     return (
-        f"{got}: infinite are only bounds, the right-hand sides of linear inequalities, of parameters that enter nothing else; "
+        f"{got}: infinite are only bounds, the right-hand sides of linear inequalities, of parameters that enter "
+        "nothing else; "
         "leave out what should not bound, or write it as such an inequality"
     )
 
@@ -219,7 +223,8 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
                 spec,
                 broken,
                 batched,
-                f"was declared with bounds; got entries from {low.min():g} to {high.max():g}, expected all from {lower.min():g} to {upper.max():g}",
+                f"was declared with bounds; got entries from {low.min():g} to {high.max():g}, expected all from "
+                f"{lower.min():g} to {upper.max():g}",
             )
     if spec.positions is not None:
         others = np.ones(spec.size, dtype=bool)
@@ -258,7 +263,8 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
                 spec,
                 gap > 2 * slack,
                 batched,
-                f"must be {'Hermitian' if 'hermitian' in attributes else 'symmetric'}; got an asymmetry of {gap.max():g}, expected none. Pass (S + S.T) / 2"
+                f"must be {'Hermitian' if 'hermitian' in attributes else 'symmetric'}; got an asymmetry of "
+                f"{gap.max():g}, expected none. Pass (S + S.T) / 2"
                 + (" with S.T conjugated" if "hermitian" in attributes else ""),
             )
     for name, sign in (("PSD", 1.0), ("NSD", -1.0)):
@@ -273,7 +279,8 @@ def _check_attributes(spec: ParameterSpec, values: np.ndarray, flat: np.ndarray,
                     spec,
                     smallest < -slack,
                     batched,
-                    f"was declared {name}=True; got an eigenvalue {sign * smallest.min():g}, expected all {'≥' if sign > 0 else '≤'} 0",
+                    f"was declared {name}=True; got an eigenvalue {sign * smallest.min():g}, expected all "
+                    f"{'≥' if sign > 0 else '≤'} 0",
                 )
 
 

@@ -226,8 +226,10 @@ class ParametricProgram:
             spec.label for spec in self.parameters if ((spec.columns.start <= used) & (used < spec.columns.stop)).any()
         ]
         raise ValueError(
-            f"parameter{'s' if len(met) > 1 else ''} {' and '.join(met)}{where_in_batch(np.any(undefined, axis=1), batched)}: got infinite values that "
-            "meet in one bound as inf - inf, expected at most one of them there to be infinite; give each a constraint of its own"
+            f"parameter{'s' if len(met) > 1 else ''} "
+            f"{' and '.join(met)}{where_in_batch(np.any(undefined, axis=1), batched)}: got infinite values that "
+            "meet in one bound as inf - inf, expected at most one of them there to be infinite; give each a "
+            "constraint of its own"
         )
 
     def _undefined_bounds(self, theta: np.ndarray) -> np.ndarray:

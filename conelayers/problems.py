@@ -63,9 +63,8 @@ def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolu
     specs = parameter_specs(problem.parameters())
     missing = [spec.label for spec, value in zip(specs, values, strict=True) if value is None]
     if missing:
-        raise ValueError(
-            f"problem: got no value for the parameters {', '.join(missing)}, expected one for each: the parameters {', '.join(missing)} have no value; set their .value"
-        )
+        names = ", ".join(missing)
+        raise ValueError(f"problem: the parameters {names} have no value, expected one for each; set their .value")
     kept = vars(problem).setdefault(_KEPT, {})
     key = repr((gp, sorted(options.items())))
     if key not in kept:

@@ -59,7 +59,8 @@ def canonicalize(
         return _canonicalize(problem, parameters, variables, gp, quadratic, lifting, canon_backend, verbose)
     except RecursionError as error:
         raise CanonicalizationError(
-            f"problem: its expressions are nested more deeply than Python's recursion limit ({sys.getrecursionlimit()}) lets cvxpy follow; raise it "
+            "problem: its expressions are nested more deeply than Python's recursion limit "
+            f"({sys.getrecursionlimit()}) lets cvxpy follow; raise it "
             "with sys.setrecursionlimit, or name parts of them with new variables"
         ) from error
 
@@ -79,7 +80,8 @@ def _canonicalize(
     lifted = lift(problem, gp=gp, quadratic=quadratic) if lifting else as_it_is(problem)
     if not lifting and any(map(divides_by_complex, (problem.objective, *problem.constraints))):
         raise CanonicalizationError(
-            "problem: cvxpy reduces a division by complex numbers wrongly; leave lift=True, or multiply by their reciprocals"
+            "problem: cvxpy reduces a division by complex numbers wrongly; leave lift=True, or multiply by their "
+            "reciprocals"
         )
     if gp:  # of which cvxpy's rules see through sums of parameters only where these have values
         check_discipline(lifted.problem, gp)
@@ -175,7 +177,8 @@ def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[A
             pass  # what cvxpy says where there are no constraints
         except (NotImplementedError, AssertionError, TypeError, AttributeError, ValueError) as error:
             raise CanonicalizationError(
-                f"problem: cvxpy's own reduction to a cone program failed with {type(error).__name__} ({error}), as it would in problem.solve(); "
+                f"problem: cvxpy's own reduction to a cone program failed with {type(error).__name__} ({error}), as "
+                "it would in problem.solve(); "
                 "write the expression that it stumbles over in another way"
             ) from error
         void = cp.Problem(problem.objective, [*problem.constraints, cp.Constant(1) >= 0])

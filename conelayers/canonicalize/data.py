@@ -188,7 +188,8 @@ def parameter_map(
             continue  # the constant's column
         if ident not in maps:
             raise CanonicalizationError(
-                f"problem: cvxpy introduced a parameter of its own ({program.id_to_param[ident]}); please report this problem"
+                f"problem: cvxpy introduced a parameter of its own ({program.id_to_param[ident]}); please report this "
+                "problem"
             )
         part = maps[ident].tocoo()
         rows.append(part.row + start)

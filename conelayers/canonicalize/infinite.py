@@ -33,7 +33,8 @@ def check_constants(structure: Structure, maps: Mapping[str, AffineMap], naming:
         return
     where = " and ".join([*naming.names.rows(rows.astype(float)), *(["the objective"] if objective else [])])
     raise CanonicalizationError(
-        f"problem: got an infinite or NaN constant or coefficient in {where}, expected finite ones, or inf as a bound: alone on the right-hand side of a "
+        f"problem: got an infinite or NaN constant or coefficient in {where}, expected finite ones, or inf as a "
+        "bound: alone on the right-hand side of a "
         "linear inequality; remove the constraint that it makes void"
     )
 

@@ -73,7 +73,8 @@ class _Translator:
         if rule is None:
             reason = _REFUSED.get(kind, "it is not among the atoms that are evaluated outside of cvxpy")
             raise CanonicalizationError(
-                f"expression {_short(e)}: {kind.__name__} of parameters cannot be evaluated and differentiated: {reason}. "
+                f"expression {_short(e)}: {kind.__name__} of parameters cannot be evaluated and differentiated: "
+                f"{reason}. "
                 "Replace it by a new Parameter and pass its value"
             )
         return rule(e, children)

@@ -149,8 +149,10 @@ def cholesky(xp: Arithmetic, shape: Shape, A: Array, sign: int, name: str) -> Ar
         return xp.cholesky(_hermitian(xp, sign * A))
     except np.linalg.LinAlgError as error:
         raise ValueError(
-            f"{name}: got a value that is not {'positive' if sign > 0 else 'negative'} definite, expected one, as its factor is a parameter of "
-            "the cone program (quad_form in a constraint, or for a solver without a quadratic objective); add a small multiple of the "
+            f"{name}: got a value that is not {'positive' if sign > 0 else 'negative'} definite, expected one, as its "
+            "factor is a parameter of "
+            "the cone program (quad_form in a constraint, or for a solver without a quadratic objective); add a small "
+            "multiple of the "
             "identity, or write quad_form(x, psd_wrap(M.T @ M))"
         ) from error
 

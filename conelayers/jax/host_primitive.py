@@ -44,7 +44,8 @@ def host_primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Se
             given = [np.asarray(a) for a in arrays]
             if [g.dtype for g in given] != dtypes:
                 raise TypeError(
-                    f"ConeLayer: compiled for {dtypes[0]}, but JAX handed over {given[0].dtype}: its context manager enable_x64 does "
+                    f"ConeLayer: compiled for {dtypes[0]}, but JAX handed over {given[0].dtype}: its context manager "
+                    "enable_x64 does "
                     'not reach the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
                 )
             return tuple(host(*given, **params))

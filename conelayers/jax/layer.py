@@ -226,7 +226,8 @@ class ConeLayer:
             if isinstance(p, bool) or not isinstance(p, jax.Array | np.ndarray | np.generic | int | float | complex):
                 fix = ".todense()" if isinstance(p, BCOO) else "jnp.asarray"
                 raise TypeError(
-                    f"{name}: got {type(p).__name__}, expected an array of JAX or NumPy, or a number; convert it with {fix}"
+                    f"{name}: got {type(p).__name__}, expected an array of JAX or NumPy, or a number; convert it with "
+                    f"{fix}"
                 )
             check_host_array(name, p)
             dtype = jax.dtypes.result_type(p)

@@ -22,7 +22,8 @@ def check_host_array(name: str, value: Any) -> None:
     """Raises TypeError, naming the argument, for arrays of NumPy's that JAX would refuse in words of its own, or whose mask it would ignore."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name}: got a masked array, expected an array of JAX or NumPy, and its mask would be ignored; pass its .filled(…)"
+            f"{name}: got a masked array, expected an array of JAX or NumPy, and its mask would be ignored; pass its "
+            ".filled(…)"
         )
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "OSUMm":
         raise TypeError(f"{name}: got dtype {value.dtype}, expected a real one; convert it with .astype(float)")

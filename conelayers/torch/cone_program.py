@@ -127,7 +127,8 @@ def _entries(name: str, pattern: Any, shape: tuple[int, int], *, symmetric: bool
         alone = next(((i, j) for i, j in zip(rows.tolist(), cols.tolist(), strict=True) if (j, i) not in present), None)
         if alone is not None:
             raise ValueError(
-                f"{name}: got the entry {alone} without {alone[::-1]}, expected the pattern of a symmetric matrix: both triangles"
+                f"{name}: got the entry {alone} without {alone[::-1]}, expected the pattern of a symmetric matrix: "
+                "both triangles"
             )
     return rows, cols
 
@@ -234,6 +235,7 @@ def _check_convex(P: torch.Tensor | None, entries: _Entries | None, n: int) -> N
         broken = np.flatnonzero(smallest < -10 * shift)
         if broken.size:
             raise ValueError(
-                f"P: got an eigenvalue {smallest[broken].min():g} at batch index {broken[:10].tolist()}, expected a positive "
+                f"P: got an eigenvalue {smallest[broken].min():g} at batch index {broken[:10].tolist()}, expected a "
+                "positive "
                 "semidefinite matrix; the problem is not convex"
             ) from None

@@ -402,6 +402,7 @@ class _Second(Function):
 
 
 _THIRD = (
-    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; first and second "
+    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; "
+    "first and second "
     "ones are, and all of them for linear and quadratic programs"
 )

@@ -165,7 +165,8 @@ class ConeLayer(torch.nn.Module):
         """
         if torch.compiler.is_exporting():
             raise NotImplementedError(
-                "ConeLayer: torch.export was asked for, but the solver lives in this Python process; pickle the model instead"
+                "ConeLayer: torch.export was asked for, but the solver lives in this Python process; pickle the model "
+                "instead"
             )
         asked = (solver_args, warm_start, on_failure)
         if torch.compiler.is_compiling() and all(a is None for a in asked) and not _transformed():
@@ -305,7 +306,8 @@ class ConeLayer(torch.nn.Module):
                 )
             if p.is_meta:
                 raise ValueError(
-                    f"{name}: got one that is on meta, expected a tensor with values, on the CPU or a GPU; make it there"
+                    f"{name}: got one that is on meta, expected a tensor with values, on the CPU or a GPU; make it "
+                    "there"
                 )
             if p.device != params[0].device:
                 raise ValueError(
