@@ -98,9 +98,12 @@ def solve_and_differentiate(
 ) -> ConeSolution:
     """Solve minimize ½ xᵀPx + qᵀx subject to Ax + s = b, s ∈ K, and differentiate its solution map.
 
-    P: (n, n), full symmetric positive semidefinite, sparse or dense, or None for zero. q: (n,). A: (m, n), sparse or
-    dense. b: (m,), inf in rows of the nonnegative cone that do not bound: s is inf and y zero there, and their gradients are zero.
-    cones: a Cones or an SCS-style dict; its order and scaling are those of the rows. solver and solver_args, singular, selection: as for Layer.
+    P: (n, n), full symmetric positive semidefinite, sparse or dense, or None for zero.
+    q: (n,).
+    A: (m, n), sparse or dense.
+    b: (m,), inf in rows of the nonnegative cone that do not bound: there s is inf, y is zero, and gradients are zero.
+    cones: a Cones or an SCS-style dict; its order and scaling are those of the rows.
+    solver, solver_args, singular, selection: as for Layer.
 
     Returns a ConeSolution. Raises ValueError for bad data (naming the argument), SolveError for a program without a
     solution. The derivative: Agrawal et al., "Differentiating through a cone program" (2019), solved directly.
@@ -172,14 +175,14 @@ def _rows_of(cones: Cones) -> str:
 
 
 def _is_symmetric(P: sp.csc_array) -> bool:
-    """Whether P and Pᵀ agree to rounding, entry by entry, relative to √(Pᵢᵢ Pⱼⱼ), which bounds an entry of a semidefinite matrix."""
+    """Whether P and Pᵀ agree to rounding, entry by entry, relative to √(Pᵢᵢ Pⱼⱼ), the bound of a semidefinite entry."""
     difference, root = sp.coo_array(abs(P - P.T)), np.sqrt(np.abs(P.diagonal()))
     sizes = np.maximum(root[difference.row] * root[difference.col], abs(P)[difference.row, difference.col])
     return bool((difference.data <= _ASYMMETRY * sizes).all())
 
 
 def _is_positive_semidefinite(P: sp.csc_array) -> bool:
-    """Whether the LDLᵀ factorization of EPE + εI has positive pivots only, ε tiny and E such that EPE has the diagonal one."""
+    """Whether LDLᵀ of EPE + εI has positive pivots only, for a tiny ε and the E that makes EPE's diagonal 1."""
     if P.nnz == 0:
         return True
     diagonal = P.diagonal()

@@ -1,8 +1,8 @@
 """A layer's batch on any ``concurrent.futures.Executor``: threads, processes, or the machines of a cluster.
 
-The batch is cut into chunks of values. Workers keep the layers that they have been sent, and the factors of their last chunks: a gradient
-that comes back to the worker of its solve needs no new factorization, elsewhere it costs one. What the layer decides for the whole
-batch (errors, warnings, policies, and the parameters' gradients) is decided here.
+The batch is cut into chunks of values. Workers keep the layers that they have been sent, and the factors of their last
+chunks: a gradient that comes back to the worker of its solve needs no new factorization, elsewhere it costs one. What
+the layer decides for the whole batch (errors, warnings, policies, and the parameters' gradients) is decided here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ROUNDS = 3  # in which the layer goes to as many workers as missed it; after th
 
 
 class Work(Protocol):
-    """What is asked of a layer."""
+    """What the workers ask of a layer."""
 
     def run(
         self, theta: np.ndarray, solver_args: Mapping[str, Any] | None, start: WarmStart | None
@@ -175,7 +175,7 @@ def _work(token: str, sent: Work | None, task: Callable[[Work], Any]) -> Any:
         return task(layer)
 
 
-# Here
+# In the caller's process
 
 
 @final
@@ -315,7 +315,7 @@ _LOST = ("KilledWorker", "PicklingError", "FutureCancelledError")  # of Dask, an
 class RemoteLinearization:
     """The linearized solution map of a batch whose factors are on an executor's workers.
 
-    Instances whose derivative there is trouble with (singular systems) are looked at here, with what the caller reads of them.
+    Instances with singular systems are solved again in this process, which knows what the caller reads of them.
     """
 
     spread: Spread

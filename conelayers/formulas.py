@@ -147,7 +147,7 @@ class Formulas:
         return not self.cones.curved and self.selection is Selection.DEFAULT
 
     def derivative(self, v: np.ndarray, h: np.ndarray) -> np.ndarray:
-        """D(v)h of the Clarke element that was selected, for v, h (..., m); of no solution (v is NaN) NaN, or zero for h = 0."""
+        """D(v)h of the selected element for v, h (..., m); where v is NaN (no solution) NaN, or zero for h = 0."""
         return _where_solved(lambda v, h: self.cones.element(v, self.selection).apply(h), v, h)
 
     def second_derivative(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:

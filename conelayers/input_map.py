@@ -1,9 +1,9 @@
 """Between what the user passes and gets back, and the real parameters and outputs of the cone program.
 
-Most layers have the identity here: their parameters are the program's. Elsewhere a program's parameter is the real or the
-imaginary part of one of the user's, those of its entries that may differ from zero, or the value of an expression of them
-(canonicalize/lift.py), and a complex variable is made of two outputs. The layer's framework computes values, and
-differentiates what it computes; over NumPy's arrays tangents are pushed and gradients are pulled here.
+Most layers have the identity here: their parameters are the program's. Elsewhere a program's parameter is the real or
+the imaginary part of one of the user's, those of its entries that may differ from zero, or the value of an expression
+of them (canonicalize/lift.py), and a complex variable is made of two outputs. The layer's framework computes values,
+and differentiates what it computes; over NumPy's arrays tangents are pushed and gradients are pulled here.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["InputMap", "Replacement", "Source"]
 
 @final
 class Replacement(NamedTuple):
-    """What a layer put in the place of an ``expression`` of the user's, so that the problem's data are affine in its parameters.
+    """What a layer put in the place of an ``expression``, so that the problem's data are affine in its parameters.
 
-    by: "parameter", computed in every call, "variable", equal to it, "upper bound" or "lower bound", a variable, or "sum
-    of squares".
+    by: "parameter", computed in every call, "variable", equal to it, "upper bound" or "lower bound", a variable, or
+    "sum of squares".
     attributes: what is known of a parameter.
     """
 
@@ -40,7 +40,7 @@ class Replacement(NamedTuple):
 
 @final
 class Source(NamedTuple):
-    """Where a parameter of the program comes from: the user's parameter ``position``, or the ``expression`` of that number.
+    """Where a program's parameter comes from: the user's parameter ``position``, or the ``expression`` of that number.
 
     entries: only the entries at the parameter's positions.
     part: "real" or "imag" of complex values.
@@ -80,7 +80,8 @@ class InputMap:
         same = tuple(Source(i) for i in range(len(parameters)))
         self.is_identity = sources == same and outputs == tuple((i,) for i in range(len(outputs)))
         self.used = tuple(positions_in(e) for e in expressions)  # the user's parameters in each expression
-        # The program checks the values of its own parameters; those of the user's that are none of them are checked here.
+        # The program checks the values of its own parameters; those of the user's that are none of them are checked
+        # here.
         passed_on = {source.position for source in sources if source.part is None and not source.entries}
         self._checked_here = tuple(i for i, spec in enumerate(parameters) if i not in passed_on and spec.constrained)
         self._prepared: dict[int, Evaluation] = {}
@@ -122,7 +123,7 @@ class InputMap:
         )
 
     def arrays(self, given: Sequence[Any]) -> list[Any]:
-        """NumPy's arrays, or SciPy's sparse ones, of the given values; TypeError for complex values of a real parameter."""
+        """The values as arrays of NumPy, or sparse ones of SciPy; TypeError for complex values of a real parameter."""
         return given_arrays(self.parameters, given, sparse=True)
 
     def push(self, given: Sequence[Any], values: Values, *, validate: bool = True) -> Sequence[Any]:
@@ -166,7 +167,7 @@ class InputMap:
                 self._check(i, array, array.ndim > len(spec.shape), attributes=False)
 
     def _check(self, i: int, array: np.ndarray, batched: bool, *, attributes: bool = True) -> None:
-        """Raises ValueError for values of the user's parameter i that are not finite, or break one of its attributes."""
+        """Raises ValueError where values of the user's parameter i are not finite or break one of its attributes."""
         array = array if batched else array[None]
         check_values(self.parameters[i], array, batched, attributes=attributes, infinite=self.infinite[i])
 

@@ -68,9 +68,9 @@ class Layer:
     variables: its variables or ``constraint.dual_variables[i]``, in the order in which values are returned.
     Options: see conelayers.options.Options.
 
-    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, cannot be made DPP, or has integer variables;
-    ValueError for parameters or variables that are not the problem's, a solver that does not take it, and unknown options.
-    The problem is compiled here, once; later changes to it do not reach the layer.
+    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, cannot be made DPP, or has integer
+    variables; ValueError for parameters or variables that are not the problem's, a solver that does not take it, and
+    unknown options. The problem is compiled here, once; later changes to it do not reach the layer.
     """
 
     @takes_options
@@ -153,7 +153,7 @@ class Layer:
         return clone
 
     def _start_afresh(self) -> None:
-        """What a layer remembers of its calls."""
+        """Forget all calls, observers and warnings that were given."""
         self._last = threading.local()
         self._watch = Watch(*self._policies, self._compiled.naming)
         self._observers: list[Observer] = []
@@ -189,7 +189,7 @@ class Layer:
 
     @property
     def last(self) -> CallInfo | None:
-        """How each instance of this thread's last call ended, also of one that raised a SolveError; None before the first."""
+        """How each instance of this thread's last call ended, also if it raised; None before the first."""
         return getattr(self._last, "info", None)
 
     def solve(
@@ -201,7 +201,9 @@ class Layer:
     ) -> LayerSolution:
         """Solve for parameter values, one array (*shape) or (B, *shape) each; unbatched ones are broadcast.
 
-        solver_args, on_failure: for this call, over the layer's. Returns a LayerSolution. Raises ValueError for bad values
+        solver_args, on_failure: for this call, over the layer's.
+
+        Returns a LayerSolution. Raises ValueError for bad values
         (naming the parameter and the instance), SolveError naming the instances without a solution; warns
         InaccurateSolutionWarning where the residuals miss 1e−9.
         """
@@ -227,7 +229,7 @@ class Layer:
         warm_start: bool | None = None,
         on_failure: OnFailure | str | None = None,
     ) -> LayerSolution:
-        """The same for the values of the program's own parameters, which may be parts of the user's or expressions of them (input_map.py)."""
+        """Solve for values of the program's own parameters, which the input map makes of the user's (input_map.py)."""
         return self._observed(self._batch(values, self.compiled_for(solver_args)), solver_args, warm_start, on_failure)
 
     def _observed(
@@ -251,7 +253,7 @@ class Layer:
         self._observers.append(observer)
 
     def forget(self, observer: Observer) -> None:
-        """Do so no longer."""
+        """Stop calling the observer."""
         if observer not in self._observers:
             raise ValueError(
                 f"observer: got {observer!r}, expected one that observes this layer; pass what observe() was given"
@@ -261,8 +263,9 @@ class Layer:
     def problem_data(self, *theta: Any, solver_args: Mapping[str, Any] | None = None) -> ProblemData:
         """The cone program at these parameter values: minimize ½xᵀPx + qᵀx subject to Ax + s = b, s ∈ K.
 
-        P and A are sparse matrices, lists of B in a batched call; q (n,) or (B, n), b (m,) or (B, m). The program is a minimization also where the
-        user's is a maximization, in logarithms for a geometric program, and before equilibration and presolve. Takes what ``solve`` takes.
+        P and A are sparse matrices, lists of B in a batched call; q (n,) or (B, n), b (m,) or (B, m). The program is a
+        minimization also where the user's is a maximization, in logarithms for a geometric program, and before
+        equilibration and presolve. Takes what ``solve`` takes.
         """
         compiled = self.compiled_for(solver_args)
         _, values = self._pushed(theta, compiled)
@@ -302,7 +305,7 @@ class Layer:
         warm_start: bool | None = None,
         on_failure: OnFailure | str | None = None,
     ) -> LayerSolution:
-        """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
+        """Solve for θ (B, p): the program's parameters flattened column by column; adapters use it."""
         compiled = self.compiled_for(solver_args)
         specs = compiled.parameters
         given = theta = check_theta(specs, theta)
@@ -317,7 +320,7 @@ class Layer:
         return self._observed(batch, solver_args, warm_start, on_failure)
 
     def policy_for(self, on_failure: OnFailure | str | None, solver_args: Mapping[str, Any] | None = None) -> OnFailure:
-        """What a call with these options does about instances without a solution: what it says, or what the layer says."""
+        """What a call with these options does about instances without a solution: what it says, or else the layer."""
         if on_failure is not None:
             return as_on_failure(on_failure)
         silent = self.on_failure is OnFailure.RAISE and not self._arguments_for(solver_args).raises
@@ -395,7 +398,8 @@ class Layer:
         return LayerSolution(
             variables=tuple(v if batch.batched else np.asarray(v[0]) for v in shaped),
             _compiled=compiled,
-            # Data are kept where the derivative needs them, for logarithms of geometric programs, and where it may be zero.
+            # θ is kept only where the derivative needs it: for the logarithms of geometric programs, and where it may
+            # be zero.
             _batch=batch if compiled.gp or may_vanish else batch._replace(theta=np.empty((program.batch, 0))),
             _value=compiled.value(batch.theta, program, solution.x),
             _solution=solution,

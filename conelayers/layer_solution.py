@@ -44,8 +44,8 @@ class LayerSolution:
     program's solution, with a leading B in a batched call; status: a Status, or a tuple of B; residuals: a Residuals.
     The factored linear system is made at the first derivative and kept.
 
-    Where ``on_failure`` lets a call return without some instances' solutions, their values and tangents are NaN, and their gradients
-    NaN, or zero where their cotangents are zero.
+    Where ``on_failure`` lets a call return without some instances' solutions, their values and tangents are NaN, and
+    their gradients NaN, or zero where their cotangents are zero.
     """
 
     variables: tuple[np.ndarray, ...]
@@ -79,7 +79,7 @@ class LayerSolution:
         return self._seen_through or self._compiled.identity
 
     def seen_through(self, input_map: InputMap, given: Sequence[Any]) -> LayerSolution:
-        """The same in the terms of a user who gave these values: the program's parameters and outputs are made of theirs."""
+        """The same solution for the user, whose values ``given`` the input map turned into the program's parameters."""
         if input_map.is_identity:
             return self
         variables = input_map.recover(self.variables, ARRAYS)
@@ -128,7 +128,7 @@ class LayerSolution:
         return outputs_move(self._compiled.outputs, *self.points[:2])
 
     def gradients_move(self, chosen: ParametricProgram | None = None) -> NullTest:
-        """Whether the gradients of the parameters (``chosen`` ones) of instance i change along null vectors (λ, μ) of Jᵀ."""
+        """Whether gradients of instance i (of ``chosen`` parameters) change along null vectors (λ, μ) of Jᵀ."""
         return gradients_move(chosen or self._compiled, self._batch.theta, *self.points[:2])
 
     @property
@@ -159,7 +159,10 @@ class LayerSolution:
 
     @property
     def worst(self) -> str | tuple[str, ...]:
-        """What has the largest residual, by the user's names: a constraint with its entry, a variable's optimality condition, or the gap."""
+        """What has the largest residual, by the user's names.
+
+        It is a constraint with its entry, a variable's optimality condition, or the gap.
+        """
         residuals, names = self._solution.residuals, self._compiled.names
         return self._unbatch(tuple(residuals.named(i, names) for i in range(len(self._solution.status))))
 
@@ -169,11 +172,14 @@ class LayerSolution:
         return self._unbatch(self._value)
 
     def react(self) -> None:
-        """Raise or warn where an instance has no solution, as ``on_failure`` asks; InaccurateSolutionWarning where one misses the accuracy."""
+        """Raise or warn where an instance has no solution, as ``on_failure`` asks.
+
+        Gives an InaccurateSolutionWarning where a solution misses the accuracy.
+        """
         react(self._solution, self._on_failure, self._compiled.naming)
 
     def certify(self) -> Certificates:
-        """Whether the derivative here is justified: a Certificate for each instance. At most three factorizations an instance."""
+        """A Certificate for each instance: is its derivative justified? Takes at most three factorizations each."""
         return certify(self._linearization, self._solution, self._compiled.names)
 
     @property
@@ -187,7 +193,7 @@ class LayerSolution:
         return np.concatenate([np.empty((len(x), 0)), *(o.value(x, y) for o in self._compiled.outputs)], axis=1)
 
     def predict(self, direction: np.ndarray) -> np.ndarray:
-        """DΔ for Δ = ``direction`` (B, p), (B, size): the exact derivative's, or its least-squares stand-in, without a word."""
+        """DΔ (B, size) for Δ = ``direction`` (B, p), in least squares where J is singular; never warns."""
         x, y, _ = self.finite_points
         moved = self._push_at(x, y, self._linearization, self._batch.theta, direction, silent=True)
         return np.concatenate([np.empty((len(direction), 0)), *moved], axis=1)
@@ -258,9 +264,9 @@ class LayerSolution:
         """The gradients with respect to the parameters for cotangents of the variables (None for zero).
 
         Each gradient has the shape of the parameter's value; an unbatched parameter in a batched call gets the sum over
-        the batch, a symmetric one its symmetric gradient, a complex one ∂/∂Re + i ∂/∂Im (cotangents of complex variables
-        are of this form too). With ``needed``, the others are not computed and come as None.
-        Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
+        the batch, a symmetric one its symmetric gradient, a complex one ∂/∂Re + i ∂/∂Im (cotangents of complex
+        variables are of this form too). With ``needed``, the others are not computed and come as None. Raises
+        ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
         """
         input_map, outputs = self._input_map, self._compiled.outputs
         check_count("vjp", "cotangents", cotangents, len(input_map.outputs), "variable")
@@ -283,7 +289,7 @@ class LayerSolution:
     def vjp_points(
         self, gx: Any = None, gy: Any = None, gs: Any = None, *, needed: Sequence[bool] | None = None
     ) -> tuple[np.ndarray | None, ...]:
-        """The same for cotangents of x, y and s, the cone program's own solution."""
+        """The gradients with respect to the program's parameters for cotangents of its own solution x, y and s."""
         wanted = as_flags("vjp_points: needed", needed, len(self._compiled.parameters), "parameter")
         cotangents = zip(("x", "y", "s"), (gx, gy, gs), self.points, strict=True)
         batched = self._batch.batched
@@ -324,7 +330,7 @@ class LayerSolution:
         *,
         silent: bool = False,
     ) -> Adjoint:
-        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·): the exact adjoint, or what stands in for it."""
+        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·), exact or smoothed."""
         if self._smoothing is not None:
             assert self._base is not None
             others = poisoned((gx, gy, gs))
@@ -347,13 +353,13 @@ class LayerSolution:
 
     @property
     def troubles(self) -> int:
-        """How often the layer's derivatives have been singular: what is zero there is not the derivative, and that is told already."""
+        """How often the layer's derivatives were singular so far: the user was told, and a zero there means nothing."""
         return 0 if self._watch is None else self._watch.counts["trouble"]
 
     def heed_zero(
         self, cotangents: _Triple, lam: np.ndarray, mu: np.ndarray, chosen: ParametricProgram | None = None
     ) -> None:
-        """Tell the user, once a layer, where a linear program's gradient, made of λ (B, n) and μ (B, m), is zero in every parameter."""
+        """Warn, once a layer, where a linear program's gradient, made of λ (B, n) and μ (B, m), is zero."""
         if self._smoothing is None and self._watch is not None:
             members = np.flatnonzero(self.solved)
             x, y, _ = self.points
@@ -374,10 +380,10 @@ class LayerSolution:
         watch.tell_zero(smoothing, f"The gradient is zero in every parameter: {advice} (docs/degenerate.md).")
 
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
-        """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
+        """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
-        In a batch each instance's own, also for unbatched parameters. One factorization, and a solve for each entry of the
-        variables or of the parameters, whichever are fewer. Raises NotImplementedError for complex parameters.
+        In a batch each instance's own, also for unbatched parameters. One factorization, and a solve for each entry of
+        the variables or of the parameters, whichever are fewer. Raises NotImplementedError for complex parameters.
         """
         input_map = self._input_map
         for spec in input_map.parameters:
@@ -392,7 +398,7 @@ class LayerSolution:
         return tuple(tuple(np.asarray(self._unbatch(block)) for block in row) for row in blocks)
 
     def _program_jacobian(self) -> list[list[np.ndarray]]:
-        """∂output/∂parameter for each output and each parameter of the program, (B, *output.shape, *parameter.shape)."""
+        """∂output/∂parameter for the outputs and parameters of the program, (B, *output.shape, *parameter.shape)."""
         compiled, theta = self._compiled, self._batch.theta
         outputs, specs = compiled.outputs, compiled.parameters
         x, y, _ = self.finite_points

@@ -1,8 +1,9 @@
-"""The options of a layer's constructor: each one's name, type, default, check and documentation, once for all three layers.
+"""The options of a layer's constructor, once for all three layers: name, type, default, check and documentation.
 
 ``takes_options`` turns ``construct(self, problem, parameters, variables, options)`` into a constructor that takes the
 options one by one. Type checkers and editors read its parameters from the dataclasses below (PEP 612), ``help()`` and
-notebooks from the signature that it is given here; ``describe_options`` writes the list of options in a class's docstring.
+notebooks from the signature that it is given here; ``describe_options`` writes the list of options in a class's
+docstring.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _Arguments = ParamSpec("_Arguments")
 _Layer = TypeVar("_Layer")
 _Class = TypeVar("_Class", bound=type)
 
-# cvxpylayers' constructor takes these by position, in this order; ours takes the others after them, as they are declared.
+# cvxpylayers' constructor takes these by position, in this order; ours takes the others after them, as declared.
 _FIRST_BY_POSITION = ("solver", "gp", "verbose", "canon_backend", "solver_args")
 
 
@@ -55,7 +56,7 @@ def _ignoring_name(check: Callable[[Any], Any]) -> _Check:
 
 
 def _about(text: str, check: _Check) -> dict[str, Any]:
-    """What is kept of an option beside its name, type and default: what help() says, and what makes of a value the one kept."""
+    """What is known of an option beside its name, type and default: its text in help(), and its check."""
     return {"text": text, "check": check}
 
 
@@ -69,8 +70,8 @@ class Options:
     solver: str | None = field(
         default=None,
         metadata=_about(
-            '"CLARABEL", "SCS", "ECOS", or None: the cheapest way near the solution, and Clarabel where Newton\'s method does not '
-            "finish from there (docs/method.md). Where a named one fails the others are asked, unless "
+            '"CLARABEL", "SCS", "ECOS", or None: the cheapest way near the solution, and Clarabel where Newton\'s method '
+            "does not finish from there (docs/method.md). Where a named one fails the others are asked, unless "
             'solver_args={"fallback": False}.',
             _solver_name,
         ),
@@ -144,8 +145,8 @@ class Options:
         default=OnFailure.RAISE,
         kw_only=True,
         metadata=_about(
-            'where instances have no solution, "raise" a SolveError, or go on with NaN for those ("nan"), or that with a '
-            'FailedInstancesWarning ("warn"). ``layer.last`` says how each instance ended, whatever happened '
+            'where instances have no solution, "raise" a SolveError, or go on with NaN for those ("nan"), or that with '
+            'a FailedInstancesWarning ("warn"). ``layer.last`` says how each instance ended, whatever happened '
             "(docs/failures.md).",
             _ignoring_name(as_on_failure),
         ),

@@ -31,8 +31,9 @@ def combine_batch(
 ) -> Batch:
     """Stack a call's values into θ, broadcasting the unbatched ones.
 
-    ``infinite`` (p,) bool: which entries of θ may be ±inf; none by default. Raises ValueError naming the parameter for a wrong number of
-    values, a wrong shape, unequal batch sizes, values that are NaN, infinite where they may not be, or break the parameter's attributes.
+    ``infinite`` (p,) bool: which entries of θ may be ±inf; none by default. Raises ValueError naming the parameter for
+    a wrong number of values, a wrong shape, unequal batch sizes, values that are NaN, infinite where they may not be,
+    or break the parameter's attributes.
     """
     sizes = batch_sizes(specs, [value.shape for value in values])
     batched = tuple(size is not None for size in sizes)
@@ -58,8 +59,8 @@ def combine_batch(
 def given_arrays(specs: Sequence[ParameterSpec], values: Sequence[Any], *, sparse: bool = False) -> list[Any]:
     """A call's values as numeric arrays; SciPy's sparse ones as they are, if ``sparse``.
 
-    Raises TypeError naming the parameter for what is none, for complex values of a real parameter, for masks and for tensors with
-    gradients; ValueError for a wrong number of values.
+    Raises TypeError naming the parameter for what is none, for complex values of a real parameter, for masks and for
+    tensors with gradients; ValueError for a wrong number of values.
     """
     if len(values) != len(specs):
         _refuse_number(specs, len(values), len(values) == 1 and isinstance(values[0], (list, tuple, Mapping)))
@@ -86,7 +87,7 @@ def check_theta(specs: Sequence[ParameterSpec], theta: Any) -> np.ndarray:
 
 
 def in_order(specs: Sequence[ParameterSpec], params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A call's values in the order of the parameters, given all by position or all by name; ValueError for anything else."""
+    """A call's values in the order of the parameters; ValueError unless all come by position or all by name."""
     if not named:
         return tuple(params)
     names = [spec.name for spec in specs]
@@ -167,7 +168,7 @@ def check_values(
     attributes: bool = True,
     infinite: np.ndarray | None = None,
 ) -> None:
-    """Raises ValueError naming the parameter, the instance, and the attribute that ``values`` (B, *shape) break, or the entry that is not finite.
+    """Raises ValueError where ``values`` (B, *shape) are not finite or break an attribute, naming what and where.
 
     ``infinite`` (size,) bool: which entries, column-major, may be ±inf; none by default.
     """

@@ -126,7 +126,7 @@ def with_batch_axis(value: Any, spec: ParameterSpec) -> Any:
 
 
 def with_attributes(xp: Arithmetic, spec: ParameterSpec, value: Any) -> Any:
-    """The nearest value with the parameter's structure and attributes, for a value (B, *shape) that misses these by rounding."""
+    """The nearest value with the parameter's structure and attributes, which (B, *shape) misses by rounding."""
     return moved_values(xp, spec, structured(xp, spec, value))
 
 

@@ -23,7 +23,7 @@ __all__ = ["AffineMap", "OutputSpec", "ParametricProgram", "bounds_only"]
 @final
 @dataclass(frozen=True)
 class AffineMap:
-    """values = constant + L φ, where only the entries ``rows`` depend on φ: values[rows] = constant[rows] + linear φ."""
+    """values = constant + L φ. Only the entries ``rows`` depend on φ: values[rows] = constant[rows] + linear φ."""
 
     constant: np.ndarray
     rows: np.ndarray
@@ -48,7 +48,7 @@ class AffineMap:
 
     @cached_property
     def _selection(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(column, factor) of each row of L where it has one entry only: entries of φ that are copied need no product."""
+        """(column, factor) of each row of L if every row has one entry: φ's entries are copied then."""
         if self.linear.nnz != self.rows.size:
             return None
         return self.linear.indices, self.linear.data
@@ -149,7 +149,7 @@ class OutputSpec:
 
 
 def bounds_only(structure: Structure, maps: Mapping[str, AffineMap], *, gp: bool = False) -> np.ndarray:
-    """Which entries of θ enter right-hand sides of the nonnegative cone's rows and nothing else, (p,) bool: they may be infinite.
+    """Which entries of θ may be infinite, (p,) bool: those that enter only right-hand sides of the nonnegative cone.
 
     ``maps`` are those to P, q, A, b and the objective's constant.
     """
@@ -204,7 +204,7 @@ class ParametricProgram:
         return np.concatenate([theta, np.log(self._base(theta))], axis=1) if self.gp else theta
 
     def acceptable(self, theta: np.ndarray) -> np.ndarray:
-        """Which instances of θ (B, p) have values that a program can be made of, (B,) bool: infinite ones in bounds only, and no NaN."""
+        """Which instances of θ (B, p) make a program, (B,) bool: no NaN, and infinite values in bounds only."""
         finite = np.isfinite(theta)
         if finite.all():
             return np.ones(len(theta), dtype=bool)
@@ -304,8 +304,8 @@ class ParametricProgram:
     ) -> np.ndarray:
         """The largest gradients (1, p) that λ and μ of these sizes, (n,) and (m,), can make at θ, x and y, (1, ·).
 
-        λ_unit and μ_unit are γd and βe of the equilibration, in whose units x and y are of one size: entries that are zero
-        by chance count as much as the others.
+        λ_unit and μ_unit are γd and βe of the equilibration, in whose units x and y are of one size: entries that are
+        zero by chance count as much as the others.
         """
         lam, mu = lam_unit[None], mu_unit[None]
         x, y = (np.abs(h) + np.max(np.abs(h) / unit, initial=0.0) * unit for h, unit in ((x, lam), (y, mu)))

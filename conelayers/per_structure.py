@@ -15,7 +15,7 @@ _Found = TypeVar("_Found")
 
 
 def once_per_structure(find: Callable[[Structure], _Found]) -> Callable[[Structure], _Found]:
-    """A decorator: the function is asked once for each structure. Threads may ask at once, and then find the same twice."""
+    """A decorator that calls ``find`` once for each structure (threads that ask at the same time may call it twice)."""
     known: WeakKeyDictionary[Structure, _Found] = WeakKeyDictionary()
 
     @functools.wraps(find)

@@ -21,7 +21,7 @@ _BAND = 100  # a sparse factor has some hundred entries a row, a dense one as ma
 
 @final
 class Recent(Generic[_Key, _Value]):
-    """The values used last, at most so many of them; where that is not enough the ones unused for longest go. Safe for threads."""
+    """The values used last, at most ``most`` of them: those unused for longest go first. Safe for threads."""
 
     def __init__(self, most: int | float = math.inf, *, least: int = 1) -> None:
         self._most, self._least = most, least  # ``least`` of them stay, however large they are

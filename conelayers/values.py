@@ -34,7 +34,7 @@ class Values(Protocol):
         """(B, k) or (k,): the entries at ``spec.positions`` of a dense or sparse value."""
 
     def concrete(self, value: Any) -> np.ndarray | None:
-        """The value as a dense NumPy array; None where it is traced, or sparse, of which ``entries`` checks the pattern."""
+        """The value as a dense NumPy array; None for a traced one, and for a sparse one, which ``entries`` checks."""
 
     def joined(self, real: Any, imaginary: Any) -> Any:
         """The complex array of these parts."""

@@ -1,4 +1,4 @@
-"""Whether a gradient is zero in every parameter, as at the vertices of linear programs, so that nothing can be learned from it."""
+"""Gradients that are zero in every parameter, as at the vertices of linear programs: nothing is learned from them."""
 
 from __future__ import annotations
 

@@ -49,10 +49,12 @@ def canonicalize(
     """Compile ``problem`` into a ParametricProgram.
 
     ``variables`` may hold variables of the problem and dual variables of its constraints. With ``quadratic=False`` the
-    objective is made linear by cvxpy (an epigraph), for solvers that take no P. ``lifting``: make the problem DPP where it is not.
+    objective is made linear by cvxpy (an epigraph), for solvers that take no P. ``lifting``: make the problem DPP where
+    it is not.
 
-    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, that is not DPP and cannot be made so, or has integer
-    variables or a parameter in an exponent, and ValueError for parameters or variables that are not its own.
+    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, that is not DPP and cannot be made so, or
+    has integer variables or a parameter in an exponent, and ValueError for parameters or variables that are not its
+    own.
     """
     try:
         check_arguments(problem, parameters, variables)
@@ -161,11 +163,11 @@ def _logarithmic(lift: sp.csr_array, size: int) -> np.ndarray:
 
 
 def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[Any, Any, list[Any]]:
-    """cvxpy's compilation for SCS, whose convention is the package's; it wants at least one constraint, so a void one is added."""
+    """cvxpy's compilation for SCS, whose convention is the package's. It needs a constraint: a void one is added."""
     options |= {"enforce_dpp": True, "solver_opts": None if quadratic else {"use_quad_obj": False}}
     with warnings.catch_warnings():
-        # cvxpy reads sparse parameters and writes the 1 × 1 imaginary part of a Hermitian matrix in its own discouraged ways, and says
-        # which of its backends takes N-d arrays.
+        # cvxpy reads sparse parameters and writes the 1 × 1 imaginary part of a Hermitian matrix in its own discouraged
+        # ways, and says which of its backends takes N-d arrays.
         warnings.filterwarnings("ignore", message="Initializing a Constant with a nested list", category=UserWarning)
         warnings.filterwarnings("ignore", message="Reading from a sparse CVXPY expression", category=RuntimeWarning)
         warnings.filterwarnings(

@@ -23,7 +23,10 @@ _IGNORED = ("RUST", "DIFFCP", "DIFFENGINE", "MOREAU", "MPAX", "CUCLARABEL")  # o
 
 
 def known_backend(name: Any) -> str | None:
-    """cvxpy's canonicalization backend of that name; None for its default, as for those that mean nothing here. ValueError for others."""
+    """cvxpy's canonicalization backend of that name; None for its default and for names that mean nothing here.
+
+    Raises ValueError for any other name.
+    """
     upper = name.upper() if isinstance(name, str) else name
     if upper is None or upper in _IGNORED:
         return None
@@ -33,7 +36,7 @@ def known_backend(name: Any) -> str | None:
 
 
 def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
-    """Raises for arguments that are not a problem, all of its parameters, and variables of its own, real and continuous."""
+    """Raises unless given a problem, all of its parameters, and variables of its own that are real and continuous."""
     if not isinstance(problem, cp.Problem):
         raise TypeError(f"problem: got {described(problem)}, expected a cvxpy.Problem")
     for name, given, kind in (("parameters", parameters, cp.Parameter), ("variables", variables, cp.Variable)):
@@ -181,7 +184,7 @@ def check_discipline(problem: cp.Problem, gp: bool) -> None:
 
 
 def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original: cp.Problem, lifting: bool) -> None:
-    """Raises CanonicalizationError where the data would not be affine in the parameters, naming expressions of the original problem."""
+    """Raises CanonicalizationError, naming the user's expressions, where the data are not affine in the parameters."""
     scope = scopes.quad_form_dpp_scope if quadratic and not gp else None
     is_dpp: Any = problem.is_dpp  # its cached wrapper hides the signature from type checkers
     dpp = is_dpp("dgp") if gp else is_dpp(quad_form_dpp="qp" if quadratic else None)
@@ -227,8 +230,8 @@ def _bounds_escape(variable: cp.Variable) -> bool:
 def _escapes(e: Any, affine: bool = True) -> bool:
     """Whether e breaks what cvxpy's own check of DPP does not see.
 
-    A quadratic form's coefficients may vary only where nothing but affine atoms stands over it; Huber's threshold must be affine in
-    the parameters.
+    A quadratic form's coefficients may vary only where nothing but affine atoms stands over it; Huber's threshold must
+    be affine in the parameters.
     """
     if isinstance(e, QuadForm) and e.args[1].parameters() and not affine:
         return True

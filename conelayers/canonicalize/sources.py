@@ -20,7 +20,7 @@ def sources_of(
     parameters: Sequence[cp.Parameter],
     definitions: Sequence[tuple[cp.Parameter, cp.Expression | Factor]],
 ) -> tuple[tuple[Source, ...], tuple[Expression, ...]]:
-    """One source for each part, the user's parameter or an expression that a new one stands for, and these expressions."""
+    """A source for each part (a user's parameter, or the expression that a new one stands for), and the expressions."""
     place = {p.id: i for i, p in enumerate(parameters)}
     known: dict[int, Expression] = {}
     for p, definition in definitions:

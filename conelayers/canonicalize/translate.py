@@ -27,7 +27,8 @@ def translate(
 ) -> tuple[Expression, ...]:
     """The expressions' nodes, parameter i being the value at position i; one object among cvxpy's is one node.
 
-    ``known``: nodes that stand for further parameters, by their identifiers. Raises CanonicalizationError for an atom that is not covered and for a variable, naming it and the expression.
+    ``known``: nodes that stand for further parameters, by their identifiers. Raises CanonicalizationError for an atom
+    that is not covered and for a variable, naming it and the expression.
     """
     translator = _Translator(parameters)
     translator.parameters |= known or {}

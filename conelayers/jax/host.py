@@ -1,4 +1,4 @@
-"""The solves and linear systems of one program on the host, over NumPy arrays: what the callbacks of a compiled function call."""
+"""One program's solves and linear systems on the host, over NumPy arrays: what a compiled function calls back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAME = 1e-5  # relative distance up to which a float32 v is that of the solutio
 
 @final
 class _Kept(NamedTuple):
-    """The solution of the instances whose parameters are acceptable (``members``), and the point of all of them, NaN for the others."""
+    """The solution of the ``members``, whose parameters are acceptable, and the points of all, NaN for the others."""
 
     members: np.ndarray
     solution: LayerSolution | None
@@ -51,7 +51,7 @@ class HostProgram:
         self._jitted: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def jitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function of the formulas and of arrays, compiled: outside of jit its operations would be sent off one by one."""
+        """The function of formulas and arrays, compiled: JAX would otherwise dispatch its operations one by one."""
         known = self._jitted.get(function)
         return known or self._jitted.setdefault(function, jax.jit(partial(function, self.formulas)))
 
@@ -95,7 +95,10 @@ class HostProgram:
         return self.formulas.derivative(*_wide(v, h)).astype(v.dtype)
 
     def adjoint(self, phi: np.ndarray, *cotangents: np.ndarray) -> tuple[np.ndarray, ...]:
-        """x̄, ȳ, λ, μ of smoothing.Adjoint for gx (B, n), gy (B, m), gs (B, m); for instances without a solution NaN, or zero where these are."""
+        """x̄, ȳ, λ, μ of smoothing.Adjoint for gx (B, n), gy (B, m), gs (B, m).
+
+        Instances without a solution get NaN, or zero where their cotangents are zero.
+        """
         theta = self._theta(phi)
         kept = self._kept.get(digest(theta))
         kept = kept or self._solve(theta)
@@ -146,7 +149,7 @@ class HostProgram:
 
 
 def _alike(own: np.ndarray, v: np.ndarray, tolerance: float) -> np.ndarray:
-    """Where v (B, m) is ``own`` up to a tolerance relative to its largest entry, (B, m); −inf where there is no bound."""
+    """Where v (B, m) is ``own`` up to a tolerance relative to the largest entry, (B, m). No bound is −inf in both."""
     here, there = (np.where(np.isneginf(h), 0.0, h) for h in (own, v))
     size = np.abs(here).max(axis=1, initial=0.0, keepdims=True)
     return (np.isneginf(own) == np.isneginf(v)) & (np.abs(here - there) <= tolerance * size)

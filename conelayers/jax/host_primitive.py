@@ -19,7 +19,7 @@ Array = jax.Array
 
 
 def host_primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Sequence[tuple[Any, Any]]]) -> Primitive:
-    """A primitive that calls ``host`` with NumPy arrays; ``shapes`` are those of its results, with None for the inputs' dtype."""
+    """A primitive that calls ``host`` with NumPy arrays; ``shapes``: the results', with None for the inputs' dtype."""
     primitive = Primitive(f"conelayers_{name}")
     primitive.multiple_results = True
 

@@ -34,7 +34,7 @@ Array = jax.Array
 
 
 class SolveInfo(NamedTuple):
-    """How each instance ended: ``status`` () or (B,) int32, see ``ConeLayer.statuses``, and the worst residual, likewise."""
+    """How each instance ended: ``status`` () or (B,) int32 (see ``ConeLayer.statuses``), and the worst residual."""
 
     status: Array
     residual: Array
@@ -51,11 +51,11 @@ class ConeLayer:
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned arrays.
     Options: see conelayers.options.Options.
 
-    Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the gradients.
-    The solver computes in float64 on the host; the outputs have the inputs' common dtype.
+    Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
+    gradients. The solver computes in float64 on the host; the outputs have the inputs' common dtype.
 
-    All transformations of JAX work on it, in any composition; third derivatives where all constraints are linear. It is hashable,
-    compared by identity, and a pytree without leaves.
+    All transformations of JAX work on it, in any composition; third derivatives where all constraints are linear. It is
+    hashable, compared by identity, and a pytree without leaves.
 
     Raises CanonicalizationError or ValueError for a problem, parameters, variables or options that do not fit.
     """
@@ -81,9 +81,10 @@ class ConeLayer:
     ) -> tuple[Array, ...]:
         """The solution for these parameter values, a tuple with one array for each of ``variables``.
 
-        The values come by position, or all of them by the parameters' names, as keywords or as one dictionary. Raises ValueError
-        for bad values, TypeError for anything that is not a real array or number, SolveError naming the instances that have no
-        solution; in a compiled function JAX wraps errors of values in its own, with the same message.
+        The values come by position, or all of them by the parameters' names, as keywords or as one dictionary. Raises
+        ValueError for bad values, TypeError for anything that is not a real array or number, SolveError naming the
+        instances that have no solution; in a compiled function JAX wraps errors of values in its own, with the same
+        message.
         """
         return self.solve(*params, solver_args=solver_args, warm_start=warm_start, on_failure=on_failure, **named)[0]
 
@@ -126,10 +127,10 @@ class ConeLayer:
         on_failure: OnFailure | str | None = None,
         **named: Any,
     ) -> Array:
-        """The optimal value of the problem, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
+        """The optimal value, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
 
-        dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique. Takes and
-        raises what the call does.
+        dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique.
+        Takes and raises what the call does.
         """
         values = self._checked(params, named)
         program = self._program(solver_args, warm_start, self.engine.policy_for(on_failure, solver_args))
@@ -146,9 +147,10 @@ class ConeLayer:
     def jacobian(
         self, *params: Any, solver_args: Mapping[str, Any] | None = None, **named: Any
     ) -> tuple[tuple[Array, ...], ...]:
-        """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
+        """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
-        All from one factorization, for concrete arrays; ``jax.jacrev`` and ``jax.jacfwd`` are for transformed and compiled functions.
+        All from one factorization, for concrete arrays; ``jax.jacrev`` and ``jax.jacfwd`` are for transformed and
+        compiled functions.
         """
         values = self._concrete("jacobian", "use jax.jacrev or jax.jacfwd of the layer", params, named)
         blocks = self.engine.solve(*map(_canonical, values), solver_args=solver_args).jacobian()
@@ -164,14 +166,14 @@ class ConeLayer:
     ) -> Certificates:
         """Whether the gradient at these parameter values is justified: a Certificate for each instance (docs/trust.md).
 
-        Takes what the call takes, concrete arrays only, solves, and adds at most three factorizations an instance. An instance
-        without a solution gets a certificate that says so.
+        Takes what the call takes, concrete arrays only, solves, and adds at most three factorizations an instance. An
+        instance without a solution gets a certificate that says so.
         """
         values = self._concrete("certify", "call it outside of the transformed function", params, named)
         return self.engine.certify(*map(_canonical, values), solver_args=solver_args, warm_start=warm_start)
 
     def problem_data(self, *params: Any, solver_args: Mapping[str, Any] | None = None, **named: Any) -> ProblemData:
-        """The cone program at these concrete parameter values (P, q, A, b, cones), as NumPy arrays and SciPy's sparse matrices; see Layer.problem_data."""
+        """The cone program (P, q, A, b, cones) at concrete values, for NumPy and SciPy; see Layer.problem_data."""
         values = self._concrete("problem_data", "call it outside of the transformed function", params, named)
         return self.engine.problem_data(*map(_canonical, values), solver_args=solver_args)
 
@@ -182,7 +184,10 @@ class ConeLayer:
 
     @property
     def last(self) -> CallInfo | None:
-        """How each instance of this thread's last solve ended; compiled functions solve in threads of JAX's own: use ``solve`` there."""
+        """How each instance of this thread's last solve ended.
+
+        Compiled functions solve in threads of JAX's own: there, use what ``solve`` returns.
+        """
         return self.engine.last
 
     @staticmethod
@@ -251,7 +256,7 @@ class ConeLayer:
 
 
 def _output_type(values: Sequence[Any]) -> Any:
-    """The common dtype of the inputs by JAX's promotion, that of real parts for complex ones, the default floating-point one for integers."""
+    """The inputs' common dtype by JAX's promotion: real for complex ones, the default float for integers."""
     dtype = jnp.result_type(*(v.data if isinstance(v, BCOO) else v for v in values)) if values else jnp.dtype("float64")
     if jnp.issubdtype(dtype, jnp.complexfloating):
         dtype = jnp.finfo(dtype).dtype

@@ -19,7 +19,7 @@ __all__ = ["ARRAYS", "check_host_array"]
 
 
 def check_host_array(name: str, value: Any) -> None:
-    """Raises TypeError, naming the argument, for arrays of NumPy's that JAX would refuse in words of its own, or whose mask it would ignore."""
+    """Raises TypeError, naming the argument, for NumPy arrays that JAX would refuse, or whose mask it would ignore."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name}: got a masked array, expected an array of JAX or NumPy, and its mask would be ignored; pass its "

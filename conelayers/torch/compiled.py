@@ -1,7 +1,7 @@
 """The layer as custom operators, which torch.compile keeps in its graph: the solve, and its gradient.
 
-Between the two travels a handle, an integer tensor (a digest of the arguments), under which the last few solutions with their
-factors are kept; where one has been forgotten the gradient solves again.
+Between the two travels a handle, an integer tensor (a digest of the arguments), under which the last few solutions with
+their factors are kept; where one has been forgotten the gradient solves again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LAYERS: WeakValueDictionary[int, Layer] = WeakValueDictionary()
 _NUMBERS = itertools.count()
 
 
-# The last solutions by their handles: a training step has one solve for each layer between its forward and its backward pass.
+# The last solutions by their handles. A training step needs one for each layer from its forward to its backward pass.
 KEPT: Recent[int, LayerSolution] = Recent(8)
 
 

@@ -55,14 +55,20 @@ def solve_cone_program(
 ) -> ConeProgramSolution:
     """minimize ½ xᵀPx + qᵀx subject to Ax + s = b, s ∈ K, differentiable in P, q, A and b.
 
-    P: (n, n), full symmetric positive semidefinite, or None for zero. q: (n,). A: (m, n). b: (m,). Each may have a leading B; the
-    others are shared by the batch. cones: a Cones or an SCS-style dict; its order and scaling are those of the rows.
-    P_pattern, A_pattern: a scipy sparse matrix, or (rows, columns); then P and A are the values (nnz,) or (B, nnz) of its entries, in
-    the order of (rows, columns), or of the matrix's COO form. P's pattern holds both triangles. solver, solver_args, on_failure: as for ConeLayer.
-    b may be inf in rows of the nonnegative cone: they do not bound there, s is inf, y zero, and their gradients are zero.
+    P: (n, n), full symmetric positive semidefinite, or None for zero.
+    q: (n,).
+    A: (m, n).
+    b: (m,), inf in rows of the nonnegative cone that do not bound: there s is inf, y is zero, and gradients are zero.
+    cones: a Cones or an SCS-style dict; its order and scaling are those of the rows.
+    P_pattern, A_pattern: a scipy sparse matrix, or (rows, columns). Then P and A are the values (nnz,) or (B, nnz) of
+    its entries, in the order of (rows, columns), or of the matrix's COO form. P's pattern holds both triangles.
+    solver, solver_args, on_failure: as for ConeLayer.
 
-    The gradient of P is symmetric. Everything that ConeLayer offers holds here too: torch.func, forward mode, second derivatives.
-    Raises ValueError for bad data, naming the argument, SolveError naming the instances that have no solution.
+    P, q, A and b may each have a leading B; those that have none are shared by the batch.
+
+    The gradient of P is symmetric. Everything that ConeLayer offers holds here too: torch.func, forward mode, second
+    derivatives. Raises ValueError for bad data, naming the argument, SolveError naming the instances that have no
+    solution.
     """
     cones = as_cones(cones)
     for name, value in (("P", P), ("q", q), ("A", A), ("b", b)):

@@ -12,7 +12,7 @@ __all__ = ["check_tensor", "from_array", "output_type", "to_array"]
 
 
 def check_tensor(name: str, tensor: torch.Tensor, device: torch.device) -> None:
-    """Raises TypeError or ValueError, naming the argument, for a tensor without values, on another device, or sparse."""
+    """Raises TypeError or ValueError, naming it, for a tensor without values, on another device, or sparse."""
     if tensor.is_meta:
         raise ValueError(
             f"{name}: got one that is on meta, expected {'cpu' if device.type == 'meta' else device}: a tensor with "

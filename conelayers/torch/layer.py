@@ -30,7 +30,7 @@ __all__ = ["ConeLayer", "CvxpyLayer", "solve_parameters"]
 
 
 class _PlainSolve(torch.autograd.Function):
-    """θ ↦ variables outside of all transformations: the engine's own gradient, and the general one where it is differentiated."""
+    """θ ↦ variables outside of transformations: the engine's gradient, or the general one under create_graph."""
 
     @staticmethod
     @torch.compiler.disable
@@ -131,8 +131,8 @@ class ConeLayer(torch.nn.Module):
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.
 
-    torch.func's transformations, forward mode and second derivatives work on it, in any composition; third derivatives where all
-    constraints are linear.
+    torch.func's transformations, forward mode and second derivatives work on it, in any composition; third derivatives
+    where all constraints are linear.
 
     Raises CanonicalizationError or ValueError for a problem, parameters, variables or options that do not fit.
     """
@@ -160,8 +160,9 @@ class ConeLayer(torch.nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """The solution for these parameter values, a tuple with one tensor for each of ``variables``.
 
-        The values come by position or, all of them, by the parameters' names. Raises ValueError for bad values, TypeError for
-        anything that is not a real floating-point tensor, SolveError naming the instances that have no solution.
+        The values come by position or, all of them, by the parameters' names. Raises ValueError for bad values,
+        TypeError for anything that is not a real floating-point tensor, SolveError naming the instances that have no
+        solution.
         """
         if torch.compiler.is_exporting():
             raise NotImplementedError(
@@ -209,10 +210,10 @@ class ConeLayer(torch.nn.Module):
         on_failure: OnFailure | str | None = None,
         **named: torch.Tensor,
     ) -> torch.Tensor:
-        """The optimal value of the problem, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
+        """The optimal value, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
 
-        dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique. Takes and
-        raises what the call does.
+        dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique.
+        Takes and raises what the call does.
         """
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
@@ -227,7 +228,7 @@ class ConeLayer(torch.nn.Module):
     def jacobian(
         self, *params: torch.Tensor, solver_args: Mapping[str, Any] | None = None, **named: torch.Tensor
     ) -> tuple[tuple[torch.Tensor, ...], ...]:
-        """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
+        """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
         All from one factorization, detached; ``torch.func.jacrev`` and ``jacfwd`` give differentiable ones.
         """
@@ -246,8 +247,8 @@ class ConeLayer(torch.nn.Module):
     ) -> Certificates:
         """Whether the gradient at these parameter values is justified: a Certificate for each instance (docs/trust.md).
 
-        Takes what the call takes, solves, and adds at most three factorizations an instance; nothing of it enters the graph. An
-        instance without a solution gets a certificate that says so.
+        Takes what the call takes, solves, and adds at most three factorizations an instance; nothing of it enters the
+        graph. An instance without a solution gets a certificate that says so.
         """
         params = self._checked(params, named)
         return self.engine.certify(*map(self._array, params), solver_args=solver_args, warm_start=warm_start)
@@ -255,7 +256,7 @@ class ConeLayer(torch.nn.Module):
     def problem_data(
         self, *params: torch.Tensor, solver_args: Mapping[str, Any] | None = None, **named: torch.Tensor
     ) -> ProblemData:
-        """The cone program at these parameter values (P, q, A, b, cones), as NumPy arrays and SciPy's sparse matrices; see Layer.problem_data."""
+        """The cone program (P, q, A, b, cones) at these values, for NumPy and SciPy; see Layer.problem_data."""
         return self.engine.problem_data(*map(self._array, self._checked(params, named)), solver_args=solver_args)
 
     def _pushed(self, input_map: InputMap, params: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -316,14 +317,15 @@ class ConeLayer(torch.nn.Module):
         return params
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Checkpoints of models that held a cvxpylayers layer carry its matrices as buffers; the layer has no state here.
+        # Checkpoints of models that held a cvxpylayers layer carry its matrices as buffers; the layer has no state
+        # here.
         for name in ("P", "q", "A"):
             state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def last(self) -> CallInfo | None:
-        """How each instance of this thread's last call ended: statuses, residuals, who was tried; None before the first."""
+        """How each instance of this thread's last call ended; None before the first."""
         return self.engine.last
 
     @property
