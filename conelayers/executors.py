@@ -363,7 +363,7 @@ class RemoteLinearization:
         ]
         answers = self.spread.do(tasks, self.chunks, "tangent" if forward else "gradient")
         found = [np.concatenate(parts) for parts in zip(*(values for values, _ in answers), strict=True)]
-        troubled = [c.start + i for c, (_, at) in zip(self.chunks, answers, strict=True) for i in at]
+        troubled = [c.start + i for c, (_, inside) in zip(self.chunks, answers, strict=True) for i in inside]
         if troubled:
             local = PartialLinearization(self.take(troubled), np.array(troubled), len(self.theta), self.on_trouble)
             derive: Callable[..., tuple[np.ndarray, ...]] = local.tangent if forward else local.adjoint

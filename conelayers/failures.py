@@ -203,16 +203,16 @@ class PartialLinearization:
 
     def _told(self, tell: Tell | None) -> Tell:
         """``tell``, which speaks of positions in the whole batch."""
-        at = self.members.tolist()
+        positions = self.members.tolist()
 
-        def translated(trouble: Trouble) -> None:
+        def tell_in_whole_batch(trouble: Trouble) -> None:
             error, singular = (np.zeros(self.batch, h.dtype) for h in (trouble.error, trouble.singular))
             error[self.members], singular[self.members] = trouble.error, trouble.singular
-            ambiguous, inconsistent = ([at[i] for i in h] for h in (trouble.ambiguous, trouble.inconsistent))
+            ambiguous, inconsistent = ([positions[i] for i in h] for h in (trouble.ambiguous, trouble.inconsistent))
             told = Trouble(error, singular, ambiguous, inconsistent, trouble.consequence)
             (tell or partial(self.on_trouble or self.inner.on_trouble, self))(told)
 
-        return translated
+        return tell_in_whole_batch
 
     def _scatter(self, values: np.ndarray, others: np.ndarray) -> np.ndarray:
         return scattered(values, self.members, others)

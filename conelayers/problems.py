@@ -69,8 +69,10 @@ def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolu
     specs = parameter_specs(problem.parameters())
     missing = [spec.label for spec, value in zip(specs, values, strict=True) if value is None]
     if missing:
-        names = ", ".join(missing)
-        raise ValueError(f"problem: the parameters {names} have no value, expected one for each; set their .value")
+        raise ValueError(
+            f"problem: got one in which the parameters {', '.join(missing)} have no value, expected one for each; set "
+            "their .value"
+        )
     kept = vars(problem).setdefault(_KEPT, {})
     key = repr((gp, sorted(options.items())))
     if key not in kept:
