@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,10 +29,9 @@ _MOVED = {
 }
 
 
-def check_keywords(unknown: Mapping[str, Any], constructor: Callable[..., Any]) -> None:
+def check_keywords(unknown: Iterable[str], known: Sequence[str]) -> None:
     """Raises TypeError for keywords that a layer's constructor does not have, with what to write in their place."""
     for name in unknown:
-        known = [p for p in inspect.signature(constructor).parameters if p not in ("self", "unknown")]
         alike = difflib.get_close_matches(name, known, 1)
         fix = _MOVED.get(name) or (f"did you mean {alike[0]!r}?" if alike else "leave it out")
         raise TypeError(

@@ -1,10 +1,12 @@
 """Values that miss the attribute of their parameter by rounding, moved onto it.
 
-The checks of parameters.py let values stray from their attribute a little: rounding errors and difference quotients pass. A problem
-need not take as much: with −1e−12 in the place of a nonnegative weight it is not convex, and unbounded. What strays within the slack
-is therefore replaced by the nearest value that has the attribute. Its derivative is taken there, and passes through unchanged.
+The checks of parameter_checks.py let values stray from their attribute a little: rounding errors and difference
+quotients pass. A problem may not tolerate that: with −1e−12 in the place of a nonnegative weight it is not convex, and
+unbounded. A value that strays within the slack is therefore replaced by the nearest one that has the attribute. The
+derivative is taken there, and this step counts as the identity.
 
-What is linear, such as symmetry, needs nothing of it: the maps from parameters to data read the nearest value that has the structure.
+Linear structure, such as symmetry, needs no such step: the maps from parameters to data read the nearest value that has
+it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from conelayers.expressions.arithmetic import precision
 
 __all__ = ["FLOOR", "MOVED", "TOLERANCE", "moved_onto"]
 
-# How far a value may stray from its attribute, relative to its largest entry, and absolutely: rounding and difference quotients
-# pass, values that make the problem nonconvex do not.
+# How far a value may stray from its attribute, relative to its largest entry, and absolutely: rounding and difference
+# quotients pass, values that make the problem nonconvex do not.
 TOLERANCE = 1e-5
 FLOOR = 1e-9
 
@@ -32,7 +34,7 @@ Array = Any
 def moved_onto(
     xp: Arithmetic, value: Array, attributes: Collection[str], bounds: tuple[object, object] | None
 ) -> Array:
-    """The value (B, *shape), its instances moved onto the attributes where they stray within the slack; those beyond it stay.
+    """The value (B, *shape), moved onto the attributes in the instances that stray within the slack only.
 
     To derivatives it is the identity.
     """
@@ -93,7 +95,7 @@ def _to_nearest(xp: Arithmetic, x: Array, name: str) -> Array:
 
 
 def _to_semidefinite(xp: Arithmetic, x: Array, slack: Array, sign: float) -> tuple[Array, Array]:
-    """From the symmetric part of each matrix to the nearest semidefinite one, leaving alone what is rounding of the eigenvalues."""
+    """From each matrix's symmetric part to the nearest semidefinite one; rounding of the eigenvalues does not count."""
     x = xp.where(_finite(x), x, 0.0)
     axes = (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2)
     w, V = xp.eigh(sign * (x + xp.permute(x, axes)) / 2)

@@ -15,6 +15,7 @@ from conelayers.arguments import as_real, as_sparse
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones, Selection, as_cones, as_selection
+from conelayers.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
 from conelayers.errors import Status
 from conelayers.failures import OnFailure, PartialLinearization, react
 from conelayers.linearization import SolutionMap
@@ -77,12 +78,10 @@ class ConeSolution:
                 _vector("dx", dx, n)[None], _vector("dy", dy, m)[None], _vector("ds", ds, m)[None]
             )
         )
-        structure = self._structure
-        i, j = structure.P.rows, structure.P.cols
-        dP = structure.P.matrix(-0.5 * (lam[i] * self.x[j] + self.x[i] * lam[j]))
-        i, j = structure.A.rows, structure.A.cols
-        dA = structure.A.matrix(mu[i] * self.x[j] - self.y[i] * lam[j])
-        return dP, -lam, dA, -mu
+        P, A = self._structure.P, self._structure.A
+        dP = P.matrix(P_gradient(partial(_outer, P), self.x, lam))
+        dA = A.matrix(A_gradient(partial(_outer, A), self.x, self.y, lam, mu))
+        return dP, q_gradient(lam), dA, b_gradient(mu)
 
 
 def solve_and_differentiate(
@@ -99,9 +98,12 @@ def solve_and_differentiate(
 ) -> ConeSolution:
     """Solve minimize ½ xᵀPx + qᵀx subject to Ax + s = b, s ∈ K, and differentiate its solution map.
 
-    P: (n, n), full symmetric positive semidefinite, sparse or dense, or None for zero. q: (n,). A: (m, n), sparse or
-    dense. b: (m,), inf in rows of the nonnegative cone that do not bound: s is inf and y zero there, and their gradients are zero.
-    cones: a Cones or an SCS-style dict; its order and scaling are those of the rows. solver and solver_args, singular, selection: as for Layer.
+    P: (n, n), full symmetric positive semidefinite, sparse or dense, or None for zero.
+    q: (n,).
+    A: (m, n), sparse or dense.
+    b: (m,), inf in rows of the nonnegative cone that do not bound: there s is inf, y is zero, and gradients are zero.
+    cones: a Cones or an SCS-style dict; its order and scaling are those of the rows.
+    solver, solver_args, singular, selection: as for Layer.
 
     Returns a ConeSolution. Raises ValueError for bad data (naming the argument), SolveError for a program without a
     solution. The derivative: Agrawal et al., "Differentiating through a cone program" (2019), solved directly.
@@ -125,13 +127,15 @@ def solve_and_differentiate(
     _check_bounds(b, cones)
     if not _is_symmetric(P):
         raise ValueError(
-            "P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) / 2"
+            "P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) "
+            "/ 2"
         )
     P = sp.csc_array((P + P.T) / 2)  # a symmetric pattern
     P.sort_indices()
     if not _is_positive_semidefinite(P):
         raise ValueError(
-            "P: got a matrix with a negative eigenvalue, expected a positive semidefinite one; the problem is not convex"
+            "P: got a matrix with a negative eigenvalue, expected a positive semidefinite one; the problem is not "
+            "convex"
         )
     arguments = parse_solver_args(solver_args, solver)
     chosen = choose_solver(arguments.method or solver, cones, P.nnz > 0, arguments.native_names)
@@ -157,7 +161,8 @@ def _check_bounds(b: np.ndarray, cones: Cones) -> None:
         i = int(broken[0])
         fix = "" if np.isnan(b[i]) else "; leave out the row, which infinity makes void or infeasible"
         raise ValueError(
-            f"b: got NaN or infinite entries ({b[i]} at [{i}]), expected finite ones, or inf in rows of the nonnegative cone, "
+            f"b: got NaN or infinite entries ({b[i]} at [{i}]), expected finite ones, or inf in rows of the "
+            "nonnegative cone, "
             f"{_rows_of(cones)}{fix}"
         )
 
@@ -170,14 +175,14 @@ def _rows_of(cones: Cones) -> str:
 
 
 def _is_symmetric(P: sp.csc_array) -> bool:
-    """Whether P and Pᵀ agree to rounding, entry by entry, relative to √(Pᵢᵢ Pⱼⱼ), which bounds an entry of a semidefinite matrix."""
+    """Whether P and Pᵀ agree to rounding, entry by entry, relative to √(Pᵢᵢ Pⱼⱼ), the bound of a semidefinite entry."""
     difference, root = sp.coo_array(abs(P - P.T)), np.sqrt(np.abs(P.diagonal()))
     sizes = np.maximum(root[difference.row] * root[difference.col], abs(P)[difference.row, difference.col])
     return bool((difference.data <= _ASYMMETRY * sizes).all())
 
 
 def _is_positive_semidefinite(P: sp.csc_array) -> bool:
-    """Whether the LDLᵀ factorization of EPE + εI has positive pivots only, ε tiny and E such that EPE has the diagonal one."""
+    """Whether LDLᵀ of EPE + εI has positive pivots only, for a tiny ε and the E that makes EPE's diagonal 1."""
     if P.nnz == 0:
         return True
     diagonal = P.diagonal()
@@ -201,6 +206,11 @@ def _single(structure: Structure, solution: Solution, linearization: SolutionMap
         _solution=solution,
         _linearization=linearization,
     )
+
+
+def _outer(pattern: Pattern, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The entries of a bᵀ on the pattern."""
+    return a[pattern.rows] * b[pattern.cols]
 
 
 def _matrix(name: str, value: Any, shape: tuple[int, int]) -> sp.csc_array:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import sys
 from typing import Any, NamedTuple, final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import qdldl
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
+from conelayers.per_structure import once_per_structure
 from conelayers.program import ConeProgram, Segments, Structure, at, part
 
 __all__ = ["DWARFS", "ZERO", "Fit", "Fits", "fitted", "logarithms"]
@@ -204,12 +204,15 @@ class Fit:
         return d, eta if self._single else (self._S @ eta.T).T
 
 
-_KNOWN: WeakKeyDictionary[Structure, dict[bytes, Fit]] = WeakKeyDictionary()
+@once_per_structure
+def _fits(structure: Structure) -> dict[bytes, Fit]:
+    """The fits that were made over some of its entries; none at first."""
+    return {}
 
 
 def _fit(structure: Structure, present: _Entries | None, words: _Entries) -> Fit:
     """The fit over these entries (None: all that are stored), from memory if it was made before."""
-    known = _KNOWN.setdefault(structure, {})
+    known = _fits(structure)
     key = b"" if present is None else b"|".join(np.packbits(h[0]).tobytes() for h in present)
     if key not in known:
         while len(known) >= _PATTERNS:

@@ -1,8 +1,8 @@
 """A layer's batch on any ``concurrent.futures.Executor``: threads, processes, or the machines of a cluster.
 
-The batch is cut into chunks of values. Workers keep the layers that they have been sent, and the factors of their last chunks: a gradient
-that comes back to the worker of its solve needs no new factorization, elsewhere it costs one. What the layer decides for the whole
-batch (errors, warnings, policies, and the parameters' gradients) is decided here.
+The batch is cut into chunks of values. Workers keep the layers that they have been sent, and the factors of their last
+chunks: a gradient that comes back to the worker of its solve needs no new factorization, elsewhere it costs one. What
+the layer decides for the whole batch (errors, warnings, policies, and the parameters' gradients) is decided here.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import itertools
 import math
 import os
 import platform
-import threading
 import time
 import uuid
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import contextmanager
@@ -31,6 +29,7 @@ from conelayers.limits import time_limit
 from conelayers.linearization import Linearization, NullTest, SolutionMap, Tell, Trouble, always
 from conelayers.parallel import one_blas_thread
 from conelayers.program import Structure
+from conelayers.recent import Recent, factor_numbers
 from conelayers.solution import Solution
 from conelayers.solve import WarmStart
 
@@ -44,7 +43,7 @@ _ROUNDS = 3  # in which the layer goes to as many workers as missed it; after th
 
 
 class Work(Protocol):
-    """What is asked of a layer."""
+    """What the workers ask of a layer."""
 
     def run(
         self, theta: np.ndarray, solver_args: Mapping[str, Any] | None, start: WarmStart | None
@@ -65,7 +64,8 @@ def check_executor(executor: Any) -> Executor | None:
     """Raises TypeError for what is not an Executor."""
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(
-            f"executor: got {type(executor).__name__}, expected a concurrent.futures.Executor (threads, processes), or that of a "
+            f"executor: got {type(executor).__name__}, expected a concurrent.futures.Executor (threads, processes), "
+            "or that of a "
             "Dask cluster: client.get_executor()"
         )
     return executor
@@ -79,6 +79,8 @@ def check_chunk_size(chunk_size: Any) -> int | None:
 
 
 # On the workers
+
+_Key = tuple[str, int, int]  # the layer's token, the number of its call, the chunk's first instance
 
 
 @final
@@ -94,48 +96,33 @@ class _Kept:
     """A worker's layers by their tokens, and the linearizations of its last chunks."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._layers: OrderedDict[str, Work] = OrderedDict()
-        self._maps: OrderedDict[Any, tuple[int, SolutionMap]] = OrderedDict()
+        self._layers: Recent[str, Work] = Recent(_LAYERS_KEPT)
+        self._maps: Recent[_Key, SolutionMap] = Recent()
 
     def layer(self, token: str, sent: Work | None) -> Work | None:
         """The layer of that token, kept if it was sent."""
         own = _OWN.get(token)
         if own is not None:
             return own
-        with self._lock:
-            if sent is not None:
-                self._layers[token] = sent
-            found = self._layers.get(token)
-            if found is not None:
-                self._layers.move_to_end(token)
-            while len(self._layers) > _LAYERS_KEPT:
-                self._layers.popitem(last=False)
-            return found
+        return self._layers.get(token) if sent is None else self._layers.add(token, sent)
 
-    def keep(self, key: Any, size: int, linearization: SolutionMap) -> None:
-        """Remember a chunk's linearization, of about ``size`` numbers."""
-        with self._lock:
-            self._maps[key] = size, linearization
-            while len(self._maps) > 1 and sum(s for s, _ in self._maps.values()) > _MOST_NUMBERS:
-                self._maps.popitem(last=False)
+    def keep(self, key: _Key, batch: int, linearization: SolutionMap) -> None:
+        """Remember the linearization of a chunk with so many instances."""
+        numbers = factor_numbers(batch, sum(linearization.structure.A.shape))
+        self._maps.add(key, linearization, numbers=numbers, most_numbers=_MOST_NUMBERS)
 
-    def find(self, key: Any) -> SolutionMap | None:
-        with self._lock:
-            return self._maps[key][1] if key in self._maps else None
+    def find(self, key: _Key) -> SolutionMap | None:
+        """The linearization of that chunk, if it is still here."""
+        return self._maps.get(key)
 
     def drop(self, token: str) -> None:
         """Forget what was kept of that layer."""
-        with self._lock:
-            self._layers.pop(token, None)
-            for key in [k for k in self._maps if k[0] == token]:
-                del self._maps[key]
+        self._layers.drop(lambda kept: kept == token)
+        self._maps.drop(lambda key: key[0] == token)
 
 
 _OWN: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # the layers of this process
 _KEPT = _Kept()
-
-_Key = tuple[str, int, int]  # the layer's token, the number of its call, the chunk's first instance
 
 
 @final
@@ -152,8 +139,7 @@ class _Solve:
     def __call__(self, layer: Work) -> Solution:
         with time_limit(None if self.deadline is None else max(0.0, self.deadline - time.time())):
             solution, linearization = layer.run(self.theta, self.solver_args, self.start)
-        order = solution.x.shape[1] + solution.y.shape[1]
-        _KEPT.keep(self.key, len(self.theta) * order * min(order, 100), linearization)
+        _KEPT.keep(self.key, len(self.theta), linearization)
         return solution
 
 
@@ -171,8 +157,7 @@ class _Derive:
 
     def __call__(self, layer: Work) -> tuple[tuple[np.ndarray, ...], list[int]]:
         linearization = _KEPT.find(self.key) or layer.relinearize(self.theta, self.v, self.solver_args)
-        order = self.theta.shape[0] * self.v.shape[1]
-        _KEPT.keep(self.key, order * min(order, 100), linearization)
+        _KEPT.keep(self.key, len(self.theta), linearization)
         troubled: list[int] = []
 
         def tell(trouble: Trouble) -> None:
@@ -190,7 +175,7 @@ def _work(token: str, sent: Work | None, task: Callable[[Work], Any]) -> Any:
         return task(layer)
 
 
-# Here
+# In the caller's process
 
 
 @final
@@ -303,7 +288,8 @@ class Spread:
             return self._executor.submit(_work, self._token, layer, task)
         except (BrokenExecutor, RuntimeError) as error:
             raise ExecutorError(
-                f"executor: {type(self._executor).__name__} takes no work ({error}); give the layer a running one: layer.executor = …"
+                f"executor: {type(self._executor).__name__} takes no work ({error}); give the layer a running one: "
+                "layer.executor = …"
             ) from error
 
     def _result(self, future: Future[Any], chunk: slice) -> Any:
@@ -313,8 +299,10 @@ class Spread:
             if not (isinstance(error, BrokenExecutor | CancelledError) or type(error).__name__ in _LOST):
                 raise
             raise ExecutorError(
-                f"executor: {type(self._executor).__name__} lost the instances {chunk.start} to {chunk.stop - 1} of the batch "
-                f"({type(error).__name__}: {error}); nothing was returned. Give the layer a running executor, layer.executor = …, and "
+                f"executor: {type(self._executor).__name__} lost the instances {chunk.start} to {chunk.stop - 1} of "
+                "the batch "
+                f"({type(error).__name__}: {error}); nothing was returned. Give the layer a running executor, "
+                "layer.executor = …, and "
                 "call it again"
             ) from error
 
@@ -327,7 +315,7 @@ _LOST = ("KilledWorker", "PicklingError", "FutureCancelledError")  # of Dask, an
 class RemoteLinearization:
     """The linearized solution map of a batch whose factors are on an executor's workers.
 
-    Instances whose derivative there is trouble with (singular systems) are looked at here, with what the caller reads of them.
+    Instances with singular systems are solved again in this process, which knows what the caller reads of them.
     """
 
     spread: Spread
@@ -375,7 +363,7 @@ class RemoteLinearization:
         ]
         answers = self.spread.do(tasks, self.chunks, "tangent" if forward else "gradient")
         found = [np.concatenate(parts) for parts in zip(*(values for values, _ in answers), strict=True)]
-        troubled = [c.start + i for c, (_, at) in zip(self.chunks, answers, strict=True) for i in at]
+        troubled = [c.start + i for c, (_, inside) in zip(self.chunks, answers, strict=True) for i in inside]
         if troubled:
             local = PartialLinearization(self.take(troubled), np.array(troubled), len(self.theta), self.on_trouble)
             derive: Callable[..., tuple[np.ndarray, ...]] = local.tangent if forward else local.adjoint

@@ -1,8 +1,8 @@
 """What a call does about instances without a solution, and what it tells of all of them.
 
-An instance that is infeasible, unbounded or not solved concerns itself only: the others keep their values and gradients. Under
-``OnFailure.NAN`` its own value is NaN, its tangent is NaN, and its gradient is NaN where anything is asked of it and zero where nothing
-is (its cotangent is zero): a loss that masks it out stays finite, also in the gradients of values that the batch shares.
+An instance that is infeasible, unbounded or not solved concerns itself only: the others keep their values and
+gradients. Under ``OnFailure.NAN`` its own value is NaN, its tangent is NaN, and its gradient is NaN, or zero where its
+cotangent is zero: a loss that masks it out stays finite, also in the gradients of values that the batch shares.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["CallInfo", "OnFailure", "PartialLinearization", "as_on_failure", "po
 
 @final
 class OnFailure(Enum):
-    """RAISE a SolveError that names the instances; NAN for those, silently; or that and a FailedInstancesWarning (WARN)."""
+    """RAISE a SolveError that names the instances; give NAN for them, silently; or NaN and a warning (WARN)."""
 
     RAISE = "raise"
     NAN = "nan"
@@ -55,8 +55,11 @@ def as_on_failure(value: OnFailure | str) -> OnFailure:
 class CallInfo:
     """How each instance of a call ended: ``layer.last``.
 
-    Every field has one entry for each instance, one in an unbatched call. status: a Status, whose ``advice`` says what to do. residuals:
-    the relative errors in the optimality conditions, recomputed from the data, NaN without a solution. solver: whose point was taken.
+    Every field has one entry for each instance, one in an unbatched call.
+
+    status: a Status, whose ``advice`` says what to do.
+    residuals: the relative errors in the optimality conditions, recomputed from the data, NaN without a solution.
+    solver: whose point was taken.
     message: the solver's own words.
     """
 
@@ -129,7 +132,10 @@ class CallInfo:
 
 
 def react(solution: Solution, policy: OnFailure, naming: Naming) -> None:
-    """SolveError or a FailedInstancesWarning where an instance has no solution; one InaccurateSolutionWarning for those that miss the accuracy."""
+    """Raise or warn where instances have no solution, and warn where solutions miss the accuracy.
+
+    A call gives at most one FailedInstancesWarning and one InaccurateSolutionWarning.
+    """
     lost = np.flatnonzero(~usable_mask(solution.status)).tolist()
     if lost and policy is not OnFailure.NAN:
         error = SolveError(solution.status, lost, solution.solver[lost[0]], solution.message)
@@ -145,14 +151,15 @@ def react(solution: Solution, policy: OnFailure, naming: Naming) -> None:
         else:
             what = f"to a residual of {residuals.worst[worst]:.1e} only, that of {residuals.named(worst, naming.names)}"
         warnings.warn(
-            f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} {what}. {Status.INACCURATE.advice}",
+            f"{solution.solver[inaccurate[0]]} solved the instances at batch index {inaccurate[:10]} {what}. "
+            f"{Status.INACCURATE.advice}",
             InaccurateSolutionWarning,
             stacklevel=4,
         )
 
 
 def poisoned(cotangents: Sequence[np.ndarray]) -> np.ndarray:
-    """NaN for the instances of which anything is asked, else zero, (B,)."""
+    """NaN for the instances with a cotangent that is not zero, zero for the others, (B,)."""
     asked = np.zeros(len(cotangents[0]), dtype=bool)
     for g in cotangents:
         asked |= (g != 0).any(axis=1)
@@ -169,7 +176,7 @@ def scattered(values: np.ndarray, members: np.ndarray, others: np.ndarray) -> np
 @final
 @dataclass(frozen=True)
 class PartialLinearization:
-    """The linearized solution map of a batch some of whose instances have no solution: ``inner`` is that of the ``members``."""
+    """The linearized solution map of a batch in which only the ``members`` have solutions: ``inner`` is theirs."""
 
     inner: Linearization
     members: np.ndarray
@@ -196,18 +203,18 @@ class PartialLinearization:
 
     def _told(self, tell: Tell | None) -> Tell:
         """``tell``, which speaks of positions in the whole batch."""
-        at = self.members.tolist()
+        positions = self.members.tolist()
 
-        def translated(trouble: Trouble) -> None:
+        def tell_in_whole_batch(trouble: Trouble) -> None:
             error, singular = (np.zeros(self.batch, h.dtype) for h in (trouble.error, trouble.singular))
             error[self.members], singular[self.members] = trouble.error, trouble.singular
             ambiguous, inconsistent, unfinished = (
-                [at[i] for i in h] for h in (trouble.ambiguous, trouble.inconsistent, trouble.unfinished)
+                [positions[i] for i in h] for h in (trouble.ambiguous, trouble.inconsistent, trouble.unfinished)
             )
             told = Trouble(error, singular, ambiguous, inconsistent, trouble.consequence, unfinished)
             (tell or partial(self.on_trouble or self.inner.on_trouble, self))(told)
 
-        return translated
+        return tell_in_whole_batch
 
     def _scatter(self, values: np.ndarray, others: np.ndarray) -> np.ndarray:
         return scattered(values, self.members, others)

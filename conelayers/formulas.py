@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from conelayers.cones import Selection
+from conelayers.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
 from conelayers.failures import scattered
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, OutputSpec, ParametricProgram
@@ -146,7 +147,7 @@ class Formulas:
         return not self.cones.curved and self.selection is Selection.DEFAULT
 
     def derivative(self, v: np.ndarray, h: np.ndarray) -> np.ndarray:
-        """D(v)h of the Clarke element that was selected, for v, h (..., m); of no solution (v is NaN) NaN, or zero for h = 0."""
+        """D(v)h of the selected element for v, h (..., m); where v is NaN (no solution) NaN, or zero for h = 0."""
         return _where_solved(lambda v, h: self.cones.element(v, self.selection).apply(h), v, h)
 
     def second_derivative(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -217,9 +218,11 @@ class Formulas:
         return self.A.matrix.transposed_times(self.A_entries.outer(left, right))
 
     def gradient(self, x: Array, y: Array, lam: Array, mu: Array) -> Array:
-        """With respect to φ (B, ·), of what has the adjoint λ, μ: dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ, dP = −½(λxᵀ + xλᵀ)."""
-        gradient = self.A_gradient(mu, x) - self.A_gradient(y, lam) - self.P_gradient(lam, x)
-        return gradient - self.q.matrix.transposed_times(lam) - self.b.matrix.transposed_times(mu)
+        """The gradient with respect to φ (B, ·) of what has the adjoint λ, μ (data_gradients.py)."""
+        gradient = self.A.matrix.transposed_times(A_gradient(self.A_entries.outer, x, y, lam, mu))
+        gradient = gradient + self.P.matrix.transposed_times(P_gradient(self.P_entries.outer, x, lam))
+        gradient = gradient + self.q.matrix.transposed_times(q_gradient(lam))
+        return gradient + self.b.matrix.transposed_times(b_gradient(mu))
 
 
 def _where_solved(function: Callable[..., np.ndarray], v: np.ndarray, *others: np.ndarray) -> np.ndarray:

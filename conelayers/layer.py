@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, Self, final
 
 import cvxpy as cp
 import numpy as np
 
-from conelayers.arguments import as_flag, check_count, check_keywords, described
+from conelayers.arguments import as_flag, check_count, described
 from conelayers.bounds import emptied, missing
-from conelayers.canonicalize import canonicalize, known_backend
 from conelayers.certificate import Certificates
-from conelayers.cones import Cones, Selection, as_selection
+from conelayers.cones import Cones, Selection
 from conelayers.display import html_table
 from conelayers.errors import usable_mask
-from conelayers.executors import Spread, check_chunk_size, check_executor
+from conelayers.executors import Spread, check_executor
 from conelayers.failures import CallInfo, OnFailure, PartialLinearization, as_on_failure
-from conelayers.interface import Replacement
+from conelayers.input_map import Replacement
 from conelayers.layer_solution import LayerSolution
 from conelayers.linearization import Linearization, SolutionMap
-from conelayers.parameters import (
-    Batch,
-    ParameterSpec,
-    check_theta,
-    check_values,
-    combine_batch,
-    flatten,
-    given_arrays,
-    moved_array,
-    unflatten,
-)
+from conelayers.numpy_values import ARRAYS
+from conelayers.options import Options, describe_options, takes_options
+from conelayers.origin import ConicForm, CvxpyProblem, Origin
+from conelayers.parameter_checks import check_theta, check_values, combine_batch, given_arrays
+from conelayers.parameters import Batch, ParameterSpec, flatten, moved_array, unflatten
 from conelayers.parametric import ParametricProgram
 from conelayers.plan import Plan
 from conelayers.presolve import presolve
 from conelayers.program import ConeProgram, at
 from conelayers.residual import evaluate
 from conelayers.scaling import equilibrate_program
-from conelayers.singular import Singular, Watch, as_singular
+from conelayers.singular import Watch
 from conelayers.smoothing import LPGD, Base, Resolver, Smoothing
 from conelayers.solution import Solution
 from conelayers.solve import WarmStart, solve_batch
 from conelayers.solvers import Solver, SolverArguments, choose_solver, find_solver, merge_solver_args, parse_solver_args
-from conelayers.translated import inner_arrays, translated
 
-__all__ = ["Layer", "Observer", "ProblemData"]
+__all__ = ["ConicLayer", "Layer", "Observer", "ProblemData"]
 
 
 @final
@@ -61,118 +54,51 @@ class ProblemData(NamedTuple):
     cones: Cones
 
 
-_ITS_OWN = frozenset({"_source", "_last", "_watch", "_observers", "_executor", "_spread"})  # what does not travel
+_STAYS_HERE = frozenset({"_last", "_watch", "_observers", "_executor", "_spread"})  # what is not pickled
 
 Observer = Callable[[np.ndarray, LayerSolution], None]
 
 
-@final
+@describe_options
 class Layer:
     """A parametric convex problem as a differentiable map from parameters to solutions, over NumPy arrays.
 
-    problem: a cvxpy.Problem that is DCP for all values of its parameters. parameters: all of its parameters, in the order in which values are passed.
+    problem: a cvxpy.Problem that is DCP for all values of its parameters.
+    parameters: all of its parameters, in the order in which values are passed.
     variables: its variables or ``constraint.dual_variables[i]``, in the order in which values are returned.
-    solver: "CLARABEL", "SCS", "ECOS", or None: the cheapest way near the solution, and Clarabel where Newton's method does not finish
-    from there (docs/method.md). Where a named one fails the others are asked, unless solver_args={"fallback": False}. gp: the problem is a geometric program. solver_args: defaults for every call (see conelayers/solvers/arguments.py for the table).
-    warm_start: start every solve at this thread's previous solution.
+    Options: see conelayers.options.Options.
 
-    singular: where the derivative's linear system is singular and what is asked for feels it, "warn" (once for each cause, naming
-    it), "raise" a SingularDerivativeError, or "least_squares" without a word. selection: the Clarke element at kinks,
-    "default" (each cone's own), "low", "high" or "mid". smoothing: None for the exact derivative, or what stands in for it,
-    ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)``; the solution itself stays the exact one.
-
-    lift: where the problem is not DPP, replace what holds only parameters by new parameters (``layer.lifted``; docs/parameters.md); False
-    refuses it. validate: check values against the attributes of their parameters.
-
-    on_failure: where instances have no solution, "raise" a SolveError, or go on with NaN for those ("nan"), or that with a
-    FailedInstancesWarning ("warn"); ``last`` tells how each instance ended, whatever happened (docs/failures.md).
-    executor: any ``concurrent.futures.Executor``, on which batches are solved and differentiated in chunks of ``chunk_size`` instances
-    (None: two for each worker); it stays the caller's to shut down (docs/scale_out.md). progress: show a bar (tqdm) while batches are solved
-    and differentiated, with or without an executor.
-
-    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, cannot be made DPP, or has integer variables; ValueError for parameters or variables that are not the problem's, a solver that does not take it, and
+    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, cannot be made DPP, or has integer
+    variables; ValueError for parameters or variables that are not the problem's, a solver that does not take it, and
     unknown options. The problem is compiled here, once; later changes to it do not reach the layer.
     """
 
-    _source: tuple[Any, ...] | None
-    _compilation: dict[str, Any]
-
+    @takes_options
     def __init__(
         self,
         problem: cp.Problem,
         parameters: Sequence[cp.Parameter],
         variables: Sequence[cp.Variable],
-        *,
-        solver: str | None = None,
-        gp: bool = False,
-        solver_args: Mapping[str, Any] | None = None,
-        verbose: bool = False,
-        canon_backend: str | None = None,
-        warm_start: bool = False,
-        singular: Singular | str = Singular.WARN,
-        selection: Selection | str = Selection.DEFAULT,
-        smoothing: Smoothing | None = None,
-        lift: bool = True,
-        validate: bool = True,
-        on_failure: OnFailure | str = OnFailure.RAISE,
-        executor: Executor | None = None,
-        chunk_size: int | None = None,
-        progress: bool = False,
-        **unknown: Any,
+        options: Options,
     ) -> None:
-        check_keywords(unknown, type(self).__init__)
-        self.validate, self.on_failure = as_flag("validate", validate), as_on_failure(on_failure)
-        self._executor, self.chunk_size = check_executor(executor), check_chunk_size(chunk_size)
-        self.progress = as_flag("progress", progress)
-        self._policies, self.smoothing = (as_singular(singular), as_selection(selection)), smoothing
-        if smoothing is not None and not isinstance(smoothing, Smoothing):
-            raise TypeError(
-                f"smoothing: got {described(smoothing)}, expected None, LPGD(tau=…) or ProximalSmoothing(temperature=…)"
-            )
-        arguments = self._choose(solver, merge_solver_args({"verbose": verbose}, solver_args), warm_start)
-        method = arguments.method or self._solver
-        self._compilation = {
-            "gp": as_flag("gp", gp),
-            "canon_backend": known_backend(canon_backend),
-            "lifting": as_flag("lift", lift),
-        }
+        method = parse_solver_args(options.call_defaults, options.solver).method or options.solver
+        # A list may change later; anything but lists and tuples is refused when the problem is compiled.
+        parameters = tuple(parameters) if isinstance(parameters, list) else parameters
+        variables = tuple(variables) if isinstance(variables, list) else variables
+        origin = CvxpyProblem(problem, parameters, variables, options.gp, options.canon_backend, options.lift)
         quadratic = method is None or find_solver(method).quadratic
-        self._take(
-            canonicalize(problem, parameters, variables, quadratic=quadratic, verbose=verbose, **self._compilation),
-            arguments,
-        )
-        self._source = (problem, tuple(parameters), tuple(variables))
+        self._begin(options, origin.compiled(quadratic=quadratic, verbose=options.verbose), origin)
 
-    @classmethod
-    def of_program(
-        cls,
-        compiled: ParametricProgram,
-        *,
-        solver: str | None = None,
-        solver_args: Mapping[str, Any] | None = None,
-        warm_start: bool = False,
-        on_failure: OnFailure | str = OnFailure.RAISE,
-    ) -> Layer:
-        """A layer of a program that is in conic form already."""
-        layer = object.__new__(cls)
-        layer._policies, layer.smoothing, layer.validate = (Singular.WARN, Selection.DEFAULT), None, True
-        layer.on_failure, layer._executor, layer.chunk_size = as_on_failure(on_failure), None, None
-        layer.progress = False
-        arguments = layer._choose(solver, solver_args or {}, warm_start)
-        layer._compilation, layer._source = {}, None
-        layer._take(compiled, arguments)
-        return layer
-
-    def _choose(self, solver: str | None, solver_args: Mapping[str, Any], warm_start: bool) -> SolverArguments:
-        # "DIFFCP" is how migrants ask for the default.
-        self._solver = None if solver is None or str(solver).upper() == "DIFFCP" else find_solver(solver).name
-        self._solver_args, self._warm_start = dict(solver_args), as_flag("warm_start", warm_start)
-        return parse_solver_args(self._solver_args, self._solver)
-
-    def _take(self, compiled: ParametricProgram, arguments: SolverArguments) -> None:
-        self._compiled = compiled
+    def _begin(self, options: Options, compiled: ParametricProgram, origin: Origin) -> None:
+        self.validate, self.smoothing = options.validate, options.smoothing
+        self.on_failure = as_on_failure(options.on_failure)
+        self.chunk_size, self.progress, self._executor = options.chunk_size, options.progress, options.executor
+        self._policies, self._warm_start = options.policies, options.warm_start
+        self._solver, self._solver_args = options.solver, options.call_defaults
+        self._compiled, self._origin = compiled, origin
         self._linear: ParametricProgram | None = None
-        self._default_arguments, self._default = arguments, self._solver_for(arguments)
+        self._default_arguments = parse_solver_args(self._solver_args, self._solver)
+        self._default = self._solver_for(self._default_arguments)
         self._start_afresh()
 
     @property
@@ -183,12 +109,12 @@ class Layer:
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
         """Name and shape of each parameter, in the order in which values are passed."""
-        return self._compiled.interface.parameters
+        return self._compiled.input_map.parameters
 
     @property
     def lifted(self) -> tuple[Replacement, ...]:
         """What was replaced to make the problem's data affine in its parameters; empty for a DPP-compliant problem."""
-        return self._compiled.interface.replacements
+        return self._compiled.input_map.replacements
 
     def __repr__(self) -> str:
         return f"Layer({self._described()})"
@@ -197,29 +123,37 @@ class Layer:
         """Its parameters and its cone program."""
         specs = ", ".join(f"{spec.name} {spec.shape}" for spec in self.parameters) or "none"
         structure = self._compiled.structure
-        return f"parameters {specs}; n = {structure.n}, m = {structure.m}; {structure.cones.described()}; solver {self._solver or 'default'}"
+        return (
+            f"parameters {specs}; n = {structure.n}, m = {structure.m}; {structure.cones.described()}; solver "
+            f"{self._solver or 'default'}"
+        )
 
     def _repr_html_(self) -> str:
         structure = self._compiled.structure
         rows = [(spec.name, str(spec.shape), ", ".join(sorted(spec.attributes))) for spec in self.parameters]
         notes = [
-            f"cone program: {structure.n} variables, {structure.m} rows, {structure.A.nnz} entries in A, {structure.P.nnz} in P; {structure.cones.described()}",
+            f"cone program: {structure.n} variables, {structure.m} rows, {structure.A.nnz} entries in A, "
+            f"{structure.P.nnz} in P; {structure.cones.described()}",
             f"solver: {self._solver or 'default'}",
             *(f"lifted: {replacement}" for replacement in self.lifted),
         ]
         return html_table("Layer", ("parameter", "shape", "attributes"), rows, notes)
 
     def __getstate__(self) -> dict[str, Any]:
-        # cvxpy's objects carry process-wide ids that can collide elsewhere: only the compiled program travels.
-        return {k: v for k, v in self.__dict__.items() if k not in _ITS_OWN}
+        return {k: v for k, v in self.__dict__.items() if k not in _STAYS_HERE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._source, self._executor = None, None
+        self._executor = None
         self._start_afresh()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        clone = copy.copy(self)  # the program is never changed; the clone shares it, and cvxpy's problem
+        clone.executor = self._executor
+        return clone
+
     def _start_afresh(self) -> None:
-        """What a layer remembers of its calls."""
+        """Forget all calls, observers and warnings that were given."""
         self._last = threading.local()
         self._watch = Watch(*self._policies, self._compiled.naming)
         self._observers: list[Observer] = []
@@ -236,26 +170,10 @@ class Layer:
         wanted = executor is not None or self.progress
         self._spread = Spread(self, executor, self.chunk_size, self.progress) if wanted else None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
-        clone = object.__new__(Layer)
-        clone.__setstate__(dict(self.__getstate__()))
-        clone._source, clone.executor = self._source, self._executor
-        return clone
-
-    def _epigraph(self, solver: str) -> ParametricProgram:
-        """The program with a linear objective, for a backend named at the call that takes no quadratic one."""
+    def _with_linear_objective(self, solver: str) -> ParametricProgram:
+        """The program for a backend named at the call that takes no quadratic objective."""
         if self._linear is None:
-            if self._source is None and not self._compilation:
-                raise ValueError(
-                    f"solver: got {solver}, expected one for this P: {solver} takes no quadratic objective; use Clarabel or SCS, or write the objective as a "
-                    "second-order cone"
-                )
-            if self._source is None:
-                raise ValueError(
-                    f"solver_args: got solve_method {solver}, expected CLARABEL or SCS: {solver} needs the problem compiled with a linear objective, which a layer "
-                    f"that was pickled cannot do; construct the layer with solver={solver!r}"
-                )
-            self._linear = canonicalize(*self._source, quadratic=False, **self._compilation)
+            self._linear = self._origin.linear(solver)
         return self._linear
 
     def _solver_for(self, arguments: SolverArguments) -> tuple[Solver, ParametricProgram]:
@@ -263,7 +181,7 @@ class Layer:
         name = arguments.method or self._solver
         compiled = self._compiled
         if name is not None and compiled.structure.P.nnz > 0 and not find_solver(name).quadratic:
-            compiled = self._epigraph(name)
+            compiled = self._with_linear_objective(name)
         structure = compiled.structure
         solver = choose_solver(name, structure.cones, structure.P.nnz > 0, arguments.native_names)
         arguments.for_solver(solver)
@@ -271,7 +189,7 @@ class Layer:
 
     @property
     def last(self) -> CallInfo | None:
-        """How each instance of this thread's last call ended, also of one that raised a SolveError; None before the first."""
+        """How each instance of this thread's last call ended, also if it raised; None before the first."""
         return getattr(self._last, "info", None)
 
     def solve(
@@ -283,17 +201,26 @@ class Layer:
     ) -> LayerSolution:
         """Solve for parameter values, one array (*shape) or (B, *shape) each; unbatched ones are broadcast.
 
-        solver_args, on_failure: for this call, over the layer's. Returns a LayerSolution. Raises ValueError for bad values
+        solver_args, on_failure: for this call, over the layer's.
+
+        Returns a LayerSolution. Raises ValueError for bad values
         (naming the parameter and the instance), SolveError naming the instances without a solution; warns
         InaccurateSolutionWarning where the residuals miss 1e−9.
         """
         options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
-        interface = self.compiled_for(solver_args).interface
-        if interface.trivial:
-            return self.solve_parts(*theta, **options)
-        given = interface.arrays(theta)
-        inner = inner_arrays(interface, given, self.validate)
-        return translated(interface, given, self.solve_parts(*inner, **options))
+        compiled = self.compiled_for(solver_args)
+        given, values = self._pushed(theta, compiled)
+        return self.solve_parts(*values, **options).seen_through(compiled.input_map, given)
+
+    def _pushed(self, theta: Sequence[Any], compiled: ParametricProgram) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The user's values as arrays, and the values of the program's parameters made of them."""
+        input_map = compiled.input_map
+        if input_map.is_identity:  # the program makes arrays of its values itself
+            return theta, theta
+        given = input_map.arrays(theta)
+        input_map.check_finite(given, ARRAYS)
+        with np.errstate(all="ignore"):
+            return given, input_map.push(given, ARRAYS, validate=self.validate)
 
     def solve_parts(
         self,
@@ -302,7 +229,7 @@ class Layer:
         warm_start: bool | None = None,
         on_failure: OnFailure | str | None = None,
     ) -> LayerSolution:
-        """The same for the values of the program's own parameters, which may be parts of the user's or expressions of them (interface.py)."""
+        """Solve for values of the program's own parameters, which the input map makes of the user's (input_map.py)."""
         return self._observed(self._batch(values, self.compiled_for(solver_args)), solver_args, warm_start, on_failure)
 
     def _observed(
@@ -326,7 +253,7 @@ class Layer:
         self._observers.append(observer)
 
     def forget(self, observer: Observer) -> None:
-        """Do so no longer."""
+        """Stop calling the observer."""
         if observer not in self._observers:
             raise ValueError(
                 f"observer: got {observer!r}, expected one that observes this layer; pass what observe() was given"
@@ -336,14 +263,13 @@ class Layer:
     def problem_data(self, *theta: Any, solver_args: Mapping[str, Any] | None = None) -> ProblemData:
         """The cone program at these parameter values: minimize ½xᵀPx + qᵀx subject to Ax + s = b, s ∈ K.
 
-        P and A are sparse matrices, lists of B in a batched call; q (n,) or (B, n), b (m,) or (B, m). The program is a minimization also where the
-        user's is a maximization, in logarithms for a geometric program, and before equilibration and presolve. Takes what ``solve`` takes.
+        P and A are sparse matrices, lists of B in a batched call; q (n,) or (B, n), b (m,) or (B, m). The program is a
+        minimization also where the user's is a maximization, in logarithms for a geometric program, and before
+        equilibration and presolve. Takes what ``solve`` takes.
         """
         compiled = self.compiled_for(solver_args)
-        interface = compiled.interface
-        if not interface.trivial:
-            theta = tuple(inner_arrays(interface, interface.arrays(theta), self.validate))
-        batch = self._batch(theta, compiled)
+        _, values = self._pushed(theta, compiled)
+        batch = self._batch(values, compiled)
         program = compiled.program(batch.theta)
         structure = program.structure
         P, A = (
@@ -362,10 +288,8 @@ class Layer:
         Takes what ``solve`` takes, and solves. An instance without a solution gets a certificate that says so.
         """
         compiled = self.compiled_for(solver_args)
-        interface = compiled.interface
-        if not interface.trivial:
-            theta = tuple(inner_arrays(interface, interface.arrays(theta), self.validate))
-        return self._solve(self._batch(theta, compiled), solver_args, warm_start, OnFailure.NAN).certify()
+        _, values = self._pushed(theta, compiled)
+        return self._solve(self._batch(values, compiled), solver_args, warm_start, OnFailure.NAN).certify()
 
     def _batch(self, values: Sequence[Any], compiled: ParametricProgram) -> Batch:
         arrays = given_arrays(compiled.parameters, values)
@@ -381,7 +305,7 @@ class Layer:
         warm_start: bool | None = None,
         on_failure: OnFailure | str | None = None,
     ) -> LayerSolution:
-        """The same for θ (B, p): all parameters flattened column by column, one after the other. What adapters build on."""
+        """Solve for θ (B, p): the program's parameters flattened column by column; adapters use it."""
         compiled = self.compiled_for(solver_args)
         specs = compiled.parameters
         given = theta = check_theta(specs, theta)
@@ -396,7 +320,7 @@ class Layer:
         return self._observed(batch, solver_args, warm_start, on_failure)
 
     def policy_for(self, on_failure: OnFailure | str | None, solver_args: Mapping[str, Any] | None = None) -> OnFailure:
-        """What a call with these options does about instances without a solution: what it says, or what the layer says."""
+        """What a call with these options does about instances without a solution: what it says, or else the layer."""
         if on_failure is not None:
             return as_on_failure(on_failure)
         silent = self.on_failure is OnFailure.RAISE and not self._arguments_for(solver_args).raises
@@ -481,7 +405,8 @@ class Layer:
         return LayerSolution(
             variables=tuple(v if batch.batched else np.asarray(v[0]) for v in shaped),
             _compiled=compiled,
-            # Data are kept where the derivative needs them, for logarithms of geometric programs, and where it may be zero.
+            # θ is kept only where the derivative needs it: for the logarithms of geometric programs, and where it may
+            # be zero.
             _batch=batch if compiled.gp or may_vanish else batch._replace(theta=np.empty((program.batch, 0))),
             _value=compiled.value(batch.theta, program, solution.x),
             _solution=solution,
@@ -569,6 +494,14 @@ class Layer:
         self, theta: Sequence[Any], cotangents: Sequence[Any], *, solver_args: Mapping[str, Any] | None = None
     ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray | None, ...]]:
         """The variables at θ and the gradients of ⟨cotangents, variables⟩ with respect to the parameters."""
-        check_count("vjp", "cotangents", cotangents, len(self._compiled.interface.outputs), "variable")
+        check_count("vjp", "cotangents", cotangents, len(self._compiled.input_map.outputs), "variable")
         solution = self.solve(*theta, solver_args=solver_args)
         return solution.variables, solution.vjp(*cotangents)
+
+
+@final
+class ConicLayer(Layer):
+    """A layer of a program that is in conic form already."""
+
+    def __init__(self, compiled: ParametricProgram, options: Options) -> None:
+        self._begin(options, compiled, ConicForm())

@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from conelayers.arguments import as_flags, as_real, check_count
+from conelayers.arguments import as_array, as_flags, as_real, check_count
 from conelayers.certificate import Certificates
 from conelayers.certify import certify
 from conelayers.cones import Cones
 from conelayers.display import html_table
 from conelayers.errors import Status, usable_mask
 from conelayers.failures import CallInfo, OnFailure, PartialLinearization, poisoned, react, scattered
-from conelayers.linearization import NullTest, NullVectors, SolutionMap, ignored
+from conelayers.input_map import InputMap
+from conelayers.linearization import NullTest, SolutionMap, ignored
+from conelayers.numpy_values import ARRAYS
 from conelayers.parameters import Batch, ParameterSpec, flatten, unflatten
 from conelayers.parametric import ParametricProgram
+from conelayers.relevance import gradients_move, outputs_move
 from conelayers.singular import Watch
 from conelayers.smoothing import Adjoint, Base, Smoothing
 from conelayers.solution import Residuals, Solution
+from conelayers.zero_gradients import AT_A_VERTEX, is_zero
 
 __all__ = ["LayerSolution"]
 
-_SEEN = 1e-8  # relative size from which a null vector of J counts as seen by an output or a parameter
-_ZERO = 1e-11  # size, relative to those of solution, cotangent and parameter, up to which a gradient is rounding errors
-_AT_A_VERTEX = (
-    "the solution of a linear program is a vertex, which stays where it is while the costs change a little, so that nothing can be "
-    "learned from its derivative. Give the layer smoothing=conelayers.LPGD(tau=…) or ProximalSmoothing(temperature=…), or, where zero is "
-    "what you want, singular='least_squares'"
-)
-
 _Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _largest(values: np.ndarray) -> np.ndarray:
-    """The largest finite entry of each row, (B,)."""
-    return np.abs(np.where(np.isfinite(values), values, 0.0)).max(axis=1, initial=0.0)
 
 
 def _shown(values: np.ndarray) -> str:
@@ -53,8 +44,8 @@ class LayerSolution:
     program's solution, with a leading B in a batched call; status: a Status, or a tuple of B; residuals: a Residuals.
     The factored linear system is made at the first derivative and kept.
 
-    Where ``on_failure`` lets a call return without some instances' solutions, their values and tangents are NaN, and their gradients
-    NaN, or zero where their cotangents are zero.
+    Where ``on_failure`` lets a call return without some instances' solutions, their values and tangents are NaN, and
+    their gradients NaN, or zero where their cotangents are zero.
     """
 
     variables: tuple[np.ndarray, ...]
@@ -66,9 +57,10 @@ class LayerSolution:
     _on_failure: OnFailure = OnFailure.RAISE
     _smoothing: Smoothing | None = None
     _base: Base | None = None  # the instances that have a solution
-    _watch: Watch | None = (
-        None  # who tells of a gradient that is zero, where it may be: of linear programs, and of smoothed ones
-    )
+    # Who tells of a gradient that is zero, where it may be: of linear programs, and of smoothed ones.
+    _watch: Watch | None = None
+    _seen_through: InputMap | None = None  # what the user's parameters and variables are; None: those of the program
+    _given: tuple[Any, ...] = ()  # the user's values, for an input map that is not the identity
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {v.shape}" for name, v in zip(self._names(), self.variables, strict=True))
@@ -80,7 +72,18 @@ class LayerSolution:
         return html_table("Solution", ("variable", "shape", "values"), rows, [value]) + self.info._repr_html_()
 
     def _names(self) -> list[str]:
-        return [o.name for o in self._compiled.outputs]
+        return [self._compiled.outputs[positions[0]].name for positions in self._input_map.outputs]
+
+    @property
+    def _input_map(self) -> InputMap:
+        return self._seen_through or self._compiled.identity
+
+    def seen_through(self, input_map: InputMap, given: Sequence[Any]) -> LayerSolution:
+        """The same solution for the user, whose values ``given`` the input map turned into the program's parameters."""
+        if input_map.is_identity:
+            return self
+        variables = input_map.recover(self.variables, ARRAYS)
+        return replace(self, variables=variables, _seen_through=input_map, _given=tuple(given))
 
     def _unbatch(self, values: Any) -> Any:
         if self._batch.batched:
@@ -122,32 +125,11 @@ class LayerSolution:
 
     def outputs_move(self) -> NullTest:
         """Whether the variables of instance i change along null vectors (dx, dy) of J."""
-        x, y, _ = self.points
-        outputs = self._compiled.outputs
-
-        def moves(i: int, null: NullVectors) -> bool:
-            for o in outputs:
-                value = o.value(x[[i]], y[[i]])
-                change = np.abs(o.tangent(value, null.first, null.last))
-                unit = o.size(value, null.first_unit, null.last_unit)
-                if (change > _SEEN * null.size * unit).any():
-                    return True
-            return False
-
-        return moves
+        return outputs_move(self._compiled.outputs, *self.points[:2])
 
     def gradients_move(self, chosen: ParametricProgram | None = None) -> NullTest:
-        """Whether the gradients of the parameters (``chosen`` ones) of instance i change along null vectors (λ, μ) of Jᵀ."""
-        x, y, _ = self.points
-        theta, compiled = self._batch.theta, chosen or self._compiled
-
-        def moves(i: int, null: NullVectors) -> bool:
-            t, u, w = (np.repeat(h[[i]], len(null.first), axis=0) for h in (theta, x, y))
-            change = np.abs(compiled.adjoint(t, u, w, null.first, null.last))
-            unit = compiled.adjoint_size(theta[[i]], x[[i]], y[[i]], null.first_unit, null.last_unit)
-            return bool((change > _SEEN * null.size * unit).any())
-
-        return moves
+        """Whether gradients of instance i (of ``chosen`` parameters) change along null vectors (λ, μ) of Jᵀ."""
+        return gradients_move(chosen or self._compiled, self._batch.theta, *self.points[:2])
 
     @property
     def linearization(self) -> SolutionMap:
@@ -177,7 +159,10 @@ class LayerSolution:
 
     @property
     def worst(self) -> str | tuple[str, ...]:
-        """What has the largest residual, by the user's names: a constraint with its entry, a variable's optimality condition, or the gap."""
+        """What has the largest residual, by the user's names.
+
+        It is a constraint with its entry, a variable's optimality condition, or the gap.
+        """
         residuals, names = self._solution.residuals, self._compiled.names
         return self._unbatch(tuple(residuals.named(i, names) for i in range(len(self._solution.status))))
 
@@ -187,11 +172,14 @@ class LayerSolution:
         return self._unbatch(self._value)
 
     def react(self) -> None:
-        """Raise or warn where an instance has no solution, as ``on_failure`` asks; InaccurateSolutionWarning where one misses the accuracy."""
+        """Raise or warn where an instance has no solution, as ``on_failure`` asks.
+
+        Gives an InaccurateSolutionWarning where a solution misses the accuracy.
+        """
         react(self._solution, self._on_failure, self._compiled.naming)
 
     def certify(self) -> Certificates:
-        """Whether the derivative here is justified: a Certificate for each instance. At most three factorizations an instance."""
+        """A Certificate for each instance: is its derivative justified? Takes at most three factorizations each."""
         return certify(self._linearization, self._solution, self._compiled.names)
 
     @property
@@ -205,7 +193,7 @@ class LayerSolution:
         return np.concatenate([np.empty((len(x), 0)), *(o.value(x, y) for o in self._compiled.outputs)], axis=1)
 
     def predict(self, direction: np.ndarray) -> np.ndarray:
-        """DΔ for Δ = ``direction`` (B, p), (B, size): the exact derivative's, or its least-squares stand-in, without a word."""
+        """DΔ (B, size) for Δ = ``direction`` (B, p), in least squares where J is singular; never warns."""
         x, y, _ = self.finite_points
         moved = self._push_at(x, y, self._linearization, self._batch.theta, direction, silent=True)
         return np.concatenate([np.empty((len(direction), 0)), *moved], axis=1)
@@ -215,18 +203,31 @@ class LayerSolution:
 
         Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
         """
-        specs = self._compiled.parameters
-        check_count("jvp", "tangents", dtheta, len(specs), "parameter")
-        theta = self._batch.theta
+        input_map, theta = self._input_map, self._batch.theta
+        check_count("jvp", "tangents", dtheta, len(input_map.parameters), "parameter")
+        tangents = [
+            None if d is None else _shaped(f"jvp: tangent {i} ({spec.label})", d, shape, spec.is_complex)
+            for i, (d, spec, shape) in enumerate(zip(dtheta, input_map.parameters, self._given_shapes(), strict=True))
+        ]
+        specs, moved = self._compiled.parameters, input_map.push_tangents(self._given, tangents)
         direction = np.zeros((theta.shape[0], sum(spec.size for spec in specs)))
-        for i, (spec, d, batched) in enumerate(zip(specs, dtheta, self._batch.batched_parameters, strict=True)):
+        for spec, d, batched in zip(specs, moved, self._batch.batched_parameters, strict=True):
             if d is not None:
-                direction[:, spec.columns] = flatten(
-                    self._shaped(f"jvp: tangent {i} ({spec.label})", d, spec.shape, batched)
-                )
+                direction[:, spec.columns] = flatten(d if batched else d[None])
         outputs = self._compiled.outputs
         flats = self._push(theta, direction)
-        return tuple(self._unbatch(unflatten(flat, o.shape)) for flat, o in zip(flats, outputs, strict=True))
+        parts = [self._unbatch(unflatten(flat, o.shape)) for flat, o in zip(flats, outputs, strict=True)]
+        return input_map.recover(parts, ARRAYS)
+
+    def _given_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the values that the user gave."""
+        if self._given:
+            return [value.shape for value in self._given]
+        batch, specs = self._batch, self._compiled.parameters
+        return [
+            (len(batch.theta), *spec.shape) if batched else spec.shape
+            for spec, batched in zip(specs, batch.batched_parameters, strict=True)
+        ]
 
     def _push(self, theta: np.ndarray, direction: np.ndarray) -> list[np.ndarray]:
         """The tangents of the outputs' values along dθ (B, p)."""
@@ -263,31 +264,42 @@ class LayerSolution:
         """The gradients with respect to the parameters for cotangents of the variables (None for zero).
 
         Each gradient has the shape of the parameter's value; an unbatched parameter in a batched call gets the sum over
-        the batch, a symmetric one its symmetric gradient. With ``needed``, the others are not computed and come as None.
-        Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
+        the batch, a symmetric one its symmetric gradient, a complex one ∂/∂Re + i ∂/∂Im (cotangents of complex
+        variables are of this form too). With ``needed``, the others are not computed and come as None. Raises
+        ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
         """
-        compiled, outputs = self._compiled, self._compiled.outputs
-        check_count("vjp", "cotangents", cotangents, len(outputs), "variable")
-        specs = compiled.parameters
-        wanted = as_flags("vjp: needed", needed, len(specs), "parameter")
+        input_map, outputs = self._input_map, self._compiled.outputs
+        check_count("vjp", "cotangents", cotangents, len(input_map.outputs), "variable")
+        wanted = as_flags("vjp: needed", needed, len(input_map.parameters), "parameter")
+        names = self._names()
+        shaped = [
+            None if g is None else _shaped(f"vjp: cotangent {i} ({names[i]})", g, value.shape, len(positions) > 1)
+            for i, (g, value, positions) in enumerate(zip(cotangents, self.variables, input_map.outputs, strict=True))
+        ]
         x, y, _ = self.finite_points
         gx, gy = np.zeros_like(x), np.zeros_like(y)
-        for i, (o, g) in enumerate(zip(outputs, cotangents, strict=True)):
+        for o, g in zip(outputs, input_map.split(shaped), strict=True):
             if g is not None:
-                flat = flatten(self._shaped(f"vjp: cotangent {i} ({o.name})", g, o.shape, self._batch.batched))
                 target = gx if o.primal else gy
-                target += o.adjoint(o.value(x, y), flat)
-        return self._gradients(gx, gy, np.zeros_like(gy), wanted)
+                target += o.adjoint(o.value(x, y), flatten(g if self._batch.batched else g[None]))
+        gradients = self._gradients(gx, gy, np.zeros_like(gy), input_map.needed(wanted))
+        pulled = input_map.pull(self._given, gradients)
+        return tuple(g if want else None for g, want in zip(pulled, wanted, strict=True))
 
     def vjp_points(
         self, gx: Any = None, gy: Any = None, gs: Any = None, *, needed: Sequence[bool] | None = None
     ) -> tuple[np.ndarray | None, ...]:
-        """The same for cotangents of x, y and s, the cone program's own solution."""
+        """The gradients with respect to the program's parameters for cotangents of its own solution x, y and s."""
         wanted = as_flags("vjp_points: needed", needed, len(self._compiled.parameters), "parameter")
         cotangents = zip(("x", "y", "s"), (gx, gy, gs), self.points, strict=True)
-        gx, gy, gs = (
-            np.zeros_like(h) if g is None else self._shaped(f"vjp_points: g{name}", g, h.shape[1:], self._batch.batched)
+        batched = self._batch.batched
+        shaped = [
+            None if g is None else _shaped(f"vjp_points: g{name}", g, h.shape if batched else h.shape[1:])
             for name, g, h in cotangents
+        ]
+        gx, gy, gs = (
+            np.zeros_like(h) if g is None else g if batched else g[None]
+            for g, h in zip(shaped, self.points, strict=True)
         )
         return self._gradients(gx, gy, gs, wanted)
 
@@ -318,7 +330,7 @@ class LayerSolution:
         *,
         silent: bool = False,
     ) -> Adjoint:
-        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·): the exact adjoint, or what stands in for it."""
+        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·), exact or smoothed."""
         if self._smoothing is not None:
             assert self._base is not None
             others = poisoned((gx, gy, gs))
@@ -341,13 +353,13 @@ class LayerSolution:
 
     @property
     def troubles(self) -> int:
-        """How often the layer's derivatives have been singular: what is zero there is not the derivative, and that is told already."""
+        """How often the layer's derivatives were singular so far: the user was told, and a zero there means nothing."""
         return 0 if self._watch is None else self._watch.counts["trouble"]
 
     def heed_zero(
         self, cotangents: _Triple, lam: np.ndarray, mu: np.ndarray, chosen: ParametricProgram | None = None
     ) -> None:
-        """Tell the user, once a layer, where a linear program's gradient, made of λ (B, n) and μ (B, m), is zero in every parameter."""
+        """Warn, once a layer, where a linear program's gradient, made of λ (B, n) and μ (B, m), is zero."""
         if self._smoothing is None and self._watch is not None:
             members = np.flatnonzero(self.solved)
             x, y, _ = self.points
@@ -361,24 +373,32 @@ class LayerSolution:
         watch, smoothing, theta = self._watch, self._smoothing, self._batch.theta[members]
         if watch is None or not theta.size or not watch.asks_for_zeros(smoothing):
             return
-        asked = sum(_largest(g) * _largest(h[members]) for g, h in zip(cotangents, self.points, strict=True))
-        if not any(g.any() for g in cotangents):
+        points = [h[members] for h in self.points]
+        if not is_zero(chosen or self._compiled, theta, points, cotangents, found):
             return
-        gradient = np.abs((chosen or self._compiled).adjoint(theta, *found))
-        overall = np.max(_largest(theta)) or 1.0
-        for spec in self._compiled.parameters:
-            size = np.max(_largest(theta[:, spec.columns]), initial=0.0) or overall
-            if not (size * gradient[:, spec.columns] <= _ZERO * asked[:, None]).all():
-                return
-        advice = _AT_A_VERTEX if smoothing is None else smoothing.advice
+        advice = AT_A_VERTEX if smoothing is None else smoothing.advice
         watch.tell_zero(smoothing, f"The gradient is zero in every parameter: {advice} (docs/degenerate.md).")
 
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
-        """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
+        """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
-        In a batch each instance's own, also for unbatched parameters. One factorization, and a solve for each entry of the
-        variables or of the parameters, whichever are fewer.
+        In a batch each instance's own, also for unbatched parameters. One factorization, and a solve for each entry of
+        the variables or of the parameters, whichever are fewer. Raises NotImplementedError for complex parameters.
         """
+        input_map = self._input_map
+        for spec in input_map.parameters:
+            if spec.is_complex:
+                raise NotImplementedError(
+                    f"jacobian: parameter {spec.label} is complex; use jvp and vjp, or a real parameter for each of "
+                    "its parts"
+                )
+        blocks = self._program_jacobian()
+        if not input_map.is_identity:
+            blocks = input_map.pull_jacobian(self._given, len(self._batch.theta), self._compiled.parameters, blocks)
+        return tuple(tuple(np.asarray(self._unbatch(block)) for block in row) for row in blocks)
+
+    def _program_jacobian(self) -> list[list[np.ndarray]]:
+        """∂output/∂parameter for the outputs and parameters of the program, (B, *output.shape, *parameter.shape)."""
         compiled, theta = self._compiled, self._batch.theta
         outputs, specs = compiled.outputs, compiled.parameters
         x, y, _ = self.finite_points
@@ -403,26 +423,27 @@ class LayerSolution:
                 direction[:, k] = 1.0
                 J[:, :, k] = np.concatenate(self._push(theta, direction), axis=1)
         starts = np.cumsum([0, *rows])
-        return tuple(
-            tuple(self._block(J[:, a : a + size, spec.columns], o.shape, spec.shape) for spec in specs)
+        return [
+            [_by_entries(J[:, a : a + size, spec.columns], o.shape, spec.shape) for spec in specs]
             for o, a, size in zip(outputs, starts, rows, strict=False)
-        )
-
-    def _block(self, block: np.ndarray, outer: tuple[int, ...], inner: tuple[int, ...]) -> np.ndarray:
-        """(B, rows, columns), both column-major, to (B, *outer, *inner)."""
-        batch = block.shape[0]
-        by_row = unflatten(block.reshape(-1, block.shape[2]), inner).reshape(batch, block.shape[1], -1)
-        by_column = unflatten(np.swapaxes(by_row, 1, 2).reshape(-1, block.shape[1]), outer)
-        full = by_column.reshape(batch, -1, *outer)
-        return self._unbatch(np.moveaxis(full, 1, -1).reshape(batch, *outer, *inner))
+        ]
 
     def _parameter_gradient(self, gradient: np.ndarray, spec: ParameterSpec, batched: bool) -> np.ndarray:
         full = unflatten(gradient[:, spec.columns], spec.shape)
         return full if batched else np.asarray(full.sum(axis=0))
 
-    def _shaped(self, what: str, value: Any, shape: tuple[int, ...], batched: bool) -> np.ndarray:
-        value = as_real(what, value)
-        expected = (self._batch.theta.shape[0], *shape) if batched else shape
-        if value.shape != expected:
-            raise ValueError(f"{what}: got shape {value.shape}, expected {expected}")
-        return value if batched else value[None]
+
+def _shaped(what: str, value: Any, shape: tuple[int, ...], complex_too: bool = False) -> np.ndarray:
+    value = as_array(what, value, complex_too=True) if complex_too else as_real(what, value)
+    if value.shape != shape:
+        raise ValueError(f"{what}: got shape {value.shape}, expected {shape}")
+    return value
+
+
+def _by_entries(block: np.ndarray, outer: tuple[int, ...], inner: tuple[int, ...]) -> np.ndarray:
+    """(B, rows, columns), both column-major, to (B, *outer, *inner)."""
+    batch = block.shape[0]
+    by_row = unflatten(block.reshape(-1, block.shape[2]), inner).reshape(batch, block.shape[1], -1)
+    by_column = unflatten(np.swapaxes(by_row, 1, 2).reshape(-1, block.shape[1]), outer)
+    full = by_column.reshape(batch, -1, *outer)
+    return np.moveaxis(full, 1, -1).reshape(batch, *outer, *inner)

@@ -1,9 +1,9 @@
 """Watch a training run: does the layer move as its derivative says?
 
-A derivative that exists at every iterate is no assurance: between two of them the solution map may jump, and gradient descent then
-follows slopes that have nothing to do with where it goes. A step from θ to θ + Δ tells: where the solution map is Lipschitz,
-S(θ + Δ) − S(θ) is DΔ up to second order, and across a kink still between the predictions of both sides; across a jump it is
-neither.
+A derivative that exists at every iterate is no assurance: between two of them the solution map may jump, and gradient
+descent then follows slopes that have nothing to do with where it goes. A step from θ to θ + Δ tells: where the solution
+map is Lipschitz, S(θ + Δ) − S(θ) is DΔ up to second order, and across a kink still between the predictions of both
+sides; across a jump it is neither.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ _ROUNDING = 1e-7  # of 1 + ‖S‖: movements up to this are taken for none
 class Step:
     """One step of training. Norms are Euclidean, over the whole batch.
 
-    index: the number of the call among those of its batch size and thread, repetitions not counted. size: ‖Δ‖. seen:
-    ‖S(θ + Δ) − S(θ)‖. predicted: ‖DΔ‖ with the derivative at θ. error: ‖S(θ + Δ) − S(θ) − DΔ‖/max(seen, predicted), 0 where both are
-    rounding. jumps: how many instances of the batch jumped. margin: the smallest distance from a kink at θ + Δ, over the batch and the
-    blocks of the cone.
+    index: the number of the call among those of its batch size and thread, repetitions not counted.
+    size: ‖Δ‖.
+    seen: ‖S(θ + Δ) − S(θ)‖.
+    predicted: ‖DΔ‖ with the derivative at θ.
+    error: ‖S(θ + Δ) − S(θ) − DΔ‖/max(seen, predicted), 0 where both are rounding.
+    jumps: how many instances of the batch jumped.
+    margin: the smallest distance from a kink at θ + Δ, over the batch and the blocks of the cone.
     """
 
     index: int
@@ -60,13 +63,14 @@ class _Run(NamedTuple):
 class Monitor:
     """Compares every step of training with what the derivative predicts: ``with Monitor(layer) as monitor: train()``.
 
-    layer: a Layer, or the ConeLayer of an adapter. every: look at every so many calls only. jump: an instance jumps where it moves so
-    many times farther than the derivatives at either end of the step predict.
+    layer: a Layer, or the ConeLayer of an adapter.
+    every: compare one call out of so many.
+    jump: an instance jumps where it moves so many times farther than the derivatives at both ends of the step predict.
 
-    Calls are compared with the ones before them of the same batch size in the same thread: a step's Δ is the change of all parameter
-    values, so the instances should be the same ones from step to step; calls that change nothing do not count, nor those of which some
-    instances have no solution. It costs a solve with a factorization that the gradient needs as well, and a projection. ``steps``
-    holds what was seen, ``plot()`` draws it.
+    Calls are compared with the ones before them of the same batch size in the same thread: a step's Δ is the change of
+    all parameter values, so the instances should be the same ones from step to step; calls that change nothing do not
+    count, nor those of which some instances have no solution. It costs a solve with a factorization that the gradient
+    needs as well, and a projection. ``steps`` holds what was seen, ``plot()`` draws it.
     """
 
     def __init__(self, layer: Any, *, every: int = 1, jump: float = 10.0) -> None:
@@ -151,13 +155,14 @@ class Monitor:
         )
 
     def plot(self, path: str | None = None) -> Any:
-        """A matplotlib Figure: steps as seen and as predicted, jumps marked, and the margins; saved to ``path`` if given.
+        """A matplotlib Figure of the steps seen and predicted, of jumps and margins; saved to ``path`` if given.
 
         Raises ImportError without matplotlib, ValueError before the first step.
         """
         if not self._steps:
             raise ValueError(
-                "plot: got no step, expected at least one: no step was seen yet; run the training inside of `with Monitor(layer) as monitor:`"
+                "plot: got no step, expected at least one: no step was seen yet; run the training inside of `with "
+                "Monitor(layer) as monitor:`"
             )
         try:
             from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""The user's own names for a cone program's rows and columns, for messages that say which constraint and which variable."""
+"""The user's own names for a cone program's rows and columns, for messages that name constraints and variables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, final
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["Names", "Naming"]
+__all__ = ["NEGLIGIBLE", "Names", "Naming"]
 
-_SEEN = 1e-6  # entries of a unit vector (maximum norm) below this are rounding
+NEGLIGIBLE = 1e-6  # entries of a null vector whose largest entry is 1: below this they are rounding errors
 _SHOWN = 4  # entries of one variable or constraint that are listed
 
 
@@ -20,10 +20,10 @@ _SHOWN = 4  # entries of one variable or constraint that are listed
 class Names:
     """Which constraint each row comes from, and how the variables are read off x.
 
-    ``row_constraint`` (m,) holds positions in ``constraints``, −1 for a row of a program given in conic form. ``row_entry`` (m,)
-    is the entry of that constraint (column-major in its shape), −1 for rows that cvxpy added in rewriting it. Each variable has
-    its name, its shape and the matrix (entries × n) that reads it off x. ``constant`` (m,) are the linear constraints that no
-    parameter enters and whose multipliers nobody asked for.
+    ``row_constraint`` (m,) holds positions in ``constraints``, −1 for a row of a program given in conic form.
+    ``row_entry`` (m,) is the entry of that constraint (column-major in its shape), −1 for rows that cvxpy added in
+    rewriting it. Each variable has its name, its shape and the matrix (entries × n) that reads it off x. ``constant``
+    (m,) are the linear constraints that no parameter enters and whose multipliers nobody asked for.
     """
 
     constraints: tuple[str, ...]
@@ -43,7 +43,7 @@ class Names:
     def rows(self, weights: np.ndarray) -> tuple[str, ...]:
         """The constraints in which rows have a weight (m,) that is not zero, with their entries."""
         size = float(np.max(np.abs(weights), initial=0.0))
-        rows = np.flatnonzero(np.abs(weights) > _SEEN * size) if size > 0 else np.zeros(0, dtype=np.int64)
+        rows = np.flatnonzero(np.abs(weights) > NEGLIGIBLE * size) if size > 0 else np.zeros(0, dtype=np.int64)
         found = []
         owners = self.row_constraint[rows]
         for owner in dict.fromkeys(owners.tolist()):
@@ -58,8 +58,8 @@ class Names:
     def visible(self, directions: np.ndarray, units: np.ndarray) -> np.ndarray:
         """A basis (k', n) of the part of span{dx} (k, n, orthonormal) along which variables of the user's change.
 
-        The directions are in units (n,) of the user's, in which all variables are of one size. What cvxpy introduced may be free where
-        a constraint is not active (the epigraph of a norm), and nothing depends on it.
+        The directions are in units (n,) of the user's, in which all variables are of one size. What cvxpy introduced
+        may be free where a constraint is not active (the epigraph of a norm), and nothing depends on it.
         """
         moved = [_moved(matrix, directions, units).T for _, _, matrix in self.variables]
         return _split(np.concatenate([*moved, np.zeros((0, len(directions)))]), directions)[0]
@@ -67,9 +67,9 @@ class Names:
     def felt(self, multipliers: np.ndarray) -> np.ndarray:
         """A basis (k', m) of the part of span{w} (k, m, orthonormal) that somebody can feel or mend.
 
-        Where constant linear constraints depend on each other their multipliers are not unique, but no parameter can make them
-        contradict each other. That is left out where rows that cvxpy added take part (‖x‖₁ with x ≥ 0); constraints of the user's own
-        that are redundant are not.
+        Where constant linear constraints depend on each other their multipliers are not unique, but no parameter can
+        make them contradict each other. That is left out where rows that cvxpy added take part (‖x‖₁ with x ≥ 0);
+        constraints of the user's own that are redundant are not.
         """
         moving, constant = _split(np.where(self.constant, 0.0, multipliers).T, multipliers)
         _, own = _split(np.where(self.row_entry < 0, constant, 0.0).T, constant)
@@ -87,7 +87,7 @@ class Names:
         found = []
         for name, shape, matrix in self.variables:
             change = np.abs(_moved(matrix, direction[None], units)[0])
-            moved = np.flatnonzero(change > _SEEN * size) if size > 0 else np.zeros(0, dtype=np.int64)
+            moved = np.flatnonzero(change > NEGLIGIBLE * size) if size > 0 else np.zeros(0, dtype=np.int64)
             if moved.size:
                 found.append(name + _entries(moved, shape, brackets=True))
         return tuple(found)
@@ -101,7 +101,7 @@ def _moved(matrix: sp.csr_array, directions: np.ndarray, units: np.ndarray) -> n
 
 @final
 class Naming:
-    """Names that are found when somebody asks for them, and kept; before it travels to another process they are."""
+    """Names that are found when they are first asked for, or when this is pickled, and kept."""
 
     def __init__(self, find: Callable[[], Names]) -> None:
         self._find: Callable[[], Names] | None = find
@@ -130,9 +130,9 @@ def _travelled(names: Names) -> Naming:
 
 
 def _split(images: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The combinations of the rows of ``basis`` (k, ·) whose images, the columns of ``images``, do not vanish, and those whose do."""
+    """Combinations of the rows of ``basis`` (k, ·) whose ``images`` (columns) do not vanish, and the others."""
     squares, V = np.linalg.eigh(images.T @ images)
-    seen = squares > _SEEN**2
+    seen = squares > NEGLIGIBLE**2
     return V[:, seen].T @ basis, V[:, ~seen].T @ basis
 
 

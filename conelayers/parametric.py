@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import final
 
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.interface import Interface
+from conelayers.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
+from conelayers.input_map import InputMap
 from conelayers.names import Names, Naming
-from conelayers.parameters import ParameterSpec, where_in_batch
+from conelayers.parameter_checks import where_in_batch
+from conelayers.parameters import ParameterSpec
 from conelayers.program import ConeProgram, Structure
 
 __all__ = ["AffineMap", "OutputSpec", "ParametricProgram", "bounds_only"]
@@ -21,7 +23,7 @@ __all__ = ["AffineMap", "OutputSpec", "ParametricProgram", "bounds_only"]
 @final
 @dataclass(frozen=True)
 class AffineMap:
-    """values = constant + L φ, where only the entries ``rows`` depend on φ: values[rows] = constant[rows] + linear φ."""
+    """values = constant + L φ. Only the entries ``rows`` depend on φ: values[rows] = constant[rows] + linear φ."""
 
     constant: np.ndarray
     rows: np.ndarray
@@ -46,7 +48,7 @@ class AffineMap:
 
     @cached_property
     def _selection(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(column, factor) of each row of L where it has one entry only: entries of φ that are copied need no product."""
+        """(column, factor) of each row of L if every row has one entry: φ's entries are copied then."""
         if self.linear.nnz != self.rows.size:
             return None
         return self.linear.indices, self.linear.data
@@ -147,7 +149,7 @@ class OutputSpec:
 
 
 def bounds_only(structure: Structure, maps: Mapping[str, AffineMap], *, gp: bool = False) -> np.ndarray:
-    """Which entries of θ enter right-hand sides of the nonnegative cone's rows and nothing else, (p,) bool: they may be infinite.
+    """Which entries of θ may be infinite, (p,) bool: those that enter only right-hand sides of the nonnegative cone.
 
     ``maps`` are those to P, q, A, b and the objective's constant.
     """
@@ -178,12 +180,19 @@ class ParametricProgram:
     maximize: bool
     gp: bool
     naming: Naming
-    interface: Interface
+    input_map: InputMap  # from the user's parameters to these, and from these outputs to the user's variables
     logarithmic: np.ndarray  # which entries of θ enter by their logarithms, (p,) bool; none but in a geometric program
     infinite: (
         np.ndarray
     )  # which entries of θ may be ±inf, (p,) bool: ``bounds_only``, as far as the user's values are these
     _restrictions: dict[tuple[bool, ...], ParametricProgram] = field(default_factory=dict)  # memoized ``restricted``
+
+    @cached_property
+    def identity(self) -> InputMap:
+        """The input map of a caller who knows the program's own parameters and outputs."""
+        if self.input_map.is_identity:
+            return self.input_map
+        return InputMap.identity(self.parameters, len(self.outputs))
 
     @property
     def names(self) -> Names:
@@ -195,7 +204,7 @@ class ParametricProgram:
         return np.concatenate([theta, np.log(self._base(theta))], axis=1) if self.gp else theta
 
     def acceptable(self, theta: np.ndarray) -> np.ndarray:
-        """Which instances of θ (B, p) have values that a program can be made of, (B,) bool: infinite ones in bounds only, and no NaN."""
+        """Which instances of θ (B, p) make a program, (B,) bool: no NaN, and infinite values in bounds only."""
         finite = np.isfinite(theta)
         if finite.all():
             return np.ones(len(theta), dtype=bool)
@@ -217,8 +226,10 @@ class ParametricProgram:
             spec.label for spec in self.parameters if ((spec.columns.start <= used) & (used < spec.columns.stop)).any()
         ]
         raise ValueError(
-            f"parameter{'s' if len(met) > 1 else ''} {' and '.join(met)}{where_in_batch(np.any(undefined, axis=1), batched)}: got infinite values that "
-            "meet in one bound as inf - inf, expected at most one of them there to be infinite; give each a constraint of its own"
+            f"parameter{'s' if len(met) > 1 else ''} "
+            f"{' and '.join(met)}{where_in_batch(np.any(undefined, axis=1), batched)}: got infinite values that "
+            "meet in one bound as inf - inf, expected at most one of them there to be infinite; give each a "
+            "constraint of its own"
         )
 
     def _undefined_bounds(self, theta: np.ndarray) -> np.ndarray:
@@ -274,17 +285,15 @@ class ParametricProgram:
     def adjoint(self, theta: np.ndarray, x: np.ndarray, y: np.ndarray, lam: np.ndarray, mu: np.ndarray) -> np.ndarray:
         """The gradient with respect to θ (B, p) for the adjoint solution (λ, μ) of linearization.py.
 
-        dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ), formed only where the entry depends on θ.
+        The data's gradients (data_gradients.py) are formed only where an entry depends on θ.
         """
-        i, j = self._A_entries
-        phi = self.A.adjoint(_outer(mu, i, x, j) - _outer(y, i, lam, j))
+        phi = self.A.adjoint(A_gradient(partial(_outer, self._A_entries), x, y, lam, mu))
         if self.P.rows.size:
-            i, j = self._P_entries
-            phi += self.P.adjoint(-0.5 * (_outer(lam, i, x, j) + _outer(x, i, lam, j)))
+            phi += self.P.adjoint(P_gradient(partial(_outer, self._P_entries), x, lam))
         if self.q.rows.size:
-            phi += self.q.adjoint(-lam[:, self.q.rows])
+            phi += self.q.adjoint(q_gradient(lam[:, self.q.rows]))
         if self.b.rows.size:
-            phi += self.b.adjoint(-mu[:, self.b.rows])
+            phi += self.b.adjoint(b_gradient(mu[:, self.b.rows]))
         if not self.gp:
             return phi
         size = theta.shape[1]
@@ -295,16 +304,17 @@ class ParametricProgram:
     ) -> np.ndarray:
         """The largest gradients (1, p) that λ and μ of these sizes, (n,) and (m,), can make at θ, x and y, (1, ·).
 
-        λ_unit and μ_unit are γd and βe of the equilibration, in whose units x and y are of one size: entries that are zero
-        by chance count as much as the others.
+        λ_unit and μ_unit are γd and βe of the equilibration, in whose units x and y are of one size: entries that are
+        zero by chance count as much as the others.
         """
         lam, mu = lam_unit[None], mu_unit[None]
         x, y = (np.abs(h) + np.max(np.abs(h) / unit, initial=0.0) * unit for h, unit in ((x, lam), (y, mu)))
-        i, j = self._A_entries
-        phi = self.A.adjoint_size(_outer(mu, i, x, j) + _outer(y, i, lam, j))
+        # The formulas of data_gradients.py with every sign positive.
+        outer = partial(_outer, self._A_entries)
+        phi = self.A.adjoint_size(outer(mu, x) + outer(y, lam))
         if self.P.rows.size:
-            i, j = self._P_entries
-            phi += self.P.adjoint_size(0.5 * (_outer(lam, i, x, j) + _outer(x, i, lam, j)))
+            outer = partial(_outer, self._P_entries)
+            phi += self.P.adjoint_size(0.5 * (outer(lam, x) + outer(x, lam)))
         phi += self.q.adjoint_size(lam[:, self.q.rows]) + self.b.adjoint_size(mu[:, self.b.rows])
         if not self.gp:
             return phi
@@ -312,8 +322,9 @@ class ParametricProgram:
         return phi[:, :size] + phi[:, size:] / np.abs(self._base(theta))
 
 
-def _outer(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """The entries (i, j) of a bᵀ, for each instance."""
-    product = np.take(a, i, axis=1)
-    product *= np.take(b, j, axis=1)
+def _outer(entries: tuple[np.ndarray, np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """These entries, (rows, columns), of a bᵀ, for each instance."""
+    rows, columns = entries
+    product = np.take(a, rows, axis=1)
+    product *= np.take(b, columns, axis=1)
     return product

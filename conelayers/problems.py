@@ -1,4 +1,6 @@
-"""Derivatives of a cvxpy problem without a framework: what ``Problem.backward`` and ``Problem.derivative`` fill, exactly, for every cone and solver.
+"""Derivatives of a cvxpy problem without a framework, exact, for every cone and solver.
+
+They fill what ``Problem.backward`` and ``Problem.derivative`` of cvxpy fill.
 
 cvxpy's own need a solve with ``requires_grad=True`` by SCS through diffcp; these need values of the parameters only.
 """
@@ -21,13 +23,17 @@ _KEPT = "_conelayers"
 
 
 def backward(problem: cp.Problem, *, gp: bool = False, **options: Any) -> LayerSolution:
-    """Fill ``parameter.gradient`` of all of the problem's parameters: Dᵀ g, D = ∂(variables)/∂(parameters) at their present values.
+    """Fill ``parameter.gradient`` of all parameters with Dᵀ g, D = ∂(variables)/∂(parameters) at their present values.
 
-    g is ``variable.gradient`` of each variable, ones where that is None, as for ``Problem.backward``. gp: a geometric program. options: those
-    of Layer, solver=, solver_args=, singular=, selection=, smoothing= among them. Of a complex parameter the gradient is ∂/∂Re + i ∂/∂Im.
+    g is ``variable.gradient`` of each variable, ones where that is None, as for ``Problem.backward``.
+    A complex parameter gets ∂/∂Re + i ∂/∂Im.
 
-    Solves the problem; returns the LayerSolution, of which ``certify()`` tells whether the gradient is justified. The layer is made at the
-    first call and kept with the problem. Raises ValueError for a parameter without a value, SolveError where there is no solution.
+    gp: the problem is a geometric program.
+    options: those of Layer.
+
+    Solves the problem; returns the LayerSolution, of which ``certify()`` tells whether the gradient is justified. The
+    layer is made at the first call and kept with the problem. Raises ValueError for a parameter without a value,
+    SolveError where there is no solution.
     """
     _check(problem)
     cotangents = [
@@ -40,7 +46,7 @@ def backward(problem: cp.Problem, *, gp: bool = False, **options: Any) -> LayerS
 
 
 def derivative(problem: cp.Problem, *, gp: bool = False, **options: Any) -> LayerSolution:
-    """Fill ``variable.delta`` of all of the problem's variables: D δ for δ = ``parameter.delta``, zero where that is None.
+    """Fill ``variable.delta`` of all variables with D δ, δ = ``parameter.delta``, zero where that is None.
 
     Takes, returns and raises what ``backward`` does.
     """
@@ -64,7 +70,8 @@ def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolu
     missing = [spec.label for spec, value in zip(specs, values, strict=True) if value is None]
     if missing:
         raise ValueError(
-            f"problem: got no value for the parameters {', '.join(missing)}, expected one for each: the parameters {', '.join(missing)} have no value; set their .value"
+            f"problem: got one in which the parameters {', '.join(missing)} have no value, expected one for each; set "
+            "their .value"
         )
     kept = vars(problem).setdefault(_KEPT, {})
     key = repr((gp, sorted(options.items())))

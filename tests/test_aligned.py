@@ -11,7 +11,7 @@ from conelayers import Layer
 from conelayers.canonicalize import canonicalize
 from conelayers.kkt import DenseFactorization
 from conelayers.kkt.aligned import AlignedFactorization
-from conelayers.parameters import combine_batch
+from conelayers.parameter_checks import combine_batch
 from conelayers.presolve import presolve
 from conelayers.program import ConeProgram
 from conelayers.residual import apply_jacobian, evaluate

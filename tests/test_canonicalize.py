@@ -14,15 +14,15 @@ from zoo import ZOO
 
 from conelayers import Layer
 from conelayers.canonicalize import canonicalize
-from conelayers.parameters import combine_batch
+from conelayers.numpy_values import ARRAYS
+from conelayers.parameter_checks import combine_batch
 from conelayers.program import at
-from conelayers.translated import ARRAYS
 
 
 def theta_of(compiled, values) -> np.ndarray:
     """θ (B, p) of the program for the user's values."""
-    given = compiled.interface.arrays(values)
-    return combine_batch(compiled.parameters, compiled.interface.inner(given, ARRAYS)).theta
+    given = compiled.input_map.arrays(values)
+    return combine_batch(compiled.parameters, compiled.input_map.push(given, ARRAYS)).theta
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
@@ -132,7 +132,7 @@ def test_copies_carry_the_compiled_map(copied, monkeypatch) -> None:
     values = case.draw(np.random.default_rng(0))
     expected = layer.solve(*values)
     clone = copied(layer)
-    monkeypatch.setattr("conelayers.layer.canonicalize", None)
+    monkeypatch.setattr("conelayers.origin.canonicalize", None)
     monkeypatch.setattr(cp.Problem, "get_problem_data", None)
     solution = clone.solve(*values)
     np.testing.assert_allclose(solution.variables[0], expected.variables[0], atol=1e-12)

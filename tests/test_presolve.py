@@ -10,7 +10,7 @@ from zoo import ZOO
 from conelayers.canonicalize import canonicalize
 from conelayers.kkt import DenseFactorization, EliminatedFactorization, SparseFactorization
 from conelayers.kkt.factorization import Factorization
-from conelayers.parameters import combine_batch
+from conelayers.parameter_checks import combine_batch
 from conelayers.presolve import presolve
 from conelayers.program import ConeProgram
 from conelayers.residual import Point, apply_jacobian, evaluate

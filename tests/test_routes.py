@@ -18,7 +18,7 @@ from conelayers.canonicalize import canonicalize
 from conelayers.errors import Status
 from conelayers.newton import polish
 from conelayers.parallel import _controller, one_blas_thread, run_parallel
-from conelayers.parameters import combine_batch
+from conelayers.parameter_checks import combine_batch
 from conelayers.plan import Plan
 from conelayers.presolve import presolve
 from conelayers.program import ConeProgram, Pattern, Structure

@@ -1,4 +1,4 @@
-"""What a problem is given in the place of expressions: new parameters, variables and constraints, and the report of them."""
+"""What replaces expressions in a problem: new parameters, variables and constraints, and the report of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cvxpy.utilities import scopes
 
 from conelayers.canonicalize.complex_forms import has_complex_form
 from conelayers.canonicalize.forms import attributes, said, text, wrapped
-from conelayers.interface import Replacement
+from conelayers.input_map import Replacement
 
 __all__ = ["Additions", "Factor"]
 
@@ -29,10 +29,10 @@ class Factor:
 
 @final
 class Additions:
-    """``definitions`` of new parameters, ``added`` constraints, ``auxiliary`` variables' identifiers, and ``reports`` by identifiers.
+    """``definitions`` of new parameters, ``added`` constraints, ``auxiliary`` variables' identifiers, ``reports``.
 
-    origins: for each added constraint what it was added for, the number of a constraint of the user's, or the name of a part of the
-    objective; ``origin`` is what is being rewritten.
+    origins: for each added constraint what it was added for, the number of a constraint of the user's, or the name of a
+    part of the objective; ``origin`` is what is being rewritten.
     """
 
     def __init__(self, gp: bool) -> None:

@@ -28,7 +28,7 @@ from conelayers.canonicalize.recovery import output_specs
 from conelayers.canonicalize.refusals import check_arguments, check_discipline, check_parameters
 from conelayers.canonicalize.sources import sources_of
 from conelayers.errors import CanonicalizationError
-from conelayers.interface import Interface
+from conelayers.input_map import InputMap
 from conelayers.names import Naming
 from conelayers.parametric import ParametricProgram, bounds_only
 
@@ -49,17 +49,20 @@ def canonicalize(
     """Compile ``problem`` into a ParametricProgram.
 
     ``variables`` may hold variables of the problem and dual variables of its constraints. With ``quadratic=False`` the
-    objective is made linear by cvxpy (an epigraph), for solvers that take no P. ``lifting``: make the problem DPP where it is not.
+    objective is made linear by cvxpy (an epigraph), for solvers that take no P. ``lifting``: make the problem DPP where
+    it is not.
 
-    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, that is not DPP and cannot be made so, or has integer
-    variables or a parameter in an exponent, and ValueError for parameters or variables that are not its own.
+    Raises CanonicalizationError (a ValueError) for a problem that is not DCP, that is not DPP and cannot be made so, or
+    has integer variables or a parameter in an exponent, and ValueError for parameters or variables that are not its
+    own.
     """
     try:
         check_arguments(problem, parameters, variables)
         return _canonicalize(problem, parameters, variables, gp, quadratic, lifting, canon_backend, verbose)
     except RecursionError as error:
         raise CanonicalizationError(
-            f"problem: its expressions are nested more deeply than Python's recursion limit ({sys.getrecursionlimit()}) lets cvxpy follow; raise it "
+            "problem: its expressions are nested more deeply than Python's recursion limit "
+            f"({sys.getrecursionlimit()}) lets cvxpy follow; raise it "
             "with sys.setrecursionlimit, or name parts of them with new variables"
         ) from error
 
@@ -79,7 +82,8 @@ def _canonicalize(
     lifted = lift(problem, gp=gp, quadratic=quadratic) if lifting else as_it_is(problem)
     if not lifting and any(map(divides_by_complex, (problem.objective, *problem.constraints))):
         raise CanonicalizationError(
-            "problem: cvxpy reduces a division by complex numbers wrongly; leave lift=True, or multiply by their reciprocals"
+            "problem: cvxpy reduces a division by complex numbers wrongly; leave lift=True, or multiply by their "
+            "reciprocals"
         )
     if gp:  # of which cvxpy's rules see through sums of parameters only where these have values
         check_discipline(lifted.problem, gp)
@@ -118,7 +122,7 @@ def _canonicalize(
     check_constants(structure, maps, naming)
     infinite = infinite_entries(specs, sources, expressions, bounds_only(structure, maps, gp=gp))
     own = parameter_specs(parameters)
-    interface = Interface(
+    input_map = InputMap(
         parameters=own,
         sources=sources,
         expressions=expressions,
@@ -139,7 +143,7 @@ def _canonicalize(
         gp=gp,
         naming=naming,
         logarithmic=_logarithmic(columns, sum(spec.size for spec in specs)),
-        interface=interface,
+        input_map=input_map,
         infinite=infinite,
     )
 
@@ -159,11 +163,11 @@ def _logarithmic(lift: sp.csr_array, size: int) -> np.ndarray:
 
 
 def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[Any, Any, list[Any]]:
-    """cvxpy's compilation for SCS, whose convention is the package's; it wants at least one constraint, so a void one is added."""
+    """cvxpy's compilation for SCS, whose convention is the package's. It needs a constraint: a void one is added."""
     options |= {"enforce_dpp": True, "solver_opts": None if quadratic else {"use_quad_obj": False}}
     with warnings.catch_warnings():
-        # cvxpy reads sparse parameters and writes the 1 × 1 imaginary part of a Hermitian matrix in its own discouraged ways, and says
-        # which of its backends takes N-d arrays.
+        # cvxpy reads sparse parameters and writes the 1 × 1 imaginary part of a Hermitian matrix in its own discouraged
+        # ways, and says which of its backends takes N-d arrays.
         warnings.filterwarnings("ignore", message="Initializing a Constant with a nested list", category=UserWarning)
         warnings.filterwarnings("ignore", message="Reading from a sparse CVXPY expression", category=RuntimeWarning)
         warnings.filterwarnings(
@@ -175,7 +179,8 @@ def _compile(problem: cp.Problem, *, quadratic: bool, **options: Any) -> tuple[A
             pass  # what cvxpy says where there are no constraints
         except (NotImplementedError, AssertionError, TypeError, AttributeError, ValueError) as error:
             raise CanonicalizationError(
-                f"problem: cvxpy's own reduction to a cone program failed with {type(error).__name__} ({error}), as it would in problem.solve(); "
+                f"problem: cvxpy's own reduction to a cone program failed with {type(error).__name__} ({error}), as "
+                "it would in problem.solve(); "
                 "write the expression that it stumbles over in another way"
             ) from error
         void = cp.Problem(problem.objective, [*problem.constraints, cp.Constant(1) >= 0])

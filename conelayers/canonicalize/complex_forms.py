@@ -1,4 +1,4 @@
-"""Other forms of complex expressions, where cvxpy's reduction to real ones is wrong, fails, or loses their structure."""
+"""Other forms of complex expressions where cvxpy's reduction to real ones is wrong, fails, or loses structure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ __all__ = ["complex_form", "divides_by_complex", "has_complex_form"]
 def complex_form(e: Any) -> Any:
     """What stands for e; e itself where nothing has to.
 
-    cvxpy divides by complex numbers as if 1/(a + bi) were 1/a + i/b, has no squares of what is imaginary only, and takes the largest
-    singular value of [Re, −Im; Im, Re], where every one is double, so that its multipliers are never unique.
+    cvxpy divides by complex numbers as if 1/(a + bi) were 1/a + i/b, has no squares of what is imaginary only, and
+    takes the largest singular value of [Re, −Im; Im, Re], where every one is double, so that its multipliers are never
+    unique.
     """
     if isinstance(e, DivExpression) and e.args[1].is_complex():
         whole = not e.args[1].parameters() and not e.args[1].variables()

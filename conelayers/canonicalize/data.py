@@ -61,8 +61,9 @@ def parameter_specs(parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, 
 @final
 @dataclass(frozen=True)
 class Part:
-    """A parameter of cvxpy's as the program takes it: real or imaginary part, of all entries or, ``positions``, of those that may differ
-    from zero (column-major).
+    """A parameter of cvxpy's as the program takes it: its real or imaginary part.
+
+    positions: the entries that may differ from zero (column-major); None for all.
     """
 
     parameter: cp.Parameter
@@ -94,7 +95,7 @@ def parts_of(parameters: Sequence[cp.Parameter]) -> tuple[Part, ...]:
 
 
 def part_specs(parts: Sequence[Part], parameters: Sequence[cp.Parameter]) -> tuple[ParameterSpec, ...]:
-    """Their places in the program's θ, with the attributes that can be checked of them; ``parameters`` are the user's."""
+    """The parts' places in the program's θ and the attributes to be checked; ``parameters`` are the user's."""
     specs, offset = [], 0
     places = {p.id: i for i, p in enumerate(parameters) if is_unnamed(p)}
     for part in parts:
@@ -126,7 +127,7 @@ def _mirrored(p: cp.Parameter) -> np.ndarray:
 
 
 def _skew_triangle(p: cp.Parameter, chosen: sp.csr_array) -> sp.csr_array:
-    """½(θᵢⱼ − θⱼᵢ) of the imaginary part's strict upper triangle, row by row, which is all that cvxpy takes of a Hermitian one."""
+    """½(θᵢⱼ − θⱼᵢ) of the strict upper triangle, row by row: what cvxpy takes of a Hermitian imaginary part."""
     i, j = np.triu_indices(p.shape[0], k=1)
     upper, lower = i + j * p.shape[0], j + i * p.shape[0]
     return sp.csr_array(0.5 * (chosen[upper] - chosen[lower]))
@@ -188,7 +189,8 @@ def parameter_map(
             continue  # the constant's column
         if ident not in maps:
             raise CanonicalizationError(
-                f"problem: cvxpy introduced a parameter of its own ({program.id_to_param[ident]}); please report this problem"
+                f"problem: cvxpy introduced a parameter of its own ({program.id_to_param[ident]}); please report this "
+                "problem"
             )
         part = maps[ident].tocoo()
         rows.append(part.row + start)

@@ -89,7 +89,7 @@ def _unwrapped(e: Any, definition: Callable[[Any], Any]) -> Any:
 
 
 def scaled_core(P: Any, definition: Callable[[Any], Any]) -> tuple[Any, Any]:
-    """(c, S) for P written as c S with a scalar c ≥ 0, (None, P) for another one. ``definition``: what a new parameter stands for."""
+    """(c, S) for P = c S with a scalar c ≥ 0, else (None, P). ``definition``: what a new parameter stands for."""
     written = _unwrapped(P, definition)
     if isinstance(written, multiply):
         for factor, other in (written.args, written.args[::-1]):
@@ -117,7 +117,7 @@ def gram_root(P: Any, definition: Callable[[Any], Any]) -> Any:
 
 
 def attributes(e: Any) -> dict[str, bool]:
-    """What is known of e's sign, symmetry and definiteness, as attributes of a parameter: one of them where cvxpy takes one only."""
+    """e's sign, symmetry and definiteness, as attributes of a parameter; one of them where cvxpy takes one only."""
     square = e.ndim == 2 and e.shape[0] == e.shape[1]
     if e.is_complex():
         if e.is_imag():

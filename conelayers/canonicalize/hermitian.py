@@ -1,8 +1,9 @@
 """Semidefinite blocks of complex problems as the Hermitian ones that they are.
 
-cvxpy writes H ⪰ 0 as [Re H, −Im H; Im H, Re H] ⪰ 0, of twice the order. Multipliers of that which differ by anything orthogonal to all
-matrices of this structure do the same to the data: they are never unique, and the Jacobian of the optimality conditions would be
-singular at every solution. Such blocks are found by their rows of A and b, which have the structure for all values of the parameters.
+cvxpy writes H ⪰ 0 as [Re H, −Im H; Im H, Re H] ⪰ 0, of twice the order. Multipliers of that which differ by anything
+orthogonal to all matrices of this structure do the same to the data: they are never unique, and the Jacobian of the
+optimality conditions would be singular at every solution. Such blocks are found by their rows of A and b, which have
+the structure for all values of the parameters.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _SAME = 1e-12
 
 
 def hermitian_form(program: Any, cones: Cones) -> tuple[Cones, sp.csr_array | None]:
-    """The cones with the structured blocks as Hermitian ones, and the matrix E, EᵀE = I, from their rows to cvxpy's; None if there are none."""
+    """The cones with Hermitian blocks, and the matrix E, EᵀE = I, from their rows to cvxpy's; None without any."""
     n = program.x.size
     structured = []
     for rows, order in zip(cones.psd_rows, cones.psd, strict=True):

@@ -1,6 +1,7 @@
 """Where a problem's data may be infinite: in bounds, the right-hand sides of linear inequalities.
 
-In Ax + s = b, s ≥ 0, a row with b = inf does not bound, and one with b = −inf cannot be satisfied. Infinity anywhere else is an error.
+In Ax + s = b, s ≥ 0, a row with b = inf does not bound, and one with b = −inf cannot be satisfied. Infinity anywhere
+else is an error.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from conelayers.errors import CanonicalizationError
 from conelayers.expressions import Expression, positions_in
-from conelayers.interface import Source
+from conelayers.input_map import Source
 from conelayers.names import Naming
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap
@@ -23,7 +24,7 @@ _CONVEXITY = frozenset({"PSD", "NSD"})  # attributes that an infinite matrix doe
 
 
 def check_constants(structure: Structure, maps: Mapping[str, AffineMap], naming: Naming) -> None:
-    """Raises CanonicalizationError, naming the constraint, for constants and coefficients that are NaN, or infinite and no bounds."""
+    """Raises CanonicalizationError, naming the constraint, for NaN, and for infinite constants that are no bounds."""
     b, A = maps["b"], maps["A"]
     bounds = np.isinf(b.constant) & structure.cones.nonneg_rows & np.isfinite(_largest_coefficient(b))
     rows = b.unusable & ~bounds
@@ -33,7 +34,8 @@ def check_constants(structure: Structure, maps: Mapping[str, AffineMap], naming:
         return
     where = " and ".join([*naming.names.rows(rows.astype(float)), *(["the objective"] if objective else [])])
     raise CanonicalizationError(
-        f"problem: got an infinite or NaN constant or coefficient in {where}, expected finite ones, or inf as a bound: alone on the right-hand side of a "
+        f"problem: got an infinite or NaN constant or coefficient in {where}, expected finite ones, or inf as a "
+        "bound: alone on the right-hand side of a "
         "linear inequality; remove the constraint that it makes void"
     )
 
@@ -48,7 +50,7 @@ def _largest_coefficient(affine: AffineMap) -> np.ndarray:
 def infinite_entries(
     specs: Sequence[ParameterSpec], sources: Sequence[Source], expressions: Sequence[Expression], bounds: np.ndarray
 ) -> np.ndarray:
-    """Which entries of the program's θ may be infinite, (p,) bool: ``bounds`` that the user passes as they are and uses for nothing else."""
+    """Which entries of θ may be infinite, (p,) bool: ``bounds`` that are the user's own values, used once."""
     computed_from = {i for expression in expressions for i in positions_in(expression)}
     infinite = bounds.copy()
     for spec, source in zip(specs, sources, strict=True):
@@ -60,7 +62,7 @@ def infinite_entries(
 def infinite_values(
     parameters: Sequence[ParameterSpec], specs: Sequence[ParameterSpec], sources: Sequence[Source], infinite: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Which entries (column-major) of each of the user's ``parameters`` may be infinite, from those of the program's θ."""
+    """Which entries (column-major) of each of the user's ``parameters`` may be infinite, given those of θ."""
     found = tuple(np.zeros(spec.size, dtype=bool) for spec in parameters)
     for spec, source in zip(specs, sources, strict=True):
         if source.position is not None and source.part is None:

@@ -1,18 +1,20 @@
 """From DCP to DPP: what holds only parameters becomes a new parameter, what mixes them with variables a new variable.
 
-A problem is DCP for every value of its parameters, but not DPP, where parameters meet parameters (p·q, P Q x), or enter nonlinearly
-(1/p, exp(p), ‖p‖, quad_form(x, P) in a constraint). It is rewritten, at construction:
+A problem is DCP for every value of its parameters, but not DPP, where parameters meet parameters (p·q, P Q x), or enter
+nonlinearly (1/p, exp(p), ‖p‖, quad_form(x, P) in a constraint). It is rewritten, at construction:
 
-- a maximal subexpression of parameters alone that is not affine in them becomes a new parameter, with its shape, sign, symmetry and
-  definiteness; its value is computed in every call, by the layer's own framework;
+- a maximal subexpression of parameters alone that is not affine in them becomes a new parameter, with its shape, sign,
+  symmetry and definiteness; its value is computed in every call, by the layer's own framework;
 - e / p becomes (1/p)·e;
 - p·e, e affine in the variables and with parameters of its own, becomes p·z with a new variable z = e;
-- c·f(e), f convex or concave, becomes c·f(z) likewise; c·quad_form(x, P) becomes quad_form(x, cP); where parameters remain in f's own
-  terms, f(e) becomes a variable t with f(e) ≤ t, or ≥ t, as the rules of DCP allow where c·f(e) is DCP;
-- convolutions and Kronecker products become products of matrices, and of entries, which cvxpy's rules take parameters in;
-- quad_form(x, P) where P's coefficients may not vary (in constraints, for solvers without a quadratic objective, and complex ones) becomes
-  ‖Lᴴx‖² with the parameter L, P = LLᴴ: Cholesky's, or Mᵀ where P was written MᵀM; c P
-  with a scalar c becomes c ‖z‖², z = Lᴴx.
+- c·f(e), f convex or concave, becomes c·f(z) likewise; c·quad_form(x, P) becomes quad_form(x, cP); where parameters
+  remain in f's own terms, f(e) becomes a variable t with f(e) ≤ t, or ≥ t, as the rules of DCP allow where c·f(e) is
+  DCP;
+- convolutions and Kronecker products become products of matrices, and of entries, which cvxpy's rules take parameters
+  in;
+- quad_form(x, P) where P's coefficients may not vary (in constraints, for solvers without a quadratic objective, and
+  complex ones) becomes ‖Lᴴx‖² with the parameter L, P = LLᴴ: Cholesky's, or Mᵀ where P was written MᵀM; c P with a
+  scalar c becomes c ‖z‖², z = Lᴴx.
 
 The constraints keep their identity, so that their dual variables are those of the user's problem.
 """
@@ -45,7 +47,7 @@ from conelayers.canonicalize.forms import (
     text,
     with_args,
 )
-from conelayers.interface import Replacement
+from conelayers.input_map import Replacement
 
 __all__ = ["Factor", "Lifted", "as_it_is", "lift"]
 
@@ -53,10 +55,10 @@ __all__ = ["Factor", "Lifted", "as_it_is", "lift"]
 @final
 @dataclass(frozen=True)
 class Lifted:
-    """A problem in DPP form: ``definitions`` of its new parameters, in an order in which each knows the ones before, and a report.
+    """A problem in DPP form, the ``definitions`` of its new parameters (each knows those before it), and a report.
 
-    Its last constraints are new ones; ``origins`` says what each was added for, the number of a constraint of the user's or the name of
-    a part of the objective.
+    Its last constraints are new ones; ``origins`` says what each was added for, the number of a constraint of the
+    user's or the name of a part of the objective.
     """
 
     problem: cp.Problem
@@ -67,7 +69,7 @@ class Lifted:
 
 
 def lift(problem: cp.Problem, *, gp: bool, quadratic: bool) -> Lifted:
-    """The problem in DPP form, as far as the rules go: whether they sufficed is for the caller to check. ``quadratic``: P may vary."""
+    """The problem in DPP form as far as the rules go, which the caller has to check. ``quadratic``: P may vary."""
     complex_values = not gp and any(leaf.is_complex() for leaf in _leaves(problem))
     rewriter = _Rewriter(gp, quadratic and not gp, complex_values)
     for term in _terms(problem.objective.args[0]):
@@ -133,7 +135,7 @@ class _Rewriter:
         return new
 
     def rewrite(self, e: Any, *, objective: bool) -> Any:
-        """e in a form that is affine in the parameters, where the rules give one; the same for the same e, and itself for such a form."""
+        """e in a form affine in the parameters, where the rules give one; the same object for the same e."""
         key = (id(e), objective)
         if key not in self._rewritten:
             new = self._rewrite(e, objective)

@@ -1,8 +1,8 @@
 """Which of the user's constraints each row of the cone program comes from, and how each variable is read off x.
 
-A row whose multiplier cvxpy hands back as a constraint's dual value is that constraint's. cvxpy's rewriting adds more rows, which
-share auxiliary columns (those of no variable of the user's) with the constraint that they rewrite, or with the objective: they
-are found by following these columns, and the cones that rows belong to.
+A row whose multiplier cvxpy hands back as a constraint's dual value is that constraint's. cvxpy's rewriting adds more
+rows, which share auxiliary columns (those of no variable of the user's) with the constraint that they rewrite, or with
+the objective: they are found by following these columns, and the cones that rows belong to.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ def names_of(
     written: Sequence[cp.Constraint],
     origins: Sequence[int | str],
 ) -> Names:
-    """The names, for the affine maps to the data and the variables that are returned; ``auxiliary`` ones are not the user's.
+    """The names of rows and variables; ``auxiliary`` variables are not the user's.
 
-    written: the constraints as the user wrote them, which are the first of the problem's. origins: what the others were added for.
+    written: the constraints as the user wrote them, which are the first of the problem's. origins: what the others were
+    added for.
 
     cvxpy's rows are E times those of the program (hermitian.py).
     """

@@ -24,7 +24,7 @@ def output_specs(
     reductions: list[tuple[Any, Any]],
     E: sp.csr_array | None = None,
 ) -> tuple[OutputSpec, ...]:
-    """The map to one requested variable (or dual variable), as a sparse matrix; the real and the imaginary part of a complex one.
+    """The map to one requested (dual) variable as a sparse matrix; two of them, for its parts, if it is complex.
 
     cvxpy's y is E times that of the program (hermitian.py).
     """
@@ -65,7 +65,7 @@ def _is_complex(variable: cp.Variable, problem: cp.Problem) -> bool:
 def variable_matrices(
     variables: list[cp.Variable], program: Any, reductions: list[tuple[Any, Any]]
 ) -> list[tuple[str, tuple[int, ...], sp.csr_array]]:
-    """Names, shapes and the matrices that read the variables (their logarithms in a geometric program) off x, all at once.
+    """Names, shapes and the matrices that read the variables (in a geometric program their logarithms) off x.
 
     Of a complex variable there are two, its real part's and its imaginary part's.
     """
@@ -81,7 +81,7 @@ def variable_matrices(
 
 
 def _matrix(scale: np.ndarray, labelled: np.ndarray, length: int) -> sp.csr_array:
-    """Every entry of the answer is a multiple of one entry of the vector (or zero); two probes tell which and how much."""
+    """A linear map whose results are multiples of single entries, or zero: two probes tell which, and how much."""
     used = np.flatnonzero(scale)
     source = np.rint(labelled[used] / scale[used]).astype(np.int64) - 1
     return sp.csr_array(sp.coo_array((scale[used], (used, source)), shape=(scale.size, length)))

@@ -23,7 +23,10 @@ _IGNORED = ("RUST", "DIFFCP", "DIFFENGINE", "MOREAU", "MPAX", "CUCLARABEL")  # o
 
 
 def known_backend(name: Any) -> str | None:
-    """cvxpy's canonicalization backend of that name; None for its default, as for those that mean nothing here. ValueError for others."""
+    """cvxpy's canonicalization backend of that name; None for its default and for names that mean nothing here.
+
+    Raises ValueError for any other name.
+    """
     upper = name.upper() if isinstance(name, str) else name
     if upper is None or upper in _IGNORED:
         return None
@@ -33,14 +36,15 @@ def known_backend(name: Any) -> str | None:
 
 
 def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
-    """Raises for arguments that are not a problem, all of its parameters, and variables of its own, real and continuous."""
+    """Raises unless given a problem, all of its parameters, and variables of its own that are real and continuous."""
     if not isinstance(problem, cp.Problem):
         raise TypeError(f"problem: got {described(problem)}, expected a cvxpy.Problem")
     for name, given, kind in (("parameters", parameters, cp.Parameter), ("variables", variables, cp.Variable)):
         if not isinstance(given, (list, tuple)):
             fix = f"; write [{given.name()}]" if isinstance(given, kind) else ""
             raise ValueError(
-                f"{name}: The layer's {name} must be provided as a list or tuple; got {described(given)}, expected a list of "
+                f"{name}: The layer's {name} must be provided as a list or tuple; got {described(given)}, expected a "
+                "list of "
                 f"cvxpy.{kind.__name__}s{fix}"
             )
         for i, item in enumerate(given):
@@ -51,7 +55,8 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
     for constraint in problem.constraints:
         if isinstance(constraint, (PowCone3D, PowConeND)) and constraint.alpha.parameters():
             raise CanonicalizationError(
-                f"problem: got the constraint {constraint}, expected a constant exponent: its exponent holds the parameter {_named(constraint.alpha.parameters()[0])}, whose value "
+                f"problem: got the constraint {constraint}, expected a constant exponent: its exponent holds the "
+                f"parameter {_named(constraint.alpha.parameters()[0])}, whose value "
                 "cvxpy would fix at compilation; exponents must be constants"
             )
     own = {p.id: p for p in problem.parameters()}
@@ -76,7 +81,8 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
             else ""
         )
         raise ValueError(
-            f"parameters: got {', '.join(str(p.name()) for p in parameters) or 'none'}, expected each of the problem's once: The layer's parameters "
+            f"parameters: got {', '.join(str(p.name()) for p in parameters) or 'none'}, expected each of the "
+            "problem's once: The layer's parameters "
             f"must exactly match problem.parameters ({'; '.join(details)}){fix}"
         )
     if not problem.variables():
@@ -87,13 +93,15 @@ def check_arguments(problem: Any, parameters: Any, variables: Any) -> None:
     for v in variables:
         if v.id not in known:
             raise ValueError(
-                f"variables: got {v.name()}, which is not the problem's, expected its own: {v.name()} must be a subset of problem.variables or a dual variable of one of its constraints"
+                f"variables: got {v.name()}, which is not the problem's, expected its own: {v.name()} must be a "
+                "subset of problem.variables or a dual variable of one of its constraints"
             )
     for v in problem.variables():
         for attribute in ("boolean", "integer"):
             if v.attributes[attribute]:
                 raise CanonicalizationError(
-                    f"problem: got one whose variable {v.name()} is {attribute}, expected continuous variables: the solution would be piecewise constant in the parameters; relax it to a continuous one"
+                    f"problem: got one whose variable {v.name()} is {attribute}, expected continuous variables: the "
+                    "solution would be piecewise constant in the parameters; relax it to a continuous one"
                 )
 
 
@@ -119,7 +127,8 @@ def _way_out(item: Any, kind: type) -> str:
 def _check_exponents(e: Any) -> None:
     if isinstance(e, Power) and e.variables() and isinstance(e.p, cp.Expression) and e.p.parameters():
         raise CanonicalizationError(
-            f"problem: got `{e}`, expected a constant exponent: its exponent holds the parameter {_named(e.p.parameters()[0])}, with whose value its curvature and its cones change: "
+            f"problem: got `{e}`, expected a constant exponent: its exponent holds the parameter "
+            f"{_named(e.p.parameters()[0])}, with whose value its curvature and its cones change: "
             "there is no derivative; exponents of variables must be constants"
         )
     for arg in e.args:
@@ -150,12 +159,19 @@ def check_discipline(problem: cp.Problem, gp: bool) -> None:
         elif gp and problem.is_dcp():
             hint = " It is DCP: leave gp=False."
         elif gp:
-            hint = " Variables and parameters of a geometric program are declared pos=True (https://www.cvxpy.org/tutorial/dgp)."
+            hint = (
+                " Variables and parameters of a geometric program are declared pos=True "
+                "(https://www.cvxpy.org/tutorial/dgp)."
+            )
         elif undeclared := _undeclared(problem):
-            hint = f" Nothing is known of the definiteness of {undeclared}: declare it PSD=True (or NSD=True), or wrap it in cp.psd_wrap."
+            hint = (
+                f" Nothing is known of the definiteness of {undeclared}: declare it PSD=True (or NSD=True), or wrap "
+                "it in cp.psd_wrap."
+            )
         elif problem.is_dqcp():
             hint = (
-                " It is DQCP: its solution comes from a bisection over the objective's level; make the level a Parameter, and its sublevel set a "
+                " It is DQCP: its solution comes from a bisection over the objective's level; make the level a "
+                "Parameter, and its sublevel set a "
                 "constraint of a problem that is DCP."
             )
         else:
@@ -168,7 +184,7 @@ def check_discipline(problem: cp.Problem, gp: bool) -> None:
 
 
 def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original: cp.Problem, lifting: bool) -> None:
-    """Raises CanonicalizationError where the data would not be affine in the parameters, naming expressions of the original problem."""
+    """Raises CanonicalizationError, naming the user's expressions, where the data are not affine in the parameters."""
     scope = scopes.quad_form_dpp_scope if quadratic and not gp else None
     is_dpp: Any = problem.is_dpp  # its cached wrapper hides the signature from type checkers
     dpp = is_dpp("dgp") if gp else is_dpp(quad_form_dpp="qp" if quadratic else None)
@@ -191,9 +207,11 @@ def check_parameters(problem: cp.Problem, gp: bool, quadratic: bool, *, original
             else _offenders(original, complies, objective_complies)
         )
         raise CanonicalizationError(
-            f"problem: got one that is not DPP, expected one that is: Problem must be DPP, so that its data are affine in the parameters; {culprits}. "
+            "problem: got one that is not DPP, expected one that is: Problem must be DPP, so that its data are "
+            f"affine in the parameters; {culprits}. "
             + (
-                "conelayers found no form of it that is; replace the part that holds only parameters by a new Parameter (with the sign or attribute "
+                "conelayers found no form of it that is; replace the part that holds only parameters by a new "
+                "Parameter (with the sign or attribute "
                 "that it has) and pass its value"
                 if lifting
                 else "Leave lift=True to have such parts replaced by new parameters, or replace them by hand"
@@ -212,8 +230,8 @@ def _bounds_escape(variable: cp.Variable) -> bool:
 def _escapes(e: Any, affine: bool = True) -> bool:
     """Whether e breaks what cvxpy's own check of DPP does not see.
 
-    A quadratic form's coefficients may vary only where nothing but affine atoms stands over it; Huber's threshold must be affine in
-    the parameters.
+    A quadratic form's coefficients may vary only where nothing but affine atoms stands over it; Huber's threshold must
+    be affine in the parameters.
     """
     if isinstance(e, QuadForm) and e.args[1].parameters() and not affine:
         return True

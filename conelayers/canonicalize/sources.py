@@ -10,7 +10,7 @@ from conelayers.canonicalize.additions import Factor
 from conelayers.canonicalize.data import Part
 from conelayers.canonicalize.translate import translate
 from conelayers.expressions import Expression, build
-from conelayers.interface import Source
+from conelayers.input_map import Source
 
 __all__ = ["sources_of"]
 
@@ -20,7 +20,7 @@ def sources_of(
     parameters: Sequence[cp.Parameter],
     definitions: Sequence[tuple[cp.Parameter, cp.Expression | Factor]],
 ) -> tuple[tuple[Source, ...], tuple[Expression, ...]]:
-    """One source for each part, the user's parameter or an expression that a new one stands for, and these expressions."""
+    """A source for each part (a user's parameter, or the expression that a new one stands for), and the expressions."""
     place = {p.id: i for i, p in enumerate(parameters)}
     known: dict[int, Expression] = {}
     for p, definition in definitions:

@@ -27,7 +27,8 @@ def translate(
 ) -> tuple[Expression, ...]:
     """The expressions' nodes, parameter i being the value at position i; one object among cvxpy's is one node.
 
-    ``known``: nodes that stand for further parameters, by their identifiers. Raises CanonicalizationError for an atom that is not covered and for a variable, naming it and the expression.
+    ``known``: nodes that stand for further parameters, by their identifiers. Raises CanonicalizationError for an atom
+    that is not covered and for a variable, naming it and the expression.
     """
     translator = _Translator(parameters)
     translator.parameters |= known or {}
@@ -73,7 +74,8 @@ class _Translator:
         if rule is None:
             reason = _REFUSED.get(kind, "it is not among the atoms that are evaluated outside of cvxpy")
             raise CanonicalizationError(
-                f"expression {_short(e)}: {kind.__name__} of parameters cannot be evaluated and differentiated: {reason}. "
+                f"expression {_short(e)}: {kind.__name__} of parameters cannot be evaluated and differentiated: "
+                f"{reason}. "
                 "Replace it by a new Parameter and pass its value"
             )
         return rule(e, children)

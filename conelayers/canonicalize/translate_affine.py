@@ -1,7 +1,7 @@
 """Nodes of cvxpy's affine atoms.
 
-Entries of arrays are picked by ``take`` with the positions that cvxpy's (that is, NumPy's) own rule gives for an array of
-positions.
+Entries of arrays are picked by ``take`` with the positions that cvxpy's (that is, NumPy's) own rule gives for an array
+of positions.
 """
 
 from __future__ import annotations

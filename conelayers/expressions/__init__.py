@@ -1,7 +1,7 @@
-"""Expressions of parameters and constants, evaluated in NumPy, torch or JAX, a batch at a time, and differentiated there.
+"""Expressions of parameters and constants, evaluated and differentiated in NumPy, torch or JAX, a batch at a time.
 
-An expression is a graph of ``Parameter``, ``Constant`` and ``Node``; ``conelayers.canonicalize.translate`` makes one from
-cvxpy's. An ``Arithmetic`` is what a framework has to offer for ``evaluate``; NumPy's is ``NumpyArithmetic``, whose
+An expression is a graph of ``Parameter``, ``Constant`` and ``Node``; ``conelayers.canonicalize.translate`` makes one
+from cvxpy's. An ``Arithmetic`` is what a framework has to offer for ``evaluate``; NumPy's is ``NumpyArithmetic``, whose
 derivatives are ``pullback`` and ``pushforward``.
 """
 

@@ -23,7 +23,7 @@ def pivot_floor(x: Array) -> float:
 
 
 class Arithmetic(Protocol):
-    """A framework's operations, differentiable there; + − * /, comparisons, slices and ``shape`` are those of its arrays."""
+    """A framework's differentiable operations; + − * /, comparisons, slices and ``shape`` are those of its arrays."""
 
     def constant(self, array: np.ndarray) -> Array:
         """The array as the framework's constant, whatever transformation is under way."""
@@ -86,7 +86,7 @@ class Arithmetic(Protocol):
         """Of square matrices."""
 
     def cholesky(self, x: Array) -> Array:
-        """The lower factors of Hermitian positive definite matrices; LinAlgError, or NaN where the value is hidden, where one is not.
+        """The lower factors of Hermitian positive definite matrices; for others LinAlgError, or NaN if they are traced.
 
         Pivots below ``pivot_floor`` count as zero: rounding makes singular matrices definite.
         """

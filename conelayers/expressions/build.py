@@ -18,7 +18,7 @@ def node(operation: str, *children: Expression, shape: Sequence[int], **data: An
 
 
 def take(shape: Sequence[int], positions: np.ndarray, *children: Expression) -> Expression:
-    """The entry at positions[k] of the children, flattened row by row and joined, as entry k of the flattened result."""
+    """Entry k of the flattened result is entry positions[k] of the children, flattened row by row and joined."""
     flat = np.ravel(positions).astype(np.int64)
     if len(children) == 1 and np.array_equal(flat, np.arange(size(children[0]))):
         return node("reshape", children[0], shape=shape)

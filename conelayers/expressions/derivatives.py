@@ -19,7 +19,7 @@ __all__ = ["pullback", "pushforward"]
 def pullback(
     nodes: Sequence[Expression] | Evaluation, values: Sequence[np.ndarray], cotangents: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """For each value, the gradient of Σ Re⟨cotangent, result⟩, of the value's own shape: a shared one's is summed over the batch.
+    """For each value the gradient of Σ Re⟨cotangent, result⟩, in its own shape: summed over the batch for a shared one.
 
     A complex value's gradient is ∂/∂Re + i ∂/∂Im, and so are the cotangents: a loss changes by Re(conj(g)·dz).
     """

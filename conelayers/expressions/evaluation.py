@@ -19,8 +19,8 @@ __all__ = ["Evaluation", "evaluate"]
 class Evaluation:
     """values ↦ the values of expressions, every common subexpression (one object) once.
 
-    Each value is (B, *shape) or (1, *shape), shared by the batch; so is each result, (1, *shape) where nothing batched enters.
-    Constants become the framework's here, once, so that a call can be traced, compiled and transformed.
+    Each value is (B, *shape) or (1, *shape), shared by the batch; so is each result, (1, *shape) where nothing batched
+    enters. Constants become the framework's here, once, so that a call can be traced, compiled and transformed.
     """
 
     def __init__(self, nodes: Sequence[Expression], arithmetic: Arithmetic) -> None:
@@ -62,7 +62,7 @@ class Evaluation:
 def evaluate(
     nodes: Sequence[Expression] | Evaluation, values: Sequence[Array], arithmetic: Arithmetic | None = None
 ) -> list[Array]:
-    """The values of expressions, without NumPy's floating-point warnings; an ``Evaluation`` kept from call to call saves its preparation."""
+    """The values of expressions, without NumPy's warnings; an ``Evaluation`` kept from call to call saves time."""
     if not isinstance(nodes, Evaluation):
         nodes = Evaluation(nodes, arithmetic or NumpyArithmetic())
     with np.errstate(all="ignore"):

@@ -1,7 +1,8 @@
 """The operations of a node by name: affine and elementwise ones here, the others in ``reductions`` and ``spectral``.
 
-Each is called with the arithmetic, the shape of its result (without the batch), its operands (b, *shape), b = B or 1, and
-its fixed arguments. Operands of an elementwise operation are aligned at their last axes, the batch staying in front.
+Each is called with the arithmetic, the shape of its result (without the batch), its operands (b, *shape), b = B or 1,
+and its fixed arguments. Operands of an elementwise operation are aligned at their last axes, the batch staying in
+front.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def _huber(xp: Arithmetic, shape: Shape, x: Array, M: Array) -> Array:
 
 
 def _log(xp: Arithmetic, x: Array) -> Array:
-    """log x, with that of the least normal number at zero: x log x then has the value 0 and a finite, steep derivative there."""
+    """log x, at zero that of the least normal number: x log x is then 0 there, with a finite, steep derivative."""
     return xp.elementwise("log", xp.maximum(x, 0 * xp.stop(x) + float(precision(x).tiny)))
 
 

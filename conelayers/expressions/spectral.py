@@ -1,11 +1,12 @@
 """Functions of eigenvalues, by the second-order expansion at the argument's own value.
 
-With A₀ the value of a Hermitian A as a constant, A₀ = V diag(λ) Vᴴ and N = Vᴴ(A − A₀)V, which is zero but has derivatives,
+With A₀ the value of a Hermitian A as a constant, A₀ = V diag(λ) Vᴴ and N = Vᴴ(A − A₀)V, which is zero but has
+derivatives,
 
     F(A) = Σᵢ f(λᵢ) + Σᵢ f′(λᵢ) Nᵢᵢ + ½ Σᵢⱼ f′[λᵢ, λⱼ] |Nᵢⱼ|² + O(‖N‖³),   f′[λ, μ] = (f′(λ) − f′(μ)) / (λ − μ),
 
-has F's value and first and second derivatives; no eigenvector is differentiated, so that repeated eigenvalues do no harm.
-Third derivatives are not F's.
+has F's value and first and second derivatives; no eigenvector is differentiated, so that repeated eigenvalues do no
+harm. Third derivatives are not F's.
 """
 
 from __future__ import annotations
@@ -149,8 +150,10 @@ def cholesky(xp: Arithmetic, shape: Shape, A: Array, sign: int, name: str) -> Ar
         return xp.cholesky(_hermitian(xp, sign * A))
     except np.linalg.LinAlgError as error:
         raise ValueError(
-            f"{name}: got a value that is not {'positive' if sign > 0 else 'negative'} definite, expected one, as its factor is a parameter of "
-            "the cone program (quad_form in a constraint, or for a solver without a quadratic objective); add a small multiple of the "
+            f"{name}: got a value that is not {'positive' if sign > 0 else 'negative'} definite, expected one, as its "
+            "factor is a parameter of "
+            "the cone program (quad_form in a constraint, or for a solver without a quadratic objective); add a small "
+            "multiple of the "
             "identity, or write quad_form(x, psd_wrap(M.T @ M))"
         ) from error
 

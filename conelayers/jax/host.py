@@ -1,10 +1,7 @@
-"""The solves and linear systems of one program on the host, over NumPy arrays: what the callbacks of a compiled function call."""
+"""One program's solves and linear systems on the host, over NumPy arrays: what a compiled function calls back."""
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, final
@@ -18,6 +15,7 @@ from conelayers.formulas import Formulas
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
 from conelayers.linearization import SolutionMap, always
+from conelayers.recent import Recent, digest, factor_numbers
 
 __all__ = ["STATUSES", "HostProgram"]
 
@@ -29,7 +27,7 @@ _SAME = 1e-5  # relative distance up to which a float32 v is that of the solutio
 
 @final
 class _Kept(NamedTuple):
-    """The solution of the instances whose parameters are acceptable (``members``), and the point of all of them, NaN for the others."""
+    """The solution of the ``members``, whose parameters are acceptable, and the points of all, NaN for the others."""
 
     members: np.ndarray
     solution: LayerSolution | None
@@ -49,12 +47,11 @@ class HostProgram:
 
     def __init__(self, layer: Layer, formulas: Formulas, options: Mapping[str, Any], on_failure: OnFailure) -> None:
         self.layer, self.formulas, self.options, self.on_failure = layer, formulas, dict(options), on_failure
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept: Recent[bytes, _Kept] = Recent(_MOST_KEPT, least=2)
         self._jitted: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def jitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function of the formulas and of arrays, compiled: outside of jit its operations would be sent off one by one."""
+        """The function of formulas and arrays, compiled: JAX would otherwise dispatch its operations one by one."""
         known = self._jitted.get(function)
         return known or self._jitted.setdefault(function, jax.jit(partial(function, self.formulas)))
 
@@ -98,10 +95,12 @@ class HostProgram:
         return self.formulas.derivative(*_wide(v, h)).astype(v.dtype)
 
     def adjoint(self, phi: np.ndarray, *cotangents: np.ndarray) -> tuple[np.ndarray, ...]:
-        """x̄, ȳ, λ, μ of smoothing.Adjoint for gx (B, n), gy (B, m), gs (B, m); for instances without a solution NaN, or zero where these are."""
+        """x̄, ȳ, λ, μ of smoothing.Adjoint for gx (B, n), gy (B, m), gs (B, m).
+
+        Instances without a solution get NaN, or zero where their cotangents are zero.
+        """
         theta = self._theta(phi)
-        with self._lock:
-            kept = self._kept.get(_digest(theta))
+        kept = self._kept.get(digest(theta))
         kept = kept or self._solve(theta)
         gx, gy, gs = _wide(*cotangents)
         others, members = poisoned((gx, gy, gs)), kept.members
@@ -132,17 +131,11 @@ class HostProgram:
             status[members] = [STATUSES.index(one) for one in solution.status]
             residual[members] = np.where(solution.solved, solution.residuals.worst, np.nan)
         kept = _Kept(members, solution, x, y, s, status, residual)
-        with self._lock:
-            self._kept[_digest(theta)] = kept
-            self._kept.move_to_end(_digest(theta))
-            numbers = max(1, len(theta) * (n + m) * min(n + m, 100))
-            while len(self._kept) > max(2, min(_MOST_KEPT, _MOST_NUMBERS // numbers)):
-                self._kept.popitem(last=False)
-        return kept
+        numbers = factor_numbers(len(theta), n + m)
+        return self._kept.add(digest(theta), kept, numbers=numbers, most_numbers=_MOST_NUMBERS)
 
     def _linearization(self, theta: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, SolutionMap, LayerSolution | None]:
-        with self._lock:
-            kept = self._kept.get(_digest(theta))
+        kept = self._kept.get(digest(theta))
         if kept is None and v.dtype != np.float64:
             kept = self._solve(theta)  # v alone has too few digits
         if kept is not None and kept.solution is not None:
@@ -156,7 +149,7 @@ class HostProgram:
 
 
 def _alike(own: np.ndarray, v: np.ndarray, tolerance: float) -> np.ndarray:
-    """Where v (B, m) is ``own`` up to a tolerance relative to its largest entry, (B, m); −inf where there is no bound."""
+    """Where v (B, m) is ``own`` up to a tolerance relative to the largest entry, (B, m). No bound is −inf in both."""
     here, there = (np.where(np.isneginf(h), 0.0, h) for h in (own, v))
     size = np.abs(here).max(axis=1, initial=0.0, keepdims=True)
     return (np.isneginf(own) == np.isneginf(v)) & (np.abs(here - there) <= tolerance * size)
@@ -164,7 +157,3 @@ def _alike(own: np.ndarray, v: np.ndarray, tolerance: float) -> np.ndarray:
 
 def _wide(*arrays: np.ndarray) -> list[np.ndarray]:
     return [a.astype(np.float64) for a in arrays]
-
-
-def _digest(theta: np.ndarray) -> bytes:
-    return hashlib.blake2b(theta.tobytes() + str(theta.shape).encode(), digest_size=16).digest()

@@ -19,7 +19,7 @@ Array = jax.Array
 
 
 def host_primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Sequence[tuple[Any, Any]]]) -> Primitive:
-    """A primitive that calls ``host`` with NumPy arrays; ``shapes`` are those of its results, with None for the inputs' dtype."""
+    """A primitive that calls ``host`` with NumPy arrays; ``shapes``: the results', with None for the inputs' dtype."""
     primitive = Primitive(f"conelayers_{name}")
     primitive.multiple_results = True
 
@@ -44,7 +44,8 @@ def host_primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Se
             given = [np.asarray(a) for a in arrays]
             if [g.dtype for g in given] != dtypes:
                 raise TypeError(
-                    f"ConeLayer: compiled for {dtypes[0]}, but JAX handed over {given[0].dtype}: its context manager enable_x64 does "
+                    f"ConeLayer: compiled for {dtypes[0]}, but JAX handed over {given[0].dtype}: its context manager "
+                    "enable_x64 does "
                     'not reach the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
                 )
             return tuple(host(*given, **params))

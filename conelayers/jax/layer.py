@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from typing import Any, NamedTuple, final
 
 import cvxpy as cp
@@ -13,22 +12,20 @@ import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 
-from conelayers.arguments import check_keywords
 from conelayers.certificate import Certificates
-from conelayers.cones import Selection
 from conelayers.errors import Status
 from conelayers.failures import CallInfo, OnFailure
 from conelayers.formulas import Formulas
-from conelayers.interface import Interface, Replacement
+from conelayers.input_map import InputMap, Replacement
 from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.operations import formulas_of
 from conelayers.jax.primitives import optimal_value, solve, solved
 from conelayers.jax.smoothed import solve_smoothed
 from conelayers.jax.values import ARRAYS, check_host_array
 from conelayers.layer import Layer, ProblemData
-from conelayers.parameters import batch_sizes, flatten, in_order, moved_values
-from conelayers.singular import Singular
-from conelayers.smoothing import Smoothing
+from conelayers.options import Options, describe_options, takes_options
+from conelayers.parameter_checks import batch_sizes, in_order
+from conelayers.parameters import flatten, moved_values
 from conelayers.solvers import merge_solver_args
 
 __all__ = ["ConeLayer", "CvxpyLayer", "SolveInfo"]
@@ -37,7 +34,7 @@ Array = jax.Array
 
 
 class SolveInfo(NamedTuple):
-    """How each instance ended: ``status`` () or (B,) int32, see ``ConeLayer.statuses``, and the worst residual, likewise."""
+    """How each instance ended: ``status`` () or (B,) int32 (see ``ConeLayer.statuses``), and the worst residual."""
 
     status: Array
     residual: Array
@@ -45,73 +42,33 @@ class SolveInfo(NamedTuple):
 
 @jax.tree_util.register_static
 @final
+@describe_options
 class ConeLayer:
     """A parametric convex problem as a differentiable layer: parameters in, solution out, gradients through.
 
-    problem: a cvxpy.Problem that is DCP for all values of its parameters. parameters: all of them, in the order of the call's arrays.
+    problem: a cvxpy.Problem that is DCP for all values of its parameters.
+    parameters: all of them, in the order of the call's arrays.
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned arrays.
-    solver: "CLARABEL", "SCS", "ECOS" or None. gp: a geometric program. solver_args: defaults for every call, see
-    conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
-    canon_backend: cvxpy's canonicalization backend. on_failure: where instances have no solution, "raise", or go on
-    with NaN for those ("nan"), or that with a FailedInstancesWarning ("warn"); ``solve`` returns their statuses (docs/failures.md). singular: "warn", "raise" or "least_squares", where the
-    derivative's linear system is singular. selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None
-    for the exact derivative, ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only). lift: replace expressions of
-    parameters that break DPP by new parameters, computed in JAX (``layer.lifted``); False refuses such a problem. validate: check
-    values against the parameters' attributes. executor, chunk_size: solve batches in chunks on a ``concurrent.futures.Executor``
-    (docs/scale_out.md). progress: show a bar (tqdm).
+    Options: see conelayers.options.Options.
 
-    Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the gradients.
-    The solver computes in float64 on the host; the outputs have the inputs' common dtype.
+    Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
+    gradients. The solver computes in float64 on the host; the outputs have the inputs' common dtype.
 
-    All transformations of JAX work on it, in any composition; third derivatives where all constraints are linear. It is hashable,
-    compared by identity, and a pytree without leaves.
+    All transformations of JAX work on it, in any composition; third derivatives where all constraints are linear. It is
+    hashable, compared by identity, and a pytree without leaves.
 
     Raises CanonicalizationError or ValueError for a problem, parameters, variables or options that do not fit.
     """
 
+    @takes_options
     def __init__(
         self,
         problem: cp.Problem,
         parameters: Sequence[cp.Parameter],
         variables: Sequence[cp.Variable],
-        solver: str | None = None,
-        gp: bool = False,
-        verbose: bool = False,
-        canon_backend: str | None = None,
-        solver_args: Mapping[str, Any] | None = None,
-        warm_start: bool = False,
-        on_failure: OnFailure | str = OnFailure.RAISE,
-        singular: Singular | str = Singular.WARN,
-        selection: Selection | str = Selection.DEFAULT,
-        smoothing: Smoothing | None = None,
-        lift: bool = True,
-        validate: bool = True,
-        executor: Executor | None = None,
-        chunk_size: int | None = None,
-        progress: bool = False,
-        **unknown: Any,
+        options: Options,
     ) -> None:
-        check_keywords(unknown, type(self).__init__)
-        self.engine = Layer(
-            problem,
-            parameters,
-            variables,
-            solver=solver,
-            gp=gp,
-            solver_args=solver_args,
-            verbose=verbose,
-            canon_backend=canon_backend,
-            warm_start=warm_start,
-            singular=singular,
-            selection=selection,
-            smoothing=smoothing,
-            lift=lift,
-            validate=validate,
-            on_failure=on_failure,
-            executor=executor,
-            chunk_size=chunk_size,
-            progress=progress,
-        )
+        self.engine = Layer(problem, parameters, variables, **vars(options))
         self._programs: dict[Any, HostProgram] = {}  # one for each set of options that was asked for
 
     def __call__(
@@ -124,9 +81,10 @@ class ConeLayer:
     ) -> tuple[Array, ...]:
         """The solution for these parameter values, a tuple with one array for each of ``variables``.
 
-        The values come by position, or all of them by the parameters' names, as keywords or as one dictionary. Raises ValueError
-        for bad values, TypeError for anything that is not a real array or number, SolveError naming the instances that have no
-        solution; in a compiled function JAX wraps errors of values in its own, with the same message.
+        The values come by position, or all of them by the parameters' names, as keywords or as one dictionary. Raises
+        ValueError for bad values, TypeError for anything that is not a real array or number, SolveError naming the
+        instances that have no solution; in a compiled function JAX wraps errors of values in its own, with the same
+        message.
         """
         return self.solve(*params, solver_args=solver_args, warm_start=warm_start, on_failure=on_failure, **named)[0]
 
@@ -142,7 +100,6 @@ class ConeLayer:
         values = self._checked(params, named)
         policy = self.engine.policy_for(on_failure, solver_args)
         dtype = _output_type(values)
-        interface = self.engine.compiled_for(solver_args).interface
         if policy is OnFailure.RAISE and not _traced(values):
             solution = self.engine.solve(
                 *map(_canonical, values), solver_args=solver_args, warm_start=warm_start, on_failure=policy
@@ -152,17 +109,15 @@ class ConeLayer:
             info = SolveInfo(jnp.asarray(positions, jnp.int32), jnp.asarray(solution.residuals.worst, dtype))
             return tuple(jnp.asarray(v, _like(dtype, v)) for v in solution.variables), info
         program = self._program(solver_args, warm_start, policy)
-        phi, batch = _phi(program, self._inner(interface, values))
+        input_map = self.engine.compiled_for(solver_args).input_map
+        phi, batch = _phi(program, self._pushed(input_map, values))
         x, y, _, status, residual = (solve if self.engine.smoothing_for(solver_args) is None else solve_smoothed)(
             program, phi
         )
         outputs = (*program.jitted(Formulas.variables)(x, y), residual)
-        *variables, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
-        if not interface.trivial:
-            variables = [
-                variables[p[0]] if len(p) == 1 else variables[p[0]] + 1j * variables[p[1]] for p in interface.outputs
-            ]
-        return tuple(variables), SolveInfo(status[0] if batch is None else status, residual)
+        *parts, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
+        info = SolveInfo(status[0] if batch is None else status, residual)
+        return input_map.recover(parts, ARRAYS), info
 
     def value(
         self,
@@ -172,14 +127,14 @@ class ConeLayer:
         on_failure: OnFailure | str | None = None,
         **named: Any,
     ) -> Array:
-        """The optimal value of the problem, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
+        """The optimal value, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
 
-        dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique. Takes and
-        raises what the call does.
+        dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique.
+        Takes and raises what the call does.
         """
         values = self._checked(params, named)
         program = self._program(solver_args, warm_start, self.engine.policy_for(on_failure, solver_args))
-        phi, batch = _phi(program, self._inner(self.engine.compiled_for(solver_args).interface, values))
+        phi, batch = _phi(program, self._pushed(self.engine.compiled_for(solver_args).input_map, values))
         x, y, *_ = solve(program, phi)
         value = optimal_value(program, phi, x, y)
         if program.on_failure is not OnFailure.RAISE:
@@ -192,9 +147,10 @@ class ConeLayer:
     def jacobian(
         self, *params: Any, solver_args: Mapping[str, Any] | None = None, **named: Any
     ) -> tuple[tuple[Array, ...], ...]:
-        """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
+        """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
-        All from one factorization, for concrete arrays; ``jax.jacrev`` and ``jax.jacfwd`` are for transformed and compiled functions.
+        All from one factorization, for concrete arrays; ``jax.jacrev`` and ``jax.jacfwd`` are for transformed and
+        compiled functions.
         """
         values = self._concrete("jacobian", "use jax.jacrev or jax.jacfwd of the layer", params, named)
         blocks = self.engine.solve(*map(_canonical, values), solver_args=solver_args).jacobian()
@@ -210,14 +166,14 @@ class ConeLayer:
     ) -> Certificates:
         """Whether the gradient at these parameter values is justified: a Certificate for each instance (docs/trust.md).
 
-        Takes what the call takes, concrete arrays only, solves, and adds at most three factorizations an instance. An instance
-        without a solution gets a certificate that says so.
+        Takes what the call takes, concrete arrays only, solves, and adds at most three factorizations an instance. An
+        instance without a solution gets a certificate that says so.
         """
         values = self._concrete("certify", "call it outside of the transformed function", params, named)
         return self.engine.certify(*map(_canonical, values), solver_args=solver_args, warm_start=warm_start)
 
     def problem_data(self, *params: Any, solver_args: Mapping[str, Any] | None = None, **named: Any) -> ProblemData:
-        """The cone program at these concrete parameter values (P, q, A, b, cones), as NumPy arrays and SciPy's sparse matrices; see Layer.problem_data."""
+        """The cone program (P, q, A, b, cones) at concrete values, for NumPy and SciPy; see Layer.problem_data."""
         values = self._concrete("problem_data", "call it outside of the transformed function", params, named)
         return self.engine.problem_data(*map(_canonical, values), solver_args=solver_args)
 
@@ -228,7 +184,10 @@ class ConeLayer:
 
     @property
     def last(self) -> CallInfo | None:
-        """How each instance of this thread's last solve ended; compiled functions solve in threads of JAX's own: use ``solve`` there."""
+        """How each instance of this thread's last solve ended.
+
+        Compiled functions solve in threads of JAX's own: there, use what ``solve`` returns.
+        """
         return self.engine.last
 
     @staticmethod
@@ -249,12 +208,9 @@ class ConeLayer:
             known = self._programs.setdefault(key, HostProgram(self.engine, formulas, options, policy))
         return known
 
-    def _inner(self, interface: Interface, values: Sequence[Any]) -> Sequence[Any]:
+    def _pushed(self, input_map: InputMap, values: Sequence[Any]) -> Sequence[Any]:
         """The values of the program's own parameters."""
-        if interface.trivial:
-            return values
-        wide = [v if isinstance(v, BCOO) else jnp.asarray(v) for v in values]
-        return interface.inner(wide, ARRAYS, validate=self.engine.validate)
+        return input_map.push(values, ARRAYS, validate=self.engine.validate)
 
     def _concrete(self, where: str, fix: str, params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
         values = self._checked(params, named)
@@ -275,7 +231,8 @@ class ConeLayer:
             if isinstance(p, bool) or not isinstance(p, jax.Array | np.ndarray | np.generic | int | float | complex):
                 fix = ".todense()" if isinstance(p, BCOO) else "jnp.asarray"
                 raise TypeError(
-                    f"{name}: got {type(p).__name__}, expected an array of JAX or NumPy, or a number; convert it with {fix}"
+                    f"{name}: got {type(p).__name__}, expected an array of JAX or NumPy, or a number; convert it with "
+                    f"{fix}"
                 )
             check_host_array(name, p)
             dtype = jax.dtypes.result_type(p)
@@ -299,7 +256,7 @@ class ConeLayer:
 
 
 def _output_type(values: Sequence[Any]) -> Any:
-    """The common dtype of the inputs by JAX's promotion, that of real parts for complex ones, the default floating-point one for integers."""
+    """The inputs' common dtype by JAX's promotion: real for complex ones, the default float for integers."""
     dtype = jnp.result_type(*(v.data if isinstance(v, BCOO) else v for v in values)) if values else jnp.dtype("float64")
     if jnp.issubdtype(dtype, jnp.complexfloating):
         dtype = jnp.finfo(dtype).dtype

@@ -1,14 +1,15 @@
-"""The solution map and the linear systems of its derivatives as primitives of JAX, which all of its transformations compose.
+"""The solution map and the linear systems of its derivatives, as primitives for all of JAX's transformations.
 
-With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are four of them, each derivative written in terms of the others:
+With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are four of them, each derivative written in terms of the
+others:
 
     solve       φ ↦ (x, y, s)           along dφ: J [dx; dv] = −F_φ dφ,  dy = D dv,  ds = dy − dv
     linear      (φ, v, r) ↦ J⁻¹r or J⁻ᵀr    linear in r; along dφ, dv: J dt = −dJ t, where dJ holds D²Π(v)[dv, ·]
     derivative  (v, h) ↦ D(v)h           linear in h; along dv: D²Π(v)[dv, h]
-    second      (v, a, c) ↦ D²Π(v)[a, c]   linear in a and in c; a third derivative is refused where the cones are curved
+    second      (v, a, c) ↦ D²Π(v)[a, c]   linear in a and c; a third derivative is refused where the cones are curved
 
-Each has a tangent rule, a transpose in what it is linear in, and a batching rule that folds the axis into the batch. Compiled, each
-is a callback; on concrete arrays it calls the host at once, so that errors are the engine's own.
+Each has a tangent rule, a transpose in what it is linear in, and a batching rule that folds the axis into the batch.
+Compiled, each is a callback; on concrete arrays it calls the host at once, so that errors are the engine's own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ Array = jax.Array
 _Pair = tuple[Array, Array]
 
 _THIRD = (
-    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; first and second "
+    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; "
+    "first and second "
     "ones are, and all of them for linear and quadratic programs"
 )
 
@@ -52,7 +54,7 @@ def derivative(program: HostProgram, v: Array, h: Array) -> Array:
     """D(v)h for v, h (..., m)."""
     f = program.formulas
     if f.piecewise:
-        return jnp.where(~(v <= 0) | f.free, h, jnp.zeros_like(h))  # what is asked of no solution is kept
+        return jnp.where(~(v <= 0) | f.free, h, jnp.zeros_like(h))  # where v is NaN (no solution), pass h through
     return _derivative_p.bind(*alike(v, h), program=program)[0]
 
 

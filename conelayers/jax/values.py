@@ -1,4 +1,4 @@
-"""JAX's arrays as the values of parameters that are not the program's own; see interface.py."""
+"""JAX's arrays as the values of parameters that are not the program's own; see input_map.py."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from jax.experimental.sparse import BCOO
 from conelayers.expressions import Arithmetic
 from conelayers.jax.arithmetic import JaxArithmetic
 from conelayers.parameters import ParameterSpec, flatten
+from conelayers.values import entries_at_positions
 
 __all__ = ["ARRAYS", "check_host_array"]
 
 
 def check_host_array(name: str, value: Any) -> None:
-    """Raises TypeError, naming the argument, for arrays of NumPy's that JAX would refuse in words of its own, or whose mask it would ignore."""
+    """Raises TypeError, naming the argument, for NumPy arrays that JAX would refuse, or whose mask it would ignore."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name}: got a masked array, expected an array of JAX or NumPy, and its mask would be ignored; pass its .filled(…)"
+            f"{name}: got a masked array, expected an array of JAX or NumPy, and its mask would be ignored; pass its "
+            ".filled(…)"
         )
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "OSUMm":
         raise TypeError(f"{name}: got dtype {value.dtype}, expected a real one; convert it with .astype(float)")
@@ -32,6 +34,9 @@ class _Arrays:
     """Dense arrays, and BCOO matrices."""
 
     arithmetic: Arithmetic = JaxArithmetic()
+
+    def array(self, value: Any) -> Any:
+        return value if isinstance(value, BCOO) else jnp.asarray(value)
 
     def wide(self, value: Any) -> Any:
         value = self.dense(value)
@@ -49,9 +54,11 @@ class _Arrays:
         return value.todense() if isinstance(value, BCOO) else jnp.asarray(value)
 
     def entries(self, value: Any, spec: ParameterSpec) -> Any:
-        positions = np.asarray(spec.positions or (), dtype=np.int64)
         if isinstance(value, BCOO) and value.n_batch == 0 and value.n_dense == 0 and value.ndim == len(spec.shape):
-            return _sparse_entries(value, positions, spec)
+            within = (value.indices < jnp.asarray(spec.shape)).all(axis=1)  # BCOO pads with indices beyond the shape
+            rows, columns = value.indices.astype(jax.dtypes.canonicalize_dtype(np.int64)).T
+            return entries_at_positions(_SparseOperations(), rows, columns, value.data, spec, within)
+        positions = np.asarray(spec.positions or (), dtype=np.int64)
         value = self.dense(value)
         if value.ndim > len(spec.shape):
             return flatten(value)[:, positions]
@@ -60,24 +67,26 @@ class _Arrays:
     def concrete(self, value: Any) -> np.ndarray | None:
         return None if isinstance(value, BCOO | jax.core.Tracer) else np.asarray(value)
 
+    def joined(self, real: Any, imaginary: Any) -> Any:
+        return real + 1j * imaginary
+
+
+@final
+class _SparseOperations:
+    def index(self, array: np.ndarray) -> jax.Array:
+        return jnp.asarray(array)
+
+    def search(self, ordered: jax.Array, wanted: jax.Array) -> jax.Array:
+        return jnp.searchsorted(ordered, wanted)
+
+    def where(self, mask: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(mask, x, 0)
+
+    def holds_somewhere(self, mask: jax.Array) -> bool:
+        return not isinstance(mask, jax.core.Tracer) and bool(mask.any())
+
+    def add_at(self, size: int, places: jax.Array, values: jax.Array) -> jax.Array:
+        return jnp.zeros(size, values.dtype).at[places].add(values)
+
 
 ARRAYS = _Arrays()
-
-
-def _sparse_entries(value: BCOO, positions: np.ndarray, spec: ParameterSpec) -> jax.Array:
-    if not positions.size:
-        return jnp.zeros(0, value.dtype)
-    # BCOO pads with indices beyond the shape.
-    within = (value.indices < jnp.asarray(spec.shape)).all(axis=1)
-    order = np.argsort(positions)
-    ranks = jnp.asarray(positions[order])
-    stored = value.indices[:, 0].astype(ranks.dtype) + spec.shape[0] * value.indices[:, 1].astype(ranks.dtype)
-    place = jnp.clip(jnp.searchsorted(ranks, stored), 0, positions.size - 1)
-    inside = within & (ranks[place] == stored)
-    outside = within & ~inside & (value.data != 0)
-    if not isinstance(outside, jax.core.Tracer) and bool(outside.any()):
-        raise ValueError(
-            f"parameter {spec.label}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
-        )
-    data = jnp.where(inside, value.data, 0)
-    return jnp.zeros(positions.size, value.dtype).at[jnp.asarray(order)[place]].add(data)

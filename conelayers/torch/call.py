@@ -67,7 +67,7 @@ class Call:
         return call
 
     def concerns(self) -> tuple[NullTest, NullTest]:
-        """Which null vectors the gradients and the outputs feel; all of them where x, y and s themselves are asked for."""
+        """Which null vectors affect the gradients and the outputs; all of them for callers that use x, y and s."""
         if self.solution is None or self.points:
             return (lambda *_: True), (lambda *_: True)
         return self.solution.gradients_move(), self.solution.outputs_move()

@@ -1,17 +1,14 @@
 """The layer as custom operators, which torch.compile keeps in its graph: the solve, and its gradient.
 
-Between the two travels a handle, an integer tensor (a digest of the arguments), under which the last few solutions with their
-factors are kept; where one has been forgotten the gradient solves again.
+Between the two travels a handle, an integer tensor (a digest of the arguments), under which the last few solutions with
+their factors are kept; where one has been forgotten the gradient solves again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -20,40 +17,17 @@ from torch import Tensor
 
 from conelayers.layer import Layer
 from conelayers.layer_solution import LayerSolution
+from conelayers.recent import Recent, digest
 from conelayers.torch.conversion import from_array, output_type, to_array
 
 __all__ = ["register", "solve_in_graph"]
 
-_MOST_KEPT = 8
 _LAYERS: WeakValueDictionary[int, Layer] = WeakValueDictionary()
 _NUMBERS = itertools.count()
 
 
-@final
-class _Kept:
-    """The last solutions by their handles."""
-
-    def __init__(self) -> None:
-        self._solutions: OrderedDict[int, LayerSolution] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def add(self, handle: int, solution: LayerSolution) -> None:
-        with self._lock:
-            self._solutions[handle] = solution
-            self._solutions.move_to_end(handle)
-            while len(self._solutions) > _MOST_KEPT:
-                self._solutions.popitem(last=False)
-
-    def get(self, handle: int) -> LayerSolution | None:
-        with self._lock:
-            return self._solutions.get(handle)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._solutions.clear()
-
-
-KEPT = _Kept()
+# The last solutions by their handles. A training step needs one for each layer from its forward to its backward pass.
+KEPT: Recent[int, LayerSolution] = Recent(8)
 
 
 def register(layer: Layer) -> int:
@@ -81,10 +55,7 @@ def _solve(params: list[Tensor], number: int) -> list[Tensor]:
 
 def _handle(number: int, arrays: Sequence[np.ndarray]) -> int:
     """The same for the same arguments, as an operator's results have to be."""
-    digest = hashlib.blake2b(str((number, [a.shape for a in arrays])).encode(), digest_size=8)
-    for a in arrays:
-        digest.update(np.ascontiguousarray(a).tobytes())
-    return int.from_bytes(digest.digest(), "big") >> 1
+    return int.from_bytes(digest(*arrays, of=str(number), size=8), "big") >> 1
 
 
 @_solve.register_fake

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple, final
@@ -16,12 +14,14 @@ from conelayers.arguments import as_integers, described
 from conelayers.cones import Cones, as_cones
 from conelayers.failures import OnFailure, as_on_failure
 from conelayers.formulas import Formulas
-from conelayers.interface import Interface
-from conelayers.layer import Layer
+from conelayers.input_map import InputMap
+from conelayers.layer import ConicLayer, Layer
 from conelayers.names import Names, Naming
+from conelayers.options import Options
 from conelayers.parameters import ParameterSpec
 from conelayers.parametric import AffineMap, ParametricProgram, bounds_only
 from conelayers.program import Pattern, Structure
+from conelayers.recent import Recent
 from conelayers.solvers import merge_solver_args
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import check_tensor, to_array
@@ -29,8 +29,6 @@ from conelayers.torch.layer import solve_parameters
 from conelayers.torch.operations import formulas_of
 
 __all__ = ["ConeProgramSolution", "solve_cone_program"]
-
-_MOST_KEPT = 32
 
 
 @final
@@ -57,14 +55,20 @@ def solve_cone_program(
 ) -> ConeProgramSolution:
     """minimize ½ xᵀPx + qᵀx subject to Ax + s = b, s ∈ K, differentiable in P, q, A and b.
 
-    P: (n, n), full symmetric positive semidefinite, or None for zero. q: (n,). A: (m, n). b: (m,). Each may have a leading B; the
-    others are shared by the batch. cones: a Cones or an SCS-style dict; its order and scaling are those of the rows.
-    P_pattern, A_pattern: a scipy sparse matrix, or (rows, columns); then P and A are the values (nnz,) or (B, nnz) of its entries, in
-    the order of (rows, columns), or of the matrix's COO form. P's pattern holds both triangles. solver, solver_args, on_failure: as for ConeLayer.
-    b may be inf in rows of the nonnegative cone: they do not bound there, s is inf, y zero, and their gradients are zero.
+    P: (n, n), full symmetric positive semidefinite, or None for zero.
+    q: (n,).
+    A: (m, n).
+    b: (m,), inf in rows of the nonnegative cone that do not bound: there s is inf, y is zero, and gradients are zero.
+    cones: a Cones or an SCS-style dict; its order and scaling are those of the rows.
+    P_pattern, A_pattern: a scipy sparse matrix, or (rows, columns). Then P and A are the values (nnz,) or (B, nnz) of
+    its entries, in the order of (rows, columns), or of the matrix's COO form. P's pattern holds both triangles.
+    solver, solver_args, on_failure: as for ConeLayer.
 
-    The gradient of P is symmetric. Everything that ConeLayer offers holds here too: torch.func, forward mode, second derivatives.
-    Raises ValueError for bad data, naming the argument, SolveError naming the instances that have no solution.
+    P, q, A and b may each have a leading B; those that have none are shared by the batch.
+
+    The gradient of P is symmetric. Everything that ConeLayer offers holds here too: torch.func, forward mode, second
+    derivatives. Raises ValueError for bad data, naming the argument, SolveError naming the instances that have no
+    solution.
     """
     cones = as_cones(cones)
     for name, value in (("P", P), ("q", q), ("A", A), ("b", b)):
@@ -129,13 +133,13 @@ def _entries(name: str, pattern: Any, shape: tuple[int, int], *, symmetric: bool
         alone = next(((i, j) for i, j in zip(rows.tolist(), cols.tolist(), strict=True) if (j, i) not in present), None)
         if alone is not None:
             raise ValueError(
-                f"{name}: got the entry {alone} without {alone[::-1]}, expected the pattern of a symmetric matrix: both triangles"
+                f"{name}: got the entry {alone} without {alone[::-1]}, expected the pattern of a symmetric matrix: "
+                "both triangles"
             )
     return rows, cols
 
 
-_LAYERS: OrderedDict[Any, tuple[Layer, Formulas]] = OrderedDict()
-_LOCK = threading.Lock()
+_LAYERS: Recent[Any, tuple[Layer, Formulas]] = Recent(32)
 
 
 def _known(
@@ -150,14 +154,13 @@ def _known(
     """The layer of this structure, made once: its symbolic work is that of all calls."""
     sides = tuple(None if e is None else (e[0].tobytes(), e[1].tobytes()) for e in (P, A))
     key = n, cones, sides, quadratic, solver, repr(sorted((solver_args or {}).items()))
-    with _LOCK:
-        if key not in _LAYERS:
-            compiled = _program(n, cones, P, A, quadratic)
-            _LAYERS[key] = Layer.of_program(compiled, solver=solver, solver_args=solver_args), formulas_of(compiled)
-        _LAYERS.move_to_end(key)
-        while len(_LAYERS) > _MOST_KEPT:
-            _LAYERS.popitem(last=False)
-        return _LAYERS[key]
+
+    def make() -> tuple[Layer, Formulas]:
+        compiled = _program(n, cones, P, A, quadratic)
+        options = Options(solver=solver, solver_args=solver_args)
+        return ConicLayer(compiled, options), formulas_of(compiled)
+
+    return _LAYERS.get_or_make(key, make)
 
 
 def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadratic: bool) -> ParametricProgram:
@@ -196,7 +199,7 @@ def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadr
         maximize=False,
         gp=False,
         naming=Naming(partial(Names.of_rows, n, m)),
-        interface=Interface.identity(tuple(specs), 0),
+        input_map=InputMap.identity(tuple(specs), 0),
         logarithmic=np.zeros(size, dtype=bool),
         infinite=bounds_only(structure, {"P": P_map, "q": q_map, "A": A_map, "b": b_map}),
     )
@@ -238,6 +241,7 @@ def _check_convex(P: torch.Tensor | None, entries: _Entries | None, n: int) -> N
         broken = np.flatnonzero(smallest < -10 * shift)
         if broken.size:
             raise ValueError(
-                f"P: got an eigenvalue {smallest[broken].min():g} at batch index {broken[:10].tolist()}, expected a positive "
+                f"P: got an eigenvalue {smallest[broken].min():g} at batch index {broken[:10].tolist()}, expected a "
+                "positive "
                 "semidefinite matrix; the problem is not convex"
             ) from None

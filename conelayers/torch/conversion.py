@@ -12,10 +12,11 @@ __all__ = ["check_tensor", "from_array", "output_type", "to_array"]
 
 
 def check_tensor(name: str, tensor: torch.Tensor, device: torch.device) -> None:
-    """Raises TypeError or ValueError, naming the argument, for a tensor without values, on another device, or sparse."""
+    """Raises TypeError or ValueError, naming it, for a tensor without values, on another device, or sparse."""
     if tensor.is_meta:
         raise ValueError(
-            f"{name}: got one that is on meta, expected {'cpu' if device.type == 'meta' else device}: a tensor with values; make it there"
+            f"{name}: got one that is on meta, expected {'cpu' if device.type == 'meta' else device}: a tensor with "
+            "values; make it there"
         )
     if tensor.device != device:
         raise ValueError(
@@ -23,7 +24,8 @@ def check_tensor(name: str, tensor: torch.Tensor, device: torch.device) -> None:
         )
     if tensor.layout is not torch.strided:
         raise TypeError(
-            f"{name}: got a sparse tensor ({tensor.layout}), expected a dense one; convert it with .to_dense(), or pass its values and "
+            f"{name}: got a sparse tensor ({tensor.layout}), expected a dense one; convert it with .to_dense(), or "
+            "pass its values and "
             f"{name}_pattern"
         )
 
@@ -32,7 +34,8 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
     """float64 on the CPU, whatever it was: any strides, stride 0 included; bfloat16 has no NumPy counterpart."""
     if torch._C._functorch.is_legacy_batchedtensor(tensor):
         raise NotImplementedError(
-            "is_grads_batched=True (and vectorize=True of torch.autograd.functional) hides its batch from the solver: use "
+            "is_grads_batched=True (and vectorize=True of torch.autograd.functional) hides its batch from the solver: "
+            "use "
             "torch.func.vmap, jacrev or jacfwd"
         )
     return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()

@@ -1,6 +1,7 @@
-"""The solution map and the linear systems of its derivatives, as autograd Functions that all of torch's transformations compose.
+"""The solution map and the linear systems of its derivatives, as autograd Functions for all of torch's transformations.
 
-With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are four of them, each derivative written in terms of the others:
+With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are four of them, each derivative written in terms of the
+others:
 
     solve       φ ↦ (x, y, s)           along dφ: J [dx; dv] = −F_φ dφ,  dy = D dv,  ds = dy − dv
     linear      (φ, v, r) ↦ J⁻¹r or J⁻ᵀr    along d: J dt = dr − dJ t, where dJ holds D²Π(v)[dv, ·]
@@ -46,14 +47,16 @@ def _zeros(value: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _solved(h: Tensor) -> Tensor:
-    """With zero in the place of NaN: instances without a solution have NaN in v, and where nothing is asked of them a gradient of zero."""
+    """Zero in the place of NaN: without a solution the gradient is then zero where the cotangent is zero."""
     return torch.where(h.isnan(), torch.zeros_like(h), h)
 
 
 def derivative(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
     """D(v)h for v, h (..., m)."""
     if formulas.piecewise:
-        return torch.where(~(v <= 0) | formulas.free, h, torch.zeros_like(h))  # what is asked of no solution is kept
+        return torch.where(
+            ~(v <= 0) | formulas.free, h, torch.zeros_like(h)
+        )  # where v is NaN (no solution), pass h through
     return _Derivative.apply(formulas, v, h)
 
 
@@ -78,7 +81,7 @@ def optimal_value(call: Call, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _tangent_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """A ``jvp`` whose own operations carry the tangents of outer levels, which torch would switch off: forward over forward."""
+    """A ``jvp`` for forward over forward: its operations carry the outer levels' tangents, which torch would drop."""
 
     @torch.compiler.disable
     @functools.wraps(rule)
@@ -274,7 +277,7 @@ def _mapped(info: Any, in_dims: tuple[Any, ...], function: Callable[..., Any], *
 
 
 class _Value(Function):
-    """½ xᵀPx + qᵀx + c with the gradient of the Lagrangian: by the envelope theorem x and y stand still, whatever they depend on.
+    """½ xᵀPx + qᵀx + c with the gradient of the Lagrangian: by the envelope theorem x and y count as constants.
 
     dV = ½ xᵀdP x + dqᵀx + yᵀ(dA x − db) + dc
     """
@@ -402,6 +405,7 @@ class _Second(Function):
 
 
 _THIRD = (
-    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; first and second "
+    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; "
+    "first and second "
     "ones are, and all of them for linear and quadratic programs"
 )

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from typing import Any, final
 
 import cvxpy as cp
 import scipy.sparse as sp
 import torch
 
-from conelayers.arguments import check_keywords
 from conelayers.certificate import Certificates
-from conelayers.cones import Selection
 from conelayers.failures import CallInfo, OnFailure
 from conelayers.formulas import Formulas
-from conelayers.interface import Interface, Replacement
+from conelayers.input_map import InputMap, Replacement
 from conelayers.layer import Layer, ProblemData
 from conelayers.layer_solution import LayerSolution
-from conelayers.parameters import batch_sizes, in_order, moved_values
-from conelayers.singular import Singular
-from conelayers.smoothing import Smoothing
+from conelayers.options import Options, describe_options, takes_options
+from conelayers.parameter_checks import batch_sizes, in_order
+from conelayers.parameters import moved_values
 from conelayers.torch.call import Call
 from conelayers.torch.compiled import register, solve_in_graph
 from conelayers.torch.conversion import from_array, output_type, to_array
@@ -28,13 +25,12 @@ from conelayers.torch.functions import optimal_value, solve
 from conelayers.torch.operations import flatten, formulas_of
 from conelayers.torch.smoothed import solve_smoothed
 from conelayers.torch.values import TENSORS
-from conelayers.translated import translated
 
 __all__ = ["ConeLayer", "CvxpyLayer", "solve_parameters"]
 
 
 class _PlainSolve(torch.autograd.Function):
-    """θ ↦ variables outside of all transformations: the engine's own gradient, and the general one where it is differentiated."""
+    """θ ↦ variables outside of transformations: the engine's gradient, or the general one under create_graph."""
 
     @staticmethod
     @torch.compiler.disable
@@ -122,84 +118,35 @@ def _transformed() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
-def _joined(interface: Interface, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The variables, complex ones from their parts."""
-    if interface.trivial:
-        return tuple(parts)
-    return tuple(parts[p[0]] if len(p) == 1 else torch.complex(parts[p[0]], parts[p[1]]) for p in interface.outputs)
-
-
 @final
+@describe_options
 class ConeLayer(torch.nn.Module):
     """A parametric convex problem as a differentiable layer: parameters in, solution out, gradients through.
 
-    problem: a cvxpy.Problem that is DCP for all values of its parameters. parameters: all of them, in the order of the call's tensors.
+    problem: a cvxpy.Problem that is DCP for all values of its parameters.
+    parameters: all of them, in the order of the call's tensors.
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned tensors.
-    solver: "CLARABEL", "SCS", "ECOS" or None. gp: a geometric program. solver_args: defaults for every call, see
-    conelayers/solvers/arguments.py for the table. warm_start: start at this thread's previous solution.
-    canon_backend: cvxpy's canonicalization backend.
-
-    singular: "warn", "raise" or "least_squares", where the derivative's linear system is singular and what is asked for feels it.
-    selection: the Clarke element at kinks, "default", "low", "high" or "mid". smoothing: None for the exact derivative,
-    ``LPGD(tau=…)`` or ``ProximalSmoothing(temperature=…)`` (reverse mode only); the solution itself stays the exact one.
-    lift: replace expressions of parameters that break DPP by new parameters, computed in torch (``layer.lifted``); False refuses such a
-    problem. validate: check values against the parameters' attributes. on_failure: where instances have no solution, "raise", or go on
-    with NaN for those ("nan"), or that with a FailedInstancesWarning ("warn"); ``last`` tells how each one ended (docs/failures.md).
-    executor, chunk_size: solve batches in chunks on a ``concurrent.futures.Executor`` (docs/scale_out.md). progress: show a bar (tqdm).
+    Options: see conelayers.options.Options.
 
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.
 
-    torch.func's transformations, forward mode and second derivatives work on it, in any composition; third derivatives where all
-    constraints are linear.
+    torch.func's transformations, forward mode and second derivatives work on it, in any composition; third derivatives
+    where all constraints are linear.
 
     Raises CanonicalizationError or ValueError for a problem, parameters, variables or options that do not fit.
     """
 
+    @takes_options
     def __init__(
         self,
         problem: cp.Problem,
         parameters: Sequence[cp.Parameter],
         variables: Sequence[cp.Variable],
-        solver: str | None = None,
-        gp: bool = False,
-        verbose: bool = False,
-        canon_backend: str | None = None,
-        solver_args: Mapping[str, Any] | None = None,
-        warm_start: bool = False,
-        singular: Singular | str = Singular.WARN,
-        selection: Selection | str = Selection.DEFAULT,
-        smoothing: Smoothing | None = None,
-        lift: bool = True,
-        validate: bool = True,
-        on_failure: OnFailure | str = OnFailure.RAISE,
-        executor: Executor | None = None,
-        chunk_size: int | None = None,
-        progress: bool = False,
-        **unknown: Any,
+        options: Options,
     ) -> None:
-        check_keywords(unknown, type(self).__init__)
         super().__init__()
-        self.engine = Layer(
-            problem,
-            parameters,
-            variables,
-            solver=solver,
-            gp=gp,
-            solver_args=solver_args,
-            verbose=verbose,
-            canon_backend=canon_backend,
-            warm_start=warm_start,
-            singular=singular,
-            selection=selection,
-            smoothing=smoothing,
-            lift=lift,
-            validate=validate,
-            on_failure=on_failure,
-            executor=executor,
-            chunk_size=chunk_size,
-            progress=progress,
-        )
+        self.engine = Layer(problem, parameters, variables, **vars(options))
         self._known: list[Formulas] = []  # one for each program that options asked for
         self._number = register(self.engine)
 
@@ -213,18 +160,20 @@ class ConeLayer(torch.nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """The solution for these parameter values, a tuple with one tensor for each of ``variables``.
 
-        The values come by position or, all of them, by the parameters' names. Raises ValueError for bad values, TypeError for
-        anything that is not a real floating-point tensor, SolveError naming the instances that have no solution.
+        The values come by position or, all of them, by the parameters' names. Raises ValueError for bad values,
+        TypeError for anything that is not a real floating-point tensor, SolveError naming the instances that have no
+        solution.
         """
         if torch.compiler.is_exporting():
             raise NotImplementedError(
-                "ConeLayer: torch.export was asked for, but the solver lives in this Python process; pickle the model instead"
+                "ConeLayer: torch.export was asked for, but the solver lives in this Python process; pickle the model "
+                "instead"
             )
         asked = (solver_args, warm_start, on_failure)
         if torch.compiler.is_compiling() and all(a is None for a in asked) and not _transformed():
-            interface = self.engine.compiled_for().interface
-            inner = self._inner(interface, self._checked(params, named))
-            return _joined(interface, solve_in_graph(inner, self._number))
+            input_map = self.engine.compiled_for().input_map
+            inner = self._pushed(input_map, self._checked(params, named))
+            return input_map.recover(solve_in_graph(inner, self._number), TENSORS)
         options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         return self.solve(*params, **options, **named)[0]
 
@@ -244,12 +193,12 @@ class ConeLayer(torch.nn.Module):
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         call = Call(self.engine, lambda: self._formulas(solver_args), options)
-        interface = self.engine.compiled_for(solver_args).interface
-        outputs = _joined(interface, solve_parameters(call, self._inner(interface, params)))
+        input_map = self.engine.compiled_for(solver_args).input_map
+        outputs = input_map.recover(solve_parameters(call, self._pushed(input_map, params)), TENSORS)
         solution = call.solution
         assert solution is not None
-        if not interface.trivial and not _transformed():
-            solution = translated(interface, [self._array(p) for p in params], solution)
+        if not input_map.is_identity and not _transformed():  # copies the tensors' values
+            solution = solution.seen_through(input_map, [self._array(p) for p in params])
         return outputs, solution
 
     @torch.compiler.disable
@@ -261,15 +210,15 @@ class ConeLayer(torch.nn.Module):
         on_failure: OnFailure | str | None = None,
         **named: torch.Tensor,
     ) -> torch.Tensor:
-        """The optimal value of the problem, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
+        """The optimal value, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
 
-        dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique. Takes and
-        raises what the call does.
+        dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique.
+        Takes and raises what the call does.
         """
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         call = Call(self.engine, lambda: self._formulas(solver_args), options)
-        phi, batch = _phi(call, self._inner(self.engine.compiled_for(solver_args).interface, params))
+        phi, batch = _phi(call, self._pushed(self.engine.compiled_for(solver_args).input_map, params))
         x, y, _ = solve(call, phi)
         value = call.formulas.user_value(optimal_value(call, phi, x, y))
         dtype, device = output_type([p.real for p in params])
@@ -279,7 +228,7 @@ class ConeLayer(torch.nn.Module):
     def jacobian(
         self, *params: torch.Tensor, solver_args: Mapping[str, Any] | None = None, **named: torch.Tensor
     ) -> tuple[tuple[torch.Tensor, ...], ...]:
-        """∂variable/∂parameter for each variable and each parameter, (*variable.shape, *parameter.shape), with B in front in a batch.
+        """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
         All from one factorization, detached; ``torch.func.jacrev`` and ``jacfwd`` give differentiable ones.
         """
@@ -298,8 +247,8 @@ class ConeLayer(torch.nn.Module):
     ) -> Certificates:
         """Whether the gradient at these parameter values is justified: a Certificate for each instance (docs/trust.md).
 
-        Takes what the call takes, solves, and adds at most three factorizations an instance; nothing of it enters the graph. An
-        instance without a solution gets a certificate that says so.
+        Takes what the call takes, solves, and adds at most three factorizations an instance; nothing of it enters the
+        graph. An instance without a solution gets a certificate that says so.
         """
         params = self._checked(params, named)
         return self.engine.certify(*map(self._array, params), solver_args=solver_args, warm_start=warm_start)
@@ -307,15 +256,13 @@ class ConeLayer(torch.nn.Module):
     def problem_data(
         self, *params: torch.Tensor, solver_args: Mapping[str, Any] | None = None, **named: torch.Tensor
     ) -> ProblemData:
-        """The cone program at these parameter values (P, q, A, b, cones), as NumPy arrays and SciPy's sparse matrices; see Layer.problem_data."""
+        """The cone program (P, q, A, b, cones) at these values, for NumPy and SciPy; see Layer.problem_data."""
         return self.engine.problem_data(*map(self._array, self._checked(params, named)), solver_args=solver_args)
 
-    def _inner(self, interface: Interface, params: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    def _pushed(self, input_map: InputMap, params: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         """The values of the program's own parameters."""
-        if interface.trivial:
-            return params
-        interface.check_finite(params, TENSORS)
-        return interface.inner(params, TENSORS, validate=self.engine.validate)
+        input_map.check_finite(params, TENSORS)
+        return input_map.push(params, TENSORS, validate=self.engine.validate)
 
     @staticmethod
     def _array(value: torch.Tensor) -> Any:
@@ -360,7 +307,8 @@ class ConeLayer(torch.nn.Module):
                 )
             if p.is_meta:
                 raise ValueError(
-                    f"{name}: got one that is on meta, expected a tensor with values, on the CPU or a GPU; make it there"
+                    f"{name}: got one that is on meta, expected a tensor with values, on the CPU or a GPU; make it "
+                    "there"
                 )
             if p.device != params[0].device:
                 raise ValueError(
@@ -369,14 +317,15 @@ class ConeLayer(torch.nn.Module):
         return params
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Checkpoints of models that held a cvxpylayers layer carry its matrices as buffers; the layer has no state here.
+        # Checkpoints of models that held a cvxpylayers layer carry its matrices as buffers; the layer has no state
+        # here.
         for name in ("P", "q", "A"):
             state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def last(self) -> CallInfo | None:
-        """How each instance of this thread's last call ended: statuses, residuals, who was tried; None before the first."""
+        """How each instance of this thread's last call ended; None before the first."""
         return self.engine.last
 
     @property

@@ -1,4 +1,4 @@
-"""The solution map with a smoothed derivative in place of the exact one (conelayers/smoothing.py), for torch's transformations.
+"""The solution map with a smoothed derivative in place of the exact one (smoothing.py), for torch's transformations.
 
 Reverse mode only, once: what stands in for a gradient has no derivative of its own.
 """

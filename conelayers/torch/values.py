@@ -1,4 +1,4 @@
-"""Tensors as the values of parameters that are not the program's own; see interface.py."""
+"""Tensors as the values of parameters that are not the program's own; see input_map.py."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from conelayers.parameters import ParameterSpec
 from conelayers.torch.arithmetic import TorchArithmetic
 from conelayers.torch.conversion import output_type
 from conelayers.torch.operations import flatten
+from conelayers.values import entries_at_positions
 
 __all__ = ["TENSORS"]
 
@@ -24,6 +25,9 @@ class _Tensors:
     """Dense tensors, and sparse ones in any of torch's layouts."""
 
     arithmetic: Arithmetic = TorchArithmetic()
+
+    def array(self, value: Tensor) -> Tensor:
+        return value
 
     def wide(self, value: Tensor) -> Tensor:
         dtype = torch.complex128 if value.is_complex() else torch.float64
@@ -39,9 +43,11 @@ class _Tensors:
         return value if value.layout is torch.strided else value.to_dense()
 
     def entries(self, value: Tensor, spec: ParameterSpec) -> Tensor:
-        positions = torch.tensor(spec.positions or (), dtype=torch.int64, device=value.device)
         if value.layout is not torch.strided and value.dim() == len(spec.shape):
-            return _sparse_entries(value, positions, spec)
+            stored = (value if value.layout is torch.sparse_coo else value.to_sparse_coo()).coalesce()
+            rows, columns = stored.indices()
+            return entries_at_positions(_SparseOperations(value.device), rows, columns, stored.values(), spec)
+        positions = torch.tensor(spec.positions or (), dtype=torch.int64, device=value.device)
         value = self.dense(value)
         if value.dim() > len(spec.shape):
             return flatten(value, spec.shape).index_select(1, positions)
@@ -53,20 +59,29 @@ class _Tensors:
             return None
         return self.dense(value.detach()).cpu().resolve_conj().numpy()
 
+    def joined(self, real: Tensor, imaginary: Tensor) -> Tensor:
+        return torch.complex(real, imaginary)
+
+
+@final
+class _SparseOperations:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def index(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(array, device=self.device)
+
+    def search(self, ordered: Tensor, wanted: Tensor) -> Tensor:
+        return torch.searchsorted(ordered, wanted)
+
+    def where(self, mask: Tensor, x: Tensor) -> Tensor:
+        return torch.where(mask, x, 0)
+
+    def holds_somewhere(self, mask: Tensor) -> bool:
+        return bool(mask.any())
+
+    def add_at(self, size: int, places: Tensor, values: Tensor) -> Tensor:
+        return values.new_zeros(size).index_add(0, places, values)
+
 
 TENSORS = _Tensors()
-
-
-def _sparse_entries(value: Tensor, positions: Tensor, spec: ParameterSpec) -> Tensor:
-    value = (value if value.layout is torch.sparse_coo else value.to_sparse_coo()).coalesce()
-    rows, cols = value.indices()
-    stored = rows + spec.shape[0] * cols
-    order = torch.argsort(positions)
-    place = torch.searchsorted(positions[order], stored).clamp(max=max(len(positions) - 1, 0))
-    inside = positions[order][place] == stored if len(positions) else torch.zeros_like(stored, dtype=torch.bool)
-    values = value.values()
-    if bool((values[~inside] != 0).any()):
-        raise ValueError(
-            f"parameter {spec.label}: was declared with a sparsity pattern; got entries outside it that are not zero, expected zeros there"
-        )
-    return values.new_zeros(len(positions)).index_add(0, order[place[inside]], values[inside])
