@@ -190,10 +190,13 @@ def _set_aside(
 ) -> np.ndarray | None:
     """The rows of the nonnegative cone whose b is infinite, or dwarfs what else there is in the same part of the program."""
     cones = program.structure.cones
-    if not cones.nonneg or not (_span(log_b, log_q if program.structure.P.nnz else log_b) > DWARFS).any():
+    if not cones.nonneg:
         return None
     rows = slice(cones.zero, cones.zero + cones.nonneg)
     b = program.b[:, rows]
+    spans = _span(log_b, log_q if program.structure.P.nnz else log_b)
+    if not (spans > DWARFS).any() and not np.isinf(b).any():  # where all are infinite they span nothing
+        return None
     loose = (b > 0) & (b < np.inf)
     if kept is not None:
         loose &= ~kept[:, rows]

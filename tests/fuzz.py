@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import subprocess
@@ -19,25 +20,47 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import fuzzing_problems
-import fuzzing_programs
-import unit_changes
 from fuzzing import LIMIT, Finding
+from fuzzing_adapters import AdapterSpec, adapters, check_adapters
+from fuzzing_bounds import BoundSpec, bounds, check_bounds
+from fuzzing_geometric import GeometricSpec, geometric_programs
+from fuzzing_penalties import PenaltySpec, check_penalties, penalties
+from fuzzing_problems import ProblemSpec, check_problem, problems
+from fuzzing_programs import ProgramSpec, check_program, programs
+from fuzzing_warm import WarmSpec, check_warm, warm_starts
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from unit_changes import Family, UnitSpec, check_units, unit_changes
 
-KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any, Counter], None], int]] = {
-    "programs": (fuzzing_programs.programs, fuzzing_programs.check_program, 200),
-    "problems": (fuzzing_problems.problems, fuzzing_problems.check_problem, 50),
-    "units": (unit_changes.unit_changes, unit_changes.check_units, 100),
+from conelayers import Cones
+
+
+class Kind(NamedTuple):
+    """What is drawn, how it is checked, and how many examples a round has."""
+
+    spec: type
+    strategy: Callable[[], Any]
+    check: Callable[[Any, Counter], None]
+    examples: int
+
+
+KINDS = {
+    "programs": Kind(ProgramSpec, programs, check_program, 200),
+    "problems": Kind(ProblemSpec, problems, check_problem, 50),
+    "units": Kind(UnitSpec, unit_changes, check_units, 100),
+    "bounds": Kind(BoundSpec, bounds, check_bounds, 200),
+    "penalties": Kind(PenaltySpec, penalties, check_penalties, 100),
+    "geometric": Kind(GeometricSpec, geometric_programs, check_problem, 50),
+    "warm": Kind(WarmSpec, warm_starts, check_warm, 50),
+    "adapters": Kind(AdapterSpec, adapters, check_adapters, 30),
 }
-_GRACE = 20.0  # seconds after the limit of an example, at which its process is stopped
+_PATIENCE = 4  # times the limit of an example in CPU time: the time on the clock after which its process is stopped
 
 
 def one_round(kind: str, number: int, examples: int, shrink: bool, notes: Path) -> None:
     """Draw examples in this process; what came of it goes to ``notes``."""
-    strategy, check, _ = KINDS[kind]
+    _, strategy, check, _ = KINDS[kind]
     counts: Counter = Counter()
     failed: dict[str, str] = {}
     current = notes / "current"
@@ -82,7 +105,7 @@ def supervise(kind: str, number: int, examples: int, shrink: bool) -> tuple[Coun
         while process.poll() is None:
             time.sleep(0.1)
             last = current.stat().st_mtime if current.exists() else began
-            if time.time() - last > LIMIT + _GRACE:
+            if time.time() - last > _PATIENCE * LIMIT:
                 process.kill()
                 process.wait()
                 return Counter(), {
@@ -100,13 +123,11 @@ def supervise(kind: str, number: int, examples: int, shrink: bool) -> tuple[Coun
 
 def one_example(text: str) -> int:
     """Check the example that a finding printed; raises what it raised."""
-    spec, counts = eval(text, {**vars(fuzzing_programs), **vars(fuzzing_problems), **vars(unit_changes)}), Counter()
-    kinds = {
-        fuzzing_programs.ProgramSpec: "programs",
-        fuzzing_problems.ProblemSpec: "problems",
-        unit_changes.UnitSpec: "units",
+    names = {"Cones": Cones, "Family": Family, "inf": math.inf} | {
+        kind.spec.__name__: kind.spec for kind in KINDS.values()
     }
-    KINDS[kinds[type(spec)]][1](spec, counts)
+    spec, counts = eval(text, names), Counter()
+    next(kind for kind in KINDS.values() if type(spec) is kind.spec).check(spec, counts)
     print(dict(counts))
     return 0
 
@@ -133,7 +154,7 @@ def main() -> int:
     number = first
     while time.time() - began < options.seconds:
         kind = kinds[(number - first) % len(kinds)]
-        counts, failed = supervise(kind, number, KINDS[kind][2], not options.no_shrink)
+        counts, failed = supervise(kind, number, KINDS[kind].examples, not options.no_shrink)
         totals[kind] += counts
         print(f"{time.time() - began:7.0f} s  {kind} seed {number}: {counts['examples']} examples", flush=True)
         if failed:

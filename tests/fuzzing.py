@@ -16,7 +16,7 @@ import numpy as np
 from conelayers import Certificate, InaccurateSolutionWarning, SingularDerivativeWarning
 from conelayers.cones import Cones, svec_to_hermitian, svec_to_matrix
 
-LIMIT = 40.0  # seconds an example may take
+LIMIT = 40.0  # seconds of CPU time an example may take, so that other work on the machine is no finding
 
 
 class Finding(AssertionError):
@@ -35,18 +35,18 @@ def require(holds: Any, rule: str, what: str | Callable[[], str] = "") -> None:
 
 @contextmanager
 def within(seconds: float = LIMIT) -> Iterator[None]:
-    """A Finding where the block takes longer. Code that never returns to Python is for the parent process to stop (fuzz.py)."""
+    """A Finding where the block computes for longer. Code that never returns to Python, or waits, is for the parent process to stop (fuzz.py)."""
 
     def late(*_: Any) -> None:
         raise Finding("no hang", f"an example took more than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @contextmanager

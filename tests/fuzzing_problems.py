@@ -67,8 +67,11 @@ class ProblemSpec:
 class Built:
     """The problem, its parameters with values, and its outputs."""
 
+    gp = False
+
     def __init__(self, spec: ProblemSpec) -> None:
-        self.rng = rng = np.random.default_rng(spec.seed)
+        self.spec, self.rng = spec, np.random.default_rng(spec.seed)
+        rng = self.rng
         self.variables = [cp.Variable(s, name=f"x{i}", **VARIABLES[k]) for i, (k, s) in enumerate(spec.variables)]
         self.parameters = [cp.Parameter(s, name=f"p{i}", **PARAMETERS[k]) for i, (k, s) in enumerate(spec.parameters)]
         for leaf, (kind, shape) in zip(self.variables, spec.variables, strict=True):
@@ -98,6 +101,10 @@ class Built:
         self.outputs = [v for v in self.variables if v.id in used]
         if spec.duals:
             self.outputs += [d for c in self.chosen for d in c.dual_variables]
+
+    def redrawn(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Other values of the parameters; all between them and the own ones keep the attributes, too."""
+        return [value_of(rng, *self.spec.parameters[int(p.name()[1:])], 1.0) for p in self.parameters]
 
     # Leaves, and what makes a shape of another
 
@@ -388,10 +395,11 @@ def check_problem(spec: ProblemSpec, counts: Counter | None = None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # cvxpy's own
             built = spec.build()
-            require(built.problem.is_dcp(), "grammar", lambda: f"not DCP: {built.problem}")
+            ruled = built.problem.is_dgp() if built.gp else built.problem.is_dcp()
+            require(ruled, "grammar", lambda: f"not {'DGP' if built.gp else 'DCP'}: {built.problem}")
         try:
             with heard():
-                layer = Layer(built.problem, built.parameters, built.outputs)
+                layer = Layer(built.problem, built.parameters, built.outputs, gp=built.gp)
         except CanonicalizationError as error:
             require("cvxpy's own reduction" in str(error) and _fails(built), "refused", str(error))
             counts["cvxpy's own reduction fails"] += 1
@@ -428,7 +436,7 @@ def _fails(built: Built) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            built.problem.get_problem_data(cp.SCS, ignore_dpp=True)
+            built.problem.get_problem_data(cp.SCS, gp=built.gp, ignore_dpp=True)
         except Exception:
             return True
     return False
@@ -441,7 +449,7 @@ def _reference(built: Built) -> tuple[str, float]:
         for parameter, value in zip(built.parameters, built.values, strict=True):
             parameter.value = value
         try:
-            built.problem.solve(solver=cp.CLARABEL)
+            built.problem.solve(solver=cp.CLARABEL, gp=built.gp)
         except Exception as error:
             return type(error).__name__, np.nan
     return built.problem.status, float(built.problem.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,7 +24,7 @@ from conelayers.conic import ConeSolution
 from conelayers.solution import Residuals
 from conelayers.solvers import SOLVERS, Instance, Settings
 
-__all__ = ["ProgramSpec", "check_program", "programs"]
+__all__ = ["ProgramSpec", "check_program", "check_same", "programs", "takers"]
 
 KINDS = ("regular", "kinked", "nearly kinked", "primal infeasible", "dual infeasible", "any")
 FLAWS = ("zero row", "duplicate row", "zero column", "opposite row")
@@ -69,6 +69,7 @@ class ProgramSpec:
     flaws: tuple[str, ...]
     spread: int
     seed: int
+    normwise: ClassVar[bool] = False  # how residuals are judged
 
     def build(self) -> Data:
         rng = np.random.default_rng(self.seed)
@@ -206,7 +207,7 @@ def check_program(spec: ProgramSpec, counts: Counter | None = None) -> None:
         except SolveError as error:
             (status,) = error.statuses
             counts[f"{spec.kind}: {status.value}"] += 1
-            if status in GIVEN_UP and _takers(spec, data) == ["SCS"]:
+            if status in GIVEN_UP and takers(data, spec.cones) == ["SCS"]:
                 # First-order only: dual exponential and power cones. It may end at its iteration limit on programs that others solve.
                 counts["SCS alone gave up"] += 1
                 return
@@ -221,7 +222,7 @@ def check_program(spec: ProgramSpec, counts: Counter | None = None) -> None:
             "warning",
             f"{status}: {warned}",
         )
-        if _takers(spec, data) == ["SCS"] and _is_ray(data, solution):
+        if takers(data, spec.cones) == ["SCS"] and _is_ray(data, solution):
             counts["SCS alone took a ray for a point"] += 1
             return
         require(data.certificate is None, "status", f"a program without a solution was {status.value}")
@@ -244,8 +245,8 @@ def _clean(h: np.ndarray) -> np.ndarray:
     return np.where(np.abs(h) < 1e-12, 0.0, h)
 
 
-def _takers(spec: ProgramSpec, data: Data) -> list[str]:
-    return [name for name, solver in SOLVERS.items() if solver.takes(spec.cones, bool(data.P.any()))]
+def takers(data: Data, cones: Cones) -> list[str]:
+    return [name for name, solver in SOLVERS.items() if solver.takes(cones, bool(data.P.any()))]
 
 
 def _check_plant(spec: ProgramSpec, data: Data) -> None:
@@ -311,21 +312,28 @@ def _check_claim(spec: ProgramSpec, data: Data, status: Status, message: str) ->
 
 def _equilibrated(cones: Cones, data: Data) -> Data:
     """Blocks of rows, columns and both vectors of size 1, which changes nothing of feasibility."""
+    rows, columns = _own_units(cones, data)
+    P, A = columns[:, None] * data.P * columns, rows[:, None] * data.A * columns
+    q, b = columns * data.q, rows * data.b
+    return Data(P, q * _inverse(np.abs(q).max()), A, b * _inverse(np.abs(b).max(initial=0)))
 
-    def inverse(size: np.ndarray) -> np.ndarray:
-        return 1 / np.where(size > 0, size, 1.0)
 
-    P, q, A, b = data[:4]
-    rows = np.ones(b.size)
+def _own_units(cones: Cones, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of the rows, one for each block, and of the columns, that make their largest entries 1."""
+    rows = np.ones(data.b.size)
     for _, _, block in blocks(cones):
-        rows[block] = inverse(np.abs(A[block]).max())
-    A, b = rows[:, None] * A, rows * b
-    columns = inverse(np.maximum(np.abs(A).max(axis=0, initial=0), np.sqrt(np.abs(np.diag(P)))))
-    P, q, A = columns[:, None] * P * columns, columns * q, A * columns
-    return Data(P, q * inverse(np.abs(q).max()), A, b * inverse(np.abs(b).max(initial=0)))
+        rows[block] = _inverse(np.abs(data.A[block]).max())
+    A = rows[:, None] * data.A
+    return rows, _inverse(np.maximum(np.abs(A).max(axis=0, initial=0), np.sqrt(np.abs(np.diag(data.P)))))
 
 
-def residuals(cones: Cones, data: Data, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> dict[str, tuple[float, float]]:
+def _inverse(size: np.ndarray) -> np.ndarray:
+    return 1 / np.where(size > 0, size, 1.0)
+
+
+def residuals(
+    cones: Cones, data: Data, x: np.ndarray, y: np.ndarray, s: np.ndarray, *, normwise: bool = False
+) -> dict[str, tuple[float, float]]:
     """The four errors relative to the largest numbers of the program, by plain NumPy and the membership tests of this file, and how much of
     each may be rounding.
     """
@@ -335,31 +343,56 @@ def residuals(cones: Cones, data: Data, x: np.ndarray, y: np.ndarray, s: np.ndar
     def largest(*parts: np.ndarray | float) -> float:
         return max(float(np.abs(h).max(initial=0)) for h in map(np.asarray, parts))
 
-    Px, Ax, ATy = P @ x, A @ x, A.T @ y
+    terms = float(x_ @ np.abs(P) @ x_ + np.abs(q) @ x_ + np.abs(b) @ y_)
     in_gap = 100 * eps * (np.abs(P).max(initial=0) * (x @ x) + np.abs(q) @ x_ + np.abs(b) @ y_)
-    primal, dual, gap = 1 + largest(Ax, s, b), 1 + largest(Px, ATy, q), 1 + largest(x @ Px, q @ x, b @ y)
-    cone = max(outside(cones, s, dual=False) / (1 + largest(s)), outside(cones, y, dual=True) / (1 + largest(y)))
     sums = np.abs(A) @ x_ + np.abs(s) + np.abs(b), np.abs(P) @ x_ + np.abs(A.T) @ y_ + np.abs(q)
+    primal_rounding, dual_rounding = 10 * eps * largest(sums[0]), 10 * eps * largest(sums[1])
+    if normwise:
+        on_rows = 10 * eps * np.abs(A).sum(axis=1) * largest(x)
+        on_columns = 10 * eps * (np.abs(P).sum(axis=1) * largest(x) + np.abs(A).sum(axis=0) * largest(y))
+        primal_rounding, dual_rounding = primal_rounding + largest(on_rows), dual_rounding + largest(on_columns)
+        in_gap += float(x_ @ on_columns + y_ @ on_rows)
+    # Relative to the terms: where those cancel, in bᵀy, say, rounding alone may be more than 1e−9 of what is left.
+    primal, dual, gap = 1 + largest(sums[0]), 1 + largest(sums[1]), 1 + terms
+    cone = max(outside(cones, s, dual=False) / (1 + largest(s)), outside(cones, y, dual=True) / (1 + largest(y)))
     return {
-        "primal": (largest(Ax + s - b) / primal, 10 * eps * largest(sums[0]) / primal),
-        "dual": (largest(Px + ATy + q) / dual, 10 * eps * largest(sums[1]) / dual),
-        "gap": (max(0.0, float(abs(x @ Px + q @ x + b @ y) - in_gap)) / gap, in_gap / gap),
-        "cone": (cone, 0.0),
+        "primal": (largest(A @ x + s - b) / primal, primal_rounding / primal),
+        "dual": (largest(P @ x + A.T @ y + q) / dual, dual_rounding / dual),
+        "gap": (max(0.0, float(abs(x @ P @ x + q @ x + b @ y) - in_gap)) / gap, in_gap / gap),
+        "cone": (
+            cone,
+            10 * eps * largest(y, s) / (1 + min(largest(s), largest(y))),
+        ),  # one is what v = y − s leaves of the other
     }
 
 
 def check_residuals(
-    cones: Cones, data: Data, point: tuple[np.ndarray, np.ndarray, np.ndarray], said: Residuals, status: Status
+    cones: Cones,
+    data: Data,
+    point: tuple[np.ndarray, np.ndarray, np.ndarray],
+    said: Residuals,
+    status: Status,
+    normwise: bool = False,
 ) -> None:
-    """Computed anew, they are what was said, and what the status promises."""
+    """Computed anew, they are what was said, and what the status promises.
+
+    normwise: x and y are not asked for more digits than the largest number of each has, as docs/method.md says of floors. Beside weights of
+    1e8 that is more than all that multipliers of 1 have. It is a statement about units in which the program's entries are about 1.
+    """
     require(all(np.isfinite(h).all() for h in point), "no NaN", "in a point that was returned")
     limit = SOLVED if status is Status.SOLVED else INACCURATE
-    for name, (ours, rounding) in residuals(cones, data, *point).items():
+    untold = SOLVED if normwise else 1e-12
+    if normwise:
+        rows, columns = _own_units(cones, data)
+        P, A = columns[:, None] * data.P * columns, rows[:, None] * data.A * columns
+        data = Data(P, columns * data.q, A, rows * data.b)
+        point = (point[0] / columns, point[1] / rows, rows * point[2])
+    for name, (ours, rounding) in residuals(cones, data, *point, normwise=normwise).items():
         theirs = float(getattr(said, name))
         require(ours <= 1.01 * limit + rounding, "residual", f"{name} {ours:.2e} of a point that is {status.value}")
         # What is said is relative to each row itself: more than this, but for rounding, which that leaves out.
         require(
-            ours <= 4 * theirs + 1e-12 + 64 * rounding, "residual", f"{name} is {ours:.2e}, said to be {theirs:.2e}"
+            ours <= 4 * theirs + untold + 64 * rounding, "residual", f"{name} is {ours:.2e}, said to be {theirs:.2e}"
         )
     _check_rows(data, *point, said)
 
@@ -376,7 +409,7 @@ def _check_rows(data: Data, x: np.ndarray, y: np.ndarray, s: np.ndarray, said: R
 
 
 def _check_point(spec: ProgramSpec, data: Data, solution: ConeSolution) -> None:
-    check_residuals(spec.cones, data, _points(solution), solution.residuals, solution.status)
+    check_residuals(spec.cones, data, _points(solution), solution.residuals, solution.status, spec.normwise)
     if data.x is not None and data.y is not None:
         _check_value(data, solution, data.x, data.y, SOLVED if solution.status is Status.SOLVED else INACCURATE)
 
@@ -391,11 +424,61 @@ def _check_value(data: Data, solution: ConeSolution, x: np.ndarray, y: np.ndarra
     require(abs(ours - planted) <= tolerance, "value", f"{ours!r}, planted {planted!r}, tolerance {tolerance:.1e}")
 
 
+def check_same(
+    data: Data,
+    alone: ConeSolution,
+    larger: ConeSolution,
+    columns: np.ndarray,
+    rows: np.ndarray,
+    seed: int,
+    counts: Counter,
+) -> None:
+    """A Finding where a program and a larger one that contains it, at ``columns`` and ``rows``, and adds nothing to it differ.
+
+    Values are the same; where every element is invertible so are the points, and where there is one element only, gradients too.
+    """
+    ours, theirs = data.value(alone.x), data.value(larger.x[columns])
+    tolerance = 1e-7 * (1 + abs(ours) + abs(data.q) @ abs(alone.x) + abs(data.b) @ abs(alone.y))
+    both_solved = alone.status is Status.SOLVED and larger.status is Status.SOLVED
+    if not both_solved:
+        counts["inaccurate"] += 1
+        return
+    require(abs(ours - theirs) <= tolerance, "value", f"{ours!r} alone, {theirs!r} in the larger program")
+    (certificate,), (other,) = alone.certify(), larger.certify()
+    if not (certificate.verdict.justified and other.verdict.justified):
+        counts[f"{certificate.verdict.value} alone, {other.verdict.value} in the larger program"] += 1
+        return
+    exact = max(1e-7, 1e-10 * certificate.condition)
+    pairs = {"x": (alone.x, larger.x[columns]), "y": (alone.y, larger.y[rows])}
+    largest = max(float(np.abs(h).max(initial=0)) for h in (alone.x, alone.y, alone.s))
+    for name, (h, k) in pairs.items():
+        error, size = float(np.abs(h - k).max(initial=0)), max(float(np.abs(h).max(initial=0)), 1e-3 * largest)
+        require(error <= exact * size, "same point", f"{name} differs by {error:.1e}, size {size:.1e}")
+    if not certificate.verdict is other.verdict is Verdict.CLASSICAL:
+        return
+    rng = np.random.default_rng(seed + 2)
+    gx, gy = rng.standard_normal(alone.x.size), rng.standard_normal(alone.y.size)
+    wide = np.zeros(larger.x.size), np.zeros(larger.y.size)
+    wide[0][columns], wide[1][rows] = gx, gy
+    with heard() as warned:
+        _, dq, _, db = alone.vjp(gx, gy, np.zeros_like(gy))
+        _, dq2, _, db2 = larger.vjp(*wide, np.zeros(larger.y.size))
+    require(not warned, "verdict", f"classical, and {warned}")
+    margin = float(np.min(certificate.margins / np.maximum(1, largest), initial=np.inf))
+    if 1e-10 * certificate.condition**2 >= 1e-4 or margin < 1e-4:
+        counts["gradients: too near a kink, or too ill-conditioned"] += 1
+        return
+    size = max(float(np.abs(h).max(initial=0)) for h in (dq, db))
+    error = max(float(np.abs(dq - dq2[columns]).max(initial=0)), float(np.abs(db - db2[rows]).max(initial=0)))
+    require(error <= 1e-5 * size, "same gradient", f"differs by {error:.1e}, size {size:.1e}")
+    counts["gradients: agree"] += 1
+
+
 def _check_solvers(
     spec: ProgramSpec, data: Data, status: Status, solution: ConeSolution | None, counts: Counter
 ) -> None:
     """No two backends contradict each other. One that gives up (FAILED, a limit) has no opinion, and is counted."""
-    for name in _takers(spec, data):
+    for name in takers(data, spec.cones):
         try:
             with heard():
                 other = data.solve(spec.cones, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,13 @@ import fuzzing
 import numpy as np
 import pytest
 from fuzzing import Finding
+from fuzzing_adapters import adapters, check_adapters
+from fuzzing_bounds import bounds, check_bounds
+from fuzzing_geometric import geometric_programs
+from fuzzing_penalties import check_penalties, penalties
 from fuzzing_problems import ProblemSpec, check_problem, problems
 from fuzzing_programs import KINDS, ProgramSpec, check_program, programs
+from fuzzing_warm import check_warm, warm_starts
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from unit_changes import check_units, unit_changes
@@ -62,6 +66,52 @@ def test_units() -> None:
     """Planted programs of any structure in other units; those of the suite's own structures are in test_units.py."""
     counts = drawn(unit_changes(), check_units, 40)
     assert counts["such programs are seldom well conditioned"] <= 10, counts
+
+
+def test_bounds() -> None:
+    """Bounds from 1e6 to infinity that do not bind change nothing."""
+    counts = drawn(bounds(), check_bounds, 12)
+    assert counts["gradients: agree"] >= 2, counts
+
+
+def test_penalties() -> None:
+    """Exact penalties of weights up to 1e8 leave the point and the gradients; squared ones move them as planted."""
+    counts = drawn(penalties(), check_penalties, 8)
+    assert counts["gradients: agree"] >= 1, counts
+
+
+def test_geometric_programs() -> None:
+    """What holds of problems holds of geometric programs."""
+    counts = drawn(geometric_programs(), check_problem, 6)
+    assert counts["differences: agree"] >= 3, counts
+
+
+def test_warm_starts() -> None:
+    """A layer that is called again answers as one that starts cold."""
+    counts = drawn(warm_starts(), check_warm, 8)
+    assert counts["the same point"] >= 8, counts
+
+
+def test_adapters() -> None:
+    """Points and gradients of the torch and the JAX layer are the host's."""
+    counts = drawn(adapters(), check_adapters, 5)
+    assert counts["torch: gradients agree"] >= 1, counts
+    assert counts["jax: gradients agree"] >= 1, counts
+
+
+@pytest.mark.parametrize("kind", fuzz.KINDS)
+def test_an_example_can_be_repeated_from_its_text(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a finding prints is evaluated to the same example."""
+    seen: list[Any] = []
+
+    def check(spec: Any, counts: Counter) -> None:
+        seen.append(spec)
+
+    monkeypatch.setitem(fuzz.KINDS, kind, fuzz.KINDS[kind]._replace(check=check))
+    drawn(fuzz.KINDS[kind].strategy(), check, 3)
+    for spec in tuple(seen):
+        fuzz.one_example(repr(spec))
+        assert seen[-1] == spec
 
 
 FOUND: dict[str, tuple[Callable[[Any], None], Any]] = {
@@ -149,14 +199,15 @@ def test_what_was_found_stays_mended(name: str) -> None:
 
 def test_an_example_that_takes_too_long_is_a_finding() -> None:
     with pytest.raises(Finding, match="no hang"), fuzzing.within(0.05):
-        threading.Event().wait(10)
+        while True:
+            pass
 
 
 def test_a_round_tells_the_smallest_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def check(spec: ProgramSpec, counts: Counter) -> None:
         fuzzing.require(spec.n < 3, "a rule", "broken")
 
-    monkeypatch.setitem(fuzz.KINDS, "programs", (programs, check, 30))
+    monkeypatch.setitem(fuzz.KINDS, "programs", fuzz.KINDS["programs"]._replace(check=check))
     fuzz.one_round("programs", 1, 30, True, tmp_path)
     failed = json.loads((tmp_path / "result").read_text())["failed"]
     assert failed["error"] == "a rule: broken"

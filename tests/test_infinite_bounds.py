@@ -14,6 +14,7 @@ import torch
 
 from conelayers import (
     LPGD,
+    Cones,
     Layer,
     Monitor,
     ProximalSmoothing,
@@ -94,6 +95,17 @@ def test_slacks_of_bounds_that_do_not_bound_are_infinite_and_their_multipliers_z
     assert not solution.y[np.isinf(solution.s)].any()
     assert np.isfinite(solution.residuals.worst)
     assert solution.residuals.worst < 1e-9
+
+
+def test_where_all_bounds_are_infinite_there_are_none():
+    """Found by fuzzing: where all of b is infinite nothing dwarfs anything, and in linear programs the rows came into the solvers."""
+    rows = (None, np.zeros(2), np.eye(2), np.full(2, INF), Cones(nonneg=2))
+    solution = solve_and_differentiate(*rows)
+    assert solution.status is Status.SOLVED
+    np.testing.assert_array_equal(solution.x, 0.0)
+    assert np.isinf(solution.s).all()
+    with pytest.raises(SolveError, match="dual infeasible"):
+        solve_and_differentiate(None, np.array([-1.0, 0.0]), *rows[2:])
 
 
 x, c, u = cp.Variable(3, name="x"), cp.Parameter(3, name="c"), cp.Parameter(3, name="u")
