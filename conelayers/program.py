@@ -297,18 +297,33 @@ class Magnitudes(NamedTuple):
 
 
 @final
-class Components(NamedTuple):
+@dataclass(frozen=True)
+class Components:
     """Parts of a program that have nothing to do with each other: the number of each column's (n,) and row's (m,), and how many there are."""
 
     columns: np.ndarray
     rows: np.ndarray
-    count: int
+    number: int
 
-    def maxima(self, values: np.ndarray, of: np.ndarray) -> np.ndarray:
-        """The largest of nonnegative values (B, k) in each component, (B, count), where ``of`` (k,) are those of the values."""
-        out = np.zeros((values.shape[0], self.count))
-        np.maximum.at(out, (slice(None), of), values)
-        return out
+    @cached_property
+    def _sorted(self) -> tuple[tuple[np.ndarray, Segments], ...]:
+        """The columns, and the rows, component by component."""
+        labels = np.arange(self.number)
+        found = []
+        for of in (self.columns, self.rows):
+            order = np.argsort(of, kind="stable")
+            found.append((order, Segments(np.searchsorted(of[order], labels), of.size)))
+        return tuple(found)
+
+    def column_maxima(self, values: np.ndarray) -> np.ndarray:
+        """The largest of nonnegative values (B, n) in each component, (B, number); 0 where it has no column."""
+        order, segments = self._sorted[0]
+        return segments.maxima(values[:, order])
+
+    def row_maxima(self, values: np.ndarray) -> np.ndarray:
+        """The same for the rows, from (B, m)."""
+        order, segments = self._sorted[1]
+        return segments.maxima(values[:, order])
 
 
 @final

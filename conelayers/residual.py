@@ -195,15 +195,15 @@ def _floors(program: ConeProgram, point: Point, least: float = _LEAST) -> _Sizes
     x_size = x_rows = ROUNDING * np.maximum(largest(point.x), least)[:, None]
     if components is not None:
         # What a row has nothing to do with, not even through others, does not excuse it.
-        data = np.maximum(components.maxima(np.abs(program.q), components.columns), least)
-        of_x = ROUNDING * np.maximum(components.maxima(np.abs(point.x), components.columns), data)
+        data = np.maximum(components.column_maxima(np.abs(program.q)), least)
+        of_x = ROUNDING * np.maximum(components.column_maxima(np.abs(point.x)), data)
         x_size, x_rows = (np.minimum(x_size, of_x[:, h]) for h in (components.columns, components.rows))
     Px = sizes.columns_of_P * x_size
     own = Px + ROUNDING * np.abs(program.q)
     y_size = np.maximum(ROUNDING * largest(point.y), own.max(axis=1, initial=ROUNDING * least))[:, None]
     if components is not None:
-        of_y = ROUNDING * np.maximum(components.maxima(np.abs(point.y), components.rows), data)
-        y_size = np.minimum(y_size, np.maximum(of_y, components.maxima(own, components.columns))[:, components.columns])
+        of_y = ROUNDING * np.maximum(components.row_maxima(np.abs(point.y)), data)
+        y_size = np.minimum(y_size, np.maximum(of_y, components.column_maxima(own))[:, components.columns])
     rows = program.structure.cones.block_maxima(sizes.rows_of_A)
     return _Sizes(Px + sizes.columns_of_A * y_size, rows * x_rows, own)
 
