@@ -327,6 +327,9 @@ def _own_units(cones: Cones, data: Data) -> tuple[np.ndarray, np.ndarray]:
     return rows, _inverse(np.maximum(np.abs(A).max(axis=0, initial=0), np.sqrt(np.abs(np.diag(data.P)))))
 
 
+_UNITS = 4  # by which entries may differ between units in which all are about 1: two equilibrations of one program do
+
+
 def _inverse(size: np.ndarray) -> np.ndarray:
     return 1 / np.where(size > 0, size, 1.0)
 
@@ -348,8 +351,8 @@ def residuals(
     sums = np.abs(A) @ x_ + np.abs(s) + np.abs(b), np.abs(P) @ x_ + np.abs(A.T) @ y_ + np.abs(q)
     primal_rounding, dual_rounding = 10 * eps * largest(sums[0]), 10 * eps * largest(sums[1])
     if normwise:
-        on_rows = 64 * eps * np.abs(A).sum(axis=1) * largest(x)
-        on_columns = 64 * eps * (np.abs(P).sum(axis=1) * largest(x) + np.abs(A).sum(axis=0) * largest(y))
+        on_rows = _UNITS * 64 * eps * np.abs(A).sum(axis=1) * largest(x)
+        on_columns = _UNITS * 64 * eps * (np.abs(P).sum(axis=1) * largest(x) + np.abs(A).sum(axis=0) * largest(y))
         primal_rounding, dual_rounding = primal_rounding + largest(on_rows), dual_rounding + largest(on_columns)
         in_gap += float(x_ @ on_columns + y_ @ on_rows)
     # Relative to the terms: where those cancel, in bᵀy, say, rounding alone may be more than 1e−9 of what is left.
