@@ -16,7 +16,7 @@ is known to the rounding of the largest one at best, which where xⱼ itself is 
     φᵢ = 64 ε Σ|Aᵢⱼ| ‖x‖∞,       φⱼ = 64 ε (Σ|Pⱼₖ| ‖x‖∞ + Σ|Aᵢⱼ| ‖y‖∞)
 
 of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error", 1989), where y, being found
-from Px + q, counts as no less than the largest Σ|Pⱼₖ xₖ| + |qⱼ|: at a solution without active constraints all of y is rounding. Both count as √ε at
+from Px + q, counts as no less than the largest Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|: at a solution without active constraints all of y is rounding. Both count as √ε at
 least, the equilibration having given them the size 1. In a component of the program, which has nothing to do with the others, ‖x‖∞ and ‖y‖∞ are no larger than
 its own, or its largest |q|. All of these are numbers without units, and no row hides behind another.
 """
@@ -139,8 +139,7 @@ def _error_bounds(program: ConeProgram, point: Point) -> BackwardErrors:
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def _backward_errors(program: ConeProgram, point: Point) -> BackwardErrors:
-    terms = _terms(program, point)
-    floors, sizes = _floors(program, point, terms.own), _floors(program, point, terms.own, 0.0)
+    terms, floors, sizes = _terms(program, point), _floors(program, point), _floors(program, point, 0.0)
     abs_x, abs_y, F1, F2 = np.abs(point.x), np.abs(point.y), np.abs(point.F1), np.abs(point.F2)
     gap_floor = _dot(abs_x, floors.columns) + _dot(abs_y, floors.rows)
     gap_terms = _dot(abs_x, terms.own) + _dot(np.abs(program.b), abs_y)
@@ -168,8 +167,7 @@ def _total(point: Point) -> np.ndarray:
 
 def rounding_of(program: ConeProgram, point: Point) -> tuple[np.ndarray, np.ndarray]:
     """What rounding makes of F₁ (B, n) and F₂ (B, m) at a point of an equilibrated program, entry by entry."""
-    terms = _terms(program, point)
-    floors = _floors(program, point, terms.own)
+    terms, floors = _terms(program, point), _floors(program, point)
     share = _EPSILON / ROUNDING
     return _EPSILON * terms.columns + share * floors.columns, _EPSILON * terms.rows + share * floors.rows
 
@@ -192,8 +190,7 @@ def _terms(program: ConeProgram, point: Point) -> _Sizes:
     return _Sizes(own + sizes.A.rmatvec(np.abs(point.y)), rows, own)
 
 
-def _floors(program: ConeProgram, point: Point, balanced: np.ndarray, least: float = _LEAST) -> _Sizes:
-    """φ; ``balanced`` is what y balances, |P||x| + |q|, (B, n)."""
+def _floors(program: ConeProgram, point: Point, least: float = _LEAST) -> _Sizes:
     sizes, components = program.magnitudes, program.structure.components
     x_size = x_rows = ROUNDING * np.maximum(largest(point.x), least)[:, None]
     if components is not None:
@@ -203,12 +200,10 @@ def _floors(program: ConeProgram, point: Point, balanced: np.ndarray, least: flo
         x_size, x_rows = (np.minimum(x_size, of_x[:, h]) for h in (components.columns, components.rows))
     Px = sizes.columns_of_P * x_size
     own = Px + ROUNDING * np.abs(program.q)
-    y_size = ROUNDING * np.maximum(largest(point.y), balanced.max(axis=1, initial=least))[:, None]
+    y_size = np.maximum(ROUNDING * largest(point.y), own.max(axis=1, initial=ROUNDING * least))[:, None]
     if components is not None:
         of_y = ROUNDING * np.maximum(components.row_maxima(np.abs(point.y)), data)
-        y_size = np.minimum(
-            y_size, np.maximum(of_y, ROUNDING * components.column_maxima(balanced))[:, components.columns]
-        )
+        y_size = np.minimum(y_size, np.maximum(of_y, components.column_maxima(own))[:, components.columns])
     rows = program.structure.cones.block_maxima(sizes.rows_of_A)
     return _Sizes(Px + sizes.columns_of_A * y_size, rows * x_rows, own)
 
