@@ -9,7 +9,7 @@ JOBS ?= 2
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint audit bench sweep fuzz docs package clean
+.PHONY: demo test check lint audit bench sweep fuzz docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -17,6 +17,10 @@ demo: $(VENV)/.demo
 # In two processes, each with one thread of BLAS: more would fight for the cores.
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+# For the loop while writing: lint, and the first case of every test but those for JAX and the fuzzing; some two minutes.
+check: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --once
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

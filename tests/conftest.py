@@ -1,9 +1,25 @@
-"""JAX's threads and the forked workers of the torch tests do not go together: what starts JAX runs last."""
+"""What pytest is told about the suite: an order of the tests, and a choice for the loop while writing."""
 
 from __future__ import annotations
 
 import pytest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--once", action="store_true", help="the first case of every test, without JAX and fuzzing (`make check`)"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # JAX's threads and the forked workers of the torch tests do not go together: what starts JAX runs last.
     items.sort(key=lambda item: "jax" in item.path.name)
+    if config.getoption("--once"):
+        seen: set[str] = set()
+        kept, left = [], []
+        for item in items:
+            name = item.nodeid.partition("[")[0]
+            (left if name in seen or "jax" in name or "test_fuzzing" in name else kept).append(item)
+            seen.add(name)
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
