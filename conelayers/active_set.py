@@ -51,7 +51,9 @@ class ActiveSet(Route):
         return bool(single[cones.zero :].all()) and _FEW * int((~single[: cones.zero]).sum()) <= n
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """The solution, with its factors, of each instance where the steps come to an end, and what there is a certificate of."""
+        """The solution, with its factors, of each instance where the steps come to an end, and what there is a
+        certificate of.
+        """
         x, v = np.zeros_like(program.q), np.zeros_like(program.b)
         status, parts = [Status.FAILED] * program.batch, list[Part]()
         # First of all, because one singular matrix makes the factorization of all a slower one.

@@ -1,8 +1,9 @@
 """Bounds that contradict each other, or one row: what a presolve finds in one pass over the entries, for a whole batch.
 
-Rows of A with one entry bound a variable, l ≤ x ≤ u. Where lⱼ > uⱼ, those two rows add up to a contradiction. And where the least value of
-a row over the box, its activity Σ min(aᵢⱼlⱼ, aᵢⱼuⱼ), exceeds bᵢ, the row and the bounds that its terms are taken from do
-(Andersen and Andersen, "Presolving in linear programming", 1995; Brearley, Mitra, Williams 1975). An equality is looked at from both sides.
+Rows of A with one entry bound a variable, l ≤ x ≤ u. Where lⱼ > uⱼ, those two rows add up to a contradiction. And where
+the least value of a row over the box, its activity Σ min(aᵢⱼlⱼ, aᵢⱼuⱼ), exceeds bᵢ, the row and the bounds that its
+terms are taken from do (Andersen and Andersen, "Presolving in linear programming", 1995; Brearley, Mitra, Williams
+1975). An equality is looked at from both sides.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ __all__ = ["contradiction_of_bounds"]
 
 
 def contradiction_of_bounds(program: ConeProgram) -> np.ndarray:
-    """y (B, m) ≥ 0 on the inequality rows with Aᵀy = 0, up to rounding, and bᵀy < 0; zero where there is no such contradiction."""
+    """y (B, m) ≥ 0 on the inequality rows with Aᵀy = 0, up to rounding, and bᵀy < 0; zero where there is no such
+    contradiction.
+    """
     y = np.zeros_like(program.b)
     index = np.flatnonzero(_contrary(program))
     if index.size:
@@ -31,7 +34,9 @@ def contradiction_of_bounds(program: ConeProgram) -> np.ndarray:
 
 
 def _contrary(program: ConeProgram) -> np.ndarray:
-    """Where there may be such a contradiction, (B,) bool: the same values without the rows that they come from, which cost more."""
+    """Where there may be such a contradiction, (B,) bool: the same values without the rows that they come from, which
+    cost more.
+    """
     rows, cols = program.structure.singletons
     none = np.zeros(program.batch, dtype=bool)
     if not rows.size:
@@ -57,7 +62,9 @@ def _contrary(program: ConeProgram) -> np.ndarray:
 
 @final
 class _Bounds:
-    """The tightest bound of each variable, its row and that row's entry, (B, n) each; infinite, −1 and 1 where there is none."""
+    """The tightest bound of each variable, its row and that row's entry, (B, n) each; infinite, −1 and 1 where there is
+    none.
+    """
 
     def __init__(self, shape: tuple[int, int], worst: float) -> None:
         self.value = np.full(shape, worst)
@@ -108,8 +115,9 @@ def _crossing(lower: _Bounds, upper: _Bounds, y: np.ndarray) -> None:
 
 @final
 class _Activity(NamedTuple):
-    """Rows with more than one entry, times a sign: their entries' positions, row by row, where each row starts and how many it has;
-    the entries' columns and values (B or 1, entries), and by what part of its terms the least value of a row exceeds b (B, rows).
+    """Rows with more than one entry, times a sign: their entries' positions, row by row, where each row starts and how
+    many it has; the entries' columns and values (B or 1, entries), and by what part of its terms the least value of a
+    row exceeds b (B, rows).
     """
 
     rows: np.ndarray

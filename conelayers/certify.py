@@ -121,7 +121,8 @@ def _near_kinks(cones: Cones, point: Point) -> np.ndarray:
     if not cones.dimension:
         return np.zeros(len(v), dtype=bool)
     near = np.any((np.abs(v) <= _NEAR)[:, cones.zero :] & cones.orthant_rows[cones.zero :], axis=1)
-    # Near the boundary of a curved cone or of its polar one of y and s is next to nothing; among eigenvalues nothing shows.
+    # Near the boundary of a curved cone or of its polar one of y and s is next to nothing; among eigenvalues nothing
+    # shows.
     if cones.curved and (cones.psd or cones.hermitian or _one_sided(cones, point)):
         distances = cones.extremes(v, np.zeros_like(v))[2]
         near |= np.any(distances <= _NEAR * np.maximum(1.0, cones.block_maxima(np.abs(v))), axis=1)

@@ -112,7 +112,8 @@ class ZeroDerivativeWarning(ConelayersWarning):
 class SingularDerivativeError(ArithmeticError):
     """The derivative's linear system is singular, and the layer was told to raise then.
 
-    ``certificate`` says why, in full: it is made when it is read (or pickled) for the first time; None where none can be.
+    ``certificate`` says why, in full: it is made when it is read (or pickled) for the first time; None where none can
+    be.
     """
 
     def __init__(self, message: str, certificate: object = None) -> None:

@@ -106,7 +106,9 @@ def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x
 
 
 def _asked_for(A: Matrix, b: np.ndarray, y: np.ndarray) -> float:
-    """The size of the x that the rows of Ax = b in which y is not zero ask for: times the rounding of Aᵀy it is what bᵀy may be by chance."""
+    """The size of the x that the rows of Ax = b in which y is not zero ask for: times the rounding of Aᵀy it is what
+    bᵀy may be by chance.
+    """
     rows = np.asarray(abs(sp.csr_array(A)).max(axis=1).todense()).ravel()
     concerned = (y != 0) & (rows > 0)
     return float((np.abs(b[concerned]) / rows[concerned]).max(initial=0.0))
@@ -165,8 +167,8 @@ def proven(program: ConeProgram, rays: Rays, jobs: int = 1, searched: Collection
 
 
 def _proven_at_once(program: ConeProgram, rays: Rays, jobs: int, searched: Collection[int]) -> dict[int, Status]:
-    """What array operations prove of small programs on orthants: a certificate close to a ray that was left, or an exact search for
-    one, where such a ray is a rough one already, and for ``searched``.
+    """What array operations prove of small programs on orthants: a certificate close to a ray that was left, or an
+    exact search for one, where such a ray is a rough one already, and for ``searched``.
     """
     if not is_small(program.structure) or out_of_time():
         return {}

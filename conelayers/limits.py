@@ -50,7 +50,9 @@ def out_of_time() -> bool:
 
 
 class OutOfTime(Exception):
-    """The limit has passed in the middle of work that is of no use unless it is finished; whoever began it catches this."""
+    """The limit has passed in the middle of work that is of no use unless it is finished; whoever began it catches
+    this.
+    """
 
 
 def check_time() -> None:

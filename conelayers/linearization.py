@@ -73,8 +73,8 @@ def always(i: int, null: NullVectors) -> bool:
 @final
 class Trouble(NamedTuple):
     """What is wrong with a linear system: its relative residual (B,), where K is singular (B,), the instances in which that
-    reaches what was asked for, those for which the system has no solution, what it means, and the instances that max_seconds
-    left without an answer.
+    reaches what was asked for, those for which the system has no solution, what it means, and the instances that
+    max_seconds left without an answer.
     """
 
     error: np.ndarray
@@ -369,8 +369,8 @@ class Linearization:
         self, steps: _Steps, moves: _Moves, consequence: str = "", tell: Tell = ignored
     ) -> tuple[_Pair, Trouble]:
         """Solve on K, refine on J; where a factor does not deliver, or the ambiguity of a singular K reaches what was asked for,
-        with the pseudo-inverse. The solution, NaN where time ran out, and what is wrong with it, of which ``tell`` is told: of
-        ambiguity before the pseudo-inverse is computed, of the rest when it is known.
+        with the pseudo-inverse. The solution, NaN where time ran out, and what is wrong with it, of which ``tell`` is
+        told: of ambiguity before the pseudo-inverse is computed, of the rest when it is known.
         """
         with one_blas_thread(self.program.structure.wants_one_blas_thread), time_limit(self.max_seconds):
             factorization = self.factorization

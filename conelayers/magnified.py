@@ -1,14 +1,15 @@
 """Polyhedral programs whose constraints are next to coinciding: a solve of what is left, in units of what is left.
 
-Which rows are active cannot be told from a point whose error ε is larger than their slacks are apart: w ≥ 0 and w ≥ 1e−9, at a point
-to 1e−6. Newton's steps then jump from one set of rows to another, most of them with a singular J. Seen from the point x̂, with
-x = x̂ + εz and s = εs', the same program is
+Which rows are active cannot be told from a point whose error ε is larger than their slacks are apart: w ≥ 0 and w ≥
+1e−9, at a point to 1e−6. Newton's steps then jump from one set of rows to another, most of them with a singular J. Seen
+from the point x̂, with x = x̂ + εz and s = εs', the same program is
 
     minimize ½ε zᵀPz + (Px̂ + q)ᵀz   subject to   Az + s' = (b − Ax̂)/ε,  s' ∈ K,
 
-with the same multipliers. An interior point's solve of it to 1e−9 tells slacks of 1e−9 ε apart, and the next one, from there, those
-of 1e−18 (Gleixner, Steffy, Wolter, "Iterative refinement for linear programming", 2016, zoom in on both x and y). Only slacks of
-orthants may be shifted in this way. Rows far away are left out; whether they hold is seen by the residuals of the whole program.
+with the same multipliers. An interior point's solve of it to 1e−9 tells slacks of 1e−9 ε apart, and the next one, from
+there, those of 1e−18 (Gleixner, Steffy, Wolter, "Iterative refinement for linear programming", 2016, zoom in on both x
+and y). Only slacks of orthants may be shifted in this way. Rows far away are left out; whether they hold is seen by the
+residuals of the whole program.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What the null vectors of J mean to the user: which variables move along them, and which constraints depend on each other.
+"""What the null vectors of J mean to the user: which variables move along them, and which constraints depend on each
+other.
 
-ker J is the direct sum of {dx : P dx = 0, D A dx = 0} and {w ∈ ker(I − D) : Aᵀw = 0}: the directions in which the minimizer is not
-unique, and those in which multipliers are not.
+ker J is the direct sum of {dx : P dx = 0, D A dx = 0} and {w ∈ ker(I − D) : Aᵀw = 0}: the directions in which the
+minimizer is not unique, and those in which multipliers are not.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _SHOWN = 5  # names in one sentence
 
 @final
 class NullDirections(NamedTuple):
-    """Whether the two conditions of strong regularity hold (None: not tested), and the largest entries (n,) and (m,) of the null directions that
-    the user can see, in the equilibrated units.
+    """Whether the two conditions of strong regularity hold (None: not tested), and the largest entries (n,) and (m,) of
+    the null directions that the user can see, in the equilibrated units.
     """
 
     second_order: bool | None
@@ -31,7 +32,9 @@ class NullDirections(NamedTuple):
 
     @classmethod
     def of(cls, dx: np.ndarray, dy: np.ndarray, names: Names, units: np.ndarray) -> NullDirections:
-        """Of null vectors (dx, dy) (k, n), (k, m) that span ker J, or of random ones that stand for it; units (n,) are the user's of x."""
+        """Of null vectors (dx, dy) (k, n), (k, m) that span ker J, or of random ones that stand for it; units (n,) are
+        the user's of x.
+        """
         moving = np.max(np.abs(names.visible(_basis(dx), units)), axis=0, initial=0.0)
         dependent = np.max(np.abs(names.felt(_basis(dy))), axis=0, initial=0.0)
         return cls(not moving.any(), not dependent.any(), moving, dependent)

@@ -33,8 +33,10 @@ _INTERIOR_CURVED = 1e-4  # exponential and power cones: Newton's steps converge 
 _INTERIOR_FLAT = 1e-6  # orthants and second-order cones: the last iterations cost less than the Newton steps they save
 _INTERIOR_LINEAR = 1e-9  # an LP's vertex has to be found among many
 _CURVED = frozenset({"exp", "power"})
-# Full Newton steps in a row that lead nowhere better, from which active sets go round in circles. Of 1900 polyhedral programs on which
-# Newton's steps arrived, 25 took more than two of those, and one of a quadratic objective; an interior point has fewer rows to change.
+# Full Newton steps in a row that lead nowhere better, from which active sets go round in circles. Of 1900 polyhedral
+# programs on which
+# Newton's steps arrived, 25 took more than two of those, and one of a quadratic objective; an interior point has fewer
+# rows to change.
 _PATIENCE = 3
 _INTERIOR_PATIENCE = 1
 _SPARSE = 12  # entries of P and A per row and column up to which ten factorizations cost less than SCS's iterations

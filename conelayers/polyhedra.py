@@ -1,12 +1,14 @@
-"""Which small programs on orthants have no solution: both theorems of alternatives as projections, by the active set kernel.
+"""Which small programs on orthants have no solution: both theorems of alternatives as projections, by the active set
+kernel.
 
-    minimize ½‖x‖²       subject to b − Ax ∈ K                ends at a feasible point, or with y: Aᵀy = 0, y ∈ K*, bᵀy < 0
-    minimize ½‖x + q‖²   subject to Px = 0, −Ax ∈ K           ends at a ray x, for which qᵀx = −‖x‖², or at zero
+    minimize ½‖x‖²       subject to b − Ax ∈ K           ends at a feasible point, or with y: Aᵀy = 0, y ∈ K*, bᵀy < 0
+    minimize ½‖x + q‖²   subject to Px = 0, −Ax ∈ K      ends at a ray x, for which qᵀx = −‖x‖², or at zero
 
-Both are strictly convex whatever P is, and −q itself is the polar of the second one's rays: where there is one, it is found. Equations
-that depend on each other (and Px = 0 always) are taken out first: with Π the projection on the null space of the equations' rows E, and
-x₀ = E⁺e their solution of the least norm, x = x₀ + Πu fulfils them for every u. Where Ex₀ is not e, y = Ex₀ − e is a certificate of it.
-The point or ray that is found is a candidate: polyhedral_rays.py says whether it is a certificate.
+Both are strictly convex whatever P is, and −q itself is the polar of the second one's rays: where there is one, it is
+found. Equations that depend on each other (and Px = 0 always) are taken out first: with Π the projection on the null
+space of the equations' rows E, and x₀ = E⁺e their solution of the least norm, x = x₀ + Πu fulfils them for every u.
+Where Ex₀ is not e, y = Ex₀ − e is a certificate of it. The point or ray that is found is a candidate:
+polyhedral_rays.py says whether it is a certificate.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ def is_small(structure: Structure) -> bool:
 
 
 def infeasible(program: ConeProgram, jobs: int = 1) -> list[Status | None]:
-    """PRIMAL_INFEASIBLE or DUAL_INFEASIBLE where there is a certificate, and for the latter a feasible point, None elsewhere.
+    """PRIMAL_INFEASIBLE or DUAL_INFEASIBLE where there is a certificate, and for the latter a feasible point, None
+    elsewhere.
 
-    Orthants only. Programs too large for dense matrices are looked at for contradictions of bounds and single rows alone.
+    Orthants only. Programs too large for dense matrices are looked at for contradictions of bounds and single rows
+    alone.
     """
     empty, has_point = examined(program, jobs)
     falls = np.zeros(program.batch, dtype=bool)
@@ -52,9 +56,11 @@ def infeasible(program: ConeProgram, jobs: int = 1) -> list[Status | None]:
 
 
 def examined(program: ConeProgram, jobs: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Which instances have a certificate that no point is feasible, and which a feasible point, up to rounding, each (B,) bool.
+    """Which instances have a certificate that no point is feasible, and which a feasible point, up to rounding, each
+    (B,) bool.
 
-    What is in neither is not known: other cones, or orthants too large for dense matrices without a contradiction of bounds.
+    What is in neither is not known: other cones, or orthants too large for dense matrices without a contradiction of
+    bounds.
     """
     empty, has_point = np.zeros(program.batch, dtype=bool), np.zeros(program.batch, dtype=bool)
     finite = np.isfinite(program.q).all(axis=1) & np.isfinite(program.b).all(axis=1)
@@ -70,7 +76,9 @@ def examined(program: ConeProgram, jobs: int = 1) -> tuple[np.ndarray, np.ndarra
 
 
 def has_contrary_bounds(program: ConeProgram) -> np.ndarray:
-    """Which instances have bounds, or a row and bounds, that contradict each other, (B,) bool: the cheapest test there is."""
+    """Which instances have bounds, or a row and bounds, that contradict each other, (B,) bool: the cheapest test there
+    is.
+    """
     y = contradiction_of_bounds(program)
     shown = np.zeros(program.batch, dtype=bool)
     index = np.flatnonzero(y.any(axis=1))
@@ -105,8 +113,8 @@ def _projected(program: ConeProgram, jobs: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _fulfils(program: ConeProgram, x: np.ndarray) -> np.ndarray:
-    """Whether b − Ax ∈ K up to rounding: each row relative to its own terms, and all of them, as distances in the maximum norm, to the
-    largest distance that b asks for. An x far beyond that hides contradictions in its rounding.
+    """Whether b − Ax ∈ K up to rounding: each row relative to its own terms, and all of them, as distances in the
+    maximum norm, to the largest distance that b asks for. An x far beyond that hides contradictions in its rounding.
     """
     left, zero = program.Ax(x) - program.b, program.structure.cones.zero
     left[:, zero:] = np.maximum(left[:, zero:], 0.0)

@@ -3,9 +3,10 @@
     y ≥ 0 on the inequality rows, Aᵀy = 0, bᵀy < 0                no x has b − Ax ∈ K
     Px = 0, Ax = 0 on the equality rows, Ax ≤ 0, qᵀx < 0          the objective falls for ever where it is feasible
 
-They are believed to the standard of infeasible.py, which has it for one instance and for all cones. The equations that a ray h ought to
-fulfil are N h = 0. With h = |h| d, and M the matrix N diag(|h|) with rows of size one, the nearest d that does is d − M⁺M d: relative to each
-entry, so that what is small keeps its digits. A ridge takes the place of the rank decision in M⁺, and repetitions take its effect out.
+They are believed to the standard of infeasible.py, which has it for one instance and for all cones. The equations that
+a ray h ought to fulfil are N h = 0. With h = |h| d, and M the matrix N diag(|h|) with rows of size one, the nearest d
+that does is d − M⁺M d: relative to each entry, so that what is small keeps its digits. A ridge takes the place of the
+rank decision in M⁺, and repetitions take its effect out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ __all__ = [
 ]
 
 ROUNDING = 1e-12  # of an equation's own terms, and of a block's own size
-FALLS = 1e-9  # of the sum's own absolute values: what bᵀy or qᵀx have to be at least, as what is within 1e−9 counts as solved
+# Of the sum's own absolute values: what bᵀy or qᵀx have to be at least, as what is within 1e−9 counts as solved
+FALLS = 1e-9
 FAR = 1e-4  # what is left of an equation lets only points that are so many times larger than b or q ask for be feasible
 NOISE = 1e-8  # of the largest block: what may be left of one that has to vanish
 _TIGHT = 1e-6  # of its own terms: what is left of a row's Ax that is to be zero
@@ -42,7 +44,9 @@ def is_polyhedral(structure: Structure) -> bool:
 
 
 def near_primal_rays(program: ConeProgram, y: np.ndarray, tolerance: float) -> np.ndarray:
-    """Which y (B, m), negative parts left out, fulfil each of the equations Aᵀy = 0 up to this part of its terms, and fall, (B,) bool."""
+    """Which y (B, m), negative parts left out, fulfil each of the equations Aᵀy = 0 up to this part of its terms, and
+    fall, (B,) bool.
+    """
     y = y.copy()
     y[:, program.structure.cones.zero :] = np.maximum(y[:, program.structure.cones.zero :], 0.0)
     terms = program.magnitudes.A.rmatvec(np.abs(y))
@@ -70,7 +74,9 @@ def lead_to_primal_rays(program: ConeProgram, y: np.ndarray) -> np.ndarray:
 
 
 def lead_to_dual_rays(program: ConeProgram, x: np.ndarray) -> np.ndarray:
-    """Which x (B, n) are, as they are or refined on dense matrices, directions in which the objective falls for ever, (B,) bool."""
+    """Which x (B, n) are, as they are or refined on dense matrices, directions in which the objective falls for ever,
+    (B,) bool.
+    """
     x = _cleaned(x)
     shown = _are_dual_rays(program, x)
     open_ = np.flatnonzero(~shown)
@@ -108,7 +114,9 @@ def _vanishes(left: np.ndarray, terms: np.ndarray, falls: np.ndarray) -> np.ndar
 
 
 def _cleaned(h: np.ndarray) -> np.ndarray:
-    """h without the entries that may be noise: where the others add up to nothing in bᵀy or qᵀx, that would be all that counts."""
+    """h without the entries that may be noise: where the others add up to nothing in bᵀy or qᵀx, that would be all that
+    counts.
+    """
     return np.where(np.abs(h) > NOISE * largest(h)[:, None], h, 0.0)
 
 
@@ -130,7 +138,9 @@ def _nearby_dual(program: ConeProgram, x: np.ndarray) -> np.ndarray:
 
 
 def _onto_null_space(N: np.ndarray, h: np.ndarray) -> np.ndarray:
-    """The vectors near h (B, k), entry by entry, that N (B, r, k) or (1, r, k) makes zero; h itself where that is not found."""
+    """The vectors near h (B, k), entry by entry, that N (B, r, k) or (1, r, k) makes zero; h itself where that is not
+    found.
+    """
     M = N * np.abs(h)[:, None, :]
     sizes = np.sum(np.abs(M), axis=2, keepdims=True)
     M = np.divide(M, sizes, out=np.zeros_like(M), where=sizes > 0)

@@ -14,12 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
 
 from conelayers.cones import ProductElement
+from conelayers.per_structure import once_per_structure
 from conelayers.program import BatchOperator, ConeProgram, DenseOperator, Pattern, Structure, part
 
 __all__ = ["Definitions", "Elimination", "Presolved", "presolve"]
@@ -53,16 +53,6 @@ class Definitions:
     products: tuple[np.ndarray, np.ndarray, np.ndarray, sp.csr_array] | None  # row, l_j, l_k, their sum; None: dense
 
 
-_KNOWN: WeakKeyDictionary[Structure, Definitions | None] = WeakKeyDictionary()
-
-
-def find_definitions(structure: Structure) -> Definitions | None:
-    """The definition rows worth eliminating, found once per structure; None if there are none."""
-    if structure not in _KNOWN:
-        _KNOWN[structure] = _find(structure)
-    return _KNOWN[structure]
-
-
 def _candidates(structure: Structure) -> np.ndarray:
     """Positions in A's values of one pivot for each definition row."""
     A, P = structure.A, structure.P
@@ -73,7 +63,9 @@ def _candidates(structure: Structure) -> np.ndarray:
     return candidates[first]
 
 
-def _find(structure: Structure) -> Definitions | None:
+@once_per_structure
+def find_definitions(structure: Structure) -> Definitions | None:
+    """The definition rows worth eliminating, found once per structure; None if there are none."""
     A, pivots = structure.A, _candidates(structure)
     if pivots.size == 0:
         return None

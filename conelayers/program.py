@@ -299,7 +299,9 @@ class Magnitudes(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Components:
-    """Parts of a program that have nothing to do with each other: the number of each column's (n,) and row's (m,), and how many there are."""
+    """Parts of a program that have nothing to do with each other: the number of each column's (n,) and row's (m,), and
+    how many there are.
+    """
 
     columns: np.ndarray
     rows: np.ndarray

@@ -17,8 +17,9 @@ is known to the rounding of the largest one at best, which where xⱼ itself is 
 
 of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error", 1989), where y, being found
 from Px + q, counts as no less than the largest Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|: at a solution without active constraints all of y is rounding. Both count as √ε at
-least, the equilibration having given them the size 1. In a component of the program, which has nothing to do with the others, ‖x‖∞ and ‖y‖∞ are no larger than
-its own, or its largest |q|. All of these are numbers without units, and no row hides behind another.
+least, the equilibration having given them the size 1. In a component of the program, which has nothing to do with the
+others, ‖x‖∞ and ‖y‖∞ are no larger than its own, or its largest |q|. All of these are numbers without units, and no row
+hides behind another.
 """
 
 from __future__ import annotations

@@ -17,15 +17,15 @@ from conelayers.certify import certify, snapped
 from conelayers.cones import Selection
 from conelayers.errors import SingularDerivativeError, SingularDerivativeWarning, ZeroDerivativeWarning, as_member
 from conelayers.linearization import Linearization, SolutionMap, Trouble
-from conelayers.names import Naming
+from conelayers.names import NEGLIGIBLE, Naming
 from conelayers.null_directions import NullDirections, listed
 from conelayers.solution import Solution
 
 __all__ = ["Singular", "Watch", "as_singular"]
 
-_SEEN = 1e-6
 _OUTSIDE = (
-    "what is singular are variables that cvxpy introduced and that nothing holds there (the epigraph of a norm with the weight 0), or multipliers, "
+    "what is singular are variables that cvxpy introduced and that nothing holds there (the epigraph of a norm with "
+    "the weight 0), or multipliers, "
     "and what was asked for depends on these: the gradient of such a weight."
 )
 _HOW_TO_KNOW_MORE = (
@@ -130,7 +130,7 @@ class Watch:
         null = linearization.take([i]).factorization.null_sample(0)
         if null is None:
             return kind
-        supports = (np.max(np.abs(h), axis=0, initial=0.0) > _SEEN for h in null)
+        supports = (np.max(np.abs(h), axis=0, initial=0.0) > NEGLIGIBLE for h in null)
         return kind, *(np.packbits(s).tobytes() for s in supports)
 
     def _certificate(self, linearization: Linearization, solution: Solution, i: int) -> Certificate:

@@ -75,8 +75,9 @@ class SmallQuadratic(Route):
 
 
 def _contradictory(program: ConeProgram, solution: ActiveSetSolution, jobs: int) -> list[int]:
-    """The instances that no point satisfies: the kernel ends with a certificate, or it is looked for without the objective, which
-    may be what makes rows look dependent. Before a polish of hopeless points, which costs more than all the others.
+    """The instances that no point satisfies: the kernel ends with a certificate, or it is looked for without the
+    objective, which may be what makes rows look dependent. Before a polish of hopeless points, which costs more than
+    all the others.
     """
     empty = np.zeros(program.batch, dtype=bool)
     ended = np.flatnonzero(solution.code == Code.INFEASIBLE)

@@ -8,9 +8,10 @@ the metric R = diag(ρ_x I, ρ_y) (O'Donoghue 2021, without the embedding) itera
 Its linear system has one matrix for all iterations: H = P + ρ_x I + Aᵀ diag(1/ρ_y) A is inverted once. Newton's steps need a
 rough v only, so the iterations are few; ρ_y is chosen anew, by the balance of the residuals, after each of some rounds.
 
-Without a solution the differences of u tend to a certificate of that, y's to one that no point is feasible, x's to a direction in which
-the objective falls for ever (Banjac, Goulart, Stellato, Boyd, "Infeasibility detection in the alternating direction method of
-multipliers for convex optimization", 2019). After so few iterations they are rough, but tell where a certificate is worth looking for.
+Without a solution the differences of u tend to a certificate of that, y's to one that no point is feasible, x's to a
+direction in which the objective falls for ever (Banjac, Goulart, Stellato, Boyd, "Infeasibility detection in the
+alternating direction method of multipliers for convex optimization", 2019). After so few iterations they are rough, but
+tell where a certificate is worth looking for.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _ALPHA = 1.6
 _RHO_X = 1e-6
 _REGULAR = 1e-13  # of the matrix: what ρ_x is at least
 _EQUALITY = 1e-3  # ρ_y of the zero cone's rows, relative to that of the others
-_SUSPICIOUS = 0.1  # of its terms: what the last differences leave of the equations of a ray; 0.15 and more where there is a solution
+# Of its terms: what the last differences leave of the equations of a ray; 0.15 and more where there is a solution
+_SUSPICIOUS = 0.1
 _LARGEST = 1e4  # change of ρ_y in one round, at most
 
 

@@ -35,7 +35,9 @@ def require(holds: Any, rule: str, what: str | Callable[[], str] = "") -> None:
 
 @contextmanager
 def within(seconds: float = LIMIT) -> Iterator[None]:
-    """A Finding where the block computes for longer. Code that never returns to Python, or waits, is for the parent process to stop (fuzz.py)."""
+    """A Finding where the block computes for longer. Code that never returns to Python, or waits, is for the parent
+    process to stop (fuzz.py).
+    """
 
     def late(*_: Any) -> None:
         raise Finding("no hang", f"an example took more than {seconds:g} s")

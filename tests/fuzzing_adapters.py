@@ -39,7 +39,9 @@ def adapters() -> st.SearchStrategy[AdapterSpec]:
 
 
 def check_adapters(spec: AdapterSpec, counts: Counter | None = None) -> None:
-    """A Finding where an adapter fails on what the host's layer solves, or solves what it does not, or where numbers differ by more than rounding."""
+    """A Finding where an adapter fails on what the host's layer solves, or solves what it does not, or where numbers
+    differ by more than rounding.
+    """
     counts = Counter() if counts is None else counts
     with within():
         with warnings.catch_warnings():
@@ -69,8 +71,10 @@ def check_adapters(spec: AdapterSpec, counts: Counter | None = None) -> None:
             rng = np.random.default_rng(spec.problem.seed + 3)
             g = [_cotangent(rng, h) for h in solution.variables]
             gradients, certificates = solution.vjp(*g), solution.certify()
-        # One call is an engine's: the same numbers come out of the same numbers. Parameters become the numbers of the program by sums in
-        # another order, though, and what rounding of the program does to the point and to its derivative is their conditions' times it.
+        # One call is an engine's: the same numbers come out of the same numbers. Parameters become the numbers of the
+        # program by sums in
+        # another order, though, and what rounding of the program does to the point and to its derivative is their
+        # conditions' times it.
         solved = all(s is Status.SOLVED for s in np.atleast_1d(np.array(solution.status, dtype=object)))
         regular = solved and all(c.verdict.justified and c.nullity == 0 for c in certificates)
         condition = max(c.condition for c in certificates) if regular else 1.0

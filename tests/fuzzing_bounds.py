@@ -24,14 +24,17 @@ KINDS = ("regular", "kinked", "nearly kinked", "primal infeasible", "dual infeas
 class BoundSpec:
     """A program and bounds on its variables, so that its repr is the example.
 
-    bounds: a column (counted around), the side, 1 or −1, and the size relative to the largest entry of the planted point, or 1.
+    bounds: a column (counted around), the side, 1 or −1, and the size relative to the largest entry of the planted
+    point, or 1.
     """
 
     program: ProgramSpec
     bounds: tuple[tuple[int, int, float], ...]
 
     def added(self, data: Data) -> tuple[Cones, Data]:
-        """The program with the bounds as the last rows of the nonnegative cone. Finite ones would bound what is unbounded."""
+        """The program with the bounds as the last rows of the nonnegative cone. Finite ones would bound what is
+        unbounded.
+        """
         cones, n = self.program.cones, data.q.size
         size = max(1.0, float(np.abs(data.x).max(initial=0))) if data.x is not None else 1e3
         rows, b = np.zeros((len(self.bounds), n)), np.empty(len(self.bounds))
@@ -58,7 +61,9 @@ def bounds() -> st.SearchStrategy[BoundSpec]:
 
 
 def check_bounds(spec: BoundSpec, counts: Counter | None = None) -> None:
-    """A Finding where bounds that do not bind change a status, a point, a gradient, or have multipliers or gradients of their own."""
+    """A Finding where bounds that do not bind change a status, a point, a gradient, or have multipliers or gradients of
+    their own.
+    """
     counts = Counter() if counts is None else counts
     with within():
         data = spec.program.build()

@@ -1,4 +1,6 @@
-"""Random geometric programs for fuzzing: log-log convex trees of positive variables; what must hold of them is what must of all problems."""
+"""Random geometric programs for fuzzing: log-log convex trees of positive variables; what must hold of them is what
+must of all problems.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ _LEAST, _LARGEST = 0.02, 50.0  # of the variables, which keeps every program bou
 class GeometricSpec:
     """A geometric program by the choices that make it, so that its repr is the example.
 
-    variables, parameters: sizes, of which 0 is a scalar. exponent: whether the exponent of one monomial is a parameter as well. objective:
-    trees, added up. constraints: trees with a slack, relative to their values at the planted point; None is an equality of monomials.
+    variables, parameters: sizes, of which 0 is a scalar. exponent: whether the exponent of one monomial is a parameter
+    as well. objective: trees, added up. constraints: trees with a slack, relative to their values at the planted point;
+    None is an equality of monomials.
     """
 
     kind: str

@@ -1,4 +1,6 @@
-"""Soft constraints with weights from 1e3 to 1e8 on their slacks: exact penalties change nothing, squared ones what they must."""
+"""Soft constraints with weights from 1e3 to 1e8 on their slacks: exact penalties change nothing, squared ones what they
+must.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ WEIGHTS = (1e3, 1e4, 1e6, 1e8)
 class PenaltySpec:
     """A program whose equalities and inequalities are made soft, so that its repr is the example.
 
-    form: "linear", weight·(t⁺ + t⁻) with t⁺, t⁻ ≥ 0, or "squared", ½ weight·t². weight: relative to the largest multiplier, or 1.
+    form: "linear", weight·(t⁺ + t⁻) with t⁺, t⁻ ≥ 0, or "squared", ½ weight·t². weight: relative to the largest
+    multiplier, or 1.
     """
 
     program: ProgramSpec

@@ -379,8 +379,9 @@ def check_residuals(
 ) -> None:
     """Computed anew, they are what was said, and what the status promises.
 
-    normwise: x and y are not asked for more digits than the largest number of each has, as docs/method.md says of floors. Beside weights of
-    1e8 that is more than all that multipliers of 1 have. It is a statement about units in which the program's entries are about 1.
+    normwise: x and y are not asked for more digits than the largest number of each has, as docs/method.md says of
+    floors. Beside weights of 1e8 that is more than all that multipliers of 1 have. It is a statement about units in
+    which the program's entries are about 1.
     """
     require(all(np.isfinite(h).all() for h in point), "no NaN", "in a point that was returned")
     limit = SOLVED if status is Status.SOLVED else INACCURATE
@@ -436,9 +437,11 @@ def check_same(
     seed: int,
     counts: Counter,
 ) -> None:
-    """A Finding where a program and a larger one that contains it, at ``columns`` and ``rows``, and adds nothing to it differ.
+    """A Finding where a program and a larger one that contains it, at ``columns`` and ``rows``, and adds nothing to it
+    differ.
 
-    Values are the same; where every element is invertible so are the points, and where there is one element only, gradients too.
+    Values are the same; where every element is invertible so are the points, and where there is one element only,
+    gradients too.
     """
     ours, theirs = data.value(alone.x), data.value(larger.x[columns])
     tolerance = 1e-7 * (1 + abs(ours) + abs(data.q) @ abs(alone.x) + abs(data.b) @ abs(alone.y))

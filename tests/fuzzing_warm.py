@@ -23,8 +23,8 @@ __all__ = ["WarmSpec", "check_warm", "warm_starts"]
 class WarmSpec:
     """A problem, and where its parameters go, so that its repr is the example.
 
-    steps: the parts of the way from the problem's own values of its parameters to others, one for each call. batch: 0, or how many
-    instances a call has, each a little further.
+    steps: the parts of the way from the problem's own values of its parameters to others, one for each call. batch: 0,
+    or how many instances a call has, each a little further.
     """
 
     problem: ProblemSpec | GeometricSpec
@@ -44,7 +44,9 @@ def warm_starts() -> st.SearchStrategy[WarmSpec]:
 
 
 def check_warm(spec: WarmSpec, counts: Counter | None = None) -> None:
-    """A Finding where a warm call has another status, another value, or, where the solution is unique, another point than a cold one."""
+    """A Finding where a warm call has another status, another value, or, where the solution is unique, another point
+    than a cold one.
+    """
     counts = Counter() if counts is None else counts
     with within():
         with warnings.catch_warnings():

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from fuzzing import Finding
 from fuzzing_adapters import adapters, check_adapters
-from fuzzing_bounds import bounds, check_bounds
+from fuzzing_bounds import BoundSpec, bounds, check_bounds
 from fuzzing_geometric import geometric_programs
-from fuzzing_penalties import check_penalties, penalties
+from fuzzing_penalties import PenaltySpec, check_penalties, penalties
 from fuzzing_problems import ProblemSpec, check_problem, problems
 from fuzzing_programs import KINDS, ProgramSpec, check_program, programs
 from fuzzing_warm import check_warm, warm_starts
@@ -75,7 +75,9 @@ def test_bounds() -> None:
 
 
 def test_penalties() -> None:
-    """Exact penalties of weights up to 1e8 leave the point and the gradients. Of squared ones `make fuzz` has findings that are open."""
+    """Exact penalties of weights up to 1e8 leave the point and the gradients. Of squared ones `make fuzz` has findings
+    that are open.
+    """
     counts = drawn(penalties().filter(lambda spec: spec.form == "linear"), check_penalties, 8)
     assert counts["gradients: agree"] >= 1, counts
 
@@ -115,6 +117,41 @@ def test_an_example_can_be_repeated_from_its_text(kind: str, monkeypatch: pytest
 
 
 FOUND: dict[str, tuple[Callable[[Any], None], Any]] = {
+    "a bound of 1e14 on a variable of its own excuses all other rows": (
+        check_bounds,
+        BoundSpec(
+            program=ProgramSpec(
+                kind="regular",
+                cones=Cones(zero=2, nonneg=2, soc=(2, 5), exp=1, exp_dual=1),
+                n=12,
+                rank=1.0,
+                integers=False,
+                density=1.0,
+                flaws=("zero column", "zero row"),
+                spread=0,
+                seed=2276342,
+            ),
+            bounds=((11, 1, 1e6), (1, 1, 1e8), (10, 1, 1e14), (4, -1, 1e14)),
+        ),
+    ),
+    "rounding in a block of the exponential cone is a certificate": (
+        check_penalties,
+        PenaltySpec(
+            program=ProgramSpec(
+                kind="nearly kinked",
+                cones=Cones(zero=3, nonneg=1, exp=1, exp_dual=1),
+                n=3,
+                rank=0.5,
+                integers=False,
+                density=0.4,
+                flaws=(),
+                spread=3,
+                seed=1,
+            ),
+            form="linear",
+            weight=1000.0,
+        ),
+    ),
     "ECOS without entries": (
         check_program,
         ProgramSpec(

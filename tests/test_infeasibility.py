@@ -341,3 +341,13 @@ def test_no_number_of_iterations_is_too_large(solver: str, most: int) -> None:
     native = {"CLARABEL": "max_iter", "SCS": "acceleration_interval"}.get(solver)
     if native is not None:
         assert layer.solve(np.ones(3), solver_args={native: most}).status is Status.SOLVED
+
+
+def test_noise_beside_a_large_entry_of_its_block_shows_nothing() -> None:
+    """What is 1e−25 of a block's largest entry is rounding: bᵀy made of it alone is not negative for sure."""
+    A = sp.csc_array(np.array([[-1.0, 0.0], [0.0, 0.0], [0.0, -1.0]]))
+    y = np.array([-1.4e-26, -8.4e-25, 1.0])
+    assert not is_primal_ray(A * 1e-12, np.array([-4e-3, 2e-3, 0.0]), Cones(exp=1), y)
+    # And on an orthant: Aᵀy = 0 holds up to more than bᵀy amounts to, so that x of the size of b may be feasible.
+    flat = sp.csc_array(np.array([[1.0], [-2.0], [1.0]]))
+    assert not is_primal_ray(flat, np.array([0.0, 0.0, -5.0]), Cones(nonneg=3), np.array([0.7, 0.35, 2.6e-17]))

@@ -98,7 +98,9 @@ def test_slacks_of_bounds_that_do_not_bound_are_infinite_and_their_multipliers_z
 
 
 def test_where_all_bounds_are_infinite_there_are_none():
-    """Found by fuzzing: where all of b is infinite nothing dwarfs anything, and in linear programs the rows came into the solvers."""
+    """Found by fuzzing: where all of b is infinite nothing dwarfs anything, and in linear programs the rows came into
+    the solvers.
+    """
     rows = (None, np.zeros(2), np.eye(2), np.full(2, INF), Cones(nonneg=2))
     solution = solve_and_differentiate(*rows)
     assert solution.status is Status.SOLVED

@@ -1,4 +1,6 @@
-"""Large null spaces, as of portfolios with exact zeros in the previous holdings: solved by a few steps with one factor, and told by name."""
+"""Large null spaces, as of portfolios with exact zeros in the previous holdings: solved by a few steps with one factor,
+and told by name.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def portfolio(n: int, **options) -> tuple[Layer, np.ndarray, np.ndarray]:
 
 
 def test_zeros_in_the_previous_holdings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No decomposition is made; the gradient in μ is the derivative, that in prev the dense method's; the warning names the constraint."""
+    """No decomposition is made; the gradient in μ is the derivative, that in prev the dense method's; the warning names
+    the constraint.
+    """
     layer, mu, prev = portfolio(100)
     g = np.random.default_rng(1).standard_normal(100)
     for kind in (DensePseudoInverse, KrylovPseudoInverse):

@@ -55,7 +55,9 @@ def values(holdings: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("holdings", ["spread", "signed", "alike", "zero"])
 @pytest.mark.parametrize("risk", ["factors", "dense"])
 def test_holdings_next_to_zero_are_solved_for_little(risk: str, holdings: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a portfolio whose holdings are rounding would take a hundred times what others take, or end as inaccurate."""
+    """Otherwise a portfolio whose holdings are rounding would take a hundred times what others take, or end as
+    inaccurate.
+    """
     work: Counter[str] = Counter()
 
     def counted(program, element, jobs, delta=None) -> Factorization:  # type: ignore[no-untyped-def]
@@ -85,7 +87,9 @@ def test_holdings_next_to_zero_are_solved_for_little(risk: str, holdings: str, m
 
 
 def test_slacks_of_very_different_sizes_are_told_apart() -> None:
-    """Bounds 1e−6 to 1e−12 apart, of which the largest one holds: an x that mixes them up would be off by their distance."""
+    """Bounds 1e−6 to 1e−12 apart, of which the largest one holds: an x that mixes them up would be off by their
+    distance.
+    """
     apart = np.array([1e-6, 1e-8, 1e-10, 1e-12])
     x, c = cp.Variable(4), cp.Parameter(4)
     far = cp.Variable(40)

@@ -1,4 +1,6 @@
-"""Small programs on orthants: what array operations prove of a whole batch is true, and it is proven before anything dear is tried."""
+"""Small programs on orthants: what array operations prove of a whole batch is true, and it is proven before anything
+dear is tried.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ def as_program(P, q, A, b, zero: int) -> ConeProgram:
 
 
 def integers(seed: int, decades: int):
-    """Programs in small integers with an optimal point, so that they are solvable exactly, not just to rounding; then units of powers
-    of two, which change nothing about that. Many are degenerate: tight rows, dependent equalities, repeated rows.
+    """Programs in small integers with an optimal point, so that they are solvable exactly, not just to rounding; then
+    units of powers of two, which change nothing about that. Many are degenerate: tight rows, dependent equalities,
+    repeated rows.
     """
     rng = np.random.default_rng(seed)
     n, m = int(rng.integers(1, 9)), int(rng.integers(1, 15))
@@ -64,7 +67,9 @@ def test_what_has_a_solution_is_never_told_to_have_none(decades: int) -> None:
 
 
 def contradictory(seed: int, decades: int, gap: float):
-    """Aᵀy = 0 for some y ≥ 0 in small integers, exactly, and bᵀy = −gap·|b|ᵀy: barely infeasible, or for gap ≤ 0 barely feasible."""
+    """Aᵀy = 0 for some y ≥ 0 in small integers, exactly, and bᵀy = −gap·|b|ᵀy: barely infeasible, or for gap ≤ 0 barely
+    feasible.
+    """
     rng = np.random.default_rng(seed)
     n, m = int(rng.integers(1, 7)), int(rng.integers(3, 15))
     zero = int(rng.integers(0, 3))
@@ -80,7 +85,9 @@ def contradictory(seed: int, decades: int, gap: float):
 @pytest.mark.parametrize("decades", [0, 3])
 @pytest.mark.parametrize("bits", [2, 10, 20, 30, 40])
 def test_by_however_little(bits: int, decades: int) -> None:
-    """Barely feasible is not infeasible, barely infeasible is not unbounded, and what is infeasible by 1e−6 is found nearly always."""
+    """Barely feasible is not infeasible, barely infeasible is not unbounded, and what is infeasible by 1e−6 is found
+    nearly always.
+    """
     found = total = 0
     for seed in range(40):
         for gap in (2.0**-bits, -(2.0**-bits), 0.0):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from random_programs import random_program
 
 from conelayers.cones import Cones
+from conelayers.program import ConeProgram, Pattern, Structure
 from conelayers.residual import apply_jacobian, apply_jacobian_transpose, embedding_jacobian, evaluate, jacobian
 
 REGULAR = [
@@ -64,3 +66,19 @@ def test_both_regular_and_singular_jacobians_were_seen() -> None:
         J = jacobian(program, evaluate(program, x, v).element)
         ranks |= {_rank(h) == h.shape[0] for h in J}
     assert ranks == {True, False}
+
+
+def test_what_a_row_has_nothing_to_do_with_does_not_excuse_it() -> None:
+    """x₀ = 1e14 in a component of its own leaves x₁ = 1 no digits fewer: a residual of 1e−3 there is one."""
+    structure = Structure(Pattern.of(sp.csc_array(np.diag([0.0, 1.0]))), Pattern.of(sp.csc_array(np.eye(2))), Cones(2))
+    assert structure.components is not None
+    assert structure.components.number == 2
+    one = np.ones((1, 2))
+    program = ConeProgram(structure, np.ones((1, 1)), np.array([[0.0, -1.0]]), one, np.array([[1e14, 1.0]]))
+    point = evaluate(program, np.array([[1e14, 1.001]]), np.array([[0.0, -0.001]]))
+    assert point.errors(program).rows[0] == pytest.approx([0.0, 0.001 / 2.001])
+    # The same x where a row holds both of its parts: there the digits are lost.
+    joint = Structure(structure.P, Pattern.of(sp.csc_array(np.array([[1.0, 0.0], [1.0, 1.0]]))), Cones(2))
+    assert joint.components is None
+    program = ConeProgram(joint, np.ones((1, 1)), program.q, np.ones((1, 3)), np.array([[1e14, 1e14 + 1.0]]))
+    assert evaluate(program, np.array([[1e14, 1.5]]), np.zeros((1, 2))).errors(program).rows[0, 1] == 0

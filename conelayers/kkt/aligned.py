@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from conelayers.kkt.deflated import LARGEST_WHOLE, DeflatedFactorization
 from conelayers.kkt.dense import SUSPECT, DenseFactorization, SymmetricIndefinite
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.pseudo_inverse import DensePseudoInverse
+from conelayers.per_structure import once_per_structure
 from conelayers.program import ConeProgram, Structure, at, part
 
 __all__ = ["AlignedFactorization"]
@@ -46,16 +46,8 @@ class _Blocks:
     other_cols: np.ndarray
 
 
-_KNOWN: WeakKeyDictionary[Structure, _Blocks | None] = WeakKeyDictionary()
-
-
+@once_per_structure
 def _aligned_blocks(structure: Structure) -> _Blocks | None:
-    if structure not in _KNOWN:
-        _KNOWN[structure] = _find(structure)
-    return _KNOWN[structure]
-
-
-def _find(structure: Structure) -> _Blocks | None:
     cones, P, A = structure.cones, structure.P, structure.A
     if not cones.psd or structure.n == 0:
         return None
@@ -221,7 +213,9 @@ class AlignedFactorization(Factorization):
         return AlignedFactorization(self._blocks, program, element, part(self._a, index), instances)
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
-        """The whole K decomposed, or, if that is too large, deflated: what is left of it here has another minimum-norm solution."""
+        """The whole K decomposed, or, if that is too large, deflated: what is left of it here has another minimum-norm
+        solution.
+        """
         others, structure = np.setdiff1d(np.arange(len(self._instances)), instances), self._program.structure
         decomposed: Factorization
         if structure.n + structure.m > LARGEST_WHOLE:

@@ -142,8 +142,8 @@ class Assembled:
         return self._split(z)
 
     def null_vectors(self, inner: np.ndarray, most_units: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """ker K as rows (dx, Bη): from null vectors (k, order) of what is factored, and the unit vectors of zero columns; if these are
-        more than ``most_units``, as many random sums of them.
+        """ker K as rows (dx, Bη): from null vectors (k, order) of what is factored, and the unit vectors of zero
+        columns; if these are more than ``most_units``, as many random sums of them.
         """
         if self.pins is None:
             Z = inner

@@ -137,7 +137,9 @@ class CondensedFactorization(Factorization):
         return CondensedFactorization(self._program.take(index), self._element.take(index), instances)
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
-        """The whole K decomposed, or, if that is too large, deflated: what is left of it here has another minimum-norm solution."""
+        """The whole K decomposed, or, if that is too large, deflated: what is left of it here has another minimum-norm
+        solution.
+        """
         others, structure = np.setdiff1d(np.arange(len(self._instances)), instances), self._program.structure
         decomposed: Factorization
         if structure.n + structure.m > LARGEST_WHOLE:

@@ -1,8 +1,10 @@
-"""K⁺ from a factorization that solves consistent systems and knows the null space, for K too large to be decomposed as a whole.
+"""K⁺ from a factorization that solves consistent systems and knows the null space, for K too large to be decomposed as
+a whole.
 
-ker K is the direct sum of null vectors (dx, 0) and (0, η) with Nη = 0 (proximal.py), and on the latter B is an isometry, BᵀBη = η
-(factorization.py: there Λ = 1). With orthonormal bases X of the dx and Y of the Bη, and Π = diag(XXᵀ, YYᵀ), the minimum-norm
-least-squares solution is (I − Π) K⁻ (I − Π) for any K⁻ that solves consistent systems, on (p₁, p₂) and (dx, Bη) as they are.
+ker K is the direct sum of null vectors (dx, 0) and (0, η) with Nη = 0 (proximal.py), and on the latter B is an
+isometry, BᵀBη = η (factorization.py: there Λ = 1). With orthonormal bases X of the dx and Y of the Bη, and Π =
+diag(XXᵀ, YYᵀ), the minimum-norm least-squares solution is (I − Π) K⁻ (I − Π) for any K⁻ that solves consistent systems,
+on (p₁, p₂) and (dx, Bη) as they are.
 """
 
 from __future__ import annotations

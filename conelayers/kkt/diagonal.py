@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,6 +17,7 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 from conelayers.cones import ProductElement
 from conelayers.kkt.factorization import Factorization
 from conelayers.kkt.sparse import SparseFactorization
+from conelayers.per_structure import once_per_structure
 from conelayers.program import ConeProgram, Structure, at
 
 __all__ = ["DiagonalFactorization"]
@@ -41,16 +41,8 @@ class _Roles:
     coupling: np.ndarray
 
 
-_KNOWN: WeakKeyDictionary[Structure, _Roles | None] = WeakKeyDictionary()
-
-
+@once_per_structure
 def _roles(structure: Structure) -> _Roles | None:
-    if structure not in _KNOWN:
-        _KNOWN[structure] = _find(structure)
-    return _KNOWN[structure]
-
-
-def _find(structure: Structure) -> _Roles | None:
     P, n = structure.P, structure.n
     if structure.cones.kinds - {"zero", "nonneg"} or P.nnz != n or P.diagonal_entries != n:
         return None

@@ -46,7 +46,9 @@ class Factorization(ABC):
         """ker K of an instance as rows (dx, Bη), (k, n) and (k, m), k = 0 if it is regular; None where it is not known."""
 
     def null_sample(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """A few null vectors that stand for all: what is zero on them is zero on ker K. Random ones where there are many."""
+        """A few null vectors that stand for all: what is zero on them is zero on ker K. Random ones where there are
+        many.
+        """
         return self.null_vectors(instance)
 
     @abstractmethod

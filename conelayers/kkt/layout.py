@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
 
+from conelayers.per_structure import once_per_structure
 from conelayers.program import Segments, Structure
 
 __all__ = ["Layout", "PinLayout", "Sums"]
@@ -92,7 +92,7 @@ class Layout:
         """That of K's upper triangle (rows ≤ cols) with its pins taken out, found or remembered."""
         # Two matrices may have the same entries and differ in their order: by rows that are zero.
         key = rows, cols, data != 0, np.array([order, positive])
-        known = _KNOWN.get(structure, [])
+        known = _remembered(structure)
         for layout in known:
             if all(map(_same, layout.key, key)) and (layout.pins is None or layout.pins.fit(data)):
                 return layout
@@ -102,7 +102,7 @@ class Layout:
             entries += other.key[0].size
             if entries <= _MOST_ENTRIES:
                 kept.append(other)
-        _KNOWN[structure] = kept
+        known[:] = kept
         return layout
 
     @classmethod
@@ -148,7 +148,10 @@ class Layout:
         return e
 
 
-_KNOWN: WeakKeyDictionary[Structure, list[Layout]] = WeakKeyDictionary()
+@once_per_structure
+def _remembered(structure: Structure) -> list[Layout]:
+    """The layouts that were found last, the latest first."""
+    return []
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

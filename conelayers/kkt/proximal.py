@@ -5,17 +5,18 @@ K = [P, C; Cᵀ, −N] with P, N ⪰ 0, so that with S = diag(I, −I) the matri
 
     T = (K + δS)⁻¹ δS = (SK + δI)⁻¹ δ
 
-is the identity on ker K, maps (ker K)^⊥ into itself, and has the eigenvalues δ/(λ + δ) there, Re λ ≥ 0: T, T², … tend to the
-orthogonal projection Π onto ker K, by a factor of δ/|λ| a step. So, with a few solves each,
+is the identity on ker K, maps (ker K)^⊥ into itself, and has the eigenvalues δ/(λ + δ) there, Re λ ≥ 0: T, T², … tend
+to the orthogonal projection Π onto ker K, by a factor of δ/|λ| a step. So, with a few solves each,
 
     Πh = lim Tᵏh,    K⁺r = (I − Π) z,    z ← z + (K + δS)⁻¹(r − Πr − K z).
 
-One factorization of order N and some thirty solves with it take the place of the N³ of a decomposition, however large the null
-space. Rounding errors of the size ε in K are ones of ε/δ along the null space; they lie in it, and a second projection of what is left
-of h takes them away. Eigenvalues of K between its rounding errors and δ are seen by their slow convergence: such a K is left to a
-decomposition.
+One factorization of order N and some thirty solves with it take the place of the N³ of a decomposition, however large
+the null space. Rounding errors of the size ε in K are ones of ε/δ along the null space; they lie in it, and a second
+projection of what is left of h takes them away. Eigenvalues of K between its rounding errors and δ are seen by their
+slow convergence: such a K is left to a decomposition.
 
-The factored matrix is EKE + δ S E², so that all of this holds for K itself, while pivots are those of an equilibrated matrix.
+The factored matrix is EKE + δ S E², so that all of this holds for K itself, while pivots are those of an equilibrated
+matrix.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Undecided(ArithmeticError):
 
 @final
 class ProximalPseudoInverse:
-    """K⁺ from products with EKE, E = diag(scales), and solutions of EKE + SE²δ. Raises Undecided where these do not tell the null space.
+    """K⁺ from products with EKE, E = diag(scales), and solutions of EKE + SE²δ. Raises Undecided where these do not
+    tell the null space.
 
     multiply: u ↦ EKE u. regularized: u ↦ (EKE + SE²δ)⁻¹u to a few digits. shift: the diagonal of δS. size: about ‖EKE‖.
     """
@@ -121,7 +123,9 @@ class ProximalPseudoInverse:
         raise Undecided("some eigenvalues are near zero")
 
     def _is_null(self, h: np.ndarray, norm: float) -> bool:
-        """By the same test as a decomposition's eigenvalues; or there is nothing in it but rounding errors of h's, of this norm."""
+        """By the same test as a decomposition's eigenvalues; or there is nothing in it but rounding errors of h's, of
+        this norm.
+        """
         u = h / self._scales
         image, size = np.linalg.norm(self._equilibrated(u)), np.linalg.norm(u)
         return bool(image <= SINGULAR_BELOW * self._size * size or np.linalg.norm(h) <= _NOTHING * norm)

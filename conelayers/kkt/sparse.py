@@ -150,7 +150,9 @@ class _Instance:
     minimum_norm: bool = False
 
     def check(self) -> _Instance:
-        """The same, with a factor that delivers; a suspect one is replaced by one that knows the null space, if there is time."""
+        """The same, with a factor that delivers; a suspect one is replaced by one that knows the null space, if there
+        is time.
+        """
         if self.checked or not isinstance(self.system, QuasiDefinite):
             return self
         factor = self.system

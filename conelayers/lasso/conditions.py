@@ -14,12 +14,12 @@ from conelayers.lasso.linearization import RANK, Basis, Forcing, Linearization
 from conelayers.lasso.penalties import Penalty
 from conelayers.lasso.polish import newton_step
 from conelayers.lasso.verdicts import Conditions, Side, Spectrum
+from conelayers.names import NEGLIGIBLE
 
 __all__ = ["SupportConditions"]
 
 _STEPS = 100.0  # of Newton's next step
 _ROUNDING = 1e-12  # of the data's scale
-_SEEN = 1e-6  # entries of unit null vectors below this are rounding
 
 
 @final
@@ -94,7 +94,7 @@ class SupportConditions(Conditions):
         null = right[values <= RANK * values[0]]
         seen = np.abs(U.lift((null / np.where(norms > 0, norms, 1.0)).T)).max(axis=1, initial=0.0)
         seen = seen[: self.fit.features]
-        blamed = np.flatnonzero(seen > _SEEN * seen.max(initial=1e-300)) if null.size else np.zeros(0, int)
+        blamed = np.flatnonzero(seen > NEGLIGIBLE * seen.max(initial=1e-300)) if null.size else np.zeros(0, int)
         return Spectrum(float(values[-1]), float(values[0]), RANK, tuple(blamed.tolist()))
 
     def split(self, z: np.ndarray) -> tuple[np.ndarray, float]:

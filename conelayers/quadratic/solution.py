@@ -43,8 +43,8 @@ class ActiveSetSolution:
     """x (B, n) and v = y − s (B, m), each instance's Code (B,), and the factors there.
 
     v > 0 exactly on the active inequality rows. Where the code is not SOLVED x and v are zero, no row is active, and the
-    factors mean nothing; but where it is INFEASIBLE v is the direction in which the dual objective rises for ever, y ≥ 0 on the
-    inequality rows, Aᵀy = 0 up to rounding of P⁻¹, and bᵀy < 0.
+    factors mean nothing; but where it is INFEASIBLE v is the direction in which the dual objective rises for ever, y ≥
+    0 on the inequality rows, Aᵀy = 0 up to rounding of P⁻¹, and bᵀy < 0.
     """
 
     x: np.ndarray
