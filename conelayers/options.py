@@ -102,7 +102,7 @@ class Options:
         kw_only=True,
         metadata=_about(
             "what happens where the derivative's linear system is singular and what is asked for depends on it: "
-            '"warn" (once for each cause, with the certificate), "raise" a SingularDerivativeError, or "least_squares" '
+            '"warn" (once for each cause, naming it), "raise" a SingularDerivativeError, or "least_squares" '
             "without a word.",
             _ignoring_name(as_singular),
         ),
