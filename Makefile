@@ -55,7 +55,7 @@ package:
 
 # Random cone programs, problems and changes of units for SECONDS; SEED repeats a run. Ends with 1 where an invariant did not hold.
 fuzz: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
+	OMP_NUM_THREADS=1 $(BIN)/python tests/helpers/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
 
 $(AUDIT)/.audit:
 	$(PYTHON) -m venv $(AUDIT)

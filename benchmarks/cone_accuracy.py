@@ -1,6 +1,6 @@
 """Worst errors of the projections onto the exponential and power cones and of their derivatives, by region.
 
-The reference is a projection by bisection in 60 digits (tests/high_precision.py); derivatives are compared with its
+The reference is a projection by bisection in 60 digits (tests/helpers/high_precision.py); derivatives are compared with its
 differences in steps of 1e−20. Points: a grid of magnitudes 1e−8 … 1e8, and random points within 1e−12 of every boundary.
 Projection errors are over max(1, ‖v‖). Run ``python benchmarks/cone_accuracy.py``; it takes some minutes.
 """
@@ -16,14 +16,15 @@ from pathlib import Path
 import mpmath as mp
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "numerics"))
 
 from high_precision import Vector, distance, exponential, power, vector
 from test_nonsymmetric_cones import MAGNITUDES, exponential_points, power_points
 
-from conelayers.cones import Element
-from conelayers.cones.exponential import project_exponential
-from conelayers.cones.power import project_power
+from conelayers.numerics.cones import Element
+from conelayers.numerics.cones.exponential import project_exponential
+from conelayers.numerics.cones.power import project_power
 
 Reference = Callable[[Vector], tuple[Vector, str]]
 

@@ -14,10 +14,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import conelayers.layer
-import conelayers.linearization
-import conelayers.parametric
-import conelayers.solve
+import conelayers.derivatives.linearization
+import conelayers.layer.layer
+import conelayers.problem.parametric
+import conelayers.solve.batch
 from benchmarks.suite.case import Case
 from benchmarks.suite.families import FAMILIES
 from conelayers import Layer
@@ -29,17 +29,17 @@ CASES = [
     ("correlation", 20, 1), ("SDP", 15, 1), ("logistic", 100, 1), ("entropy", 50, 1), ("LP assignment", 12, 1),
 ]  # fmt: skip
 STAGES: list[tuple[str, Any, str]] = [
-    ("parameters", conelayers.parametric.ParametricProgram, "program"),
-    ("equilibrate", conelayers.solve, "equilibrate_program"),
-    ("presolve", conelayers.solve, "presolve"),
-    ("start + Newton", conelayers.solve._Outcome, "follow"),
-    ("of it Newton", conelayers.solve, "polish"),
-    ("extend", conelayers.solve, "_extend"),
-    ("judge", conelayers.solve, "_judge"),
+    ("parameters", conelayers.problem.parametric.ParametricProgram, "program"),
+    ("equilibrate", conelayers.solve.batch, "equilibrate_program"),
+    ("presolve", conelayers.solve.batch, "presolve"),
+    ("start + Newton", conelayers.solve.batch._Outcome, "follow"),
+    ("of it Newton", conelayers.solve.batch, "polish"),
+    ("extend", conelayers.solve.batch, "_extend"),
+    ("judge", conelayers.solve.batch, "_judge"),
     ("forward", Layer, "solve"),
-    ("linear solves", conelayers.linearization.Linearization, "adjoint"),
-    ("data gradients", conelayers.parametric.ParametricProgram, "adjoint"),
-    ("backward", conelayers.layer.LayerSolution, "vjp"),
+    ("linear solves", conelayers.derivatives.linearization.Linearization, "adjoint"),
+    ("data gradients", conelayers.problem.parametric.ParametricProgram, "adjoint"),
+    ("backward", conelayers.layer.layer.LayerSolution, "vjp"),
 ]
 _WITHIN_FORWARD = ("parameters", "equilibrate", "presolve", "start + Newton", "extend", "judge")
 

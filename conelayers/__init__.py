@@ -1,17 +1,26 @@
 """Differentiable convex optimization layers.
 
-    cvxpy problem ─ canonicalize ─ program ─ solvers ─ residual/newton ─ derivative ─ layer ─ torch, jax
-                                      │                     │
-                                    cones ─────────── kkt (factorizations)
+    cvxpy problem ─ problem/ ─ program/ ─ solve/ ─ derivatives/ ─ layer/ ─ torch/, jax/
+                                            │          │
+                                            └─ numerics/
 
 ``Layer`` is the engine over NumPy arrays, ``backward`` and ``derivative`` fill the gradients of a cvxpy problem's own parameters and variables, ``solve_and_differentiate`` takes a cone program in conic form, and
 ``conelayers.torch.ConeLayer`` and ``conelayers.jax.ConeLayer`` are the layers for PyTorch and JAX. ``import conelayers`` imports no framework.
 """
 
-from conelayers.certificate import Certificate, Certificates, Verdict
-from conelayers.cones import Cones, Selection
-from conelayers.conic import ConeSolution, solve_and_differentiate
-from conelayers.errors import (
+from conelayers.derivatives.certificate import Certificate, Certificates, Verdict
+from conelayers.derivatives.policies import Singular
+from conelayers.derivatives.smoothing import LPGD, ProximalSmoothing
+from conelayers.layer.conic import ConeSolution, solve_and_differentiate
+from conelayers.layer.cvxpy_methods import backward, derivative
+from conelayers.layer.layer import Layer
+from conelayers.layer.monitor import Monitor, Step
+from conelayers.layer.outcome import CallInfo, OnFailure
+from conelayers.layer.solution import LayerSolution
+from conelayers.numerics.cones import Selection
+from conelayers.program.cones import Cones
+from conelayers.program.solution import Attempt, Residuals
+from conelayers.support.errors import (
     CanonicalizationError,
     ConelayersWarning,
     ExecutorError,
@@ -23,14 +32,6 @@ from conelayers.errors import (
     Status,
     ZeroDerivativeWarning,
 )
-from conelayers.failures import CallInfo, OnFailure
-from conelayers.layer import Layer
-from conelayers.layer_solution import LayerSolution
-from conelayers.monitor import Monitor, Step
-from conelayers.problems import backward, derivative
-from conelayers.singular import Singular
-from conelayers.smoothing import LPGD, ProximalSmoothing
-from conelayers.solution import Attempt, Residuals
 
 __all__ = [
     "LPGD",

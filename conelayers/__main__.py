@@ -21,8 +21,8 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from conelayers import Layer
-from conelayers.quadratic import kernel
-from conelayers.solvers import SOLVERS
+from conelayers.numerics.quadratic import kernel
+from conelayers.solve.backends import SOLVERS
 
 _NEEDED = ("cvxpy", "numpy", "scipy", "clarabel", "scs", "ecos", "qdldl", "autograd", "threadpoolctl")
 _OPTIONAL = ("torch", "jax", "scikit-learn", "matplotlib", "tqdm", "distributed")

@@ -6,15 +6,15 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 STAGES = [
-    ("canonicalize/", "expressions/", "cvxpy problem → cone program, affine in φ(θ)", "once"),
-    ("program", "parameters", "θ → P, q, A, b; values checked", "call"),
-    ("scaling", "presolve", "powers of two; definitions eliminated", "call"),
-    ("plan, routes", "solvers/ quadratic/ splitting", "a point near the solution", "call"),
-    ("residual, newton", "kkt/ cones/", "F(x, v) = 0, polished to 1e−13", "call"),
-    ("solve", "solution, failures", "residuals anew, in the user's units; statuses", "call"),
-    ("linearization", "kkt/ cones/ smoothing", "one symmetric system, its last factors", "gradient"),
-    ("certify", "certificate, names", "every element invertible? who is to blame?", "asked"),
-    ("layer", "layer_solution, executors", "NumPy: solve, vjp, jvp, Jacobian, value", "call"),
+    ("problem/", "canonicalize/ dpp/ expressions/", "cvxpy problem → cone program, affine in φ(θ)", "once"),
+    ("program/", "problem/parametric", "θ → P, q, A, b; values checked", "call"),
+    ("numerics/scaling", "bounds, presolve", "powers of two; definitions eliminated", "call"),
+    ("solve/order", "starting methods, backends/", "a point near the solution", "call"),
+    ("numerics/newton", "residual, kkt/ cones/", "F(x, v) = 0, polished to 1e−13", "call"),
+    ("solve/batch", "infeasibility/", "residuals anew, in the user's units; statuses", "call"),
+    ("derivatives/linearization", "policies, smoothing", "one symmetric system, its last factors", "gradient"),
+    ("derivatives/regularity", "certificate", "every element invertible? who is to blame?", "asked"),
+    ("layer/", "solution, outcome, workers", "NumPy: solve, vjp, jvp, Jacobian, value", "call"),
     ("torch/", "jax/", "tensors in and out, transformations", "call"),
 ]
 COLOURS = {"once": "#7a5195", "call": "#2f6fb0", "gradient": "#c2562d", "asked": "#3a8a5c"}

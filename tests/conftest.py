@@ -13,7 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # JAX's threads and the forked workers of the torch tests do not go together: what starts JAX runs last.
-    items.sort(key=lambda item: "jax" in item.path.name)
+    items.sort(key=lambda item: "jax" in item.path.name or item.path.parent.name == "jax")
     if config.getoption("--once"):
         seen: set[str] = set()
         kept, left = [], []

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from benchmarks.public.problem import Problem
 from conelayers import Cones
+from conelayers.numerics.cones import product_cone
 
 __all__ = ["Perturbation", "derivative_residual", "is_dual_ray", "is_primal_ray", "kkt_residual"]
 
@@ -27,7 +28,7 @@ def kkt_residual(problem: Problem, x: np.ndarray, y: np.ndarray, s: np.ndarray) 
     Each is relative to 1 + the largest of its terms, in the maximum norm.
     """
     P, q, A, b = problem.P, problem.q, problem.A, problem.b
-    to_dual, to_primal = problem.cones.distances(y[None], s[None])
+    to_dual, to_primal = product_cone(problem.cones).distances(y[None], s[None])
     return max(
         _relative(A @ x, s, -b),
         _relative(P @ x, A.T @ y, q),
@@ -65,7 +66,7 @@ def derivative_residual(
     Each is relative to the largest of its terms, in the maximum norm.
     """
     (x, y, s), (dx, dy, ds) = solution, tangent
-    D = problem.cones.project_dual((y - s)[None])[1]
+    D = product_cone(problem.cones).project_dual((y - s)[None])[1]
     return max(
         _relative(problem.P @ dx, problem.A.T @ dy, moved.P @ x + moved.A.T @ y + moved.q, floor=0.0),
         _relative(problem.A @ dx, ds, moved.A @ x - moved.b, floor=0.0),
@@ -79,7 +80,7 @@ def is_primal_ray(problem: Problem, y: np.ndarray) -> bool:
     What is tested is the projection of y onto K*, without the blocks in which it is zero but for rounding.
     """
     A, b, cones = problem.A, problem.b, problem.cones
-    y = cones.project_dual(y[None])[0][0]
+    y = product_cone(cones).project_dual(y[None])[0][0]
     rows = sp.hstack([abs(A), sp.csc_array(np.abs(b)[:, None])]).max(axis=1).toarray().ravel()
     felt = _block_sizes(cones, np.abs(y) * rows)
     y = np.where(felt > ROUNDING * np.max(felt, initial=0.0), y, 0.0)
@@ -93,7 +94,7 @@ def is_primal_ray(problem: Problem, y: np.ndarray) -> bool:
 def is_dual_ray(problem: Problem, x: np.ndarray) -> bool:
     """Whether Px = 0, −Ax ∈ K and qᵀx < 0: from any feasible point the objective falls along x for ever."""
     P, q, A, cones = problem.P, problem.q, problem.A, problem.cones
-    outside = cones.project_dual((A @ x)[None])[0][0] if cones.dimension else np.zeros(0)
+    outside = product_cone(cones).project_dual((A @ x)[None])[0][0] if cones.dimension else np.zeros(0)
     size = _block_sizes(cones, abs(A) @ np.abs(x))
     falls = -(q @ x) > RAY * (np.abs(q) @ np.abs(x))
     flat = np.abs(P @ x) <= RAY * (abs(P) @ np.abs(x))

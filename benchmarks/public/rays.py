@@ -20,9 +20,9 @@ import scipy.sparse.linalg as spla
 from benchmarks.public.judge import is_dual_ray, is_primal_ray
 from benchmarks.public.problem import Problem
 from conelayers import Singular, SolveError, Status, solve_and_differentiate
-from conelayers.farkas import System, refined
-from conelayers.simplex import contradiction
-from conelayers.solvers import SOLVERS, Instance, Settings
+from conelayers.solve.backends import SOLVERS, Instance, Settings
+from conelayers.solve.infeasibility.farkas import System, refined
+from conelayers.solve.simplex import contradiction
 
 __all__ = ["certified_infeasible"]
 

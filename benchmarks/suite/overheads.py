@@ -21,7 +21,7 @@ from benchmarks.suite.families import FAMILIES
 from benchmarks.suite.reduced import factorizer, order, reduced_kkt, threads
 from benchmarks.suite.summary import Target
 from conelayers import Layer
-from conelayers.routes import Route
+from conelayers.solve.starting_methods import Route
 from conelayers.torch import ConeLayer
 
 __all__ = ["backward_over_factorization", "construction", "engine_overhead", "kept_memory", "simplex_growth"]

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from conelayers.arguments import described
-from conelayers.certificate import Verdict
+from conelayers.derivatives.certificate import Verdict
 from conelayers.equilibrium.operators import CircularConvolution, DenseOperator, MonotoneOperator
 from conelayers.equilibrium.splitting import PeacemanRachford, natural_residual
 from conelayers.implicit.errors import ConvergenceError, LinearSolveError
 from conelayers.implicit.settings import LinearSolver, Newton
 from conelayers.implicit.torch import fixed_point
+from conelayers.support.arguments import described
 
 __all__ = ["EquilibriumCertificate", "EquilibriumLayer", "monotone_convolution", "monotone_linear"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from conelayers.arguments import described
+from conelayers.support.arguments import described
 
 __all__ = ["check_bounds", "check_like", "check_not_negative", "check_radius", "check_rows"]
 

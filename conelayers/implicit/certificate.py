@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from conelayers.certificate import Verdict
+from conelayers.derivatives.certificate import Verdict
 
 __all__ = ["RootCertificate"]
 

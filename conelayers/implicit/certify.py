@@ -18,12 +18,12 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from conelayers.arguments import as_flag, described
-from conelayers.certificate import Verdict
+from conelayers.derivatives.certificate import Verdict
 from conelayers.implicit.certificate import RootCertificate
 from conelayers.implicit.rounding import effective
 from conelayers.implicit.separable import Invertibility, PiecewiseLinear, SeparableTest, check_separable
 from conelayers.implicit.singular_roots import judged
+from conelayers.support.arguments import as_flag, described
 
 __all__ = ["EquationAtPoint", "Separable", "certificates", "check_arguments", "distance_moved"]
 

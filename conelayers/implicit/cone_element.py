@@ -11,7 +11,9 @@ from typing import Any, final
 
 import numpy as np
 
-from conelayers.cones import Cones, ProductElement, Selection, as_cones, as_selection
+from conelayers.numerics.cones import ProductElement, Selection, as_selection, product_cone
+from conelayers.program.cone_dictionaries import as_cones
+from conelayers.program.cones import Cones
 
 __all__ = ["ConeElement"]
 
@@ -41,11 +43,11 @@ class ConeElement:
 
     def project(self, v: np.ndarray) -> np.ndarray:
         """Π_{K*}(v) for v (..., m)."""
-        return self._where_finite(lambda h: self.cones.project_dual(h)[0], v)
+        return self._where_finite(lambda h: product_cone(self.cones).project_dual(h)[0], v)
 
     def element(self, v: np.ndarray) -> ProductElement:
         """D ∈ ∂Π_{K*}(v)."""
-        return self.cones.element(v, self.selection)
+        return product_cone(self.cones).element(v, self.selection)
 
     def derivative(self, v: np.ndarray, h: np.ndarray) -> np.ndarray:
         """D(v)h for v, h (..., m)."""
@@ -53,7 +55,7 @@ class ConeElement:
 
     def second_derivative(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
         """D²Π_{K*}(v)[a, c] for v, a, c (..., m)."""
-        return self._where_finite(self.cones.second_derivative, v, a, c)
+        return self._where_finite(product_cone(self.cones).second_derivative, v, a, c)
 
     second = second_derivative  # as JAX's rules call it
 

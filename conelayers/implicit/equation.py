@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
-from conelayers.arguments import described
 from conelayers.implicit.arrays import Arrays
 from conelayers.implicit.options import Options
 from conelayers.implicit.unknowns import Unknowns
+from conelayers.support.arguments import described
 
 __all__ = ["Equation", "Prepared", "Theta", "check_returned", "prepared"]
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from conelayers.arguments import as_flag
 from conelayers.implicit.rounding import effective
 from conelayers.implicit.settings import (
     GMRES,
@@ -21,6 +20,7 @@ from conelayers.implicit.settings import (
     is_real,
     linear_solver_for,
 )
+from conelayers.support.arguments import as_flag
 
 __all__ = ["Options"]
 

@@ -22,11 +22,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from conelayers.arguments import as_flag, described
-from conelayers.cones import Cones, Selection, as_selection
 from conelayers.implicit.arguments import check_bounds, check_like, check_not_negative, check_radius, check_rows
 from conelayers.implicit.arrays import Arrays
 from conelayers.implicit.cone_element import ConeElement
+from conelayers.numerics.cones import Selection, as_selection
+from conelayers.program.cones import Cones
+from conelayers.support.arguments import as_flag, described
 
 __all__ = ["cone_element", "project_box", "project_l1_ball", "project_l2_ball", "project_simplex", "soft_threshold"]
 

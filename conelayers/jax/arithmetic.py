@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.scipy.special
 import numpy as np
 
-from conelayers.expressions.arithmetic import pivot_floor
+from conelayers.problem.expressions.arithmetic import pivot_floor
 
 __all__ = ["JaxArithmetic"]
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, final
 import jax
 import numpy as np
 
-from conelayers.errors import Status
-from conelayers.failures import OnFailure, poisoned, scattered
-from conelayers.formulas import Formulas
-from conelayers.layer import Layer
-from conelayers.layer_solution import LayerSolution
-from conelayers.linearization import SolutionMap, always
-from conelayers.recent import Recent, digest, factor_numbers
+from conelayers.derivatives.linearization import SolutionMap, always
+from conelayers.layer.layer import Layer
+from conelayers.layer.outcome import OnFailure, poisoned, scattered
+from conelayers.layer.solution import LayerSolution
+from conelayers.layer.traced_program import Formulas
+from conelayers.support.errors import Status
+from conelayers.support.recent import Recent, digest, factor_numbers
 
 __all__ = ["STATUSES", "HostProgram"]
 

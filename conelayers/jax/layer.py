@@ -12,21 +12,21 @@ import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 
-from conelayers.certificate import Certificates
-from conelayers.errors import Status
-from conelayers.failures import CallInfo, OnFailure
-from conelayers.formulas import Formulas
-from conelayers.input_map import InputMap, Replacement
+from conelayers.derivatives.certificate import Certificates
 from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.operations import formulas_of
 from conelayers.jax.primitives import optimal_value, solve, solved
 from conelayers.jax.smoothed import solve_smoothed
 from conelayers.jax.values import ARRAYS, check_host_array
-from conelayers.layer import Layer, ProblemData
-from conelayers.options import Options, describe_options, takes_options
-from conelayers.parameter_checks import batch_sizes, in_order
-from conelayers.parameters import flatten, moved_values
-from conelayers.solvers import merge_solver_args
+from conelayers.layer.layer import Layer, ProblemData
+from conelayers.layer.options import Options, describe_options, takes_options
+from conelayers.layer.outcome import CallInfo, OnFailure
+from conelayers.layer.traced_program import Formulas
+from conelayers.problem.input_map import InputMap, Replacement
+from conelayers.problem.parameter_checks import batch_sizes, in_order
+from conelayers.problem.parameters import flatten, moved_values
+from conelayers.solve.backends import merge_solver_args
+from conelayers.support.errors import Status
 
 __all__ = ["ConeLayer", "CvxpyLayer", "SolveInfo"]
 
@@ -49,7 +49,7 @@ class ConeLayer:
     problem: a cvxpy.Problem that is DCP for all values of its parameters.
     parameters: all of them, in the order of the call's arrays.
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned arrays.
-    Options: see conelayers.options.Options.
+    Options: see conelayers.layer.options.Options.
 
     Arrays may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. The solver computes in float64 on the host; the outputs have the inputs' common dtype.

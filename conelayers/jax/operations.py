@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from conelayers.cones import Selection
-from conelayers.formulas import Formulas
-from conelayers.parameters import unflatten
-from conelayers.parametric import ParametricProgram
+from conelayers.layer.traced_program import Formulas
+from conelayers.numerics.cones import Selection
+from conelayers.problem.parameters import unflatten
+from conelayers.problem.parametric import ParametricProgram
 
 __all__ = ["formulas_of"]
 

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad, batching
 
-from conelayers.formulas import Formulas
 from conelayers.jax.host import HostProgram
 from conelayers.jax.host_primitive import alike, front, host_primitive, mapped_size
+from conelayers.layer.traced_program import Formulas
 
 __all__ = ["optimal_value", "solve", "solved"]
 

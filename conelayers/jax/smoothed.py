@@ -9,10 +9,10 @@ from typing import Any
 import jax
 from jax.interpreters import ad, batching
 
-from conelayers.formulas import Formulas
 from conelayers.jax.host import HostProgram
 from conelayers.jax.host_primitive import alike, front, host_primitive, mapped_size
 from conelayers.jax.primitives import solve
+from conelayers.layer.traced_program import Formulas
 
 __all__ = ["solve_smoothed"]
 

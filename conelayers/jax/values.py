@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from conelayers.expressions import Arithmetic
 from conelayers.jax.arithmetic import JaxArithmetic
-from conelayers.parameters import ParameterSpec, flatten
-from conelayers.values import entries_at_positions
+from conelayers.problem.expressions import Arithmetic
+from conelayers.problem.parameters import ParameterSpec, flatten
+from conelayers.problem.user_values import entries_at_positions
 
 __all__ = ["ARRAYS", "check_host_array"]
 

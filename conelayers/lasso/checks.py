@@ -7,7 +7,7 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.sparse import issparse
 
-from conelayers.arguments import as_real
+from conelayers.support.arguments import as_real
 
 __all__ = ["checked_data", "checked_flag", "checked_integer", "checked_logarithms", "checked_positive", "signs"]
 

@@ -14,7 +14,7 @@ from conelayers.lasso.linearization import RANK, Basis, Forcing, Linearization
 from conelayers.lasso.penalties import Penalty
 from conelayers.lasso.polish import newton_step
 from conelayers.lasso.verdicts import Conditions, Side, Spectrum
-from conelayers.names import NEGLIGIBLE
+from conelayers.program.names import NEGLIGIBLE
 
 __all__ = ["SupportConditions"]
 

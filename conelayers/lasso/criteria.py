@@ -11,13 +11,13 @@ from typing import Any, final
 import numpy as np
 from sklearn.model_selection import check_cv
 
-from conelayers.arguments import described
-from conelayers.errors import as_member
 from conelayers.lasso.checks import checked_data, signs
 from conelayers.lasso.losses import Logistic
 from conelayers.lasso.problem import Model, Problem, checked_model
 from conelayers.lasso.solution import Solution
 from conelayers.lasso.verdicts import Side
+from conelayers.support.arguments import described
+from conelayers.support.errors import as_member
 
 __all__ = [
     "Criterion",

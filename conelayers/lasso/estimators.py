@@ -15,14 +15,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from conelayers.arguments import as_flag
-from conelayers.certificate import Verdict
-from conelayers.errors import SingularDerivativeWarning
+from conelayers.derivatives.certificate import Verdict
 from conelayers.lasso.checks import checked_integer, checked_positive
 from conelayers.lasso.criteria import CrossValidation, Error, Evaluation, LogisticError, SquaredError
 from conelayers.lasso.models import ElasticNet, Lasso, SparseLogistic, WeightedLasso
 from conelayers.lasso.problem import Model
 from conelayers.lasso.tuning import best_on_grid, tune
+from conelayers.support.arguments import as_flag
+from conelayers.support.errors import SingularDerivativeWarning
 
 __all__ = ["ElasticNetHyperCV", "LassoHyperCV", "LogisticHyperCV", "WeightedLassoHyperCV"]
 

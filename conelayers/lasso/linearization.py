@@ -21,7 +21,7 @@ from typing import final
 import numpy as np
 import scipy.linalg as sla
 
-from conelayers.errors import SingularDerivativeWarning
+from conelayers.support.errors import SingularDerivativeWarning
 
 __all__ = ["RANK", "Basis", "Forcing", "Linearization"]
 

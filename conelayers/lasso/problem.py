@@ -10,8 +10,6 @@ from typing import Any, final
 
 import numpy as np
 
-from conelayers.arguments import described
-from conelayers.errors import InaccurateSolutionWarning
 from conelayers.lasso.checks import checked_logarithms
 from conelayers.lasso.conditions import SupportConditions
 from conelayers.lasso.fit import Fit
@@ -21,7 +19,9 @@ from conelayers.lasso.penalties import Penalty
 from conelayers.lasso.polish import polish
 from conelayers.lasso.solution import Solution
 from conelayers.lasso.solvers import check_solver, first_guess
-from conelayers.parallel import one_blas_thread
+from conelayers.support.arguments import described
+from conelayers.support.errors import InaccurateSolutionWarning
+from conelayers.support.parallel import one_blas_thread
 
 __all__ = ["Model", "PenalizedModel", "Problem", "checked_model", "checked_start", "solve", "warned"]
 

@@ -9,11 +9,11 @@ from typing import final
 
 import numpy as np
 
-from conelayers.arguments import as_real
-from conelayers.errors import as_member
 from conelayers.lasso.linearization import Linearization
 from conelayers.lasso.verdicts import Conditions, Side, SupportCertificate, certify
-from conelayers.parallel import one_blas_thread
+from conelayers.support.arguments import as_real
+from conelayers.support.errors import as_member
+from conelayers.support.parallel import one_blas_thread
 
 __all__ = ["Solution"]
 

@@ -25,7 +25,7 @@ from conelayers.lasso.checks import checked_data, checked_flag, checked_logarith
 from conelayers.lasso.margins import MarginConditions, Samples
 from conelayers.lasso.problem import Model, Problem, checked_start, warned
 from conelayers.lasso.solution import Solution
-from conelayers.parallel import one_blas_thread
+from conelayers.support.parallel import one_blas_thread
 
 __all__ = ["LinearSVM"]
 

@@ -16,11 +16,11 @@ from typing import Any, final
 import numpy as np
 from scipy.optimize import minimize as scipy_minimize
 
-from conelayers.arguments import as_flag, described
-from conelayers.errors import as_member
 from conelayers.lasso.checks import checked_integer, checked_logarithms, checked_positive
 from conelayers.lasso.criteria import Criterion, Evaluation
 from conelayers.lasso.requirements import progress_bar
+from conelayers.support.arguments import as_flag, described
+from conelayers.support.errors import as_member
 
 __all__ = ["Descent", "Record", "Tuning", "best_on_grid", "tune"]
 

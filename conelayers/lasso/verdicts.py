@@ -18,7 +18,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from conelayers.certificate import Verdict
+from conelayers.derivatives.certificate import Verdict
 from conelayers.lasso.linearization import Linearization
 
 __all__ = ["Conditions", "Side", "Spectrum", "SupportCertificate", "certify"]

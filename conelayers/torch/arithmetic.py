@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 import torch
 
-from conelayers.expressions.arithmetic import pivot_floor
+from conelayers.problem.expressions.arithmetic import pivot_floor
 
 __all__ = ["TorchArithmetic"]
 

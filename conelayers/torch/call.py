@@ -9,11 +9,11 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from conelayers.formulas import Formulas
-from conelayers.layer import Layer
-from conelayers.layer_solution import LayerSolution
-from conelayers.linearization import NullTest, SolutionMap
-from conelayers.smoothing import Smoothing
+from conelayers.derivatives.linearization import NullTest, SolutionMap
+from conelayers.derivatives.smoothing import Smoothing
+from conelayers.layer.layer import Layer
+from conelayers.layer.solution import LayerSolution
+from conelayers.layer.traced_program import Formulas
 from conelayers.torch.conversion import from_array, to_array
 
 __all__ = ["Call"]

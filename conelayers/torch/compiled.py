@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conelayers.layer import Layer
-from conelayers.layer_solution import LayerSolution
-from conelayers.recent import Recent, digest
+from conelayers.layer.layer import Layer
+from conelayers.layer.solution import LayerSolution
+from conelayers.support.recent import Recent, digest
 from conelayers.torch.conversion import from_array, output_type, to_array
 
 __all__ = ["register", "solve_in_graph"]

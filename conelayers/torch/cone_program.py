@@ -10,19 +10,21 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from conelayers.arguments import as_integers, described
-from conelayers.cones import Cones, as_cones
-from conelayers.failures import OnFailure, as_on_failure
-from conelayers.formulas import Formulas
-from conelayers.input_map import InputMap
-from conelayers.layer import ConicLayer, Layer
-from conelayers.names import Names, Naming
-from conelayers.options import Options
-from conelayers.parameters import ParameterSpec
-from conelayers.parametric import AffineMap, ParametricProgram, bounds_only
-from conelayers.program import Pattern, Structure
-from conelayers.recent import Recent
-from conelayers.solvers import merge_solver_args
+from conelayers.layer.layer import ConicLayer, Layer
+from conelayers.layer.options import Options
+from conelayers.layer.outcome import OnFailure, as_on_failure
+from conelayers.layer.traced_program import Formulas
+from conelayers.problem.input_map import InputMap
+from conelayers.problem.parameters import ParameterSpec
+from conelayers.problem.parametric import AffineMap, ParametricProgram, bounds_only
+from conelayers.program.cone_dictionaries import as_cones
+from conelayers.program.cone_program import Structure
+from conelayers.program.cones import Cones
+from conelayers.program.names import Names, Naming
+from conelayers.program.patterns import Pattern
+from conelayers.solve.backends import merge_solver_args
+from conelayers.support.arguments import as_integers, described
+from conelayers.support.recent import Recent
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import check_tensor, to_array
 from conelayers.torch.layer import solve_parameters

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.autograd import Function, forward_ad
 
-from conelayers.formulas import Formulas
+from conelayers.layer.traced_program import Formulas
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import from_array, to_array
 

@@ -9,15 +9,15 @@ import cvxpy as cp
 import scipy.sparse as sp
 import torch
 
-from conelayers.certificate import Certificates
-from conelayers.failures import CallInfo, OnFailure
-from conelayers.formulas import Formulas
-from conelayers.input_map import InputMap, Replacement
-from conelayers.layer import Layer, ProblemData
-from conelayers.layer_solution import LayerSolution
-from conelayers.options import Options, describe_options, takes_options
-from conelayers.parameter_checks import batch_sizes, in_order
-from conelayers.parameters import moved_values
+from conelayers.derivatives.certificate import Certificates
+from conelayers.layer.layer import Layer, ProblemData
+from conelayers.layer.options import Options, describe_options, takes_options
+from conelayers.layer.outcome import CallInfo, OnFailure
+from conelayers.layer.solution import LayerSolution
+from conelayers.layer.traced_program import Formulas
+from conelayers.problem.input_map import InputMap, Replacement
+from conelayers.problem.parameter_checks import batch_sizes, in_order
+from conelayers.problem.parameters import moved_values
 from conelayers.torch.call import Call
 from conelayers.torch.compiled import register, solve_in_graph
 from conelayers.torch.conversion import from_array, output_type, to_array
@@ -126,7 +126,7 @@ class ConeLayer(torch.nn.Module):
     problem: a cvxpy.Problem that is DCP for all values of its parameters.
     parameters: all of them, in the order of the call's tensors.
     variables: variables of the problem or ``constraint.dual_variables[i]``, in the order of the returned tensors.
-    Options: see conelayers.options.Options.
+    Options: see conelayers.layer.options.Options.
 
     Tensors may be (*shape) or (B, *shape); unbatched ones are broadcast in a batched call and get the sum of the
     gradients. Computation is in float64; the outputs have the inputs' dtype and device, gradients each input's own.

@@ -8,9 +8,9 @@ from typing import final
 import numpy as np
 import torch
 
-from conelayers.cones import Selection
-from conelayers.formulas import Formulas
-from conelayers.parametric import ParametricProgram
+from conelayers.layer.traced_program import Formulas
+from conelayers.numerics.cones import Selection
+from conelayers.problem.parametric import ParametricProgram
 
 __all__ = ["flatten", "formulas_of"]
 

@@ -8,12 +8,12 @@ from typing import final
 import numpy as np
 import torch
 
-from conelayers.expressions import Arithmetic
-from conelayers.parameters import ParameterSpec
+from conelayers.problem.expressions import Arithmetic
+from conelayers.problem.parameters import ParameterSpec
+from conelayers.problem.user_values import entries_at_positions
 from conelayers.torch.arithmetic import TorchArithmetic
 from conelayers.torch.conversion import output_type
 from conelayers.torch.operations import flatten
-from conelayers.values import entries_at_positions
 
 __all__ = ["TENSORS"]
 

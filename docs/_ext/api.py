@@ -24,8 +24,8 @@ MODULES = {
     "conelayers.implicit.jax": "Roots, fixed points and projections in JAX.",
     "conelayers.equilibrium": "Monotone equilibrium networks.",
     "conelayers.lasso": "Lasso-type models and their hyperparameters.",
-    "conelayers.cones": "Cones: projections and their Clarke elements. For those who add one.",
-    "conelayers.solvers": "Solver backends. For those who add one.",
+    "conelayers.numerics.cones": "Cones: projections and their Clarke elements. For those who add one.",
+    "conelayers.solve.backends": "Solver backends. For those who add one.",
 }
 _KINDS = (
     ("Classes", lambda o: isinstance(o, type) and not _is(o, BaseException)),

@@ -13,11 +13,12 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from conelayers.cones import Cones, Selection
 from conelayers.implicit import projections
 from conelayers.implicit.cone_element import ConeElement
 from conelayers.implicit.jax.arrays import ARRAYS
 from conelayers.jax.primitives import derivative
+from conelayers.numerics.cones import Selection
+from conelayers.program.cones import Cones
 
 __all__ = ["project_box", "project_cone", "project_l1_ball", "project_l2_ball", "project_simplex", "soft_threshold"]
 

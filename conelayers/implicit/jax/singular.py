@@ -15,7 +15,6 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from conelayers.errors import SingularDerivativeWarning
 from conelayers.implicit.equation import Equation
 from conelayers.implicit.jax.equation import mapped
 from conelayers.implicit.jax.linear import matrix_of, solve_dense
@@ -29,6 +28,7 @@ from conelayers.implicit.singular_roots import (
     uncertainty,
     wider_probe,
 )
+from conelayers.support.errors import SingularDerivativeWarning
 
 __all__ = ["singular_instances", "warn_of"]
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from conelayers.cones import Cones, Selection
 from conelayers.implicit import projections
 from conelayers.implicit.cone_element import ConeElement
 from conelayers.implicit.torch.arrays import TENSORS
+from conelayers.numerics.cones import Selection
+from conelayers.program.cones import Cones
 from conelayers.torch.conversion import from_array, to_array
 from conelayers.torch.functions import derivative
 

@@ -8,7 +8,6 @@ from typing import NamedTuple, final
 
 import torch
 
-from conelayers.errors import SingularDerivativeWarning
 from conelayers.implicit.equation import Equation
 from conelayers.implicit.singular_roots import (
     FAR,
@@ -22,6 +21,7 @@ from conelayers.implicit.singular_roots import (
 )
 from conelayers.implicit.torch.linear import matrix_of, solve_dense
 from conelayers.implicit.torch.products import Products
+from conelayers.support.errors import SingularDerivativeWarning
 
 __all__ = ["SingularRoots", "singular_roots", "warn_of"]
 

@@ -1,0 +1,65 @@
+"""What the null vectors of J mean to the user: which variables move along them, and which constraints depend on each
+other.
+
+ker J is the direct sum of {dx : P dx = 0, D A dx = 0} and {w ∈ ker(I − D) : Aᵀw = 0}: the directions in which the
+minimizer is not unique, and those in which multipliers are not.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+import numpy as np
+
+from conelayers.program.names import Names
+
+__all__ = ["NullDirections", "listed"]
+
+_SEEN = 1e-5  # parts of orthonormal null vectors below this are rounding
+_SHOWN = 5  # names in one sentence
+
+
+@final
+class NullDirections(NamedTuple):
+    """Whether the two conditions of strong regularity hold (None: not tested), and the largest entries (n,) and (m,) of
+    the null directions that the user can see, in the equilibrated units.
+    """
+
+    second_order: bool | None
+    nondegenerate: bool | None
+    moving: np.ndarray
+    dependent: np.ndarray
+
+    @classmethod
+    def of(cls, dx: np.ndarray, dy: np.ndarray, names: Names, units: np.ndarray) -> NullDirections:
+        """Of null vectors (dx, dy) (k, n), (k, m) that span ker J, or of random ones that stand for it; units (n,) are
+        the user's of x.
+        """
+        moving = np.max(np.abs(names.visible(_basis(dx), units)), axis=0, initial=0.0)
+        dependent = np.max(np.abs(names.felt(_basis(dy))), axis=0, initial=0.0)
+        return cls(not moving.any(), not dependent.any(), moving, dependent)
+
+    @classmethod
+    def untested(cls, n: int, m: int) -> NullDirections:
+        """Where the null space is not known."""
+        return cls(None, None, np.zeros(n), np.zeros(m))
+
+    def variables(self, names: Names, units: np.ndarray) -> tuple[str, ...]:
+        """The variables that move."""
+        return names.columns(self.moving, units)
+
+    def constraints(self, names: Names) -> tuple[str, ...]:
+        """The constraints whose gradients depend on each other."""
+        return names.rows(self.dependent)
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """The first of these names, and how many more there are."""
+    rest = len(names) - _SHOWN
+    return "; ".join(names[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _basis(vectors: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of the span of vectors (k, size) of about unit length, rounding left out."""
+    _, sizes, V = np.linalg.svd(vectors, full_matrices=False)
+    return V[sizes > _SEEN * max(1.0, float(sizes.max(initial=0.0)))]

@@ -1,0 +1,143 @@
+"""A layer's policies for its derivative: which Clarke element is taken at kinks, and what is done where the linear system is singular."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+
+from conelayers.derivatives.certificate import Certificate
+from conelayers.derivatives.linearization import Linearization, SolutionMap
+from conelayers.derivatives.null_directions import NullDirections, listed
+from conelayers.derivatives.regularity import certify, snapped
+from conelayers.numerics.cones import Selection
+from conelayers.numerics.trouble import Trouble
+from conelayers.program.names import NEGLIGIBLE, Naming
+from conelayers.program.solution import Solution
+from conelayers.support.errors import (
+    SingularDerivativeError,
+    SingularDerivativeWarning,
+    ZeroDerivativeWarning,
+    as_member,
+)
+
+__all__ = ["Singular", "Watch", "as_singular"]
+
+_OUTSIDE = (
+    "what is singular are variables that cvxpy introduced and that nothing holds there (the epigraph of a norm with "
+    "the weight 0), or multipliers, "
+    "and what was asked for depends on these: the gradient of such a weight."
+)
+_HOW_TO_KNOW_MORE = (
+    "`certify` of the layer, with the same parameter values, or of the solution makes the whole certificate."
+)
+
+
+@final
+class Singular(Enum):
+    """WARN once for each cause, naming it; RAISE a SingularDerivativeError; or silently the LEAST_SQUARES solution."""
+
+    WARN = "warn"
+    RAISE = "raise"
+    LEAST_SQUARES = "least_squares"
+
+
+def as_singular(value: Singular | str) -> Singular:
+    """A Singular from itself or its string. Raises ValueError naming the strings."""
+    return as_member(Singular, "singular", value)
+
+
+@final
+@dataclass(frozen=True)
+class Watch:
+    """The policies of a layer, the causes that it has warned of already (``seen``), and how often there was trouble."""
+
+    policy: Singular
+    selection: Selection
+    naming: Naming
+    seen: set[Any] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def over(self, solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
+        """A solution and its linearization under these policies."""
+        solution, linearization = snapped(solution, linearization, self.selection)
+        return solution, replace(linearization, on_trouble=self.teller(solution))
+
+    def over_point(self, linearization: Linearization) -> Linearization:
+        """A linearization at a point that somebody else found."""
+        return replace(linearization.select(self.selection), on_trouble=self.teller(None))
+
+    def teller(self, solution: Solution | None) -> Callable[[SolutionMap, Trouble], None]:
+        """What is done about trouble at these solutions."""
+        return partial(self._tell, solution)
+
+    def asks_for_zeros(self, smoothing: object) -> bool:
+        """Whether a gradient that is zero in every parameter is still to be told of, with this in the place of the derivative."""
+        return self.policy is not Singular.LEAST_SQUARES and (ZeroDerivativeWarning, smoothing) not in self.seen
+
+    def tell_zero(self, smoothing: object, message: str) -> None:
+        """Tell of it, once."""
+        self.seen.add((ZeroDerivativeWarning, smoothing))
+        warnings.warn(message, ZeroDerivativeWarning, stacklevel=6)
+
+    def _tell(self, solution: Solution | None, linearization: SolutionMap, trouble: Trouble) -> None:
+        self.counts["trouble"] += 1
+        if trouble.unfinished and self.policy is not Singular.RAISE:
+            warnings.warn(
+                trouble.message, SingularDerivativeWarning, stacklevel=8
+            )  # each time: there are NaN among the answers
+            return
+        if self.policy is Singular.LEAST_SQUARES:
+            return
+        troubled = trouble.instances
+        i = troubled[0]
+        if self.policy is Singular.WARN:
+            new: dict[Any, int] = {}
+            for k in troubled:
+                cause = self._cause(linearization, trouble, k)
+                if cause not in self.seen:
+                    new.setdefault(cause, k)
+            if not new:
+                return
+            self.seen.update(new)
+            i = min(new.values())
+        message = trouble.message
+        if i not in trouble.unfinished:
+            message = f"{message}\nAt batch index {i}: {self._finding(linearization, i)}"
+        if self.policy is Singular.RAISE:
+            certificate = None if solution is None else partial(self._certificate, linearization.take([i]), solution, i)
+            raise SingularDerivativeError(message, certificate)
+        warnings.warn(message, SingularDerivativeWarning, stacklevel=8)
+
+    def _finding(self, linearization: SolutionMap, i: int) -> str:
+        """Who is to blame, as far as a few null vectors tell: those that are at hand."""
+        one, names = linearization.take([i]), self.naming.names
+        null, units = one.null_sample(0), one.scaling.d[0]
+        if null is None:
+            return f"the null space is not known. {_HOW_TO_KNOW_MORE}"
+        directions, said = NullDirections.of(*null, names, units), []
+        if not directions.second_order:
+            said.append(f"the minimizer is not unique along {listed(directions.variables(names, units))}.")
+        if not directions.nondegenerate:
+            which = listed(directions.constraints(names)) or "the active constraints"
+            said.append(f"the gradients of active constraints are linearly dependent, those of {which}.")
+        return " ".join([*(said or [_OUTSIDE]), _HOW_TO_KNOW_MORE])
+
+    @staticmethod
+    def _cause(linearization: SolutionMap, trouble: Trouble, i: int) -> Any:
+        """What makes two warnings say the same: the kind of trouble, and which variables and rows it is about."""
+        kind = trouble.consequence, i in trouble.ambiguous, i in trouble.inconsistent
+        null = linearization.take([i]).factorization.null_sample(0)
+        if null is None:
+            return kind
+        supports = (np.max(np.abs(h), axis=0, initial=0.0) > NEGLIGIBLE for h in null)
+        return kind, *(np.packbits(s).tobytes() for s in supports)
+
+    def _certificate(self, linearization: Linearization, solution: Solution, i: int) -> Certificate:
+        return certify(linearization, solution.take([i]), self.naming.names)[0]

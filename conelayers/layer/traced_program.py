@@ -1,0 +1,243 @@
+"""A parametric program's linear maps in a framework's own operations, which its transformations differentiate.
+
+The arrays here are tensors of torch or arrays of JAX; ``Operations`` is what is asked of a framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import numpy as np
+import scipy.sparse as sp
+
+from conelayers.layer.outcome import scattered
+from conelayers.numerics.cones import Selection, product_cone
+from conelayers.problem.parameters import ParameterSpec
+from conelayers.problem.parametric import AffineMap, OutputSpec, ParametricProgram
+from conelayers.program.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
+from conelayers.program.patterns import Pattern
+
+__all__ = ["Formulas", "Operations"]
+
+Array = Any  # of the framework
+
+
+class Operations(Protocol):
+    """A framework's operations on arrays (B, ·) and (..., m)."""
+
+    def constant(self, array: np.ndarray) -> Array:
+        """The array as the framework's constant, whatever transformation is under way."""
+
+    def take(self, h: Array, index: Array) -> Array:
+        """h[:, index]."""
+
+    def scatter(self, values: Array, target: Array, size: int) -> Array:
+        """(B, size) with out[:, target] += values."""
+
+    def log_where(self, mask: Array, h: Array) -> Array:
+        """log h where the mask holds, zero elsewhere, with a derivative that is zero there too."""
+
+    def exp(self, h: Array) -> Array:
+        """Entry by entry; NaN has the derivative 1, so that what does not depend on it does not become NaN."""
+
+    def join(self, a: Array, b: Array) -> Array:
+        """(B, p + q) from (B, p) and (B, q)."""
+
+    def unflatten(self, flat: Array, shape: tuple[int, ...]) -> Array:
+        """(B, *shape) from (B, size), column by column."""
+
+
+@final
+@dataclass(frozen=True)
+class _Sparse:
+    """A constant sparse matrix by its entries."""
+
+    ops: Operations
+    rows: Array
+    cols: Array
+    data: Array
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls, ops: Operations, rows: np.ndarray, cols: np.ndarray, data: np.ndarray, shape: tuple[int, int]
+    ) -> _Sparse:
+        return cls(ops, _index(ops, rows), _index(ops, cols), _constant(ops, data), shape)
+
+    def times(self, h: Array) -> Array:
+        """(B, rows) from (B, cols)."""
+        return self.ops.scatter(self.ops.take(h, self.cols) * self.data, self.rows, self.shape[0])
+
+    def transposed_times(self, h: Array) -> Array:
+        """(B, cols) from (B, rows)."""
+        return self.ops.scatter(self.ops.take(h, self.rows) * self.data, self.cols, self.shape[1])
+
+
+def _index(ops: Operations, array: np.ndarray) -> Array:
+    return ops.constant(np.array(array, dtype=np.int64))
+
+
+def _constant(ops: Operations, array: np.ndarray) -> Array:
+    return ops.constant(np.array(array, dtype=np.float64))
+
+
+@final
+@dataclass(frozen=True)
+class _Affine:
+    """An AffineMap whose matrix has the positions in its range."""
+
+    constant: Array
+    matrix: _Sparse
+
+    @classmethod
+    def of(cls, ops: Operations, affine: AffineMap) -> _Affine:
+        coo = affine.linear.tocoo()
+        rows = affine.rows[coo.row] if coo.nnz else coo.row
+        shape = (affine.constant.size, affine.linear.shape[1])
+        return cls(_constant(ops, affine.constant), _Sparse.of(ops, rows, coo.col, coo.data, shape))
+
+
+@final
+@dataclass(frozen=True)
+class _Entries:
+    """Where a pattern's entries are."""
+
+    ops: Operations
+    rows: Array
+    cols: Array
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, ops: Operations, pattern: Pattern) -> _Entries:
+        return cls(ops, _index(ops, pattern.rows), _index(ops, pattern.cols), pattern.shape)
+
+    def times(self, values: Array, h: Array) -> Array:
+        """M h for values (B, nnz) and h (B, cols)."""
+        return self.ops.scatter(values * self.ops.take(h, self.cols), self.rows, self.shape[0])
+
+    def transposed_times(self, values: Array, h: Array) -> Array:
+        """Mᵀh for values (B, nnz) and h (B, rows)."""
+        return self.ops.scatter(values * self.ops.take(h, self.rows), self.cols, self.shape[1])
+
+    def outer(self, left: Array, right: Array) -> Array:
+        """The entries of left rightᵀ, (B, nnz)."""
+        return self.ops.take(left, self.rows) * self.ops.take(right, self.cols)
+
+
+@final
+class Formulas:
+    """φ ↦ P, q, A, b; (x, y) ↦ outputs; and products with them, for φ = θ, or (θ, log θ) of a geometric program."""
+
+    def __init__(self, compiled: ParametricProgram, ops: Operations, selection: Selection = Selection.DEFAULT) -> None:
+        self.compiled, self.ops, self.selection = compiled, ops, selection
+        self.cones = compiled.structure.cones
+        self.P, self.q, self.A, self.b, self.constant = (
+            _Affine.of(ops, getattr(compiled, name)) for name in ("P", "q", "A", "b", "constant")
+        )
+        self.P_entries, self.A_entries = _Entries.of(ops, compiled.structure.P), _Entries.of(ops, compiled.structure.A)
+        self.outputs: list[tuple[OutputSpec, _Sparse]] = [(o, _matrix(ops, o.matrix)) for o in compiled.outputs]
+        self._logarithmic = ops.constant(np.array(compiled.logarithmic, dtype=np.bool_))
+        self.free = ops.constant(np.arange(self.cones.dimension) < self.cones.zero)
+
+    @property
+    def piecewise(self) -> bool:
+        """Whether D is diag(v > 0 or free), in the framework's own operations."""
+        return not self.cones.curved and self.selection is Selection.DEFAULT
+
+    def derivative(self, v: np.ndarray, h: np.ndarray) -> np.ndarray:
+        """D(v)h of the selected element for v, h (..., m); where v is NaN (no solution) NaN, or zero for h = 0."""
+        return _where_solved(lambda v, h: product_cone(self.cones).element(v, self.selection).apply(h), v, h)
+
+    def second_derivative(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """D²Π(v)[a, c] for v, a, c (..., m), likewise."""
+        return _where_solved(product_cone(self.cones).second_derivative, v, a, c)
+
+    @property
+    def parameters(self) -> tuple[ParameterSpec, ...]:
+        return self.compiled.parameters
+
+    @property
+    def size(self) -> int:
+        """The length of θ."""
+        return sum(spec.size for spec in self.parameters)
+
+    def phi(self, theta: Array) -> Array:
+        """θ, or (θ, log θ), with zero where no logarithm is taken."""
+        return self.ops.join(theta, self.ops.log_where(self._logarithmic, theta)) if self.compiled.gp else theta
+
+    def variables(self, x: Array, y: Array) -> list[Array]:
+        """The outputs (B, *shape)."""
+        values = []
+        for spec, matrix in self.outputs:
+            flat = matrix.times(x if spec.primal else y)
+            values.append(self.ops.unflatten(self.ops.exp(flat) if spec.exponential else flat, spec.shape))
+        return values
+
+    def P_values(self, phi: Array) -> Array:
+        """The entries of P, (B, nnz)."""
+        return self.P.constant + self.P.matrix.times(phi)
+
+    def A_values(self, phi: Array) -> Array:
+        """The entries of A, (B, nnz)."""
+        return self.A.constant + self.A.matrix.times(phi)
+
+    def q_value(self, phi: Array) -> Array:
+        """q, (B, n)."""
+        return self.q.constant + self.q.matrix.times(phi)
+
+    def constant_value(self, phi: Array) -> Array:
+        """The objective's constant, (B,)."""
+        return (self.constant.constant + self.constant.matrix.times(phi))[:, 0]
+
+    def user_value(self, value: Array) -> Array:
+        """The user's optimal value from the cone program's."""
+        value = -value if self.compiled.maximize else value
+        return self.ops.exp(value) if self.compiled.gp else value
+
+    def dP(self, dphi: Array, x: Array) -> Array:
+        """dP x along dφ."""
+        return self.P_entries.times(self.P.matrix.times(dphi), x)
+
+    def dA(self, dphi: Array, x: Array) -> Array:
+        """dA x along dφ."""
+        return self.A_entries.times(self.A.matrix.times(dphi), x)
+
+    def dAT(self, dphi: Array, y: Array) -> Array:
+        """dAᵀy along dφ."""
+        return self.A_entries.transposed_times(self.A.matrix.times(dphi), y)
+
+    def P_gradient(self, left: Array, right: Array) -> Array:
+        """The gradient of leftᵀ P right with respect to φ."""
+        outer = 0.5 * (self.P_entries.outer(left, right) + self.P_entries.outer(right, left))
+        return self.P.matrix.transposed_times(outer)
+
+    def A_gradient(self, left: Array, right: Array) -> Array:
+        """The gradient of leftᵀ A right with respect to φ."""
+        return self.A.matrix.transposed_times(self.A_entries.outer(left, right))
+
+    def gradient(self, x: Array, y: Array, lam: Array, mu: Array) -> Array:
+        """The gradient with respect to φ (B, ·) of what has the adjoint λ, μ (data_gradients.py)."""
+        gradient = self.A.matrix.transposed_times(A_gradient(self.A_entries.outer, x, y, lam, mu))
+        gradient = gradient + self.P.matrix.transposed_times(P_gradient(self.P_entries.outer, x, lam))
+        gradient = gradient + self.q.matrix.transposed_times(q_gradient(lam))
+        return gradient + self.b.matrix.transposed_times(b_gradient(mu))
+
+
+def _where_solved(function: Callable[..., np.ndarray], v: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    if np.isfinite(v).all():
+        return function(v, *others)
+    v = np.where(np.isneginf(v), -1.0, v)  # where nothing bounds v is as far from the kink as with any other slack
+    flat, *rest = (h.reshape(-1, h.shape[-1]) for h in (v, *others))
+    members = np.flatnonzero(np.isfinite(flat).all(axis=1))
+    nothing = np.zeros(len(flat), dtype=bool)
+    for h in rest:
+        nothing |= (h == 0).all(axis=1)
+    values = function(*(h[members] for h in (flat, *rest))) if members.size else np.zeros((0, flat.shape[1]))
+    return scattered(values, members, np.where(nothing, 0.0, np.nan)).reshape(v.shape)
+
+
+def _matrix(ops: Operations, matrix: sp.csr_array) -> _Sparse:
+    coo = matrix.tocoo()
+    return _Sparse.of(ops, coo.row, coo.col, coo.data, coo.shape)

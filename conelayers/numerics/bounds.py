@@ -1,0 +1,56 @@
+"""Rows of the nonnegative cone that bound nothing, or next to nothing, are set aside while the rest is solved.
+
+A right-hand side that dwarfs all others (scaling.py finds them) makes the rest of the program look like rounding: solvers stop at
+tolerances relative to ‖b‖. Its row is emptied, 0·x + s = 1, and checked when the rest is solved: the bounds that x violates are put back, and where
+nothing was found without them all are. A program that is infeasible without some of its rows is so with them. b = ∞ says that there
+is no bound: such a row has s = ∞ and y = 0 and stays empty. b = −∞ leaves no x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from conelayers.numerics.residual import Point
+from conelayers.numerics.scaling import Equilibrated
+from conelayers.program.cone_program import ConeProgram
+
+__all__ = ["emptied", "missing", "put_back", "restored"]
+
+
+def emptied(program: ConeProgram, rows: np.ndarray | None) -> ConeProgram:
+    """The program with 0·x + s = 1 in the place of these rows, (B, m) bool."""
+    if rows is None or not rows.any():
+        return program
+    entries = rows[:1] if (rows == rows[0]).all() else rows
+    A = np.where(entries[:, program.structure.A.rows], 0.0, program.A)
+    return replace(program, A=A, b=np.where(rows, 1.0, program.b))
+
+
+def missing(program: ConeProgram) -> np.ndarray | None:
+    """The rows without a bound, (B, m) bool, or None where there are none."""
+    infinite = np.isinf(program.b)
+    return infinite if infinite.any() else None
+
+
+def _slacks(program: ConeProgram, x: np.ndarray) -> np.ndarray:
+    """b − Ax, which is infinite where there is no bound, (B, m)."""
+    return program.b - program.Ax(x)
+
+
+def put_back(equilibrated: Equilibrated, x: np.ndarray, open_: np.ndarray) -> np.ndarray | None:
+    """The rows that were set aside and are needed: those that x violates, and in instances ``open_`` (B,) bool all. None if there are none."""
+    program, _, aside = equilibrated
+    assert aside is not None
+    needed = aside & np.isfinite(program.b)
+    needed &= (_slacks(program, x) < 0) | open_[:, None]
+    return needed if needed.any() else None
+
+
+def restored(equilibrated: Equilibrated, point: Point) -> tuple[ConeProgram, np.ndarray]:
+    """The equilibrated program with all of its bounds, and v there: y = 0 and the slack of each row that was set aside."""
+    program, _, aside = equilibrated
+    assert aside is not None
+    v = np.where(aside, -_slacks(program, point.x), point.v)
+    return emptied(program, missing(program)), np.where(np.isfinite(v), v, -1.0)

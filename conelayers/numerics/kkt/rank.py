@@ -1,0 +1,98 @@
+"""The null space of the reduced KKT matrix K of any element, found for its own sake: nothing is solved with it.
+
+The test is made on the equilibrated K, EKE, never on AAᵀ, which squares condition numbers: a symmetric eigendecomposition where
+that is cheap, else block inverse iteration with the factored EKE + δ·diag(I, −I), whose Ritz values bound the smallest |λ| from above.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+
+from conelayers.numerics.cones import ProductElement
+from conelayers.numerics.kkt.aligned import AlignedFactorization
+from conelayers.numerics.kkt.assembly import Assembled, assemble
+from conelayers.numerics.kkt.choice import prefers_krylov
+from conelayers.numerics.kkt.condensed import CondensedFactorization, prefers_condensed
+from conelayers.numerics.kkt.elimination import extend_null_vectors
+from conelayers.numerics.kkt.factorization import SINGULAR_BELOW
+from conelayers.numerics.kkt.sparse import QuasiDefinite
+from conelayers.numerics.presolve import Presolved
+
+__all__ = ["null_space"]
+
+_DENSE_UP_TO = 600
+_STEPS = 3
+_BLOCK, _LARGEST_BLOCK = 8, 32
+_CLEAR = (1e-15, 1e-6)  # ratios outside are believed at once
+
+
+def null_space(
+    presolved: Presolved, element: ProductElement, instance: int, cutoff: float = SINGULAR_BELOW
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Directions (dx, dy) (k, n), (k, m) that span ker K(D) of one instance, D an element of the whole program, in the equilibrated units.
+
+    Those with |λ|/max|λ| up to ``cutoff``: all of them, or of a large system at least 32. None where K cannot be factored.
+    """
+    program = presolved.smaller
+    if prefers_krylov(program.structure):
+        return None
+    inner_element = presolved.element(element)
+    part, one = program.take([instance]), inner_element.take([instance])
+    aligned = AlignedFactorization.of(part, one, cutoff=cutoff)
+    if aligned is not None:
+        null = aligned.null_vectors(0)
+        return None if null is None else _extended(presolved, instance, null)
+    if prefers_condensed(program.structure):
+        null = CondensedFactorization.of(part, one, cutoff=cutoff).null_vectors(0)
+        return _extended(presolved, instance, null)
+    assembled = assemble(program, inner_element, instance)
+    vectors = _dense(assembled, cutoff) if assembled.order <= _DENSE_UP_TO else _sparse(assembled, cutoff)
+    if vectors is None:
+        return None
+    inner = np.linalg.qr(assembled.scales[:, None] * vectors)[0].T
+    return _extended(presolved, instance, assembled.null_vectors(inner))
+
+
+def _extended(
+    presolved: Presolved, instance: int, null: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The null vectors of the whole K from those of the smaller program's."""
+    if presolved.elimination is None:
+        return null
+    return extend_null_vectors(presolved.elimination.take([instance]), *null)
+
+
+def _dense(assembled: Assembled, cutoff: float) -> np.ndarray:
+    values, vectors = np.linalg.eigh(assembled.matrix.toarray())
+    magnitude = np.abs(values)
+    return vectors[:, magnitude <= cutoff * magnitude.max(initial=0.0)]
+
+
+def _sparse(assembled: Assembled, cutoff: float) -> np.ndarray | None:
+    factor = QuasiDefinite(assembled)
+    size = assembled.largest_eigenvalue()
+    width = min(_BLOCK, assembled.order)
+    while True:
+        values, vectors = factor.smallest(width, _STEPS)
+        if not np.isfinite(values).all():
+            return None
+        if _CLEAR[0] * size < values.min() < _CLEAR[1] * size:
+            # Factored without pivoting, null vectors come out to 1e−8 or so only where pivots grow.
+            values, vectors = _shifted(assembled, width, size)
+        null = values <= cutoff * size
+        if not null.all() or width >= min(_LARGEST_BLOCK, assembled.order):
+            return vectors[:, null]
+        width = min(4 * width, _LARGEST_BLOCK, assembled.order)  # the null space may be wider than the block
+
+
+def _shifted(assembled: Assembled, width: int, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same by Lanczos' method with a pivoted factor of EKE − σI, which is regular for a σ of 1e−6."""
+    if width >= assembled.order:
+        values, vectors = np.linalg.eigh(assembled.matrix.toarray())
+    else:
+        start = np.random.default_rng(2).standard_normal(assembled.order)
+        matrix = sp.csc_matrix(assembled.matrix)
+        values, vectors = spla.eigsh(matrix, k=width, sigma=1e-6 * size, which="LM", v0=start)
+    return np.abs(values), vectors

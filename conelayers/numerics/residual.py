@@ -1,0 +1,241 @@
+"""The residual map of the homogeneous self-dual embedding in the gauge τ = 1, and its Jacobian.
+
+    F(x, v) = [ P x + AᵀΠ(v) + q ;  −A x + b − Π(v) + v ],    Π the projection onto K*,  v = y − s
+    J(D)    = [ P , AᵀD ;  −A , I − D ],                      D ∈ ∂_C Π(v)
+
+F is zero exactly at a solution x, y = Π(v), s = y − v. O'Donoghue (2021); Busseti, Moursi, Boyd (2019).
+
+How far a point is from one is said row by row, by backward errors: the relative change of the data that would make it exact,
+
+    row i      max(0, |Ax + s − b|ᵢ − φᵢ) / ωᵢ,        ωᵢ = Σ|Aᵢⱼ xⱼ| + |sᵢ| + |bᵢ|
+    column j   max(0, |Px + Aᵀy + q|ⱼ − φⱼ) / ωⱼ,      ωⱼ = Σ|Pⱼₖ xₖ| + Σ|Aᵢⱼ yᵢ| + |qⱼ|,            0/0 = 0
+
+(Oettli, Prager 1964), where in blocks of second-order, semidefinite, exponential and power cones ω and φ are maxima over the block. A number x_j
+is known to the rounding of the largest one at best, which where xⱼ itself is next to zero is more than all of ω; hence the floors
+
+    φᵢ = 64 ε Σ|Aᵢⱼ| ‖x‖∞,       φⱼ = 64 ε (Σ|Pⱼₖ| ‖x‖∞ + Σ|Aᵢⱼ| ‖y‖∞)
+
+of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error", 1989), where y, being found
+from Px + q, counts as no less than the largest Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|: at a solution without active constraints all of y is rounding. Both count as √ε at
+least, the equilibration having given them the size 1. In a component of the program, which has nothing to do with the
+others, ‖x‖∞ and ‖y‖∞ are no larger than its own, or its largest |q|. All of these are numbers without units, and no row
+hides behind another.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+import numpy as np
+
+from conelayers.numerics.cones import ProductElement, product_cone
+from conelayers.program.cone_program import ConeProgram
+from conelayers.program.patterns import largest
+
+__all__ = [
+    "ACCURACY",
+    "POLISHED",
+    "ROUGH",
+    "ROUNDING",
+    "BackwardErrors",
+    "Point",
+    "apply_jacobian",
+    "apply_jacobian_transpose",
+    "evaluate",
+    "relative",
+    "rounding_of",
+]
+
+_EPSILON = float(np.finfo(float).eps)
+ROUNDING = 64 * _EPSILON  # of what a sum is made of: no more digits are asked for
+ACCURACY = 1e-9  # backward errors up to which a point counts as a solution, whoever found it
+ROUGH = 1e-4  # rough errors up to which it is near one
+POLISHED = 1e-13  # and the errors that Newton's steps aim at
+_LEAST = _EPSILON**0.5  # size that ‖x‖ and ‖y‖ of an equilibrated program have at least
+
+
+@final
+class Point(NamedTuple):
+    """F at (x, v), with what it took: y = Π(v), s = y − v (in K, complementary to y), D, P x and Aᵀy, batched (B, …)."""
+
+    x: np.ndarray
+    v: np.ndarray
+    y: np.ndarray
+    s: np.ndarray
+    element: ProductElement
+    F1: np.ndarray
+    F2: np.ndarray
+    Px: np.ndarray
+    ATy: np.ndarray
+
+    def take(self, index: np.ndarray | list[int]) -> Point:
+        """The points of a part of the batch."""
+        x, v, y, s = (h[index] for h in (self.x, self.v, self.y, self.s))
+        F1, F2, Px, ATy = (h[index] for h in (self.F1, self.F2, self.Px, self.ATy))
+        return Point(x, v, y, s, self.element.take(index), F1, F2, Px, ATy)
+
+    def errors(self, program: ConeProgram, enough: float = POLISHED) -> BackwardErrors:
+        """The backward errors of an equilibrated program's rows and columns, or bounds of them where these are ``enough``."""
+        bounds = _error_bounds(program, self)
+        open_ = np.flatnonzero(~((bounds.aim <= enough) & (bounds.gap <= ACCURACY)))
+        if 2 * open_.size > program.batch:
+            return _backward_errors(program, self)
+        if open_.size:
+            found = _backward_errors(program.take(open_), self.take(open_))
+            for all_, some in zip(bounds, found, strict=True):
+                all_[open_] = some
+        return bounds
+
+    def error(self, program: ConeProgram, errors: BackwardErrors | None = None) -> np.ndarray:
+        """How far the point is from a solution, (B,): the largest backward error, which is 1 at most, where that or ``distance`` is small.
+
+        Elsewhere 1 + ``distance``: as long as some row is wrong altogether backward errors do not tell better points from worse.
+        ``errors``: those of the point, where they are known.
+        """
+        worst = (errors or self.errors(program)).worst
+        if (worst <= ACCURACY).all():
+            return worst
+        distance = self.distance(program)
+        return np.where((worst > ACCURACY) & ~(distance <= ACCURACY), 1 + distance, worst)
+
+    def distance(self, program: ConeProgram) -> np.ndarray:
+        """max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)) in the maximum norm, (B,): for equilibrated programs only."""
+        scale1 = 1 + np.maximum(largest(program.q), largest(self.Px))
+        scale2 = 1 + np.maximum(largest(program.b), largest(self.s))
+        return np.maximum(largest(self.F1) / scale1, largest(self.F2) / scale2)
+
+
+@final
+class BackwardErrors(NamedTuple):
+    """Those of the columns (B, n), rows (B, m), and of the duality gap, which with y ⊥ s is xᵀF₁ + yᵀF₂, (B,).
+
+    gap: max(0, |xᵀPx + qᵀx + bᵀy| − φ) / Σ(absolute values of its terms), φ = Σ|xⱼ| φⱼ + Σ|yᵢ| φᵢ. aim: the largest |F| / ω of the rows and
+    columns with ω > φ, (B,), which Newton's last steps make small, though the floors may excuse it. rough: the largest |F| / (ω + φ/64ε), (B,), which
+    measures each row by the largest x and y: what a loose solve can make small.
+    """
+
+    columns: np.ndarray
+    rows: np.ndarray
+    gap: np.ndarray
+    aim: np.ndarray
+    rough: np.ndarray
+
+    @property
+    def worst(self) -> np.ndarray:
+        """The largest of the rows and columns, (B,)."""
+        return np.maximum(self.columns.max(axis=1, initial=0.0), self.rows.max(axis=1, initial=0.0))
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of points that are none
+def _error_bounds(program: ConeProgram, point: Point) -> BackwardErrors:
+    """Bounds of the errors by parts of ω that cost next to nothing: |q| + |Px| + |Aᵀy| and |b| + |s|."""
+    abs_q, abs_b = np.abs(program.q), np.abs(program.b)
+    columns = relative(np.abs(point.F1), 0.0, abs_q + np.abs(point.Px) + np.abs(point.ATy))
+    rows = relative(np.abs(point.F2), 0.0, program.structure.cones.block_maxima(abs_b + np.abs(point.s)))
+    worst = np.maximum(columns.max(axis=1, initial=0.0), rows.max(axis=1, initial=0.0))
+    gap = relative(_total(point), 0.0, _dot(abs_q, np.abs(point.x)) + _dot(abs_b, np.abs(point.y)))
+    return BackwardErrors(columns, rows, gap, worst, worst.copy())
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def _backward_errors(program: ConeProgram, point: Point) -> BackwardErrors:
+    terms, floors, sizes = _terms(program, point), _floors(program, point), _floors(program, point, 0.0)
+    abs_x, abs_y, F1, F2 = np.abs(point.x), np.abs(point.y), np.abs(point.F1), np.abs(point.F2)
+    gap_floor = _dot(abs_x, floors.columns) + _dot(abs_y, floors.rows)
+    gap_terms = _dot(abs_x, terms.own) + _dot(np.abs(program.b), abs_y)
+    aim, rough = np.zeros(program.batch), np.zeros(program.batch)
+    for F, term, floor, size in (
+        (F1, terms.columns, floors.columns, sizes.columns),
+        (F2, terms.rows, floors.rows, sizes.rows),
+    ):
+        ratio = np.divide(F, term, out=np.zeros_like(term), where=term > floor)
+        aim = np.maximum(aim, ratio.max(axis=1, initial=0.0))
+        rough = np.maximum(rough, relative(F, 0.0, term + size / ROUNDING).max(axis=1, initial=0.0))
+    return BackwardErrors(
+        relative(F1, floors.columns, terms.columns),
+        relative(F2, floors.rows, terms.rows),
+        relative(_total(point), gap_floor, gap_terms),
+        aim,
+        rough,
+    )
+
+
+def _total(point: Point) -> np.ndarray:
+    """|xᵀPx + qᵀx + bᵀy|, (B,)."""
+    return np.abs(_dot(point.x, point.F1) + _dot(point.y, point.F2) + _dot(point.y, point.s))
+
+
+def rounding_of(program: ConeProgram, point: Point) -> tuple[np.ndarray, np.ndarray]:
+    """What rounding makes of F₁ (B, n) and F₂ (B, m) at a point of an equilibrated program, entry by entry."""
+    terms, floors = _terms(program, point), _floors(program, point)
+    share = _EPSILON / ROUNDING
+    return _EPSILON * terms.columns + share * floors.columns, _EPSILON * terms.rows + share * floors.rows
+
+
+@final
+class _Sizes(NamedTuple):
+    """ω, or φ, of the columns and rows; ``own`` is |P||x| + |q|, the part of ω in which y has none."""
+
+    columns: np.ndarray
+    rows: np.ndarray
+    own: np.ndarray
+
+
+def _terms(program: ConeProgram, point: Point) -> _Sizes:
+    sizes, abs_x = program.magnitudes, np.abs(point.x)
+    own = np.abs(program.q)
+    if program.structure.P.nnz:
+        own = own + sizes.P.matvec(abs_x)
+    rows = program.structure.cones.block_maxima(sizes.A.matvec(abs_x) + np.abs(point.s) + np.abs(program.b))
+    return _Sizes(own + sizes.A.rmatvec(np.abs(point.y)), rows, own)
+
+
+def _floors(program: ConeProgram, point: Point, least: float = _LEAST) -> _Sizes:
+    sizes, components = program.magnitudes, program.structure.components
+    x_size = x_rows = ROUNDING * np.maximum(largest(point.x), least)[:, None]
+    if components is not None:
+        # What a row has nothing to do with, not even through others, does not excuse it.
+        data = np.maximum(components.column_maxima(np.abs(program.q)), least)
+        of_x = ROUNDING * np.maximum(components.column_maxima(np.abs(point.x)), data)
+        x_size, x_rows = (np.minimum(x_size, of_x[:, h]) for h in (components.columns, components.rows))
+    Px = sizes.columns_of_P * x_size
+    own = Px + ROUNDING * np.abs(program.q)
+    y_size = np.maximum(ROUNDING * largest(point.y), own.max(axis=1, initial=ROUNDING * least))[:, None]
+    if components is not None:
+        of_y = ROUNDING * np.maximum(components.row_maxima(np.abs(point.y)), data)
+        y_size = np.minimum(y_size, np.maximum(of_y, components.column_maxima(own))[:, components.columns])
+    rows = program.structure.cones.block_maxima(sizes.rows_of_A)
+    return _Sizes(Px + sizes.columns_of_A * y_size, rows * x_rows, own)
+
+
+def relative(value: np.ndarray, floor: np.ndarray | float, size: np.ndarray) -> np.ndarray:
+    """max(0, value − floor)/size, 0/0 = 0; NaN stays."""
+    excess = value - floor
+    return np.divide(excess, size, out=np.zeros_like(excess), where=~(excess <= 0))
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("bi,bi->b", a, b)
+
+
+def evaluate(program: ConeProgram, x: np.ndarray, v: np.ndarray) -> Point:
+    """F(x, v) and the Clarke element at v, for x (B, n) and v (B, m)."""
+    y, s, element = product_cone(program.structure.cones).decompose(v)
+    Px, ATy = program.Px(x), program.ATy(y)
+    F2 = -program.Ax(x) + program.b - s
+    return Point(x, v, y, s, element, Px + ATy + program.q, F2, Px, ATy)
+
+
+def apply_jacobian(
+    program: ConeProgram, element: ProductElement, dx: np.ndarray, dv: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """J·[dx; dv]."""
+    dy = element.apply(dv)
+    return program.Px(dx) + program.ATy(dy), dv - dy - program.Ax(dx)
+
+
+def apply_jacobian_transpose(
+    program: ConeProgram, element: ProductElement, lam: np.ndarray, mu: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Jᵀ·[λ; μ]."""
+    return program.Px(lam) - program.ATy(mu), mu + element.apply(program.Ax(lam) - mu)

@@ -1,0 +1,233 @@
+"""Equilibration of a program: v = y − s compares multipliers with slacks, so both should be of one size.
+
+With d > 0 (n,), e > 0 (m,) such that diag(e) maps the cone onto itself, and β, γ > 0, the program in
+
+    x' = β x/d,   s' = β e s,   y' = γ y/e,
+
+has the data P' = (γ/β) d P d, q' = γ d q, A' = e A d, b' = β e b and the same cone. d and e are the least squares fit that brings the entries of P'
+and A' to one size (curtis_reid.py). Whatever units the user chose for variables, rows and objective, the fit ends in the same program: units add to the
+logarithms what it takes away again. An iteration that brings norms to one (Ruiz, 2001) has many fixed points, and ends in one that depends
+on the units. Where a part of the program that hangs together has no P, the fit leaves one factor open, d·t and e/t; it is chosen so that q' and
+b' are of one size there. β and γ bring b' and q' to size 1. All are powers of two, so that scaling rounds nothing (but for the third row of
+a power cone).
+
+Right-hand sides that dwarf the others, such as a bound of 1e10 that is there for form's sake, would make everything else look like
+rounding. Rows of the nonnegative cone with such a b, and those without a bound (b = ∞), are found here and set aside (bounds.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from conelayers.numerics.curtis_reid import DWARFS, ZERO, Fits, fitted, logarithms
+from conelayers.program.cone_program import ConeProgram
+from conelayers.program.cones import Cones
+from conelayers.program.patterns import largest, values_of_part
+
+__all__ = ["Equilibrated", "Scaling", "equilibrate_program"]
+
+_TOLERATED = 1.0  # binary orders of magnitude by which q' and b' may differ from 1
+_LIMIT = 300.0  # of log₂ β and log₂ γ
+_APART = 40.0  # binary orders by which q' or b' is so much the smaller that it counts as zero: its rounding is not to be scaled up
+_SPREAD = 1e-8  # what is smaller than so much of the largest entry of a point is scaled like that much of it
+
+
+@final
+@dataclass(frozen=True)
+class Scaling:
+    """d (B, n) and e (B, m), (1, ·) where they are shared, β (B, 1) and γ (B, 1) of a batch, and the translations between the two programs."""
+
+    d: np.ndarray
+    e: np.ndarray
+    beta: np.ndarray
+    gamma: np.ndarray
+
+    @classmethod
+    def identity(cls, program: ConeProgram) -> Scaling:
+        """The scaling that changes nothing."""
+        return cls.identity_of(program.q, program.b)
+
+    @classmethod
+    def identity_of(cls, x: np.ndarray, v: np.ndarray) -> Scaling:
+        """The same for points x (B, n) and v (B, m)."""
+        one = np.ones((len(x), 1))
+        return cls(np.ones_like(x), np.ones_like(v), one, one)
+
+    @classmethod
+    def of_point(cls, cones: Cones, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> Scaling:
+        """Units in which all of a point is about 1: d = |x|, e² = ‖y‖/‖s‖ block by block, β and γ; x (B, n), y and s (B, m)."""
+        d = _power_of_two(_bounded(np.abs(x)))
+        slacks, multipliers = (_bounded(cones.block_maxima(np.abs(h))) for h in (s, y))
+        e = _power_of_two(np.sqrt(multipliers / slacks))
+        beta = 1 / _power_of_two(np.maximum(largest(x / d), largest(e * s)))[:, None]
+        gamma = 1 / _power_of_two(largest(y / e))[:, None]
+        return cls(d, e, beta, gamma)
+
+    def then(self, other: Scaling) -> Scaling:
+        """This one, and ``other`` after it."""
+        return Scaling(self.d * other.d, self.e * other.e, self.beta * other.beta, self.gamma * other.gamma)
+
+    @cached_property
+    def trivial(self) -> bool:
+        """Whether it changes nothing."""
+        return all(bool((h == 1).all()) for h in (self.d, self.e, self.beta, self.gamma))
+
+    def take(self, index: Any) -> Scaling:
+        """A part of the batch."""
+        return Scaling(
+            values_of_part(self.d, index),
+            values_of_part(self.e, index),
+            values_of_part(self.beta, index),
+            values_of_part(self.gamma, index),
+        )
+
+    def program(self, program: ConeProgram) -> ConeProgram:
+        """The scaled program."""
+        P, A, ratio = program.P, program.A, self.gamma / self.beta
+        if not ((self.d == 1).all() and (self.e == 1).all()):
+            P, A = program.structure.P.scale(P, self.d, self.d), program.structure.A.scale(A, self.e, self.d)
+        if not (ratio == 1).all():
+            P = P * (ratio[:1] if (ratio == ratio[0]).all() else ratio)
+        return ConeProgram(program.structure, P, self.gamma * self.d * program.q, A, self.beta * self.e * program.b)
+
+    def scale(self, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x', y', s' from x, y, s."""
+        return self.beta * x / self.d, self.gamma * y / self.e, self.beta * self.e * s
+
+    def unscale(self, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, y, s from x', y', s'; their tangents likewise."""
+        return self.d * x / self.beta, self.e * y / self.gamma, s / (self.e * self.beta)
+
+    def scale_rows(self, r1: np.ndarray, r2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Right-hand sides of the first and second row of J: γ d r₁, β e r₂; the adjoint of ``unscale_adjoint``."""
+        return self.gamma * self.d * r1, self.beta * self.e * r2
+
+    def scale_cotangents(
+        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The adjoint of ``unscale``."""
+        return self.d * gx / self.beta, self.e * gy / self.gamma, gs / (self.e * self.beta)
+
+    @property
+    def balance(self) -> np.ndarray:
+        """γ/(β e²), (B, m): y'/s' = balance · y/s."""
+        return self.gamma / (self.beta * self.e**2)
+
+
+@final
+class Equilibrated(NamedTuple):
+    """A program, its scaling, and the rows that are set aside (B, m) bool, None where there are none."""
+
+    program: ConeProgram
+    scaling: Scaling
+    aside: np.ndarray | None
+
+    def rescaled(self, program: ConeProgram, others: Scaling) -> Equilibrated:
+        """The same of ``program`` with further scalings after this one."""
+        scaling = self.scaling.then(others)
+        return Equilibrated(scaling.program(program), scaling, self.aside)
+
+
+def equilibrate_program(program: ConeProgram, kept: np.ndarray | None = None) -> Equilibrated:
+    """The equilibrated program, each instance by itself. Rows ``kept`` (B, m) bool are set aside only where their b is infinite."""
+    structure = program.structure
+    if not program.batch:
+        return Equilibrated(program, Scaling.identity(program), None)
+    d, e, kinds = fitted(program)
+    moved = bool(d.any() or e.any())
+    left, right = (np.exp2(e), np.exp2(d)) if moved else (np.ones_like(e), np.ones_like(d))
+    log_q, log_b = logarithms(program.q) + d, logarithms(program.b) + e
+    aside = _set_aside(program, kinds, log_q, log_b, kept)
+    if aside is not None:
+        log_b = np.where(aside, 2 * ZERO, log_b)
+    is_open = any(fit.open_count for _, fit in kinds)
+    if is_open:
+        shifts = [(members, *fit.shifts(log_q[members], log_b[members])) for members, fit in kinds]
+        of_columns, of_rows = np.zeros_like(log_q), np.zeros_like(log_b)
+        for members, on_columns, on_rows in shifts:
+            of_columns[members], of_rows[members] = on_columns, on_rows
+        d, e, log_q, log_b = d + of_columns, e - of_rows, log_q + of_columns, log_b - of_rows
+    curved = any(fit.curved for _, fit in kinds)
+    beta, gamma = _sizes(log_q, log_b, curved)
+    of_d, of_e = (np.exp2(d), np.exp2(e)) if is_open else (right, left)
+    scaling = Scaling(of_d, of_e, np.exp2(beta), np.exp2(gamma))
+    if scaling.trivial:
+        return Equilibrated(program, scaling, aside)
+    ratio = np.exp2(gamma - beta)
+    ratio = ratio[:1] if (ratio == ratio[0]).all() else ratio
+    # The factors of open parts change neither A', where they cancel, nor P', which has no entries there.
+    if moved:
+        P, A = structure.P.scale(program.P, ratio * right, right), structure.A.scale(program.A, left, right)
+    else:
+        P, A = (program.P if (ratio == 1).all() else ratio * program.P), program.A
+    q, b = scaling.gamma * scaling.d * program.q, scaling.beta * scaling.e * program.b
+    return Equilibrated(ConeProgram(structure, P, q, A, b), scaling, aside)
+
+
+def _bounded(h: np.ndarray) -> np.ndarray:
+    most = largest(h)[:, None]
+    return np.maximum(h, np.where(most > 0, _SPREAD * most, 1.0))
+
+
+def _power_of_two(h: np.ndarray) -> np.ndarray:
+    return np.exp2(np.rint(np.log2(np.where(h > 0, h, 1.0))))
+
+
+def _sizes(log_q: np.ndarray, log_b: np.ndarray, curved: bool) -> tuple[np.ndarray, np.ndarray]:
+    """log₂ β and log₂ γ, (B, 1)."""
+    q_size = np.max(log_q, axis=1, initial=2 * ZERO, keepdims=True)
+    b_size = np.max(log_b, axis=1, initial=2 * ZERO, keepdims=True)
+    no_q, no_b = q_size < ZERO, b_size < ZERO
+    gamma, beta = (
+        np.where(none | (np.abs(h) <= _TOLERATED), 0.0, -np.rint(h)) for none, h in ((no_q, q_size), (no_b, b_size))
+    )
+    # Without one of the two, or next to none, P' keeps its size: x ≈ q/P for b = 0, y ≈ P b for q = 0.
+    beta = np.where(curved & (no_b | (beta > _APART + gamma)), gamma, beta)
+    gamma = np.where(curved & (no_q | (gamma > _APART + beta)), beta, gamma)
+    return np.clip(beta, -_LIMIT, _LIMIT), np.clip(gamma, -_LIMIT, _LIMIT)
+
+
+def _set_aside(
+    program: ConeProgram, kinds: Fits, log_q: np.ndarray, log_b: np.ndarray, kept: np.ndarray | None
+) -> np.ndarray | None:
+    """The rows of the nonnegative cone whose b is infinite, or dwarfs what else there is in the same part of the program."""
+    cones = program.structure.cones
+    if not cones.nonneg:
+        return None
+    rows = slice(cones.zero, cones.zero + cones.nonneg)
+    b = program.b[:, rows]
+    spans = _span(log_b, log_q if program.structure.P.nnz else log_b)
+    if not (spans > DWARFS).any() and not np.isinf(b).any():  # where all are infinite they span nothing
+        return None
+    loose = (b > 0) & (b < np.inf)
+    if kept is not None:
+        loose &= ~kept[:, rows]
+    sizes = np.where(loose, log_b[:, rows], 2 * ZERO)
+    least = np.where(loose, log_b[:, rows], np.inf).min(axis=1, initial=np.inf)
+    if program.structure.P.nnz:
+        least = np.minimum(least, np.where(log_q > ZERO, log_q, np.inf).min(axis=1, initial=np.inf))
+    infinite = np.isinf(b)
+    others = log_b.copy()
+    others[:, rows] = np.where(loose | infinite, 2 * ZERO, log_b[:, rows])
+    least = np.minimum(least, np.where(others > ZERO, others, np.inf).min(axis=1, initial=np.inf))
+    suspects = np.flatnonzero(sizes.max(axis=1, initial=2 * ZERO) - least > DWARFS)
+    if not suspects.size and not infinite.any():
+        return None
+    aside = np.zeros(program.b.shape, dtype=bool)
+    aside[:, rows] = infinite
+    for members, fit in kinds:
+        some = np.arange(program.batch)[members]
+        for i in some[np.isin(some, suspects)]:
+            candidates = cones.zero + np.flatnonzero(loose[i])
+            aside[i, candidates[fit.dwarfing(candidates, log_b[i, candidates], others[i], log_q[i])]] = True
+    return aside if aside.any() else None
+
+
+def _span(log_b: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+    """From the smallest to the largest of what is not zero, (B,)."""
+    least = [np.where(h > ZERO, h, np.inf).min(axis=1, initial=np.inf) for h in (log_b, log_q)]
+    return log_b.max(axis=1, initial=-np.inf) - np.minimum(*least)

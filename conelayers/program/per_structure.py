@@ -1,0 +1,27 @@
+"""Findings about a program's structure, made once for each and kept as long as it lives."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from conelayers.program.cone_program import Structure
+
+__all__ = ["once_per_structure"]
+
+_Found = TypeVar("_Found")
+
+
+def once_per_structure(find: Callable[[Structure], _Found]) -> Callable[[Structure], _Found]:
+    """A decorator that calls ``find`` once for each structure (threads that ask at the same time may call it twice)."""
+    known: WeakKeyDictionary[Structure, _Found] = WeakKeyDictionary()
+
+    @functools.wraps(find)
+    def remembered(structure: Structure) -> _Found:
+        if structure not in known:
+            known[structure] = find(structure)
+        return known[structure]
+
+    return remembered

@@ -1,0 +1,156 @@
+"""The solutions of a batch of cone programs, and their own residuals, recomputed from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple, final
+
+import numpy as np
+
+from conelayers.program.names import Names
+from conelayers.support.errors import Status
+
+__all__ = ["Attempt", "Attempts", "Residuals", "Solution"]
+
+
+@final
+@dataclass(frozen=True)
+class Residuals:
+    """Backward errors in the optimality conditions, each (B,): by how much, relative to themselves, data would have to change to make them exact.
+
+    primal: the largest over the rows of Ax + s = b of |Ax + s − b|ᵢ / (Σ|Aᵢⱼxⱼ| + |sᵢ| + |bᵢ|), which is that of row ``row``. dual: the same for the
+    columns of Px + Aᵀy + q = 0, ``column``. gap: |xᵀPx + qᵀx + bᵀy| over the sum of the absolute values of its terms. cone: over the
+    blocks of the cone, the distances of s from K and of y from K* relative to ‖s‖ and ‖y‖, and |sᵀy| / (‖s‖‖y‖).
+
+    Below 1e−12 they may be bounds. Rounding is left out of all of them, in the units of the equilibrated program (residual.py has the formulas). They have no units.
+    """
+
+    primal: np.ndarray
+    dual: np.ndarray
+    gap: np.ndarray
+    cone: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+
+    def take(self, index: int | list[int]) -> Residuals:
+        """Those of an instance, or of a part of the batch."""
+        return Residuals(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @property
+    def worst(self) -> np.ndarray:
+        """The largest of the four, (B,); infinite where any of them is not a number."""
+        worst = np.maximum(np.maximum(self.primal, self.dual), np.maximum(self.gap, self.cone))
+        return np.where(np.isnan(worst), np.inf, worst)
+
+    def named(self, i: int, names: Names) -> str:
+        """What of instance i has the largest residual, by the user's names; nothing where there is no solution."""
+        figures = {name: float(getattr(self, name)[i]) for name in ("primal", "dual", "gap", "cone")}
+        worst = max(figures, key=lambda name: figures[name])
+        if np.isnan(figures[worst]):
+            return ""
+        if worst == "primal":
+            return ", ".join(names.rows(_unit(names.row_entry.size, int(self.row[i]))))
+        if worst == "dual":
+            moved = names.columns(_unit(max(names.size, int(self.column[i]) + 1), int(self.column[i])))
+            return f"the optimality condition of {', '.join(moved) or 'a variable that cvxpy introduced'}"
+        return "the duality gap" if worst == "gap" else "the cone that s or y has to lie in"
+
+    def blank(self, lost: np.ndarray) -> Residuals:
+        """With NaN, and −1 for row and column, where ``lost``, (B,) bool."""
+        figures = {name: np.where(lost, np.nan, getattr(self, name)) for name in ("primal", "dual", "gap", "cone")}
+        return Residuals(**figures, row=np.where(lost, -1, self.row), column=np.where(lost, -1, self.column))
+
+
+def _unit(size: int, position: int) -> np.ndarray:
+    unit = np.zeros(size)
+    unit[position] = 1.0
+    return unit
+
+
+@final
+class Attempt(NamedTuple):
+    """One solver's try at an instance: its name, what it said, and ‖F‖ after Newton's steps from its point, infinite without one."""
+
+    solver: str
+    status: Status
+    error: float
+
+
+@final
+@dataclass(frozen=True)
+class Attempts:
+    """Who was tried in turn, and at which instances of the batch: (name, positions, statuses, errors)."""
+
+    rounds: tuple[tuple[str, np.ndarray, Sequence[Status], np.ndarray], ...] = ()
+
+    def by_instance(self, batch: int) -> tuple[tuple[Attempt, ...], ...]:
+        """Those at each instance."""
+        found: list[list[Attempt]] = [[] for _ in range(batch)]
+        for name, index, statuses, errors in self.rounds:
+            for i, status, error in zip(index.tolist(), statuses, errors.tolist(), strict=True):
+                found[i].append(Attempt(name, status, error))
+        return tuple(map(tuple, found))
+
+    def take(self, index: Sequence[int]) -> Attempts:
+        """Those at a part of the batch."""
+        rounds = []
+        for name, members, statuses, errors in self.rounds:
+            at = {int(i): k for k, i in enumerate(members)}
+            kept = [(new, at[old]) for new, old in enumerate(index) if old in at]
+            if kept:
+                places = [k for _, k in kept]
+                rounds.append((name, np.array([new for new, _ in kept]), [statuses[k] for k in places], errors[places]))
+        return Attempts(tuple(rounds))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Attempts], sizes: Sequence[int]) -> Attempts:
+        """Those of batches one after the other."""
+        rounds, first = [], 0
+        for part, size in zip(parts, sizes, strict=True):
+            rounds += [(name, index + first, statuses, errors) for name, index, statuses, errors in part.rounds]
+            first += size
+        return cls(tuple(rounds))
+
+
+@final
+@dataclass(frozen=True)
+class Solution:
+    """x (B, n), y (B, m), s (B, m), a Status, the backend and its own words for each instance, and the residuals.
+
+    NaN where the status is not usable.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    s: np.ndarray
+    status: tuple[Status, ...]
+    residuals: Residuals
+    solver: tuple[str, ...]
+    message: tuple[str, ...]
+    attempts: Attempts = Attempts()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Solution]) -> Solution:
+        """Batches one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        x, y, s = (np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "y", "s"))
+        status, solver, message = (sum((getattr(p, k) for p in parts), ()) for k in ("status", "solver", "message"))
+        names = [f.name for f in fields(Residuals)]
+        residuals = Residuals(*(np.concatenate([getattr(p.residuals, k) for p in parts]) for k in names))
+        attempts = Attempts.joined([p.attempts for p in parts], [len(p.status) for p in parts])
+        return cls(x, y, s, status, residuals, solver, message, attempts)
+
+    def take(self, index: list[int]) -> Solution:
+        """A part of the batch."""
+        return Solution(
+            self.x[index],
+            self.y[index],
+            self.s[index],
+            tuple(self.status[i] for i in index),
+            self.residuals.take(index),
+            tuple(self.solver[i] for i in index),
+            tuple(self.message[i] for i in index),
+            self.attempts.take(index),
+        )

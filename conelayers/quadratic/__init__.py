@@ -1,7 +1,0 @@
-"""Small dense strictly convex quadratic programs, solved to machine precision; their factors serve the derivative."""
-
-from conelayers.quadratic.factorization import ActiveSetFactorization
-from conelayers.quadratic.solution import ActiveSetSolution, Code, Factors
-from conelayers.quadratic.solve import solve_quadratic
-
-__all__ = ["ActiveSetFactorization", "ActiveSetSolution", "Code", "Factors", "solve_quadratic"]

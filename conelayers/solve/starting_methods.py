@@ -1,0 +1,171 @@
+"""Ways to a point near the solution, from which Newton's steps go on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NamedTuple, final
+
+import numpy as np
+
+from conelayers.numerics.cones import product_cone
+from conelayers.numerics.kkt import Part
+from conelayers.numerics.residual import ROUGH, evaluate
+from conelayers.program.cone_program import ConeProgram
+from conelayers.program.patterns import instance_values
+from conelayers.solve.backends import Instance, RawSolution, Settings, Solver
+from conelayers.solve.infeasibility.certificates import proven
+from conelayers.support.errors import Status
+from conelayers.support.parallel import run_parallel
+
+__all__ = ["Backend", "Previous", "Route", "Start", "start_of"]
+
+_LONG = (
+    300  # n + m from which one solve takes long enough for Ctrl-C to need a way in, and for a thread to cost nothing
+)
+_INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
+_STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
+
+
+@final
+class Start(NamedTuple):
+    """Where a route leads: x (B, n), v (B, m), zero where the status is not usable; the backend's own words.
+
+    ``parts`` are factorizations of K at these points, with their indices, where the route made some. ``rays`` is what the backend left,
+    (x, y), of the instances that it did not solve: it may lead to a certificate of infeasibility (certificates.py), whatever it said.
+    """
+
+    x: np.ndarray
+    v: np.ndarray
+    status: list[Status]
+    message: list[str]
+    parts: Sequence[Part] = ()
+    rays: Mapping[int, tuple[np.ndarray, np.ndarray]] = MappingProxyType({})
+
+
+class Route(ABC):
+    """One way to a start. Where it is not ``trusted``, its points and what it has a certificate of count, not what else it says.
+
+    What the user's own limits stopped is not taken further (``limited``).
+    """
+
+    trusted: bool
+    limited: bool = False
+    plain_steps: int = 10
+    patience: int | None = None  # how many of those in a row may lead nowhere better
+    proximal_steps: int  # how many guarded Newton steps its points are worth
+    name: str
+
+    @abstractmethod
+    def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
+        """A start for each instance of ``program``, which are those at ``index`` of the whole batch."""
+
+    def warmed(self, previous: Previous) -> Route:
+        """The same route, which may start at the solutions of the call before."""
+        return self
+
+    def onward(self, reached: Previous) -> Route:
+        """The same route, which may go on from what the routes before it have reached."""
+        return self
+
+
+@final
+@dataclass(frozen=True)
+class Previous(Route):
+    """The solutions of the call before, in the units and the variables of the program to be solved."""
+
+    x: np.ndarray
+    v: np.ndarray
+    usable: np.ndarray  # (B,) bool
+    plain_steps: int = 10
+    name: str = "NEWTON"
+    trusted: bool = False
+    proximal_steps: int = 0
+
+    def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
+        """The previous solution, NaN-free."""
+        usable = self.usable[index]
+        status = [Status.SOLVED if u else Status.FAILED for u in usable]
+        x, v = (np.where(usable[:, None], h[index], 0.0) for h in (self.x, self.v))
+        return Start(x, v, status, ["from the previous solution"] * len(status))
+
+
+@final
+@dataclass(frozen=True)
+class Backend(Route):
+    """A solver's solve of each instance, on a thread pool."""
+
+    solver: Solver
+    settings: Settings
+    trusted: bool = True
+    proximal_steps: int = 25
+    patience: int | None = None
+    warm: Previous | None = None  # where the solver itself can start
+    limited: bool = False
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The solver's name."""
+        return self.solver.name
+
+    def warmed(self, previous: Previous) -> Route:
+        return replace(self, warm=previous) if self.solver.warm_starts else self
+
+    def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
+        return start_of(program, self.solutions(program, index, jobs), self.trusted, jobs)
+
+    def solutions(self, program: ConeProgram, index: np.ndarray, jobs: int) -> list[RawSolution]:
+        """The solver's answers, instance by instance."""
+        structure = program.structure
+        layout = None
+        if program.batch:
+            P0, A0 = structure.P.matrix(program.P[0]), structure.A.matrix(program.A[0])
+            layout = self.solver.layout(P0, A0, structure.cones)
+
+        def instance(i: int) -> Instance:
+            P, A = instance_values(program.P, i), instance_values(program.A, i)
+            if layout is None:
+                pair = structure.P.matrix(P), structure.A.matrix(A)
+                return Instance(pair[0], program.q[i], pair[1], program.b[i], structure.cones)
+            inner, rows, native = layout.matrices(P, A)
+            return Instance(inner, program.q[i], rows, program.b[i], structure.cones, native)
+
+        def solve_one(i: int) -> RawSolution:
+            warm, k = None, int(index[i])
+            if self.warm is not None and self.warm.usable[k]:
+                v = self.warm.v[k]
+                y, s, _ = product_cone(structure.cones).decompose(v)
+                warm = RawSolution(self.warm.x[k], y, s, Status.SOLVED, "")
+            return self.solver.solve(instance(i), self.settings, warm)
+
+        return run_parallel(solve_one, range(program.batch), jobs, apart=structure.n + structure.m > _LONG)
+
+
+def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool, jobs: int) -> Start:
+    """The start that a solver's answers make; what a limit or a breakdown stopped far from a solution is reported as such.
+
+    That an instance is infeasible is reported only with a certificate of it, refined from what the solver left.
+    """
+    rays = {i: (raw.x, raw.y) for i, raw in enumerate(raws) if raw.status is not Status.SOLVED}
+    claimed = {i: [ray] for i, ray in rays.items() if raws[i].status in _INFEASIBLE}
+    shown = proven(program, claimed, jobs) if claimed else {}
+    status = [shown.get(i, Status.FAILED) if raw.status in _INFEASIBLE else raw.status for i, raw in enumerate(raws)]
+    status = [s if trusted or s.usable or s in _INFEASIBLE else Status.FAILED for s in status]
+    x, v = np.zeros_like(program.q), np.zeros_like(program.b)
+    returned = np.zeros(program.batch, dtype=bool)
+    for i, raw in enumerate(raws):
+        if np.isfinite(raw.x).all() and np.isfinite(raw.y - raw.s).all():
+            x[i], v[i], returned[i] = raw.x, raw.y - raw.s, True
+        elif status[i].usable:
+            status[i] = Status.FAILED
+    stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
+    if stopped.size:
+        part = program.take(stopped)
+        near = evaluate(part, x[stopped], v[stopped]).errors(part).rough <= ROUGH
+        for j in stopped[near]:
+            status[int(j)] = Status.INACCURATE
+    lost = np.array([not s.usable for s in status], dtype=bool)
+    x[lost], v[lost] = 0.0, 0.0
+    return Start(x, v, status, [raw.message for raw in raws], rays=rays)

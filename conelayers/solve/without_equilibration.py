@@ -1,0 +1,43 @@
+"""A backend's solve of the program as it was given: equilibration helps most programs, and a few it hurts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from conelayers.numerics.presolve import Presolved
+from conelayers.numerics.scaling import Scaling
+from conelayers.program.cone_program import ConeProgram
+from conelayers.solve.backends import RawSolution
+from conelayers.solve.starting_methods import Backend, Route, Start, start_of
+
+__all__ = ["Unscaled"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Unscaled(Route):
+    """``inner``'s solve of ``program``, the whole batch in the user's units, translated to those of the presolved one."""
+
+    inner: Backend
+    program: ConeProgram
+    scaling: Scaling
+    presolved: Presolved
+    trusted: bool = False
+    proximal_steps: int = 25
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The backend's."""
+        return self.inner.name
+
+    def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
+        scaled = []
+        for k, raw in zip(index.tolist(), self.inner.solutions(self.program.take(index), index, jobs), strict=True):
+            x, y, s = self.scaling.take([k]).scale(raw.x[None], raw.y[None], raw.s[None])
+            _, y = self.presolved.restrict(x, y)
+            x, s = self.presolved.restrict(x, s)
+            scaled.append(RawSolution(x[0], y[0], s[0], raw.status, raw.message))
+        return start_of(program, scaled, self.trusted, jobs)
