@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from conelayers.solve.backends import SOLVERS
+
 DOCS = Path(__file__).parents[2] / "docs"
 sys.path[:0] = [str(DOCS / "_ext"), str(DOCS.parent)]
 
@@ -127,3 +129,13 @@ def test_the_measured_figures_are_those_of_the_page() -> None:
                 row["name"],
                 cell,
             )
+
+
+def test_the_page_on_extending_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend and a cone as the page writes them are all that is needed; the build of the site is too slow to tell."""
+    monkeypatch.setitem(SOLVERS, "LINPROG", None)  # so that it is taken away again
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.S)
+    assert len(blocks) >= 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)

@@ -65,13 +65,11 @@ class Solver(ABC):
     tight_tolerance: ClassVar[float]  # and where they do not
     fallback_iterations: ClassVar[int]  # its limit where another backend's failure calls for it
     needs_rows: ClassVar[bool]  # refuses problems without constraints
-    usual_iterations: ClassVar[
-        int
-    ]  # what a solve may take: a user's limit from here on gives it room, and stops nothing
+    # What a solve may take: a user's limit from here on gives it room, and stops nothing. By default every limit may stop it.
+    usual_iterations: ClassVar[int] = 2**31 - 1
     native_options: ClassVar[frozenset[str]]
-    tolerance_options: ClassVar[
-        frozenset[str]
-    ]  # those of them that set the tolerances which ``Settings.tolerance`` sets
+    # Those of them that set the tolerances which ``Settings.tolerance`` sets.
+    tolerance_options: ClassVar[frozenset[str]] = frozenset()
     file_options: ClassVar[frozenset[str]] = frozenset()  # those that have it write a file
     time_option: ClassVar[str | None] = None  # the one of them that limits a solve's seconds
     integer_options: ClassVar[frozenset[str]] = frozenset()  # those of them that limit nothing at their largest
@@ -110,9 +108,12 @@ class Solver(ABC):
         ):
             raise TypeError("a number")
 
-    @abstractmethod
     def native(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Native:
-        """The matrices that the backend takes: entries of P and A, selected and reordered, as their patterns ask for."""
+        """The matrices that the backend takes: entries of P and A, selected and reordered, as their patterns ask for.
+
+        None by default, for backends that take P and A as they are, or make what they take of them in every solve.
+        """
+        return ()
 
     def layout(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Layout | None:
         """Where the entries of these matrices lie for a batch with these patterns; None where ``solve`` changes the instances first."""
