@@ -81,6 +81,29 @@ def portfolio(n: int, **options) -> tuple[Layer, np.ndarray, np.ndarray]:
     return Layer(problem, [mu, prev], [w], **options), rng.normal(0.05, 0.03, n), held / held.sum()
 
 
+def test_a_right_hand_side_that_shows_what_random_ones_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by an example: a vector along an eigenvector whose eigenvalue is next to zero ended the call, in a forward
+    pass even. It is solved by a decomposition.
+    """
+    _, mu, prev = portfolio(100)
+    g = np.random.default_rng(1).standard_normal(100)
+    expected = portfolio(100, singular="least_squares")[0].solve(mu, prev).vjp(g)
+    solve, undecided = ProximalPseudoInverse.solve, []
+
+    def only_in_the_constructor(self: ProximalPseudoInverse, rhs: np.ndarray) -> np.ndarray:
+        if not hasattr(self, "solved"):
+            self.solved = True
+            return solve(self, rhs)
+        undecided.append(rhs)
+        raise Undecided("some eigenvalues are near zero")
+
+    monkeypatch.setattr(ProximalPseudoInverse, "solve", only_in_the_constructor)
+    found = portfolio(100, singular="least_squares")[0].solve(mu, prev).vjp(g)
+    assert undecided
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-9 * np.abs(theirs).max())
+
+
 def test_zeros_in_the_previous_holdings(monkeypatch: pytest.MonkeyPatch) -> None:
     """No decomposition is made; the gradient in μ is the derivative, that in prev the dense method's; the warning names
     the constraint.

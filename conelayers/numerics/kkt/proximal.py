@@ -55,10 +55,11 @@ class Undecided(ArithmeticError):
 
 @final
 class ProximalPseudoInverse:
-    """K⁺ from products with EKE, E = diag(scales), and solutions of EKE + SE²δ. Raises Undecided where these do not
-    tell the null space.
+    """K⁺ from products with EKE, E = diag(scales), and solutions of EKE + SE²δ.
 
     multiply: u ↦ EKE u. regularized: u ↦ (EKE + SE²δ)⁻¹u to a few digits. shift: the diagonal of δS. size: about ‖EKE‖.
+    Raises Undecided where random vectors do not tell the null space. Where they do and a later right-hand side does
+    not, because it is larger along an eigenvector whose eigenvalue is next to zero, what raises it is ``solve``.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ProximalPseudoInverse:
         return self.null_space.shape[1]
 
     def solve(self, rhs: np.ndarray) -> np.ndarray:
-        """K⁺ rhs."""
+        """K⁺ rhs. Raises Undecided."""
         norm = np.linalg.norm(rhs)
         if norm == 0 or not np.isfinite(norm):
             return np.zeros_like(rhs) if norm == 0 else np.full_like(rhs, np.nan)

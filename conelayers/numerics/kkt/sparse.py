@@ -136,7 +136,39 @@ def _superlu(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
     return lambda rhs: np.full_like(rhs, np.inf)  # the singularity test sees the infinities
 
 
-_System = QuasiDefinite | ProximalPseudoInverse | DensePseudoInverse | KrylovPseudoInverse | Unfinished
+@final
+class DecidedPseudoInverse:
+    """K⁺ by proximal steps as long as these decide what is null, and by a decomposition from where they do not."""
+
+    def __init__(self, proximal: ProximalPseudoInverse, assembled: Assembled) -> None:
+        self._proximal, self._assembled = proximal, assembled
+        self._other: DensePseudoInverse | KrylovPseudoInverse | None = None
+
+    @property
+    def nullity(self) -> int:
+        """dim ker K, or at least that."""
+        return (self._other or self._proximal).nullity
+
+    def solve(self, rhs: np.ndarray) -> np.ndarray:
+        """K⁺ rhs. Raises OutOfTime."""
+        if self._other is None:
+            try:
+                return self._proximal.solve(rhs)
+            except Undecided:
+                self._other = _by_decomposition(self._assembled)
+        return self._other.solve(rhs)
+
+    def null_space(self, *, sample: bool) -> np.ndarray | None:
+        """An orthonormal basis of ker K, or a few random vectors of it; None if only its existence is known."""
+        if self._other is None:
+            try:
+                return self._proximal.null_space if sample else self._proximal.whole_null_space
+            except Undecided:
+                self._other = _by_decomposition(self._assembled)
+        return self._other.null_space if isinstance(self._other, DensePseudoInverse) else None
+
+
+_System = QuasiDefinite | DecidedPseudoInverse | DensePseudoInverse | KrylovPseudoInverse | Unfinished
 
 
 @final
@@ -196,11 +228,13 @@ class _Instance:
         system = self.system
         if not self.checked or isinstance(system, (KrylovPseudoInverse, Unfinished)):
             return None
-        null = np.zeros((self.assembled.order, 0))
-        if isinstance(system, ProximalPseudoInverse):
-            null = system.null_space if sample else system.whole_null_space
+        null: np.ndarray | None = np.zeros((self.assembled.order, 0))
+        if isinstance(system, DecidedPseudoInverse):
+            null = system.null_space(sample=sample)
         elif isinstance(system, DensePseudoInverse):
             null = system.null_space
+        if null is None:
+            return None
         return self.assembled.null_vectors(null.T, most_units=SAMPLED if sample else None)
 
     def solve(self, p1: np.ndarray, p2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -210,12 +244,15 @@ class _Instance:
             return np.full_like(p1, np.nan), np.full_like(p2, np.nan)
 
 
-def _pseudo_inverse(assembled: Assembled) -> ProximalPseudoInverse | DensePseudoInverse | KrylovPseudoInverse:
+def _pseudo_inverse(assembled: Assembled) -> DecidedPseudoInverse | DensePseudoInverse | KrylovPseudoInverse:
     """K⁺ by the cheapest method that decides the rank. Raises OutOfTime."""
     check_time()
     proximal = _proximal(assembled) if assembled.order > _DENSE_SUSPECT else None
-    if proximal is not None:
-        return proximal
+    return _by_decomposition(assembled) if proximal is None else DecidedPseudoInverse(proximal, assembled)
+
+
+def _by_decomposition(assembled: Assembled) -> DensePseudoInverse | KrylovPseudoInverse:
+    """K⁺ by a decomposition, or by LSMR where K is too large for one. Raises OutOfTime."""
     check_time()
     K = assembled.unscaled
     return DensePseudoInverse(K.toarray()) if assembled.order <= _DENSE_UP_TO else KrylovPseudoInverse(K)
