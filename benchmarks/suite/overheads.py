@@ -21,7 +21,7 @@ from benchmarks.suite.families import FAMILIES
 from benchmarks.suite.reduced import factorizer, order, reduced_kkt, threads
 from benchmarks.suite.summary import Target
 from conelayers import Layer
-from conelayers.solve.starting_methods import Route
+from conelayers.solve.starting_methods import StartingMethod
 from conelayers.torch import ConeLayer
 
 __all__ = ["backward_over_factorization", "construction", "engine_overhead", "kept_memory", "simplex_growth"]
@@ -66,20 +66,20 @@ class Stopwatch:
 
 @contextmanager
 def _watched_routes() -> Iterator[Stopwatch]:
-    """All routes' ``start``: the solve that a forward pass contains, whoever does it."""
+    """All methods' ``start``: the solve that a forward pass contains, whoever does it."""
     watch = Stopwatch()
-    originals = {route: route.start for route in Route.__subclasses__() if "start" in vars(route)}
-    for route, start in originals.items():
-        route.start = watch.watch(start)
+    originals = {method: method.start for method in StartingMethod.__subclasses__() if "start" in vars(method)}
+    for method, start in originals.items():
+        method.start = watch.watch(start)
     try:
         yield watch
     finally:
-        for route, start in originals.items():
-            route.start = start
+        for method, start in originals.items():
+            method.start = start
 
 
 def engine_overhead() -> Target:
-    """A forward pass at B = 1 on a QP with 10 variables, less the time inside the routes' solves."""
+    """A forward pass at B = 1 on a QP with 10 variables, less the time inside the methods' solves."""
     case, model = _case("dense QP", 10)
     stream = case.stream(model)
     found = {}

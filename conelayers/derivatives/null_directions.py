@@ -36,7 +36,7 @@ class NullDirections(NamedTuple):
         the user's of x.
         """
         moving = np.max(np.abs(names.visible(_basis(dx), units)), axis=0, initial=0.0)
-        dependent = np.max(np.abs(names.felt(_basis(dy))), axis=0, initial=0.0)
+        dependent = np.max(np.abs(names.relevant_multipliers(_basis(dy))), axis=0, initial=0.0)
         return cls(not moving.any(), not dependent.any(), moving, dependent)
 
     @classmethod

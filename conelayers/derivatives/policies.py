@@ -27,7 +27,7 @@ from conelayers.support.errors import (
     as_member,
 )
 
-__all__ = ["Singular", "Watch", "as_singular"]
+__all__ = ["Policies", "Singular", "as_singular"]
 
 _OUTSIDE = (
     "what is singular are variables that cvxpy introduced and that nothing holds there (the epigraph of a norm with "
@@ -55,7 +55,7 @@ def as_singular(value: Singular | str) -> Singular:
 
 @final
 @dataclass(frozen=True)
-class Watch:
+class Policies:
     """The policies of a layer, the causes that it has warned of already (``seen``), and how often there was trouble."""
 
     policy: Singular
@@ -64,16 +64,16 @@ class Watch:
     seen: set[Any] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def over(self, solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
+    def apply(self, solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
         """A solution and its linearization under these policies."""
         solution, linearization = snapped(solution, linearization, self.selection)
-        return solution, replace(linearization, on_trouble=self.teller(solution))
+        return solution, replace(linearization, on_trouble=self.on_trouble(solution))
 
-    def over_point(self, linearization: Linearization) -> Linearization:
+    def apply_at_point(self, linearization: Linearization) -> Linearization:
         """A linearization at a point that somebody else found."""
-        return replace(linearization.select(self.selection), on_trouble=self.teller(None))
+        return replace(linearization.select(self.selection), on_trouble=self.on_trouble(None))
 
-    def teller(self, solution: Solution | None) -> Callable[[SolutionMap, Trouble], None]:
+    def on_trouble(self, solution: Solution | None) -> Callable[[SolutionMap, Trouble], None]:
         """What is done about trouble at these solutions."""
         return partial(self._tell, solution)
 

@@ -16,13 +16,13 @@ from typing import Any, ClassVar, NamedTuple, final
 import numpy as np
 
 from conelayers.derivatives.linearization import Linearization
-from conelayers.derivatives.policies import Watch
+from conelayers.derivatives.policies import Policies
 from conelayers.program.cone_program import ConeProgram
 from conelayers.program.names import Naming
 from conelayers.program.solution import Solution
 from conelayers.solve.backends import Settings, choose_solver
 from conelayers.solve.batch import WarmStart, solve_batch
-from conelayers.solve.order import Plan
+from conelayers.solve.order import StartingOrder
 from conelayers.support.errors import SolveError
 
 __all__ = ["LPGD", "Adjoint", "Base", "ProximalSmoothing", "Resolver", "Smoothed", "Smoothing"]
@@ -62,19 +62,19 @@ class Perturbed(NamedTuple):
 class Resolver:
     """How perturbed problems are solved: as the original ones; by the default solver where theirs takes no quadratic objective."""
 
-    plan: Plan
+    order: StartingOrder
     jobs_forward: int
     jobs_backward: int
-    watch: Watch
+    policies: Policies
 
     def __call__(self, program: ConeProgram, start: WarmStart) -> Perturbed:
         """The solutions, from ``start``, and the solution map linearized there."""
-        plan = self.plan
-        if program.structure.P.nnz and not plan.solver.quadratic:
+        order = self.order
+        if program.structure.P.nnz and not order.solver.quadratic:
             solver = choose_solver(None, program.structure.cones, True, frozenset())
-            plan = Plan(solver, Settings(), False, fallback=plan.fallback)
-        solved = solve_batch(program, plan, self.jobs_forward, start, self.jobs_backward)
-        return Perturbed(*self.watch.over(solved.solution, Linearization.of(solved)))
+            order = StartingOrder(solver, Settings(), False, fallback=order.fallback)
+        solved = solve_batch(program, order, self.jobs_forward, start, self.jobs_backward)
+        return Perturbed(*self.policies.apply(solved.solution, Linearization.of(solved)))
 
 
 @final

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from conelayers.derivatives.certificate import Certificates
 from conelayers.derivatives.linearization import Linearization, SolutionMap
-from conelayers.derivatives.policies import Singular, Watch, as_singular
+from conelayers.derivatives.policies import Policies, Singular, as_singular
 from conelayers.derivatives.regularity import certify
 from conelayers.layer.outcome import OnFailure, PartialLinearization, react
 from conelayers.numerics.cones import Selection, as_selection
@@ -26,7 +26,7 @@ from conelayers.program.patterns import Pattern
 from conelayers.program.solution import Residuals, Solution
 from conelayers.solve.backends import choose_solver, parse_solver_args
 from conelayers.solve.batch import solve_batch
-from conelayers.solve.order import Plan
+from conelayers.solve.order import StartingOrder
 from conelayers.support.arguments import as_real, as_sparse
 from conelayers.support.errors import Status
 
@@ -146,12 +146,12 @@ def solve_and_differentiate(
     structure = Structure(Pattern.of(P), Pattern.of(A), cones)
     program = ConeProgram(structure, P.data[None], q[None], A.data[None], b[None])
     named = (arguments.method or solver) is not None
-    plan = Plan(chosen, settings, named, arguments.max_seconds, arguments.fallback)
-    solved = solve_batch(program, plan, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward)
+    order = StartingOrder(chosen, settings, named, arguments.max_seconds, arguments.fallback)
+    solved = solve_batch(program, order, arguments.jobs_forward, derivative_jobs=arguments.jobs_backward)
     naming = Naming(partial(Names.of_rows, structure.n, structure.m))
     react(solved.solution, OnFailure.RAISE if arguments.raises else OnFailure.NAN, naming)
-    watch = Watch(*policies, naming)
-    solution, linearization = watch.over(
+    applied = Policies(*policies, naming)
+    solution, linearization = applied.apply(
         solved.solution, replace(Linearization.of(solved), max_seconds=arguments.max_seconds)
     )
     return _single(structure, solution, PartialLinearization.of(linearization, solution))

@@ -14,7 +14,7 @@ import numpy as np
 
 from conelayers.derivatives.certificate import Certificates
 from conelayers.derivatives.linearization import Linearization, SolutionMap
-from conelayers.derivatives.policies import Watch
+from conelayers.derivatives.policies import Policies
 from conelayers.derivatives.smoothing import LPGD, Base, Resolver, Smoothing
 from conelayers.layer.options import Options, describe_options, takes_options
 from conelayers.layer.origin import ConicForm, CvxpyProblem, Origin
@@ -44,7 +44,7 @@ from conelayers.solve.backends import (
     parse_solver_args,
 )
 from conelayers.solve.batch import WarmStart, solve_batch
-from conelayers.solve.order import Plan
+from conelayers.solve.order import StartingOrder
 from conelayers.support.arguments import as_flag, check_count, described
 from conelayers.support.display import html_table
 from conelayers.support.errors import usable_mask
@@ -63,7 +63,7 @@ class ProblemData(NamedTuple):
     cones: Cones
 
 
-_STAYS_HERE = frozenset({"_last", "_watch", "_observers", "_executor", "_spread"})  # what is not pickled
+_STAYS_HERE = frozenset({"_last", "_derivative_policies", "_observers", "_executor", "_spread"})  # not pickled
 
 Observer = Callable[[np.ndarray, LayerSolution], None]
 
@@ -164,7 +164,7 @@ class Layer:
     def _start_afresh(self) -> None:
         """Forget all calls, observers and warnings that were given."""
         self._last = threading.local()
-        self._watch = Watch(*self._policies, self._compiled.naming)
+        self._derivative_policies = Policies(*self._policies, self._compiled.naming)
         self._observers: list[Observer] = []
         self.executor = self._executor
 
@@ -383,12 +383,12 @@ class Layer:
             open_rows=missing(program),
             max_seconds=arguments.max_seconds,
         )
-        return self._watch.over_point(made)
+        return self._derivative_policies.apply_at_point(made)
 
     def _solve(
         self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None, policy: OnFailure
     ) -> LayerSolution:
-        arguments, plan, compiled = self._plan_for(solver_args)
+        arguments, order, compiled = self._order_for(solver_args)
         program = compiled.program(batch.theta)
         warm = self._warm_start if warm_start is None else as_flag("warm_start", warm_start)
         last = getattr(self._last, "solution", None) if warm and program.batch else None
@@ -400,15 +400,15 @@ class Layer:
             solution, remote = self._spread.solve(
                 program.structure, batch.theta, solver_args, start, arguments.max_seconds
             )
-            linearization = replace(remote, on_trouble=self._watch.teller(solution))
+            linearization = replace(remote, on_trouble=self._derivative_policies.on_trouble(solution))
         else:
-            solution, linearization = self._run(program, plan, arguments, start)
+            solution, linearization = self._run(program, order, arguments, start)
         self._last.info = CallInfo.of(solution)
         if warm and solution.x.size:
             self._last.solution = solution
         smoothing = self._smoothing_of(arguments)
         linear = program.structure.cones.kinds <= {"zero", "nonneg"} and not program.P.any()
-        may_vanish = (linear or isinstance(smoothing, LPGD)) and self._watch.asks_for_zeros(smoothing)
+        may_vanish = (linear or isinstance(smoothing, LPGD)) and self._derivative_policies.asks_for_zeros(smoothing)
         values = [o.value(solution.x, solution.y) for o in compiled.outputs]
         shaped = [unflatten(v, o.shape) for v, o in zip(values, compiled.outputs, strict=True)]
         return LayerSolution(
@@ -422,11 +422,13 @@ class Layer:
             _linearization=linearization,
             _on_failure=policy,
             _smoothing=smoothing,
-            _base=self._base(program, plan, solution, compiled, arguments) if smoothing is not None else None,
-            _watch=self._watch if may_vanish else None,
+            _base=self._base(program, order, solution, compiled, arguments) if smoothing is not None else None,
+            _policies=self._derivative_policies if may_vanish else None,
         )
 
-    def _plan_for(self, solver_args: Mapping[str, Any] | None) -> tuple[SolverArguments, Plan, ParametricProgram]:
+    def _order_for(
+        self, solver_args: Mapping[str, Any] | None
+    ) -> tuple[SolverArguments, StartingOrder, ParametricProgram]:
         """The options of a call, how it is solved, and what."""
         if solver_args:
             arguments = self._arguments_for(solver_args)
@@ -435,7 +437,7 @@ class Layer:
             arguments, (solver, compiled) = self._default_arguments, self._default
         return (
             arguments,
-            Plan(
+            StartingOrder(
                 solver,
                 arguments.for_solver(solver),
                 (arguments.method or self._solver) is not None,
@@ -446,10 +448,10 @@ class Layer:
         )
 
     def _run(
-        self, program: ConeProgram, plan: Plan, arguments: SolverArguments, start: WarmStart | None
+        self, program: ConeProgram, order: StartingOrder, arguments: SolverArguments, start: WarmStart | None
     ) -> tuple[Solution, SolutionMap]:
-        solved = solve_batch(program, plan, arguments.jobs_forward, start, arguments.jobs_backward)
-        solution, linearization = self._watch.over(solved.solution, Linearization.of(solved))
+        solved = solve_batch(program, order, arguments.jobs_forward, start, arguments.jobs_backward)
+        solution, linearization = self._derivative_policies.apply(solved.solution, Linearization.of(solved))
         linearization = replace(linearization, max_seconds=arguments.max_seconds)
         return solution, PartialLinearization.of(linearization, solution)
 
@@ -457,8 +459,8 @@ class Layer:
         self, theta: np.ndarray, solver_args: Mapping[str, Any] | None, start: WarmStart | None
     ) -> tuple[Solution, SolutionMap]:
         """Solve for θ (B, p) in this process: what an executor's worker does with its chunk (workers.py)."""
-        arguments, plan, compiled = self._plan_for(solver_args)
-        return self._run(compiled.program(theta), plan, arguments, start)
+        arguments, order, compiled = self._order_for(solver_args)
+        return self._run(compiled.program(theta), order, arguments, start)
 
     def relinearize(
         self,
@@ -479,13 +481,13 @@ class Layer:
     def _base(
         self,
         program: ConeProgram,
-        plan: Plan,
+        order: StartingOrder,
         solution: Solution,
         compiled: ParametricProgram,
         arguments: SolverArguments,
     ) -> Base:
         """What a smoothed derivative needs to solve perturbed problems: those of the instances that have a solution."""
-        resolver = Resolver(plan, arguments.jobs_forward, arguments.jobs_backward, self._watch)
+        resolver = Resolver(order, arguments.jobs_forward, arguments.jobs_backward, self._derivative_policies)
         usable = np.flatnonzero(usable_mask(solution.status))
         if usable.size < program.batch:
             program, solution = program.take(usable), solution.take(usable.tolist())

@@ -11,7 +11,7 @@ import numpy as np
 
 from conelayers.derivatives.certificate import Certificates
 from conelayers.derivatives.linearization import NullTest, SolutionMap
-from conelayers.derivatives.policies import Watch
+from conelayers.derivatives.policies import Policies
 from conelayers.derivatives.regularity import certify
 from conelayers.derivatives.smoothing import Adjoint, Base, Smoothing
 from conelayers.layer.outcome import CallInfo, OnFailure, PartialLinearization, poisoned, react, scattered
@@ -59,7 +59,7 @@ class LayerSolution:
     _smoothing: Smoothing | None = None
     _base: Base | None = None  # the instances that have a solution
     # Who tells of a gradient that is zero, where it may be: of linear programs, and of smoothed ones.
-    _watch: Watch | None = None
+    _policies: Policies | None = None
     _seen_through: InputMap | None = None  # what the user's parameters and variables are; None: those of the program
     _given: tuple[Any, ...] = ()  # the user's values, for an input map that is not the identity
 
@@ -355,13 +355,13 @@ class LayerSolution:
     @property
     def troubles(self) -> int:
         """How often the layer's derivatives were singular so far: the user was told, and a zero there means nothing."""
-        return 0 if self._watch is None else self._watch.counts["trouble"]
+        return 0 if self._policies is None else self._policies.counts["trouble"]
 
     def heed_zero(
         self, cotangents: _Triple, lam: np.ndarray, mu: np.ndarray, chosen: ParametricProgram | None = None
     ) -> None:
         """Warn, once a layer, where a linear program's gradient, made of λ (B, n) and μ (B, m), is zero."""
-        if self._smoothing is None and self._watch is not None:
+        if self._smoothing is None and self._policies is not None:
             members = np.flatnonzero(self.solved)
             x, y, _ = self.points
             found = Adjoint(x[members], y[members], lam[members], mu[members])
@@ -371,14 +371,14 @@ class LayerSolution:
     def _heed_zero(
         self, members: np.ndarray, cotangents: _Triple, found: Adjoint, chosen: ParametricProgram | None
     ) -> None:
-        watch, smoothing, theta = self._watch, self._smoothing, self._batch.theta[members]
-        if watch is None or not theta.size or not watch.asks_for_zeros(smoothing):
+        policies, smoothing, theta = self._policies, self._smoothing, self._batch.theta[members]
+        if policies is None or not theta.size or not policies.asks_for_zeros(smoothing):
             return
         points = [h[members] for h in self.points]
         if not is_zero(chosen or self._compiled, theta, points, cotangents, found):
             return
         advice = AT_A_VERTEX if smoothing is None else smoothing.advice
-        watch.tell_zero(smoothing, f"The gradient is zero in every parameter: {advice} (docs/degenerate.md).")
+        policies.tell_zero(smoothing, f"The gradient is zero in every parameter: {advice} (docs/degenerate.md).")
 
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
         """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.

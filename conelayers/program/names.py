@@ -64,7 +64,7 @@ class Names:
         moved = [_moved(matrix, directions, units).T for _, _, matrix in self.variables]
         return _split(np.concatenate([*moved, np.zeros((0, len(directions)))]), directions)[0]
 
-    def felt(self, multipliers: np.ndarray) -> np.ndarray:
+    def relevant_multipliers(self, multipliers: np.ndarray) -> np.ndarray:
         """A basis (k', m) of the part of span{w} (k, m, orthonormal) that somebody can feel or mend.
 
         Where constant linear constraints depend on each other their multipliers are not unique, but no parameter can

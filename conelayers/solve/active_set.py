@@ -18,7 +18,7 @@ from conelayers.numerics.residual import evaluate
 from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import largest
 from conelayers.solve.infeasibility.polyhedra import examined, has_contrary_bounds
-from conelayers.solve.starting_methods import Route, Start
+from conelayers.solve.starting_methods import Start, StartingMethod
 from conelayers.support.errors import Status
 from conelayers.support.limits import out_of_time
 
@@ -34,7 +34,7 @@ _FEW = 5  # variables per coupling equality from which the method is tried
 
 @final
 @dataclass(frozen=True)
-class ActiveSet(Route):
+class ActiveSet(StartingMethod):
     """Primal-dual active set steps from v = 0."""
 
     name: str = "ACTIVE SET"

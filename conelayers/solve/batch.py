@@ -1,4 +1,4 @@
-"""A batch of cone programs, solved: routes to a point nearby, Newton's steps, and a verdict of our own."""
+"""A batch of cone programs, solved: starting methods that lead to a point nearby, Newton's steps, and a verdict of our own."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from conelayers.program.cones import Cones
 from conelayers.program.patterns import largest
 from conelayers.program.solution import Attempts, Solution
 from conelayers.solve.infeasibility.certificates import proven
-from conelayers.solve.order import Plan
+from conelayers.solve.order import StartingOrder
 from conelayers.solve.small_quadratic import SmallQuadratic
-from conelayers.solve.starting_methods import Previous, Route
+from conelayers.solve.starting_methods import Previous, StartingMethod
 from conelayers.support.errors import Status, usable_mask
 from conelayers.support.limits import out_of_time, time_limit
 from conelayers.support.parallel import one_blas_thread
@@ -78,7 +78,7 @@ _Round = tuple[
 
 
 class _Outcome:
-    """What the routes have reached so far, instance by instance."""
+    """What the starting methods have reached so far, instance by instance."""
 
     def __init__(self, program: ConeProgram) -> None:
         batch = program.batch
@@ -90,15 +90,15 @@ class _Outcome:
         self.parts: list[Part] = []
         self.point: Point | None = None  # all of them evaluated, where that is at hand
         self.rounds: list[_Round] = []
-        self.out_of_time = False  # before the routes were through
+        self.out_of_time = False  # before the methods were through
 
     @property
     def reached(self) -> Previous:
         """The best points."""
         return Previous(self.x, self.v, usable_mask(self.status))
 
-    def unsolved(self, previous: Route | None) -> np.ndarray:
-        """The instances for the next route: not infeasible, and not stopped by a limit that the user set."""
+    def unsolved(self, previous: StartingMethod | None) -> np.ndarray:
+        """The instances for the next method: not infeasible, and not stopped by a limit that the user set."""
         open_ = self.error > _ENOUGH
         if not open_.any():
             return np.zeros(0, dtype=np.int64)
@@ -107,11 +107,11 @@ class _Outcome:
             resumable.add(Status.ITERATION_LIMIT)
         return np.array([i for i in np.flatnonzero(open_) if self.status[i] in resumable], dtype=np.int64)
 
-    def follow(self, route: Route, program: ConeProgram, jobs: int, previous: Route | None) -> None:
-        """Take the route where nothing before arrived, and keep what it improves."""
+    def follow(self, method: StartingMethod, program: ConeProgram, jobs: int, previous: StartingMethod | None) -> None:
+        """Take the method where nothing before arrived, and keep what it improves."""
         index = self.unsolved(previous)
         part = program.take(index)
-        start = route.start(part, index, jobs)
+        start = method.start(part, index, jobs)
         for k, ray in start.rays.items():
             self.rays.setdefault(int(index[k]), []).append(ray)
         usable = usable_mask(start.status)
@@ -125,9 +125,9 @@ class _Outcome:
                 v[kept],
                 tolerance=POLISHED,
                 enough=_ENOUGH,
-                plain_steps=route.plain_steps,
-                patience=route.patience,
-                proximal_steps=route.proximal_steps,
+                plain_steps=method.plain_steps,
+                patience=method.patience,
+                proximal_steps=method.proximal_steps,
                 jobs=jobs,
                 known=_restrict(start.parts, kept),
             )
@@ -138,19 +138,19 @@ class _Outcome:
             back = _weigh_gaps(part, kept[polished.error > _GAP_FROM], before, (x, v), error)
             if back.size:
                 self.point, parts = None, _without(parts, back)
-        self.rounds.append((route.name, index, tuple(start.status), error.copy()))
+        self.rounds.append((method.name, index, tuple(start.status), error.copy()))
         if previous is None and index.size == self.error.size:
             self.x, self.v, self.error = x, v, error
-            self.status, self.message, self.solver = start.status, start.message, [route.name] * index.size
+            self.status, self.message, self.solver = start.status, start.message, [method.name] * index.size
             self.parts = parts
             return
         better = np.zeros(index.size, dtype=bool)
         for k, i in enumerate(index):
             verdict = start.status[k] in _INFEASIBLE
-            first = not self.status[i].usable and (route.trusted or usable[k])
+            first = not self.status[i].usable and (method.trusted or usable[k])
             if verdict or first or error[k] < _BETTER * self.error[i]:
                 self.x[i], self.v[i], self.error[i] = x[k], v[k], error[k]
-                self.status[i], self.message[i], self.solver[i] = start.status[k], start.message[k], route.name
+                self.status[i], self.message[i], self.solver[i] = start.status[k], start.message[k], method.name
                 better[k] = True
         if better.any():
             self.point = None
@@ -207,21 +207,21 @@ def _without(parts: list[Part], gone: np.ndarray) -> list[Part]:
 
 
 def solve_batch(
-    program: ConeProgram, plan: Plan, jobs: int, warm: WarmStart | None = None, derivative_jobs: int = 1
+    program: ConeProgram, order: StartingOrder, jobs: int, warm: WarmStart | None = None, derivative_jobs: int = 1
 ) -> Solved:
     """Solve every instance; a failure concerns its own instance only and is told by its Status.
 
-    The program is equilibrated and presolved; then come the plan's routes, each followed by Newton steps, for what those before
+    The program is equilibrated and presolved; then come the order's starting methods, each followed by Newton steps, for what those before
     left open. The residuals are recomputed here and decide between SOLVED and INACCURATE, whatever a backend says. Infeasibility is
-    what it has a certificate of (starting_methods.py); for limits its word is taken. What is open when ``plan.max_seconds`` have passed is
+    what it has a certificate of (starting_methods.py); for limits its word is taken. What is open when ``order.max_seconds`` have passed is
     TIME_LIMIT. The data of instances without a solution come back as NaN.
     """
-    with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(plan.max_seconds):
+    with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(order.max_seconds):
         equilibrated, kept = equilibrate_program(program), np.zeros(program.b.shape, dtype=bool)
         rounds: list[_Round] = []
         for remaining in reversed(range(_ROUNDS)):
             presolved = presolve(emptied(equilibrated.program, equilibrated.aside))
-            outcome = _follow_routes(program, plan, jobs, equilibrated, presolved, warm)
+            outcome = _run_starting_methods(program, order, jobs, equilibrated, presolved, warm)
             outcome.rounds = rounds = rounds + outcome.rounds
             point, errors = _extend(presolved, outcome)
             if outcome.out_of_time or not remaining:
@@ -326,22 +326,22 @@ def _balance(cones: Cones, point: Point) -> Scaling | None:
     return units
 
 
-def _follow_routes(
+def _run_starting_methods(
     program: ConeProgram,
-    plan: Plan,
+    order: StartingOrder,
     jobs: int,
     equilibrated: Equilibrated,
     presolved: Presolved,
     warm: WarmStart | None,
 ) -> _Outcome:
-    """What the plan's routes reach, one after the other, until nothing is open or the time is over."""
+    """What the order's starting methods reach, one after the other, until nothing is open or the time is over."""
     scaling, outcome = equilibrated.scaling, _Outcome(presolved.smaller)
     previous = None if warm is None else _previous(warm, scaling, presolved)
-    last: Route | None = None
-    routes = _started(plan.routes(presolved.smaller.structure, program.batch), previous)
-    for route in chain(routes, plan.unscaled(emptied(program, equilibrated.aside), scaling, presolved)):
-        outcome.follow(route.onward(outcome.reached), presolved.smaller, jobs, last)
-        last = route
+    last: StartingMethod | None = None
+    methods = _started(order.methods(presolved.smaller.structure, program.batch), previous)
+    for method in chain(methods, order.without_equilibration(emptied(program, equilibrated.aside), scaling, presolved)):
+        outcome.follow(method.continued_from(outcome.reached), presolved.smaller, jobs, last)
+        last = method
         if not outcome.unsolved(last).size:
             break
         if out_of_time():
@@ -350,15 +350,15 @@ def _follow_routes(
     return outcome
 
 
-def _started(routes: Iterator[Route], previous: Previous | None) -> Iterator[Route]:
-    """The routes from the previous solution, which itself is the first, unless the first of them does what it would do."""
+def _started(methods: Iterator[StartingMethod], previous: Previous | None) -> Iterator[StartingMethod]:
+    """The methods from the previous solution, which itself is the first, unless the first of them does what it would do."""
     if previous is None:
-        yield from routes
+        yield from methods
         return
-    for k, route in enumerate(routes):
-        if k == 0 and not isinstance(route, SmallQuadratic):
+    for k, method in enumerate(methods):
+        if k == 0 and not isinstance(method, SmallQuadratic):
             yield previous
-        yield route.warmed(previous)
+        yield method.warm_started(previous)
 
 
 def _previous(warm: WarmStart, scaling: Scaling, presolved: Presolved) -> Previous:

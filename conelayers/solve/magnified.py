@@ -27,7 +27,7 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.cones import Cones
 from conelayers.program.patterns import instance_values, largest
 from conelayers.solve.backends import Instance, Settings, Solver
-from conelayers.solve.starting_methods import Previous, Route, Start
+from conelayers.solve.starting_methods import Previous, Start, StartingMethod
 from conelayers.support.errors import Status
 from conelayers.support.limits import out_of_time
 from conelayers.support.parallel import run_parallel
@@ -43,8 +43,8 @@ _FAR = 1e6  # slack, in units of the error, of rows that are left out: what is l
 
 @final
 @dataclass(frozen=True)
-class Magnified(Route):
-    """A solve of each instance around the point that the routes before have reached."""
+class Magnified(StartingMethod):
+    """A solve of each instance around the point that the methods before have reached."""
 
     solver: Solver
     settings: Settings
@@ -59,7 +59,7 @@ class Magnified(Route):
         """Whether the programs have inequalities, and no other cones."""
         return structure.cones.nonneg > 0 and structure.cones.kinds <= {"zero", "nonneg"}
 
-    def onward(self, reached: Previous) -> Route:
+    def continued_from(self, reached: Previous) -> StartingMethod:
         return replace(self, reached=reached)
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:

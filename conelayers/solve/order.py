@@ -1,4 +1,4 @@
-"""Which routes a program takes, and in which order: what one leaves unsolved goes to the next.
+"""Which starting methods a program takes, and in which order: what one leaves unsolved goes to the next.
 
 Newton needs no more than a rough point, so the first solve is a loose one, by the backend that is the cheaper one there
 (docs/where_the_time_goes.md): SCS factors once, Clarabel at each of some ten iterations, which costs little where K is very
@@ -20,10 +20,10 @@ from conelayers.solve.magnified import Magnified
 from conelayers.solve.simplex import Simplex
 from conelayers.solve.small_quadratic import SmallQuadratic
 from conelayers.solve.splitting import Splitting
-from conelayers.solve.starting_methods import Backend, Route
-from conelayers.solve.without_equilibration import Unscaled
+from conelayers.solve.starting_methods import Backend, StartingMethod
+from conelayers.solve.without_equilibration import WithoutEquilibration
 
-__all__ = ["Plan"]
+__all__ = ["StartingOrder"]
 
 _LOOSE_ITERATIONS = 2000
 _SCS_LOOSE = 1e-3
@@ -44,10 +44,10 @@ _SPARSE = 12  # entries of P and A per row and column up to which ten factorizat
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class StartingOrder:
     """How a program is solved: by which backend, and what else is tried.
 
-    solver, settings: the backend and its settings. chosen_by_user: whether the user named it. max_seconds: what all routes together
+    solver, settings: the backend and its settings. chosen_by_user: whether the user named it. max_seconds: what all methods together
     may take. fallback: whether the others are asked where this backend fails.
     """
 
@@ -57,10 +57,10 @@ class Plan:
     max_seconds: float | None = None
     fallback: bool = True
 
-    def routes(self, structure: Structure, batch: int) -> Iterator[Route]:
-        """The routes for ``batch`` programs of this (presolved) structure.
+    def methods(self, structure: Structure, batch: int) -> Iterator[StartingMethod]:
+        """The methods for ``batch`` programs of this (presolved) structure.
 
-        Unless the user named the backend, or wants to watch it, our own fast routes come first, and then the cheapest loose solve there
+        Unless the user named the backend, or wants to watch it, our own fast methods come first, and then the cheapest loose solve there
         is. A backend that the user named, or chose by options of its own, makes the loose solve itself. Then come a solve at the
         backend's first tolerance (or the user's), one at its tight tolerance, one by each other backend, and for linear programs the
         simplex method.
@@ -72,8 +72,8 @@ class Plan:
         if not limited:
             around = self._magnified(structure)
             for start in self._starts(structure, batch):
-                # Where the full steps fail, the next route leads on for less than guarded ones.
-                yield start if around is None else _brief(start)
+                # Where the full steps fail, the next method leads on for less than guarded ones.
+                yield start if around is None else _with_fewer_steps(start)
             if around is not None:
                 yield around
         tolerance = settings.tolerance or solver.first_tolerance
@@ -85,21 +85,21 @@ class Plan:
             # Backends fail on different programs: what this one leaves open goes to the others.
             for other in SOLVERS.values():
                 if other is not solver and other.takes(structure.cones, structure.P.nnz > 0):
-                    last = replace(_told(other, self._shared), tolerance=other.tight_tolerance)
+                    last = replace(_with_known_options(other, self._shared), tolerance=other.tight_tolerance)
                     yield Backend(other, replace(last, max_iters=other.fallback_iterations), trusted=False)
             if Simplex.suits(structure):
                 yield Simplex()
 
-    def _starts(self, structure: Structure, batch: int) -> Iterator[Route]:
+    def _starts(self, structure: Structure, batch: int) -> Iterator[StartingMethod]:
         """The ways to a rough point. Options of a backend's own do not change what the solution is, so that our own ways stay open."""
         solver, options = self.solver, {name for name, _ in self._own_settings().native}
         watched = self._watched
-        own_routes = not (self.chosen_by_user or watched)
-        if own_routes and SmallQuadratic.suits(structure):
+        own_methods = not (self.chosen_by_user or watched)
+        if own_methods and SmallQuadratic.suits(structure):
             yield SmallQuadratic()
-        elif own_routes and ActiveSet.suits(structure):
+        elif own_methods and ActiveSet.suits(structure):
             yield ActiveSet()
-        if own_routes and Splitting.suits(structure, batch):
+        if own_methods and Splitting.suits(structure, batch):
             yield Splitting()
         elif self.chosen_by_user or watched or options:
             yield loose_by(solver, self._own_settings(), structure)
@@ -113,7 +113,7 @@ class Plan:
         asked = self.fallback and not self._watched and (not self.chosen_by_user or self.solver is clarabel)
         if not (asked and Magnified.suits(structure) and clarabel.takes(structure.cones, structure.P.nnz > 0)):
             return None
-        return Magnified(clarabel, _told(clarabel, self._shared))
+        return Magnified(clarabel, _with_known_options(clarabel, self._shared))
 
     @property
     def _watched(self) -> bool:
@@ -129,16 +129,20 @@ class Plan:
 
     def _own_settings(self) -> Settings:
         """This backend's settings. An iteration limit that binds nobody holds for a backend of the user's choice only."""
-        own = _told(self.solver, self.settings)
+        own = _with_known_options(self.solver, self.settings)
         free = not (self.chosen_by_user or own.native or self.solver.limited_by(own))
         return replace(own, max_iters=None) if free else own
 
-    def unscaled(self, program: ConeProgram, scaling: Scaling, presolved: Presolved) -> Iterator[Route]:
+    def without_equilibration(
+        self, program: ConeProgram, scaling: Scaling, presolved: Presolved
+    ) -> Iterator[StartingMethod]:
         """What is left to try where all that failed: the program as it was given, if equilibration changed it."""
         clarabel = SOLVERS["CLARABEL"]
         free = self.fallback and not self.solver.limited_by(self.settings)
         if free and not scaling.trivial and clarabel.takes(program.structure.cones, program.structure.P.nnz > 0):
-            yield Unscaled(Backend(clarabel, Settings(tolerance=clarabel.tight_tolerance)), program, scaling, presolved)
+            yield WithoutEquilibration(
+                Backend(clarabel, Settings(tolerance=clarabel.tight_tolerance)), program, scaling, presolved
+            )
 
 
 def loose(structure: Structure, settings: Settings | None = None) -> Backend:
@@ -155,7 +159,7 @@ def loose(structure: Structure, settings: Settings | None = None) -> Backend:
 
 def loose_by(solver: Solver, settings: Settings, structure: Structure) -> Backend:
     """This backend's solve that leads near enough for Newton's method, with the user's options but for the tolerances."""
-    settings = _told(solver, settings)
+    settings = _with_known_options(solver, settings)
     native = tuple(item for item in settings.native if item[0] not in solver.tolerance_options)
     if solver.name == "SCS":
         tolerance = _SCS_LINEAR if _is_linear(structure) else _SCS_LOOSE
@@ -168,17 +172,17 @@ def loose_by(solver: Solver, settings: Settings, structure: Structure) -> Backen
     return Backend(solver, loosened, trusted=False, proximal_steps=12)
 
 
-def _told(solver: Solver, settings: Settings) -> Settings:
+def _with_known_options(solver: Solver, settings: Settings) -> Settings:
     """The settings with those native options that this backend has."""
     return replace(settings, native=tuple(item for item in settings.native if item[0] in solver.native_options))
 
 
-def _brief(route: Route) -> Route:
+def _with_fewer_steps(method: StartingMethod) -> StartingMethod:
     """The same start, with fewer of Newton's steps: without guarded ones, and with the full ones while they lead on."""
-    if isinstance(route, Backend):
-        interior = route.solver.name != "SCS"
-        return replace(route, proximal_steps=0, patience=_INTERIOR_PATIENCE if interior else _PATIENCE)
-    return replace(route, proximal_steps=0, patience=_PATIENCE) if isinstance(route, Splitting) else route
+    if isinstance(method, Backend):
+        interior = method.solver.name != "SCS"
+        return replace(method, proximal_steps=0, patience=_INTERIOR_PATIENCE if interior else _PATIENCE)
+    return replace(method, proximal_steps=0, patience=_PATIENCE) if isinstance(method, Splitting) else method
 
 
 def _is_linear(structure: Structure) -> bool:

@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import instance_values
 from conelayers.solve.backends import RawSolution
-from conelayers.solve.starting_methods import Route, Start, start_of
+from conelayers.solve.starting_methods import Start, StartingMethod, start_of
 from conelayers.support.errors import Status
 from conelayers.support.parallel import run_parallel
 
@@ -28,7 +28,7 @@ _OPTIMAL, _LIMIT, _INFEASIBLE, _UNBOUNDED = 0, 1, 2, 3
 
 @final
 @dataclass(frozen=True)
-class Simplex(Route):
+class Simplex(StartingMethod):
     """Each instance by the dual simplex method."""
 
     trusted: bool = True

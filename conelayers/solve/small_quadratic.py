@@ -13,7 +13,7 @@ from conelayers.numerics.quadratic import ActiveSetFactorization, ActiveSetSolut
 from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.solve.infeasibility.polyhedra import examined
 from conelayers.solve.infeasibility.polyhedral_rays import lead_to_primal_rays
-from conelayers.solve.starting_methods import Previous, Route, Start
+from conelayers.solve.starting_methods import Previous, Start, StartingMethod
 from conelayers.support.errors import Status
 
 __all__ = ["SmallQuadratic"]
@@ -31,7 +31,7 @@ _MESSAGE = {
 
 @final
 @dataclass(frozen=True)
-class SmallQuadratic(Route):
+class SmallQuadratic(StartingMethod):
     """The compiled kernel, or NumPy in its place, on the whole batch; from the previous active sets where there are some."""
 
     previous: Previous | None = None
@@ -48,11 +48,11 @@ class SmallQuadratic(Route):
         work = n**3 / 6 + n * m * (n + m) / 2
         return work <= (_MOST_WORK if prefers_dense(structure) else _MOST_SPARSE_WORK)
 
-    def warmed(self, previous: Previous) -> Route:
+    def warm_started(self, previous: Previous) -> StartingMethod:
         return replace(self, previous=previous)
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """The solutions, with their factors, and what there is a certificate of; the rest is left to other routes."""
+        """The solutions, with their factors, and what there is a certificate of; the rest is left to other methods."""
         structure = program.structure
         active = None if self.previous is None else self.previous.v[index] > 0
         solution = solve_quadratic(

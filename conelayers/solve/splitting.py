@@ -27,7 +27,7 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.cones import Cones
 from conelayers.solve.infeasibility.polyhedra import infeasible, is_small
 from conelayers.solve.infeasibility.polyhedral_rays import near_dual_rays, near_primal_rays
-from conelayers.solve.starting_methods import Route, Start
+from conelayers.solve.starting_methods import Start, StartingMethod
 from conelayers.support.errors import Status
 from conelayers.support.limits import out_of_time
 
@@ -45,7 +45,7 @@ _LARGEST = 1e4  # change of ρ_y in one round, at most
 
 @final
 @dataclass(frozen=True)
-class Splitting(Route):
+class Splitting(StartingMethod):
     """Some iterations from zero for all instances; ``rounds`` times ``iterations``, ρ_y adapted in between."""
 
     iterations: int = 15

@@ -20,7 +20,7 @@ from conelayers.solve.infeasibility.certificates import proven
 from conelayers.support.errors import Status
 from conelayers.support.parallel import run_parallel
 
-__all__ = ["Backend", "Previous", "Route", "Start", "start_of"]
+__all__ = ["Backend", "Previous", "Start", "StartingMethod", "start_of"]
 
 _LONG = (
     300  # n + m from which one solve takes long enough for Ctrl-C to need a way in, and for a thread to cost nothing
@@ -31,9 +31,9 @@ _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 @final
 class Start(NamedTuple):
-    """Where a route leads: x (B, n), v (B, m), zero where the status is not usable; the backend's own words.
+    """Where a method leads: x (B, n), v (B, m), zero where the status is not usable; the backend's own words.
 
-    ``parts`` are factorizations of K at these points, with their indices, where the route made some. ``rays`` is what the backend left,
+    ``parts`` are factorizations of K at these points, with their indices, where the method made some. ``rays`` is what the backend left,
     (x, y), of the instances that it did not solve: it may lead to a certificate of infeasibility (certificates.py), whatever it said.
     """
 
@@ -45,7 +45,7 @@ class Start(NamedTuple):
     rays: Mapping[int, tuple[np.ndarray, np.ndarray]] = MappingProxyType({})
 
 
-class Route(ABC):
+class StartingMethod(ABC):
     """One way to a start. Where it is not ``trusted``, its points and what it has a certificate of count, not what else it says.
 
     What the user's own limits stopped is not taken further (``limited``).
@@ -62,18 +62,18 @@ class Route(ABC):
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
         """A start for each instance of ``program``, which are those at ``index`` of the whole batch."""
 
-    def warmed(self, previous: Previous) -> Route:
-        """The same route, which may start at the solutions of the call before."""
+    def warm_started(self, previous: Previous) -> StartingMethod:
+        """The same method, which may start at the solutions of the call before."""
         return self
 
-    def onward(self, reached: Previous) -> Route:
-        """The same route, which may go on from what the routes before it have reached."""
+    def continued_from(self, reached: Previous) -> StartingMethod:
+        """The same method, which may go on from what the methods before it have reached."""
         return self
 
 
 @final
 @dataclass(frozen=True)
-class Previous(Route):
+class Previous(StartingMethod):
     """The solutions of the call before, in the units and the variables of the program to be solved."""
 
     x: np.ndarray
@@ -94,7 +94,7 @@ class Previous(Route):
 
 @final
 @dataclass(frozen=True)
-class Backend(Route):
+class Backend(StartingMethod):
     """A solver's solve of each instance, on a thread pool."""
 
     solver: Solver
@@ -110,7 +110,7 @@ class Backend(Route):
         """The solver's name."""
         return self.solver.name
 
-    def warmed(self, previous: Previous) -> Route:
+    def warm_started(self, previous: Previous) -> StartingMethod:
         return replace(self, warm=previous) if self.solver.warm_starts else self
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:

@@ -11,14 +11,14 @@ from conelayers.numerics.presolve import Presolved
 from conelayers.numerics.scaling import Scaling
 from conelayers.program.cone_program import ConeProgram
 from conelayers.solve.backends import RawSolution
-from conelayers.solve.starting_methods import Backend, Route, Start, start_of
+from conelayers.solve.starting_methods import Backend, Start, StartingMethod, start_of
 
-__all__ = ["Unscaled"]
+__all__ = ["WithoutEquilibration"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Unscaled(Route):
+class WithoutEquilibration(StartingMethod):
     """``inner``'s solve of ``program``, the whole batch in the user's units, translated to those of the presolved one."""
 
     inner: Backend

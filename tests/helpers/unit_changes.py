@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from conelayers import Certificate, Cones, Status, Verdict
 from conelayers.derivatives.linearization import Linearization
-from conelayers.derivatives.policies import Singular, Watch
+from conelayers.derivatives.policies import Policies, Singular
 from conelayers.derivatives.regularity import certify
 from conelayers.numerics.cones import Selection, product_cone
 from conelayers.numerics.trouble import Trouble
@@ -31,7 +31,7 @@ from conelayers.program.names import Names, Naming
 from conelayers.program.patterns import Pattern
 from conelayers.solve.backends import choose_solver, parse_solver_args
 from conelayers.solve.batch import solve_batch
-from conelayers.solve.order import Plan
+from conelayers.solve.order import StartingOrder
 
 __all__ = [
     "AT_KINKS",
@@ -457,11 +457,11 @@ def run(
     program = ConeProgram(structure, columns[0][:, : structure.P.nnz], q, columns[1], b)
     arguments = parse_solver_args(None, None)
     solver = choose_solver(None, cones, structure.P.nnz > 0, arguments.native_names)
-    plan = Plan(solver, arguments.for_solver(solver), False, None)
-    solved = solve_batch(program, plan, 1)
+    order = StartingOrder(solver, arguments.for_solver(solver), False, None)
+    solved = solve_batch(program, order, 1)
     names = Names.of_rows(n, m)
-    watch = Watch(Singular.WARN, selection, Naming(partial(Names.of_rows, n, m)))
-    solution, linearization = watch.over(solved.solution, Linearization.of(solved))
+    policies = Policies(Singular.WARN, selection, Naming(partial(Names.of_rows, n, m)))
+    solution, linearization = policies.apply(solved.solution, Linearization.of(solved))
     usable = np.array([i for i, status in enumerate(solution.status) if status.usable], dtype=np.int64)
     lam, mu, told = np.full_like(q, np.nan), np.full_like(b, np.nan), []
     if usable.size:

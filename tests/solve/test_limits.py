@@ -97,24 +97,24 @@ def test_max_seconds_ends_long_batches(case: str, jobs: int) -> None:
     limited = layer.solve(values[:3], solver_args={"max_seconds": 60, "n_jobs_forward": jobs})
     free = layer.solve(values[:3])
     assert limited.status == free.status == (Status.SOLVED,) * 3
-    assert limited.solver == free.solver, "the limit changed the route"
+    assert limited.solver == free.solver, "the limit changed the method"
     np.testing.assert_array_equal(limited.variables[0], free.variables[0])
 
 
-@pytest.mark.parametrize("route", ["algorithm", "splitting", "active set"])
-def test_max_seconds_stops_our_own_steps(route: str, clock: itertools.count, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["algorithm", "splitting", "active set"])
+def test_max_seconds_stops_our_own_steps(method: str, clock: itertools.count, monkeypatch: pytest.MonkeyPatch) -> None:
     x, a = cp.Variable(8), cp.Parameter(8)
     objective, constraints, batch, most = cp.sum_squares(x - a), [cp.sum(x) == 1, x >= 0], 4, 6.0
-    if route == "algorithm":
+    if method == "algorithm":
         monkeypatch.setattr("conelayers.numerics.quadratic.solve.kernel.AVAILABLE", False)
         monkeypatch.setattr(
             algorithm, "_newton", lambda problem, active, steps: (active, np.zeros(len(active), dtype=bool))
         )
         most = 3.0
-    if route == "active set":
+    if method == "active set":
         monkeypatch.setattr("conelayers.solve.order.SmallQuadratic.suits", lambda structure: False)
         most = 2.0
-    if route == "splitting":
+    if method == "splitting":
         objective, batch, most = objective + cp.norm(x), 20, 3.0
     layer = Layer(cp.Problem(cp.Minimize(objective), constraints), [a], [x])
     values = 3 * values_of(layer, batch)

@@ -13,7 +13,7 @@ from zoo import ZOO
 
 from conelayers import Cones, Layer, SolveError, Status, solve_and_differentiate
 from conelayers.solve.backends import SOLVERS, RawSolution, Settings
-from conelayers.solve.order import Plan
+from conelayers.solve.order import StartingOrder
 from conelayers.torch import ConeLayer, CvxpyLayer, solve_cone_program
 
 Case = tuple[cp.Problem, list[cp.Parameter], list[cp.Variable], list[np.ndarray]]
@@ -77,7 +77,7 @@ CASES = [quadratic, lasso, cone, linear, exponential]
 @pytest.mark.parametrize("options", ORDINARY, ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_ordinary_options_take_the_default_s_way(case: Callable[..., Case], options: dict[str, Any]) -> None:
-    """At a call and in the constructor: the same route and the same bits."""
+    """At a call and in the constructor: the same method and the same bits."""
     *made, values = case(24)
     layer = Layer(*made)
     default = layer.solve(*values)
@@ -89,17 +89,17 @@ def test_ordinary_options_take_the_default_s_way(case: Callable[..., Case], opti
             np.testing.assert_array_equal(solution.variables[0], default.variables[0])
 
 
-def routes_of(options: dict[str, Any], case: Callable[..., Case] = quadratic, solver: str | None = None) -> list[str]:
-    """The names of the routes, in order."""
+def methods_of(options: dict[str, Any], case: Callable[..., Case] = quadratic, solver: str | None = None) -> list[str]:
+    """The names of the methods, in order."""
     *made, _ = case()
     layer = Layer(*made, solver=solver, solver_args=options)
-    _, plan, compiled = layer._plan_for(None)
-    return [route.name for route in plan.routes(compiled.structure, 5)]
+    _, order, compiled = layer._order_for(None)
+    return [method.name for method in order.methods(compiled.structure, 5)]
 
 
-def test_options_of_a_backend_s_own_do_not_close_our_own_routes() -> None:
+def test_options_of_a_backend_s_own_do_not_close_our_own_methods() -> None:
     """They cannot change the solution: they are handed over where that backend is asked, and it is the first one to be asked."""
-    default = routes_of({})
+    default = methods_of({})
     assert default[0] == "ACTIVE SET"
     for options, backend in (
         ({"scale": 0.5}, "SCS"),
@@ -107,15 +107,15 @@ def test_options_of_a_backend_s_own_do_not_close_our_own_routes() -> None:
         ({"tol_feas": 1e-7, "equilibrate_enable": False}, "CLARABEL"),
         ({"max_iter": 500}, "CLARABEL"),
     ):
-        assert routes_of(options)[:2] == ["ACTIVE SET", backend]
-        assert set(routes_of(options)) == set(default) | {"SCS"}
+        assert methods_of(options)[:2] == ["ACTIVE SET", backend]
+        assert set(methods_of(options)) == set(default) | {"SCS"}
 
 
 @pytest.mark.parametrize("options", [{"verbose": True}, {"log_csv_filename": "/dev/null"}], ids=str)
 def test_who_wants_to_watch_a_backend_sees_it(options: dict[str, Any]) -> None:
-    routes = routes_of(options)
-    assert routes[0] == routes[1] == ("SCS" if "log_csv_filename" in options else "CLARABEL")
-    assert set(routes) >= {"SCS", "CLARABEL"}, "nor does that close the fallbacks"
+    methods = methods_of(options)
+    assert methods[0] == methods[1] == ("SCS" if "log_csv_filename" in options else "CLARABEL")
+    assert set(methods) >= {"SCS", "CLARABEL"}, "nor does that close the fallbacks"
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_who_wants_to_watch_a_backend_sees_it(options: dict[str, Any]) -> None:
     ],
 )
 def test_limits_of_the_user_s_own_ask_the_backend_alone(options: dict[str, Any], solver: str | None) -> None:
-    routes = routes_of(options, cone, solver)
-    assert set(routes) == {solver or "CLARABEL"}
+    methods = methods_of(options, cone, solver)
+    assert set(methods) == {solver or "CLARABEL"}
     x, a = cp.Variable(3), cp.Parameter(3)
     layer = Layer(cp.Problem(cp.Minimize(cp.norm(x - a) + cp.norm1(x)), [cp.norm(x) <= 1]), [a], [x], solver=solver)
     if "max_iters" in options:
@@ -246,10 +246,10 @@ def test_the_plans_of_one_backend_alone() -> None:
     *made, _ = linear()
     structure = Layer(*made).compiled_for().structure
     for solver in SOLVERS.values():
-        alone = Plan(solver, Settings(), True, fallback=False)
-        assert {route.name for route in alone.routes(structure, 3)} == {solver.name}
-        others = Plan(solver, Settings(), True)
-        assert {route.name for route in others.routes(structure, 3)} > set(SOLVERS)
+        alone = StartingOrder(solver, Settings(), True, fallback=False)
+        assert {method.name for method in alone.methods(structure, 3)} == {solver.name}
+        others = StartingOrder(solver, Settings(), True)
+        assert {method.name for method in others.methods(structure, 3)} > set(SOLVERS)
 
 
 # ------------------------------------------------------------------------------------------------ what migrants pass

@@ -24,7 +24,7 @@ from conelayers.program.patterns import Pattern
 from conelayers.solve.active_set import ActiveSet
 from conelayers.solve.backends import SOLVERS, RawSolution, Settings
 from conelayers.solve.batch import _weigh_gaps
-from conelayers.solve.order import Plan
+from conelayers.solve.order import StartingOrder
 from conelayers.solve.simplex import Simplex
 from conelayers.solve.small_quadratic import SmallQuadratic
 from conelayers.solve.splitting import split
@@ -200,12 +200,16 @@ def test_the_program_as_it_was_given_is_a_way_too() -> None:
     scaled, scaling, _ = equilibrate_program(program)
     presolved = presolve(scaled)
     assert presolved.elimination is not None
-    (route,) = Plan(SOLVERS["CLARABEL"], Settings(), False).unscaled(program, scaling, presolved)
+    (method,) = StartingOrder(SOLVERS["CLARABEL"], Settings(), False).without_equilibration(program, scaling, presolved)
     index = np.array([0, 2])
     part = presolved.smaller.take(index)
-    start = route.start(part, index, 1)
+    start = method.start(part, index, 1)
     assert np.all(evaluate(part, start.x, start.v).error(part) < 1e-6)
-    assert not list(Plan(SOLVERS["CLARABEL"], Settings(), True, fallback=False).unscaled(program, scaling, presolved))
+    assert not list(
+        StartingOrder(SOLVERS["CLARABEL"], Settings(), True, fallback=False).without_equilibration(
+            program, scaling, presolved
+        )
+    )
 
 
 def linear_program(q: list[float], A: np.ndarray, b: list[float], cones: Cones) -> ConeProgram:
