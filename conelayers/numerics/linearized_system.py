@@ -14,7 +14,7 @@ import numpy as np
 
 from conelayers.numerics.kkt import EliminatedFactorization, Factorization, combine, factorize, null_space
 from conelayers.numerics.presolve import Presolved
-from conelayers.numerics.residual import Point, apply_jacobian, rounding_of
+from conelayers.numerics.residual import ROUNDING, Point, apply_jacobian, rounding_of
 from conelayers.numerics.scaling import Scaling
 from conelayers.numerics.trouble import Tell, Trouble, ignored
 from conelayers.program.cone_program import ConeProgram, Structure
@@ -26,6 +26,7 @@ __all__ = ["LinearizedSystem", "System"]
 
 _ACCEPTED = 1e-10  # relative residual of J above which the factor is not trusted
 _ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
+_ROUNDED = 1e-4  # and the one up to which it does where rounding of the solution itself makes that residual
 _REFINED = 4e-15
 _CONSISTENT = 1e-6  # residual up to which a singular system may be a consistent one whose factor is a little off
 _PROMISING = 1e-3  # and the one up to which it is, where refinement makes it vanish
@@ -58,6 +59,25 @@ class LinearizedSystem:
     jobs: int
     parts: tuple[tuple[np.ndarray, Factorization], ...] = ()
     max_seconds: float | None = None
+
+    @cached_property
+    def _inherited(self) -> np.ndarray:
+        """Which instances have the factors that Newton's last steps left, (B,) bool."""
+        inherited = np.zeros(self.program.batch, dtype=bool)
+        for members, _ in self.parts:
+            inherited[members] = True
+        return inherited
+
+    def _factored_anew(self, stale: np.ndarray) -> Factorization:
+        """The factorization with these instances, (B,) bool, factored at the point itself, and kept in the place of the one before."""
+        parts = []
+        for members, inner in self.parts:
+            kept = np.flatnonzero(~stale[members])
+            if kept.size:
+                parts.append((members[kept], inner if kept.size == members.size else inner.take(kept)))
+        self.__dict__["factorization"] = replace(self, parts=tuple(parts)).factorization
+        self._inherited[stale] = False
+        return self.factorization
 
     @property
     def program(self) -> ConeProgram:
@@ -100,6 +120,7 @@ class LinearizedSystem:
         )
         if "factorization" in self.__dict__:
             taken.__dict__["factorization"] = self.factorization.take(index)
+            taken.__dict__["_inherited"] = self._inherited[index]
         return taken
 
     def _rest(self, index: np.ndarray) -> dict[str, Any]:
@@ -122,10 +143,14 @@ class LinearizedSystem:
         return self.solve(steps, lambda *_: False)[0][1]
 
     def rounding_step(self) -> tuple[np.ndarray, np.ndarray]:
-        """dx (B, n) and dv (B, m) for an F of the size of its rounding errors, with random signs: how well x and v can be known at all."""
+        """dx (B, n) and dv (B, m) for an F of the size of its rounding errors: how well x and v can be known at all.
+
+        The errors are drawn at random between half of their size and all of it, with random signs. In full size a few of the same sign can be what
+        a move of x alone makes good (rows A x = t with t next to zero: their sizes are |A||x|), which random ones are not.
+        """
         point, rng = self.point, np.random.default_rng(1)
         sizes = rounding_of(self.program, point)
-        r1, r2 = (np.where(rng.random(h.shape) < 0.5, -h, h) for h in sizes)
+        r1, r2 = (h * rng.uniform(0.5, 1.0, h.shape) * np.where(rng.random(h.shape) < 0.5, -1.0, 1.0) for h in sizes)
         return self.solve(self.forward(r1, r2), lambda *_: False)[0]
 
     def probe(self) -> np.ndarray:
@@ -178,6 +203,12 @@ class LinearizedSystem:
             factorization = self.factorization
             singular = factorization.singular  # asked first: a factor may find out only then, and be replaced
             solution, error = _refine(factorization, steps)
+            stale = (error > _ACCEPTED) & self._inherited
+            if stale.any():
+                # A last correction of the point may have taken v across a kink, to another D than the one that was factored.
+                factorization = self._factored_anew(stale)
+                singular = factorization.singular
+                solution, error = _refine(factorization, steps)
             trouble = Trouble(
                 error,
                 singular,
@@ -187,7 +218,8 @@ class LinearizedSystem:
             )
             if trouble.ambiguous:
                 tell(trouble)
-            again = error > _ACCEPTED
+            rounded = self._rounded(steps, solution, error, singular)
+            again = (error > _ACCEPTED) & ~rounded
             again[trouble.ambiguous] = True
             told, unfinished = trouble.ambiguous, []
             if again.any():
@@ -206,7 +238,8 @@ class LinearizedSystem:
                 unfinished = np.flatnonzero(again & ~finite).tolist() if out_of_time() else []
                 trouble = trouble._replace(ambiguous=sorted({*told, *late} - {*unfinished}))
             singular = factorization.singular
-            inconsistent = np.flatnonzero(error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED))
+            wrong = error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED)
+            inconsistent = np.flatnonzero(wrong & ~(rounded & ~again))
             trouble = trouble._replace(
                 error=error,
                 singular=singular,
@@ -217,6 +250,27 @@ class LinearizedSystem:
             if news.instances:
                 tell(news)
             return solution, trouble
+
+    def _rounded(self, steps: System, solution: _Pair, error: np.ndarray, singular: np.ndarray) -> np.ndarray:
+        """Where K is regular and all that is left of a system's residual is what rounding of the solution makes of J·z, (B,) bool.
+
+        Of a solution that is 1e9 times as large as the right-hand side, the multipliers' beside a weight of 1e9, rounding alone is 1e−7 of that.
+        """
+        rounded = (error > _ACCEPTED) & (error <= _ROUNDED) & ~singular
+        if rounded.any():
+            sizes, cones = self.program.magnitudes, self.structure.cones
+            first, second = (np.abs(h) for h in solution)
+            # D mixes the rows of a block, and makes none of them larger than the block.
+            of_rows, of_D = (
+                np.repeat(cones.block_sums(h), cones.block_sizes, axis=1)
+                for h in (second + sizes.A.matvec(first), second)
+            )
+            of_columns = sizes.A.rmatvec(of_D)
+            if self.structure.P.nnz:
+                of_columns = of_columns + sizes.P.matvec(first)
+            for left, size in zip(steps.residual(*solution), (of_columns, of_rows), strict=True):
+                rounded &= (np.abs(left) <= ROUNDING * size).all(axis=1)
+        return rounded
 
 
 def _refine(factorization: Factorization, steps: System) -> tuple[_Pair, np.ndarray]:

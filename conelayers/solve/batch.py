@@ -274,7 +274,7 @@ def _needed_bounds(
     if equilibrated.aside is None:
         return None
     errors = point.errors(presolved.whole)
-    close = errors.rough <= ROUGH
+    close = point.rough_errors(presolved.whole) <= ROUGH
     lost = (Status.FAILED, Status.DUAL_INFEASIBLE)
     open_ = np.array(
         [s in lost or (s.usable and not c) for s, c in zip(outcome.status, close, strict=True)], dtype=bool
@@ -427,7 +427,7 @@ def _judge(
     if not (worst <= np.where(far, POLISHED, ACCURACY)).all() or not usable_mask(status).all():
         lost_by = Status.TIME_LIMIT if outcome.out_of_time else Status.FAILED
         status = [lost_by if said is Status.FAILED else said for said in status]
-        rough = np.maximum(point.errors(whole).rough, residuals.gap) <= ROUGH
+        rough = np.maximum(point.rough_errors(whole), residuals.gap) <= ROUGH
         near = [Status.INACCURATE if close else lost_by for close in rough]
         solved = [Status.SOLVED if error <= ACCURACY else other for error, other in zip(worst, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]

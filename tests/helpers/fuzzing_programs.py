@@ -93,7 +93,7 @@ class ProgramSpec:
         if "opposite row" in self.flaws and cones.nonneg > 1:
             A[flat - 1] = -A[flat - 2]
         x, (y, s) = draw(n), self._parts(rng, draw(m))
-        P = G @ G.T
+        P = _clean(G @ G.T)
         made = getattr(self, "_" + self.kind.replace(" ", "_"))(P, A, x, y, s, rng)
         return self._scaled(made, rng)
 

@@ -22,7 +22,7 @@ from fuzzing_programs import KINDS, ProgramSpec, check_program, programs
 from fuzzing_warm import check_warm, warm_starts
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from unit_changes import check_units, unit_changes
+from unit_changes import Family, UnitSpec, check_units, unit_changes
 
 from conelayers import Cones
 from conelayers.numerics.cones import product_cone
@@ -76,10 +76,8 @@ def test_bounds() -> None:
 
 
 def test_penalties() -> None:
-    """Exact penalties of weights up to 1e8 leave the point and the gradients. Of squared ones `make fuzz` has findings
-    that are open.
-    """
-    counts = drawn(penalties().filter(lambda spec: spec.form == "linear"), check_penalties, 8)
+    """Exact penalties of weights up to 1e8 leave the point and the gradients; squared ones have the point that follows from the hard program's."""
+    counts = drawn(penalties(), check_penalties, 16)
     assert counts["gradients: agree"] >= 1, counts
 
 
@@ -224,6 +222,131 @@ FOUND: dict[str, tuple[Callable[[Any], None], Any]] = {
             maximize=True,
             duals=True,
             seed=324913,
+        ),
+    ),
+    "multipliers off by 1e-8 excused by penalised slacks that are next to zero": (
+        check_penalties,
+        PenaltySpec(
+            program=ProgramSpec(
+                kind="nearly kinked",
+                cones=Cones(zero=2, nonneg=4, psd=(1,)),
+                n=12,
+                rank=0.0,
+                integers=True,
+                density=1.0,
+                flaws=(),
+                spread=3,
+                seed=1245,
+            ),
+            form="squared",
+            weight=1000.0,
+        ),
+    ),
+    "the factors of the other side of a kink used for the derivative": (
+        check_penalties,
+        PenaltySpec(
+            program=ProgramSpec(
+                kind="kinked",
+                cones=Cones(zero=2, hermitian=(1,)),
+                n=6,
+                rank=1.0,
+                integers=False,
+                density=0.4,
+                flaws=(),
+                spread=0,
+                seed=0,
+            ),
+            form="squared",
+            weight=1000000.0,
+        ),
+    ),
+    "a multiplier of rounding, taken for a slack that is certain": (
+        check_penalties,
+        PenaltySpec(
+            program=ProgramSpec(
+                kind="kinked",
+                cones=Cones(zero=1, nonneg=2),
+                n=1,
+                rank=1.0,
+                integers=False,
+                density=1.0,
+                flaws=(),
+                spread=0,
+                seed=1304203630,
+            ),
+            form="squared",
+            weight=1000.0,
+        ),
+    ),
+    "a derivative of 1e9, whose rounding is taken for a system without a solution": (
+        check_penalties,
+        PenaltySpec(
+            program=ProgramSpec(
+                kind="regular",
+                cones=Cones(nonneg=4, hermitian=(1,)),
+                n=1,
+                rank=1.0,
+                integers=False,
+                density=1.0,
+                flaws=(),
+                spread=0,
+                seed=2782,
+            ),
+            form="squared",
+            weight=100000000.0,
+        ),
+    ),
+    "a block in units of its own excuses the columns that it is in": (
+        check_program,
+        ProgramSpec(
+            kind="kinked",
+            cones=Cones(soc=(3,), psd=(3,)),
+            n=1,
+            rank=0.0,
+            integers=False,
+            density=1.0,
+            flaws=(),
+            spread=0,
+            seed=1525702924,
+        ),
+    ),
+    "the same in a gap": (
+        check_program,
+        ProgramSpec(
+            kind="nearly kinked",
+            cones=Cones(psd=(4, 4)),
+            n=1,
+            rank=1.0,
+            integers=False,
+            density=0.4,
+            flaws=(),
+            spread=0,
+            seed=0,
+        ),
+    ),
+    "the same in other units": (
+        check_units,
+        UnitSpec(
+            family=Family(cones=Cones(zero=2, nonneg=2, psd=(3, 2)), n=6, rank=6),
+            plant="weak and free",
+            changes=("everything",),
+            selection="low",
+            batch=1,
+            seed=1,
+        ),
+    ),
+    "a gradient that is zero, and said to be": (
+        check_problem,
+        ProblemSpec(
+            kind="feasible",
+            variables=(("free", ()),),
+            parameters=(("any", ()),),
+            objective=(("p weight", 0, ("linear", ("x", 0))),),
+            constraints=(),
+            ridge=0.0,
+            maximize=False,
+            duals=False,
+            seed=0,
         ),
     ),
 }
