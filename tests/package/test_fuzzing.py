@@ -77,8 +77,12 @@ def test_bounds() -> None:
 
 def test_penalties() -> None:
     """Exact penalties of weights up to 1e8 leave the point and the gradients; squared ones have the point that follows from the hard program's."""
-    counts = drawn(penalties(), check_penalties, 16)
-    assert counts["gradients: agree"] >= 1, counts
+    linear, squared = (
+        drawn(penalties().filter(lambda spec, form=form: spec.form == form), check_penalties, 8)
+        for form in ("linear", "squared")
+    )
+    assert linear["gradients: agree"] >= 1, linear
+    assert squared["differences: agree"] >= 1, squared
 
 
 def test_geometric_programs() -> None:
