@@ -43,6 +43,7 @@ _NOTHING = 1e-12  # size of a block's y or s that may be rounding
 _LARGE = 1e3  # size of a point, in the equilibrated units, from which that is worth it
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 _FAR = 1e5  # size of an inaccurate point, in the equilibrated units, from which the program may have no solution
+_SWALLOWED = 1e12  # the same of any point: beside its terms data of size 1 are rounding, so that its errors say nothing of them
 _GIVEN_UP = (Status.FAILED, Status.ITERATION_LIMIT, Status.TIME_LIMIT)
 
 
@@ -398,7 +399,7 @@ def _certified(
     for even where no backend left a trace of one.
     """
     size = np.maximum(largest(outcome.x), largest(outcome.v))
-    poor = ((size >= _FAR) & ~(worst <= POLISHED)) | ~(worst <= ROUGH)
+    poor = ((size >= _FAR) & ~(worst <= POLISHED)) | (size >= _SWALLOWED) | ~(worst <= ROUGH)
     searched = {i for i, s in enumerate(status) if s is Status.FAILED or (s.usable and poor[i])}
     open_ = [i for i, s in enumerate(status) if s in _GIVEN_UP or i in searched]
     if not open_ or outcome.out_of_time:
@@ -423,8 +424,9 @@ def _judge(
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
     s = s if without_bound is None else np.where(without_bound, np.inf, s)
     worst, status = residuals.worst, outcome.status
-    far = np.maximum(largest(outcome.x), largest(outcome.v)) >= _FAR
-    if not (worst <= np.where(far, POLISHED, ACCURACY)).all() or not usable_mask(status).all():
+    size = np.maximum(largest(outcome.x), largest(outcome.v))
+    in_doubt = (worst > np.where(size >= _FAR, POLISHED, ACCURACY)) | (size >= _SWALLOWED) | np.isnan(worst)
+    if in_doubt.any() or not usable_mask(status).all():
         lost_by = Status.TIME_LIMIT if outcome.out_of_time else Status.FAILED
         status = [lost_by if said is Status.FAILED else said for said in status]
         rough = np.maximum(point.rough_errors(whole), residuals.gap) <= ROUGH
