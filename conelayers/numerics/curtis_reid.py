@@ -21,11 +21,12 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import Segments, instance_values, values_of_part
 from conelayers.program.per_structure import once_per_structure
 
-__all__ = ["DWARFS", "ZERO", "Fit", "Fits", "fitted", "logarithms"]
+__all__ = ["DWARFS", "LARGE", "ZERO", "Fit", "Fits", "fitted", "logarithms"]
 
 _ROUGH = 0.5  # binary orders of magnitude by which q' and b' may differ in an open part
 _LIMIT = 300.0  # of log₂ of a factor
 DWARFS = 20.0  # by which a right-hand side is above all others when its row is set aside: a factor of 1e6
+LARGE = 7.0  # and where the program was not solved with that row: a factor of 128
 _SEVERAL = frozenset({"psd", "hermitian", "power", "power_dual"})  # cones with more than one factor a block
 _WEAK = 1e-2  # weight of q and b in the fit, so that they decide only what P and A leave open
 _RIDGE = 1e-10  # of the fit's matrix, which is singular
@@ -150,23 +151,51 @@ class Fit:
         self._open_column, self._open_row = place[self._column], place[self._row]
 
     def shifts(self, log_q: np.ndarray, log_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """log t of the columns and of the rows, zero but in open parts: there q' and b' become of one size, where there are both."""
+        """log t of the columns and of the rows, zero but in open parts: there q' and b' become of one size, where there are both.
+
+        A part that has one of the two only is brought to the largest of the others' sizes: β and γ are common to all parts, and
+        x ≤ 1e14 for an x that nothing else asks for would make rounding of the rest.
+        """
         of_b = _maxima(log_b, self._open_row, self.open_count)
         of_q = _maxima(log_q, self._open_column, self.open_count)
-        shift = np.where((of_b > ZERO) & (of_q > ZERO), np.rint(0.5 * (of_b - of_q)), 0.0)
+        both = (of_b > ZERO) & (of_q > ZERO)
+        shift = np.where(both, np.rint(0.5 * (of_b - of_q)), 0.0)
+        if not both.all() and self._of_P.size > 1:
+            rest_b, rest_q = (
+                np.maximum(
+                    np.where(both, of_h + sign * shift, 2 * ZERO).max(axis=1, initial=2 * ZERO),
+                    self._largest_closed(log_h, place),
+                )[:, None]
+                for of_h, log_h, place, sign in (
+                    (of_b, log_b, self._open_row, -1.0),
+                    (of_q, log_q, self._open_column, 1.0),
+                )
+            )
+            shift = np.where((of_b > ZERO) & (of_q <= ZERO) & (rest_b > ZERO), np.rint(of_b - rest_b), shift)
+            shift = np.where((of_q > ZERO) & (of_b <= ZERO) & (rest_q > ZERO), np.rint(rest_q - of_q), shift)
         shift = np.concatenate([np.where(np.abs(shift) <= _ROUGH, 0.0, shift), np.zeros((len(shift), 1))], axis=1)
         return shift[:, self._open_column], shift[:, self._open_row]
 
-    def dwarfing(self, candidates: np.ndarray, sizes: np.ndarray, others: np.ndarray, log_q: np.ndarray) -> np.ndarray:
-        """Which candidates, of sizes log|b'|, lie above a gap of ``DWARFS`` over all that is smaller in their part of the program.
+    def _largest_closed(self, logarithms: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The largest of the columns, or rows, that are in no open part, (B,)."""
+        return logarithms[:, place == self.open_count].max(axis=1, initial=2 * ZERO)
 
-        What is no candidate counts there as one size: its b, ``others`` (m,), and where P gives x a size, q.
+    def dwarfing(
+        self, candidates: np.ndarray, sizes: np.ndarray, others: np.ndarray, log_q: np.ndarray, gap: float = DWARFS
+    ) -> np.ndarray:
+        """Which candidates, of sizes log|b'|, lie above such a gap over all that is smaller in their part of the program.
+
+        What is no candidate counts there as one size: its b, ``others`` (m,), and where P gives x a size, q. A part in which there
+        is nothing else, not even a q, is fulfilled by x = 0: there the largest size of all parts counts.
         """
         parts = self._of_P.size
         base = np.full(parts, 2 * ZERO)
         np.maximum.at(base, self._row, others)
         of_q = self._of_P[self._column]
         np.maximum.at(base, self._column[of_q], log_q[of_q])
+        asked = base > ZERO
+        asked[self._column[log_q > ZERO]] = True
+        base[~asked] = base.max(initial=2 * ZERO)
         based = np.flatnonzero(base > ZERO)
         label = np.concatenate([based, self._row[candidates]])
         size = np.concatenate([base[based], sizes])
@@ -174,8 +203,7 @@ class Fit:
         label, size = label[order], size[order]
         after = np.diff(label, prepend=-1) == 0
         before = np.concatenate([[2 * ZERO], size[:-1]])
-        gap = after & (size - before > DWARFS) & (before >= base[label])
-        gaps = np.cumsum(gap)
+        gaps = np.cumsum(after & (size - before > gap) & (before >= base[label]))
         start = np.flatnonzero(~after)
         above = gaps - np.repeat(gaps[start], np.diff(np.append(start, label.size)))
         found = np.zeros(label.size, dtype=bool)
