@@ -33,6 +33,7 @@ _RIDGE = 1e-10  # of the fit's matrix, which is singular
 _DENSE = 400  # unknowns up to which its inverse is kept
 _PATTERNS = 16  # of zeros among the values, whose matrices are remembered
 _UNIT, _BIAS = 2.0**-20, 1023.0  # of the exponent and the mantissa in the high word of a double
+_HIDDEN = round(46 / _UNIT)  # the same of 64 times the rounding of 1
 ZERO = -1000.0  # a logarithm below this is that of zero, for which 2·ZERO stands
 
 
@@ -48,6 +49,35 @@ def _high_words(values: np.ndarray) -> np.ndarray:
     return words[..., 1 if sys.byteorder == "little" else 0] & 0x7FFFFFFF
 
 
+@once_per_structure
+def _diagonal_of_P(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where P's values hold entries off the diagonal, and those of the diagonal in their rows and columns, nnz where there is none."""
+    P = structure.P
+    place = np.full(structure.n, P.nnz)
+    on = np.flatnonzero(P.rows == P.cols)
+    place[P.rows[on]] = on
+    off = np.flatnonzero(P.rows != P.cols)
+    return off, place[P.rows[off]], place[P.cols[off]]
+
+
+def _without_rounding(structure: Structure, words: np.ndarray) -> np.ndarray:
+    """The high words of P, zero where |Pⱼₖ| is rounding of √(Pⱼⱼ Pₖₖ), the most that it can be whatever the units.
+
+    A product GᵀG leaves 1e−17 where its columns are orthogonal, which is no entry to bring to the size of the others.
+    """
+    off, rows, columns = _diagonal_of_P(structure)
+    if not off.size:
+        return words
+    wider = np.concatenate([words, np.zeros((len(words), 1), dtype=words.dtype)], axis=1)
+    most = wider[:, rows] // 2 + wider[:, columns] // 2
+    rounding = words[:, off] < most - _HIDDEN
+    if not rounding.any():
+        return words
+    words = words.copy()
+    words[:, off] = np.where(rounding, 0, words[:, off])
+    return words
+
+
 class _Entries(NamedTuple):
     """The high words of P, A, q and b, or which of them are not zero; q and b without columns where they have no part in the fit."""
 
@@ -59,7 +89,7 @@ class _Entries(NamedTuple):
     @classmethod
     def of(cls, program: ConeProgram) -> _Entries:
         """Those of a batch. Blocks with several factors need q and b, as A alone may leave some of these open."""
-        P, A = _high_words(program.P), _high_words(program.A)
+        P, A = _without_rounding(program.structure, _high_words(program.P)), _high_words(program.A)
         cones = program.structure.cones
         if not cones.kinds & _SEVERAL:
             none = np.zeros((1, 0), dtype=np.int32)
