@@ -228,15 +228,15 @@ def solve_batch(
             point, errors = _extend(presolved, outcome)
             if outcome.out_of_time or not remaining:
                 break
-            needed = _needed_bounds(equilibrated, presolved, point, outcome, jobs)
-            units = None if needed is not None else _units_of_the_point(presolved, point, outcome)
-            others = None
-            if needed is not None:
-                kept |= needed
-                others = equilibrate_program(program, kept, unsolved)
-            elif units is None:
-                unsolved |= _without_answer(presolved, point, outcome)
-                others = _with_more_aside(program, equilibrated, kept, unsolved)
+            unsolved |= _unsolved(presolved, point, outcome, ACCURACY)
+            others, units = _with_more_aside(program, equilibrated, kept, unsolved), None
+            if others is None:
+                needed = _needed_bounds(equilibrated, presolved, point, outcome, jobs)
+                if needed is not None:
+                    kept |= needed
+                    others = equilibrate_program(program, kept, unsolved)
+                else:
+                    units = _units_of_the_point(presolved, point, outcome)
             if units is None and others is None:
                 break
             scaling = equilibrated.scaling
@@ -281,7 +281,7 @@ def _needed_bounds(
     """
     if equilibrated.aside is None:
         return None
-    open_ = _without_answer(presolved, point, outcome)
+    open_ = _unsolved(presolved, point, outcome)
     open_ |= np.array([s is Status.DUAL_INFEASIBLE for s in outcome.status], dtype=bool)
     if open_.any():
         errors = point.errors(presolved.whole)
@@ -293,11 +293,14 @@ def _needed_bounds(
     return put_back(equilibrated, point.x, open_)
 
 
-def _without_answer(presolved: Presolved, point: Point, outcome: _Outcome) -> np.ndarray:
-    """The instances that failed, or ended at a point that is no solution, (B,) bool."""
+def _unsolved(presolved: Presolved, point: Point, outcome: _Outcome, accuracy: float | None = None) -> np.ndarray:
+    """The instances that failed, or ended at a point that is no solution, not even a rough one, (B,) bool; or none to ``accuracy``."""
     given_up = np.array([s is Status.FAILED for s in outcome.status], dtype=bool)
     usable = usable_mask(outcome.status)
-    return given_up | (usable & ~(point.errors(presolved.whole).rough <= ROUGH)) if usable.any() else given_up
+    if not (usable & (outcome.error > _ENOUGH)).any():
+        return given_up
+    errors = point.errors(presolved.whole)
+    return given_up | (usable & ~((errors.rough <= ROUGH) if accuracy is None else (errors.worst <= accuracy)))
 
 
 def _with_more_aside(
