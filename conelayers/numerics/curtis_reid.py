@@ -51,7 +51,7 @@ def _high_words(values: np.ndarray) -> np.ndarray:
 
 @once_per_structure
 def _diagonal_of_P(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where P's values hold entries off the diagonal, and those of the diagonal in their rows and columns, nnz where there is none."""
+    """Where P's values hold entries off the diagonal, and those of the diagonal beside them, nnz where there is none."""
     P = structure.P
     place = np.full(structure.n, P.nnz)
     on = np.flatnonzero(P.rows == P.cols)

@@ -1,8 +1,9 @@
 """Rows of A without a coefficient whose right-hand side is rounding.
 
-A constraint such as p·x²·x⁻² == c of a geometric program, or p·x − p·x == θ − θ' of any other, leaves 0ᵀx + s = b. Where b is a
-sum whose terms cancel it is not zero but rounding, and nothing else in the row says how little that is: 0 == 2e−16 would be a
-contradiction. The affine map to b knows the terms that it adds up. What is within their rounding is zero.
+A constraint such as p·x²·x⁻² == c of a geometric program, or p·x − p·x == θ − θ' of any other, leaves 0ᵀx + s = b.
+Where b is a sum whose terms cancel it is not zero but rounding, and nothing else in the row says how little that is:
+0 == 2e−16 would be a contradiction. The affine map to b knows the terms that it adds up. What is within their rounding
+is zero.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ class VoidRows:
         *,
         logarithms: bool = False,
     ) -> VoidRows:
-        """Of A's values that do not depend on φ (nnz,), 0 for those that do, and of b = constant + linear φ, (m,) and (m, φ).
+        """Of A's values that do not depend on φ (nnz,), 0 for those that do, and of b = constant + linear φ.
 
-        logarithms: whether b adds up logarithms. A number that is rounded by ε makes its logarithm off by ε, however small.
+        logarithms: whether b adds up logarithms. A number that is rounded by ε makes its logarithm off by ε,
+        however small that is.
         """
         A, cones = structure.A, structure.cones
         possible = np.zeros(structure.m, dtype=bool)
@@ -66,7 +68,7 @@ class VoidRows:
         return cls(rows, sizes, abs(sp.csr_array(linear[rows])), entries, row_of, logarithms)
 
     def cleaned(self, b: np.ndarray, A: np.ndarray, phi: np.ndarray) -> np.ndarray:
-        """b (B, m), changed in place: zero where it is rounding in a row without a coefficient; A (B or 1, nnz), φ (B, ·)."""
+        """b (B, m), changed in place: zero where it is rounding in a row without a coefficient in A (B or 1, nnz)."""
         if not self.rows.size:
             return b
         filled = np.zeros((A.shape[0], self.rows.size), dtype=bool)

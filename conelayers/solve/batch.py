@@ -294,7 +294,7 @@ def _needed_bounds(
 
 
 def _unsolved(presolved: Presolved, point: Point, outcome: _Outcome, accuracy: float | None = None) -> np.ndarray:
-    """The instances that failed, or ended at a point that is no solution, not even a rough one, (B,) bool; or none to ``accuracy``."""
+    """The instances that failed, or ended at a point that is not even a rough solution, or none to ``accuracy``, (B,)."""
     given_up = np.array([s is Status.FAILED for s in outcome.status], dtype=bool)
     usable = usable_mask(outcome.status)
     if not (usable & (outcome.error > _ENOUGH)).any():
@@ -306,7 +306,7 @@ def _unsolved(presolved: Presolved, point: Point, outcome: _Outcome, accuracy: f
 def _with_more_aside(
     program: ConeProgram, equilibrated: Equilibrated, kept: np.ndarray, unsolved: np.ndarray
 ) -> Equilibrated | None:
-    """The program with rows set aside that are only large, in instances ``unsolved``; None where there are no more of them."""
+    """The program with rows set aside that are only large, in instances ``unsolved``; None where there are none."""
     if not unsolved.any():
         return None
     found = equilibrate_program(program, kept, unsolved)
@@ -443,7 +443,7 @@ def _certified(
 
 
 def _hiding(natural: Scaling, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Where the rounding of Ax or Aᵀy is not small against b or q: errors relative to these sums say nothing there, (B,) bool."""
+    """Where the rounding of Ax or Aᵀy is not small against b or q, so that errors relative to these sums say nothing."""
     x, y, _ = natural.scale(x, y, y)
     return np.maximum(largest(x), largest(y)) >= _HIDING
 
@@ -458,7 +458,7 @@ def _judge(
     outcome: _Outcome,
     jobs: int,
 ) -> Solution:
-    """The solution in the user's units. ``natural`` are those in which the data are of size 1, unlike ``scaling`` if these are a point's."""
+    """The solution in the user's units. In ``natural`` ones the data are of size 1; ``scaling`` may be a point's."""
     whole, without_bound = presolved.whole, missing(program)
     residuals = residuals_of(whole, point, errors)
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
