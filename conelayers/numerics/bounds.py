@@ -1,9 +1,10 @@
 """Rows of the nonnegative cone that bound nothing, or next to nothing, are set aside while the rest is solved.
 
 A right-hand side that dwarfs all others (scaling.py finds them) makes the rest of the program look like rounding: solvers stop at
-tolerances relative to ‖b‖. Its row is emptied, 0·x + s = 1, and checked when the rest is solved: the bounds that x violates are put back, and where
-nothing was found without them all are. A program that is infeasible without some of its rows is so with them. b = ∞ says that there
-is no bound: such a row has s = ∞ and y = 0 and stays empty. b = −∞ leaves no x.
+tolerances relative to ‖b‖. Its row is emptied, 0·x + s = 1, and checked when the rest is
+solved: the bounds that x violates are put back, and where nothing was found without them all are. Where a program was
+not solved, rows are set aside whose b is only large. A program that is infeasible without some of its rows is so with
+them. b = ∞ says that there is no bound: such a row has s = ∞ and y = 0 and stays empty. b = −∞ leaves no x.
 """
 
 from __future__ import annotations

@@ -21,17 +21,19 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import Segments, instance_values, values_of_part
 from conelayers.program.per_structure import once_per_structure
 
-__all__ = ["DWARFS", "ZERO", "Fit", "Fits", "fitted", "logarithms"]
+__all__ = ["DWARFS", "LARGE", "ZERO", "Fit", "Fits", "fitted", "logarithms"]
 
 _ROUGH = 0.5  # binary orders of magnitude by which q' and b' may differ in an open part
 _LIMIT = 300.0  # of log₂ of a factor
 DWARFS = 20.0  # by which a right-hand side is above all others when its row is set aside: a factor of 1e6
+LARGE = 7.0  # and where the program was not solved with that row: a factor of 128
 _SEVERAL = frozenset({"psd", "hermitian", "power", "power_dual"})  # cones with more than one factor a block
 _WEAK = 1e-2  # weight of q and b in the fit, so that they decide only what P and A leave open
 _RIDGE = 1e-10  # of the fit's matrix, which is singular
 _DENSE = 400  # unknowns up to which its inverse is kept
 _PATTERNS = 16  # of zeros among the values, whose matrices are remembered
 _UNIT, _BIAS = 2.0**-20, 1023.0  # of the exponent and the mantissa in the high word of a double
+_HIDDEN = round(46 / _UNIT)  # the same of 64 times the rounding of 1
 ZERO = -1000.0  # a logarithm below this is that of zero, for which 2·ZERO stands
 
 
@@ -47,6 +49,35 @@ def _high_words(values: np.ndarray) -> np.ndarray:
     return words[..., 1 if sys.byteorder == "little" else 0] & 0x7FFFFFFF
 
 
+@once_per_structure
+def _diagonal_of_P(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where P's values hold entries off the diagonal, and those of the diagonal beside them, nnz where there is none."""
+    P = structure.P
+    place = np.full(structure.n, P.nnz)
+    on = np.flatnonzero(P.rows == P.cols)
+    place[P.rows[on]] = on
+    off = np.flatnonzero(P.rows != P.cols)
+    return off, place[P.rows[off]], place[P.cols[off]]
+
+
+def _without_rounding(structure: Structure, words: np.ndarray) -> np.ndarray:
+    """The high words of P, zero where |Pⱼₖ| is rounding of √(Pⱼⱼ Pₖₖ), the most that it can be whatever the units.
+
+    A product GᵀG leaves 1e−17 where its columns are orthogonal, which is no entry to bring to the size of the others.
+    """
+    off, rows, columns = _diagonal_of_P(structure)
+    if not off.size:
+        return words
+    wider = np.concatenate([words, np.zeros((len(words), 1), dtype=words.dtype)], axis=1)
+    most = wider[:, rows] // 2 + wider[:, columns] // 2
+    rounding = words[:, off] < most - _HIDDEN
+    if not rounding.any():
+        return words
+    words = words.copy()
+    words[:, off] = np.where(rounding, 0, words[:, off])
+    return words
+
+
 class _Entries(NamedTuple):
     """The high words of P, A, q and b, or which of them are not zero; q and b without columns where they have no part in the fit."""
 
@@ -58,7 +89,7 @@ class _Entries(NamedTuple):
     @classmethod
     def of(cls, program: ConeProgram) -> _Entries:
         """Those of a batch. Blocks with several factors need q and b, as A alone may leave some of these open."""
-        P, A = _high_words(program.P), _high_words(program.A)
+        P, A = _without_rounding(program.structure, _high_words(program.P)), _high_words(program.A)
         cones = program.structure.cones
         if not cones.kinds & _SEVERAL:
             none = np.zeros((1, 0), dtype=np.int32)
@@ -150,23 +181,51 @@ class Fit:
         self._open_column, self._open_row = place[self._column], place[self._row]
 
     def shifts(self, log_q: np.ndarray, log_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """log t of the columns and of the rows, zero but in open parts: there q' and b' become of one size, where there are both."""
+        """log t of the columns and of the rows, zero but in open parts: there q' and b' become of one size, where there are both.
+
+        A part that has one of the two only is brought to the largest of the others' sizes: β and γ are common to all parts, and
+        x ≤ 1e14 for an x that nothing else asks for would make rounding of the rest.
+        """
         of_b = _maxima(log_b, self._open_row, self.open_count)
         of_q = _maxima(log_q, self._open_column, self.open_count)
-        shift = np.where((of_b > ZERO) & (of_q > ZERO), np.rint(0.5 * (of_b - of_q)), 0.0)
+        both = (of_b > ZERO) & (of_q > ZERO)
+        shift = np.where(both, np.rint(0.5 * (of_b - of_q)), 0.0)
+        if not both.all() and self._of_P.size > 1:
+            rest_b, rest_q = (
+                np.maximum(
+                    np.where(both, of_h + sign * shift, 2 * ZERO).max(axis=1, initial=2 * ZERO),
+                    self._largest_closed(log_h, place),
+                )[:, None]
+                for of_h, log_h, place, sign in (
+                    (of_b, log_b, self._open_row, -1.0),
+                    (of_q, log_q, self._open_column, 1.0),
+                )
+            )
+            shift = np.where((of_b > ZERO) & (of_q <= ZERO) & (rest_b > ZERO), np.rint(of_b - rest_b), shift)
+            shift = np.where((of_q > ZERO) & (of_b <= ZERO) & (rest_q > ZERO), np.rint(rest_q - of_q), shift)
         shift = np.concatenate([np.where(np.abs(shift) <= _ROUGH, 0.0, shift), np.zeros((len(shift), 1))], axis=1)
         return shift[:, self._open_column], shift[:, self._open_row]
 
-    def dwarfing(self, candidates: np.ndarray, sizes: np.ndarray, others: np.ndarray, log_q: np.ndarray) -> np.ndarray:
-        """Which candidates, of sizes log|b'|, lie above a gap of ``DWARFS`` over all that is smaller in their part of the program.
+    def _largest_closed(self, logarithms: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The largest of the columns, or rows, that are in no open part, (B,)."""
+        return logarithms[:, place == self.open_count].max(axis=1, initial=2 * ZERO)
 
-        What is no candidate counts there as one size: its b, ``others`` (m,), and where P gives x a size, q.
+    def dwarfing(
+        self, candidates: np.ndarray, sizes: np.ndarray, others: np.ndarray, log_q: np.ndarray, gap: float = DWARFS
+    ) -> np.ndarray:
+        """Which candidates, of sizes log|b'|, lie above such a gap over all that is smaller in their part of the program.
+
+        What is no candidate counts there as one size: its b, ``others`` (m,), and where P gives x a size, q. A part in which there
+        is nothing else, not even a q, is fulfilled by x = 0: there the largest size of all parts counts.
         """
         parts = self._of_P.size
         base = np.full(parts, 2 * ZERO)
         np.maximum.at(base, self._row, others)
         of_q = self._of_P[self._column]
         np.maximum.at(base, self._column[of_q], log_q[of_q])
+        asked = base > ZERO
+        asked[self._column[log_q > ZERO]] = True
+        base[~asked] = base.max(initial=2 * ZERO)
         based = np.flatnonzero(base > ZERO)
         label = np.concatenate([based, self._row[candidates]])
         size = np.concatenate([base[based], sizes])
@@ -174,8 +233,7 @@ class Fit:
         label, size = label[order], size[order]
         after = np.diff(label, prepend=-1) == 0
         before = np.concatenate([[2 * ZERO], size[:-1]])
-        gap = after & (size - before > DWARFS) & (before >= base[label])
-        gaps = np.cumsum(gap)
+        gaps = np.cumsum(after & (size - before > gap) & (before >= base[label]))
         start = np.flatnonzero(~after)
         above = gaps - np.repeat(gaps[start], np.diff(np.append(start, label.size)))
         found = np.zeros(label.size, dtype=bool)

@@ -43,7 +43,7 @@ _NOTHING = 1e-12  # size of a block's y or s that may be rounding
 _LARGE = 1e3  # size of a point, in the equilibrated units, from which that is worth it
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 _FAR = 1e5  # size of an inaccurate point, in the equilibrated units, from which the program may have no solution
-_SWALLOWED = 1e12  # the same of any point: beside its terms data of size 1 are rounding, so that its errors say nothing of them
+_HIDING = 1e10  # size of a point, where the data are 1, whose rounding is 1e-6 of these
 _GIVEN_UP = (Status.FAILED, Status.ITERATION_LIMIT, Status.TIME_LIMIT)
 
 
@@ -219,6 +219,7 @@ def solve_batch(
     """
     with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(order.max_seconds):
         equilibrated, kept = equilibrate_program(program), np.zeros(program.b.shape, dtype=bool)
+        natural, unsolved = equilibrated.scaling, np.zeros(program.batch, dtype=bool)
         rounds: list[_Round] = []
         for remaining in reversed(range(_ROUNDS)):
             presolved = presolve(emptied(equilibrated.program, equilibrated.aside))
@@ -227,23 +228,29 @@ def solve_batch(
             point, errors = _extend(presolved, outcome)
             if outcome.out_of_time or not remaining:
                 break
-            needed = _needed_bounds(equilibrated, presolved, point, outcome, jobs)
-            units = None if needed is not None else _units_of_the_point(presolved, point, outcome)
-            if needed is None and units is None:
+            unsolved |= _unsolved(presolved, point, outcome, ACCURACY)
+            others, units = _with_more_aside(program, equilibrated, kept, unsolved), None
+            if others is None:
+                needed = _needed_bounds(equilibrated, presolved, point, outcome, jobs)
+                if needed is not None:
+                    kept |= needed
+                    others = equilibrate_program(program, kept, unsolved)
+                else:
+                    units = _units_of_the_point(presolved, point, outcome)
+            if units is None and others is None:
                 break
             scaling = equilibrated.scaling
             warm = WarmStart(*scaling.unscale(point.x, point.y, point.s), usable_mask(outcome.status))
             if units is not None:
                 equilibrated = equilibrated.rescaled(program, units)
-            elif needed is not None:
-                kept |= needed
-                equilibrated = equilibrate_program(program, kept)
+            elif others is not None:
+                equilibrated, natural = others, others.scaling
         parts = tuple(outcome.parts)
         if equilibrated.aside is not None:
             whole, v = restored(equilibrated, point)
             presolved, parts = presolve(whole), ()
             point, errors = evaluate(presolved.whole, point.x, v), None
-        solution = _judge(program, presolved, equilibrated.scaling, point, errors, outcome, jobs)
+        solution = _judge(program, presolved, equilibrated.scaling, natural, point, errors, outcome, jobs)
         system = LinearizedSystem(presolved, point, equilibrated.scaling, derivative_jobs, parts)
         return Solved(_with_doubts(solution, system), system, missing(program))
 
@@ -274,19 +281,40 @@ def _needed_bounds(
     """
     if equilibrated.aside is None:
         return None
-    errors = point.errors(presolved.whole)
-    close = point.rough_errors(presolved.whole) <= ROUGH
-    lost = (Status.FAILED, Status.DUAL_INFEASIBLE)
-    open_ = np.array(
-        [s in lost or (s.usable and not c) for s, c in zip(outcome.status, close, strict=True)], dtype=bool
-    )
+    open_ = _unsolved(presolved, point, outcome)
+    open_ |= np.array([s is Status.DUAL_INFEASIBLE for s in outcome.status], dtype=bool)
     if open_.any():
+        errors = point.errors(presolved.whole)
         status = [Status.FAILED if o and s.usable else s for o, s in zip(open_, outcome.status, strict=True)]
         shown = _certified(presolved.smaller, status, errors.worst, outcome, jobs)
         infeasible = np.array([s is Status.PRIMAL_INFEASIBLE for s in shown], dtype=bool)
         outcome.status = [Status.PRIMAL_INFEASIBLE if h else s for h, s in zip(infeasible, outcome.status, strict=True)]
         open_ &= ~infeasible
     return put_back(equilibrated, point.x, open_)
+
+
+def _unsolved(presolved: Presolved, point: Point, outcome: _Outcome, accuracy: float | None = None) -> np.ndarray:
+    """The instances that failed, or ended at a point that is not even a rough solution, or none to ``accuracy``, (B,)."""
+    given_up = np.array([s is Status.FAILED for s in outcome.status], dtype=bool)
+    usable = usable_mask(outcome.status)
+    if not (usable & (outcome.error > _ENOUGH)).any():
+        return given_up
+    whole = presolved.whole
+    if accuracy is None:
+        return given_up | (usable & ~(point.rough_errors(whole) <= ROUGH))
+    return given_up | (usable & ~(point.errors(whole).worst <= accuracy))
+
+
+def _with_more_aside(
+    program: ConeProgram, equilibrated: Equilibrated, kept: np.ndarray, unsolved: np.ndarray
+) -> Equilibrated | None:
+    """The program with rows set aside that are only large, in instances ``unsolved``; None where there are none."""
+    if not unsolved.any():
+        return None
+    found = equilibrate_program(program, kept, unsolved)
+    before = equilibrated.aside
+    more = found.aside is not None and bool((found.aside if before is None else found.aside & ~before).any())
+    return found if more else None
 
 
 def _units_of_the_point(presolved: Presolved, point: Point, outcome: _Outcome) -> Scaling | None:
@@ -392,14 +420,20 @@ def _extend(presolved: Presolved, outcome: _Outcome) -> tuple[Point, BackwardErr
 
 
 def _certified(
-    program: ConeProgram, status: list[Status], worst: np.ndarray, outcome: _Outcome, jobs: int
+    program: ConeProgram,
+    status: list[Status],
+    worst: np.ndarray,
+    outcome: _Outcome,
+    jobs: int,
+    hiding: np.ndarray | None = None,
 ) -> list[Status]:
     """The statuses, with the last word for certificates of infeasibility where no solution was found, or a poor one: so large that it
-    may lead to one, or with a row that is wrong altogether (``worst`` backward errors, (B,)). For what failed, but for limits, they are looked
-    for even where no backend left a trace of one.
+    may lead to one, or with a row that is wrong altogether (``worst`` backward errors, (B,)), or ``hiding`` (B,) bool what b and q say.
+    For what failed, but for limits, they are looked for even where no backend left a trace of one.
     """
     size = np.maximum(largest(outcome.x), largest(outcome.v))
-    poor = ((size >= _FAR) & ~(worst <= POLISHED)) | (size >= _SWALLOWED) | ~(worst <= ROUGH)
+    poor = ((size >= _FAR) & ~(worst <= POLISHED)) | ~(worst <= ROUGH)
+    poor = poor if hiding is None else poor | hiding
     searched = {i for i, s in enumerate(status) if s is Status.FAILED or (s.usable and poor[i])}
     open_ = [i for i, s in enumerate(status) if s in _GIVEN_UP or i in searched]
     if not open_ or outcome.out_of_time:
@@ -410,30 +444,38 @@ def _certified(
     return [shown.get(i, s) for i, s in enumerate(status)]
 
 
+def _hiding(natural: Scaling, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Where the rounding of Ax or Aᵀy is not small against b or q, so that errors relative to these sums say nothing."""
+    x, y, _ = natural.scale(x, y, y)
+    return np.maximum(largest(x), largest(y)) >= _HIDING
+
+
 def _judge(
     program: ConeProgram,
     presolved: Presolved,
     scaling: Scaling,
+    natural: Scaling,
     point: Point,
     errors: BackwardErrors | None,
     outcome: _Outcome,
     jobs: int,
 ) -> Solution:
+    """The solution in the user's units. In ``natural`` ones the data are of size 1; ``scaling`` may be a point's."""
     whole, without_bound = presolved.whole, missing(program)
     residuals = residuals_of(whole, point, errors)
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
     s = s if without_bound is None else np.where(without_bound, np.inf, s)
     worst, status = residuals.worst, outcome.status
-    size = np.maximum(largest(outcome.x), largest(outcome.v))
-    in_doubt = (worst > np.where(size >= _FAR, POLISHED, ACCURACY)) | (size >= _SWALLOWED) | np.isnan(worst)
-    if in_doubt.any() or not usable_mask(status).all():
+    far = np.maximum(largest(outcome.x), largest(outcome.v)) >= _FAR
+    hiding = _hiding(natural, x, y)
+    if not (worst <= np.where(far, POLISHED, ACCURACY)).all() or not usable_mask(status).all() or hiding.any():
         lost_by = Status.TIME_LIMIT if outcome.out_of_time else Status.FAILED
         status = [lost_by if said is Status.FAILED else said for said in status]
         rough = np.maximum(point.rough_errors(whole), residuals.gap) <= ROUGH
         near = [Status.INACCURATE if close else lost_by for close in rough]
         solved = [Status.SOLVED if error <= ACCURACY else other for error, other in zip(worst, near, strict=True)]
         status = [ours if said.usable else said for ours, said in zip(solved, status, strict=True)]
-        status = _certified(presolved.smaller, status, worst, outcome, jobs)
+        status = _certified(presolved.smaller, status, worst, outcome, jobs, hiding)
     elif Status.INACCURATE in status:
         status = [Status.SOLVED] * len(status)
     if without_bound is not None:

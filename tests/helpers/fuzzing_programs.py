@@ -123,7 +123,11 @@ class ProgramSpec:
         z = self._nonzero(rng, dual=True)
         if not z.any():
             return self._regular(P, A, x, y, s, rng)
-        A = _clean(A - np.outer(z, z @ A) / (z @ z))
+        for _ in range(
+            2
+        ):  # what the first leaves of Aᵀz is rounding of A's entries, not of the small ones that it makes
+            A = A - np.outer(z, z @ A) / (z @ z)
+        A = _clean(A)
         b = A @ x + s
         return Data(P, -P @ x - A.T @ y, A, b - z * (1 + b @ z) / (z @ z), certificate=z)
 

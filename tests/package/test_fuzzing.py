@@ -15,7 +15,7 @@ import pytest
 from fuzzing import Finding
 from fuzzing_adapters import adapters, check_adapters
 from fuzzing_bounds import BoundSpec, bounds, check_bounds
-from fuzzing_geometric import geometric_programs
+from fuzzing_geometric import GeometricSpec, geometric_programs
 from fuzzing_penalties import PenaltySpec, check_penalties, penalties
 from fuzzing_problems import ProblemSpec, check_problem, problems
 from fuzzing_programs import KINDS, ProgramSpec, check_program, programs
@@ -351,6 +351,101 @@ FOUND: dict[str, tuple[Callable[[Any], None], Any]] = {
             maximize=False,
             duals=False,
             seed=0,
+        ),
+    ),
+    "a distance of rounding from a power cone taken for a large one": (
+        check_program,
+        ProgramSpec(
+            kind="dual infeasible",
+            cones=Cones(power=(0.9,)),
+            n=2,
+            rank=1.0,
+            integers=False,
+            density=1.0,
+            flaws=(),
+            spread=0,
+            seed=0,
+        ),
+    ),
+    "a bound that is alone in its part of the program": (
+        check_bounds,
+        BoundSpec(
+            program=ProgramSpec(
+                kind="regular",
+                cones=Cones(nonneg=6),
+                n=12,
+                rank=0.0,
+                integers=False,
+                density=0.4,
+                flaws=(),
+                spread=0,
+                seed=107,
+            ),
+            bounds=((5, 1, 1e14),),
+        ),
+    ),
+    "a bound of 1e6 that a first-order method fails with": (
+        check_bounds,
+        BoundSpec(
+            program=ProgramSpec(
+                kind="regular",
+                cones=Cones(exp_dual=1),
+                n=1,
+                rank=0.0,
+                integers=False,
+                density=1.0,
+                flaws=(),
+                spread=0,
+                seed=0,
+            ),
+            bounds=((0, 1, 1e6),),
+        ),
+    ),
+    "a point of 1e13 that hides the objective": (
+        check_bounds,
+        BoundSpec(
+            program=ProgramSpec(
+                kind="dual infeasible",
+                cones=Cones(zero=3, nonneg=5, soc=(2,)),
+                n=5,
+                rank=1.0,
+                integers=True,
+                density=1.0,
+                flaws=(),
+                spread=0,
+                seed=403,
+            ),
+            bounds=((0, 1, 1e6),),
+        ),
+    ),
+    "rounding in P": (
+        check_bounds,
+        BoundSpec(
+            program=ProgramSpec(
+                kind="regular",
+                cones=Cones(nonneg=5),
+                n=5,
+                rank=0.5,
+                integers=True,
+                density=1.0,
+                flaws=(),
+                spread=0,
+                seed=3,
+            ),
+            bounds=((0, 1, 1e8),),
+        ),
+    ),
+    "a monomial whose exponents cancel": (
+        check_problem,
+        GeometricSpec(
+            kind="feasible",
+            variables=(3,),
+            parameters=(3,),
+            exponent=True,
+            objective=(("sum", ("monomial",), ("monomial",)),),
+            constraints=((("sum", ("monomial",), ("monomial",)), 0.5), (("monomial",), None)),
+            maximize=False,
+            seed=3726,
         ),
     ),
 }
