@@ -43,7 +43,9 @@ _NOTHING = 1e-12  # size of a block's y or s that may be rounding
 _LARGE = 1e3  # size of a point, in the equilibrated units, from which that is worth it
 _INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 _FAR = 1e5  # size of an inaccurate point, in the equilibrated units, from which the program may have no solution
-_SWALLOWED = 1e12  # the same of any point: beside its terms data of size 1 are rounding, so that its errors say nothing of them
+_SWALLOWED = (
+    1e12  # the same of any point: beside its terms data of size 1 are rounding, so that its errors say nothing of them
+)
 _GIVEN_UP = (Status.FAILED, Status.ITERATION_LIMIT, Status.TIME_LIMIT)
 
 
