@@ -16,12 +16,14 @@ is known to the rounding of the largest one at best, which where xⱼ itself is 
     φᵢ = 64 ε Σ|Aᵢⱼ| ‖x‖∞,       φⱼ = 64 ε (Σ|Pⱼₖ| ‖x‖∞ + Σ|Aᵢⱼ| ψᵢ),       ψᵢ = min(‖y‖∞, ‖Ry‖∞ / Rᵢ),   Rᵢ = Σ|Aᵢⱼ|
 
 of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error", 1989). R, which is about 1 there,
-counts in programs with curved cones, whose blocks may have units of their own (solve/batch.py). ‖y‖∞ and ‖x‖∞ count as √ε at least, the equilibration having given them the size 1, and
-‖y‖∞ as no less than the largest Σ|Pⱼₖ xₖ| + |qⱼ|, from which y is found. At a solution without active constraints all of y is rounding: a block of y
-that is no larger than the largest 64 ε (Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|), the rounding of Px + q if x_k is known to that of the largest x only, might as well be
-zero, and φⱼ has Σ|Aᵢⱼ yᵢ| of it, too. In a component of the program, which has nothing to do with the
-others, ‖x‖∞ and ‖y‖∞ are no larger than its own, or its largest |q|. All of these are numbers without units, and no row
-hides behind another.
+counts in programs with curved cones, whose blocks may have units of their own (solve/batch.py). ‖y‖∞ and ‖x‖∞ count
+as √ε at least, the equilibration having given them the size 1, and ‖y‖∞ as no less than the largest Σ|Pⱼₖ xₖ| + |qⱼ|,
+from which y is found. At a solution without active constraints all of y is rounding: a block of y that is no larger
+than the largest 64 ε (Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|), the rounding of Px + q if x_k is known to that of the largest x only,
+might as well be zero, and φⱼ has Σ|Aᵢⱼ yᵢ| of it, too. So might the slacks of a second-order or semidefinite block
+that are no larger than 64 ε min(1, ‖y − s‖∞) there, and an x no larger than that: φᵢ has |sᵢ| and Σ|Aᵢⱼ xⱼ| of these.
+In a component of the program, which has nothing to do with the others, ‖x‖∞ and ‖y‖∞ are no larger than its own, or
+its largest |q|. All of these are numbers without units, and no row hides behind another.
 """
 
 from __future__ import annotations
@@ -236,7 +238,27 @@ def _floors(program: ConeProgram, point: Point, terms: _Terms, *, loose: bool = 
     noise = np.where(cones.block_maxima(abs_y) <= blur, abs_y, 0.0)
     if noise.any():
         columns = columns + sizes.A.rmatvec(noise)
-    return _Floors(columns, rows * x_rows)
+    on_rows = rows * x_rows
+    if cones.curved:
+        on_rows = on_rows + _noise_of_slacks(program, point)
+    return _Floors(columns, on_rows)
+
+
+def _noise_of_slacks(program: ConeProgram, point: Point) -> np.ndarray:
+    """|s| and |A||x| of what might as well be zero, (B, m): slacks of second-order and semidefinite blocks that are no more than the rounding of
+    v = y − s, and an x that is no more than what such slacks make of it.
+
+    Exponential and power cones compute s directly; and v counts as 1 at most, the size of b', so that a y that grows for ever excuses nothing.
+    """
+    cones = program.structure.cones
+    directly = np.arange(cones.dimension) >= cones.dimension - 3 * (cones.exp + cones.exp_dual + len(cones.power))
+    sizes = np.minimum(cones.block_maxima(np.abs(point.v)), 1.0)
+    blur = ROUNDING * np.where(cones.orthant_rows | directly, 0.0, sizes)
+    slacks = np.where(cones.block_maxima(np.abs(point.s)) <= blur, np.abs(point.s), 0.0)
+    nothing = largest(point.x) <= largest(blur)
+    if nothing.any():
+        slacks = slacks + program.magnitudes.A.matvec(np.where(nothing[:, None], np.abs(point.x), 0.0))
+    return cones.block_maxima(slacks)
 
 
 def relative(value: np.ndarray, floor: np.ndarray | float, size: np.ndarray) -> np.ndarray:

@@ -448,6 +448,34 @@ FOUND: dict[str, tuple[Callable[[Any], None], Any]] = {
             seed=3726,
         ),
     ),
+    "slacks of rounding, and an x that they move from zero": (
+        check_program,
+        ProgramSpec(
+            kind="kinked",
+            cones=Cones(zero=2, nonneg=5, soc=(1,), hermitian=(3,)),
+            n=2,
+            rank=0.0,
+            integers=True,
+            density=1.0,
+            flaws=("zero column", "opposite row"),
+            spread=0,
+            seed=64197,
+        ),
+    ),
+    "a ray of 1e14 taken for a solution": (
+        check_program,
+        ProgramSpec(
+            kind="dual infeasible",
+            cones=Cones(nonneg=5, soc=(3, 4), psd=(3, 4), exp_dual=1),
+            n=6,
+            rank=1.0,
+            integers=True,
+            density=0.4,
+            flaws=(),
+            spread=0,
+            seed=53,
+        ),
+    ),
 }
 
 
