@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Most of the time of the JAX tests is XLA's compilation, of code that runs once: without LLVM's optimizations it takes a third less.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,9 +21,9 @@ FRAMEWORKS = ("numpy", "torch", "jax")
 
 
 def across(*choices: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """All combinations of the choices for NumPy, and three or four of them for each of the others: (framework, *choice)."""
+    """All combinations of the choices for NumPy, and two or three of them for each of the others: (framework, *choice)."""
     combinations = list(itertools.product(*choices))
-    some = combinations[:: max(1, len(combinations) // 3)]
+    some = combinations[:: -(-len(combinations) // 3)]
     return [(f, *c) for f in FRAMEWORKS for c in (combinations if f == "numpy" else some)]
 
 

@@ -20,10 +20,10 @@ def x64() -> object:
         yield
 
 
-@pytest.mark.parametrize("slip", [1e-12, 1e-10, 3e-10])
 @pytest.mark.parametrize("name", CASES)
-def test_a_slip_changes_neither_solution_nor_gradient(name: str, slip: float) -> None:
-    case = CASES[name]()
+def test_a_slip_changes_neither_solution_nor_gradient(name: str) -> None:
+    """By the largest slip; smaller ones go through the engine in tests/problem."""
+    case, slip = CASES[name](), 3e-10
     value, gradient = right_answer(case)
     layer = ConeLayer(case.problem, [case.parameter], [case.variable], singular="least_squares")
     wrong, seed = jnp.asarray(case.slipped(slip)), jnp.asarray(SEED)

@@ -45,7 +45,12 @@ def test_jax_in_every_mode(curved: bool) -> None:
     moved = jax.jvp(lambda w: layer(w, *rest)[0], (w,), (jnp.ones(3),))[1]
     assert np.isnan(moved[lost]).all()
     assert np.isfinite(moved[keep]).all()
-    assert np.isfinite(jax.hessian(masked)(w)).all()
+
+
+def test_second_derivatives_and_values_of_what_was_solved() -> None:
+    layer, values = ConeLayer(*_problem(True), on_failure="nan"), [jnp.array(v[:64]) for v in _values()]
+    others, keep, w, rest = ConeLayer(*_problem(True)), np.array(FEW_KEPT), values[0][0], values[1:]
+    assert np.isfinite(jax.hessian(lambda w: jnp.nansum(layer(w, *rest)[0]))(w)).all()
     value, gradient = jax.value_and_grad(lambda w: jnp.nansum(layer.value(w, *rest)))(w)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()

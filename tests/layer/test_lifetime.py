@@ -300,10 +300,10 @@ def failing_calls() -> Callable[[int], None]:
 @pytest.mark.parametrize(
     ("make", "calls"),
     [
-        (lambda: engine_calls(1, simplex_problem), 10000),
-        (lambda: engine_calls(2, conic_problem), 500),
-        (torch_calls, 600),
-        (failing_calls, 500),
+        (lambda: engine_calls(1, simplex_problem), 4000),
+        (lambda: engine_calls(2, conic_problem), 250),
+        (torch_calls, 300),
+        (failing_calls, 250),
     ],
     ids=["engine", "two threads", "torch", "failures"],
 )
