@@ -68,8 +68,9 @@ class HostProgram:
         """J⁻¹ or J⁻ᵀ times r₁ (K, B, n), r₂ (K, B, m); for instances without a solution NaN, or zero where both are."""
         t1, t2 = np.empty_like(r1), np.empty_like(r2)
         members, linearization, solution = self._linearization(self._theta(phi), v)
+        derivative = None if solution is None else solution.program_derivative
         gradients_move, outputs_move = (
-            (always, always) if solution is None else (solution.gradients_move(), solution.outputs_move())
+            (always, always) if derivative is None else (derivative.gradients_move(), derivative.outputs_move())
         )
         for k in range(r1.shape[0]):
             a1, a2 = _wide(r1[k], r2[k])
@@ -78,10 +79,10 @@ class HostProgram:
             if a1.any() or a2.any():
                 if transposed:
                     # Any r₂ is D gy + (D − I) gs with gy = r₂, gs = −r₂.
-                    before = 0 if solution is None else solution.troubles
+                    before = 0 if derivative is None else derivative.troubles
                     found = linearization.adjoint(a1, a2, -a2, gradients_move)
-                    if solution is not None and solution.troubles == before:
-                        solution.heed_zero((a1, a2, -a2), *found)
+                    if derivative is not None and derivative.troubles == before:
+                        derivative.warn_if_zero((a1, a2, -a2), *found)
                 else:
                     dx, dy, ds = linearization.tangent(a1, a2, outputs_move)
                     found = dx, dy - ds
@@ -106,7 +107,7 @@ class HostProgram:
         others, members = poisoned((gx, gy, gs)), kept.members
         found: Sequence[np.ndarray] = gx[:0], gy[:0], gx[:0], gy[:0]
         if kept.solution is not None:
-            found = kept.solution.adjoint(gx[members], gy[members], gs[members])
+            found = kept.solution.program_derivative.adjoint(gx[members], gy[members], gs[members])
         return tuple(scattered(h, members, others).astype(phi.dtype) for h in found)
 
     def second(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:

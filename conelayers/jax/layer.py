@@ -18,9 +18,10 @@ from conelayers.jax.operations import formulas_of
 from conelayers.jax.primitives import optimal_value, solve, solved
 from conelayers.jax.smoothed import solve_smoothed
 from conelayers.jax.values import ARRAYS, check_host_array
-from conelayers.layer.layer import Layer, ProblemData
+from conelayers.layer.layer import Layer
 from conelayers.layer.options import Options, describe_options, takes_options
 from conelayers.layer.outcome import CallInfo, OnFailure
+from conelayers.layer.problem_data import ProblemData
 from conelayers.layer.traced_program import Formulas
 from conelayers.problem.input_map import InputMap, Replacement
 from conelayers.problem.parameter_checks import batch_sizes, in_order

@@ -19,8 +19,8 @@ import cvxpy as cp
 
 from conelayers.derivatives.policies import Singular, as_singular
 from conelayers.derivatives.smoothing import Smoothing
+from conelayers.layer.chunk_executor import check_chunk_size, check_executor
 from conelayers.layer.outcome import OnFailure, as_on_failure
-from conelayers.layer.workers import check_chunk_size, check_executor
 from conelayers.numerics.cones import Selection, as_selection
 from conelayers.problem.canonicalize import known_backend
 from conelayers.solve.backends import find_solver, merge_solver_args

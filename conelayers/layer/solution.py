@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 
 from conelayers.derivatives.certificate import Certificates
-from conelayers.derivatives.linearization import NullTest, SolutionMap
+from conelayers.derivatives.linearization import SolutionMap
 from conelayers.derivatives.policies import Policies
 from conelayers.derivatives.regularity import certify
-from conelayers.derivatives.smoothing import Adjoint, Base, Smoothing
-from conelayers.layer.outcome import CallInfo, OnFailure, PartialLinearization, poisoned, react, scattered
-from conelayers.layer.relevance import gradients_move, outputs_move
-from conelayers.layer.zero_gradients import AT_A_VERTEX, is_zero
-from conelayers.numerics.trouble import ignored
+from conelayers.derivatives.smoothing import Base, Smoothing
+from conelayers.layer.outcome import CallInfo, OnFailure, react
+from conelayers.layer.program_derivative import ProgramDerivative
 from conelayers.problem.input_map import InputMap
 from conelayers.problem.numpy_values import ARRAYS
 from conelayers.problem.parameters import Batch, ParameterSpec, flatten, unflatten
@@ -26,11 +24,9 @@ from conelayers.program.cones import Cones
 from conelayers.program.solution import Residuals, Solution
 from conelayers.support.arguments import as_array, as_flags, as_real, check_count
 from conelayers.support.display import html_table
-from conelayers.support.errors import Status, usable_mask
+from conelayers.support.errors import Status
 
 __all__ = ["LayerSolution"]
-
-_Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _shown(values: np.ndarray) -> str:
@@ -112,25 +108,23 @@ class LayerSolution:
         return self._solution.x, self._solution.y, self._solution.s
 
     @cached_property
+    def program_derivative(self) -> ProgramDerivative:
+        """The derivative in the program's own terms: from its parameters θ to its outputs, x, y and s."""
+        return ProgramDerivative(
+            compiled=self._compiled,
+            theta=self._batch.theta,
+            solution=self._solution,
+            linearization=self._linearization,
+            on_failure=self._on_failure,
+            smoothing=self._smoothing,
+            base=self._base,
+            policies=self._policies,
+        )
+
+    @property
     def solved(self) -> np.ndarray:
         """Which instances have a solution, (B,) bool."""
-        return usable_mask(self._solution.status)
-
-    @cached_property
-    def finite_points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """``points`` with zeros where there is no solution."""
-        if self.solved.all():
-            return self.points
-        x, y, s = (np.where(self.solved[:, None], h, 0.0) for h in self.points)
-        return x, y, s
-
-    def outputs_move(self) -> NullTest:
-        """Whether the variables of instance i change along null vectors (dx, dy) of J."""
-        return outputs_move(self._compiled.outputs, *self.points[:2])
-
-    def gradients_move(self, chosen: ParametricProgram | None = None) -> NullTest:
-        """Whether gradients of instance i (of ``chosen`` parameters) change along null vectors (λ, μ) of Jᵀ."""
-        return gradients_move(chosen or self._compiled, self._batch.theta, *self.points[:2])
+        return self.program_derivative.solved
 
     @property
     def linearization(self) -> SolutionMap:
@@ -195,8 +189,7 @@ class LayerSolution:
 
     def predict(self, direction: np.ndarray) -> np.ndarray:
         """DΔ (B, size) for Δ = ``direction`` (B, p), in least squares where J is singular; never warns."""
-        x, y, _ = self.finite_points
-        moved = self._push_at(x, y, self._linearization, self._batch.theta, direction, silent=True)
+        moved = self.program_derivative.exact_tangents(direction)
         return np.concatenate([np.empty((len(direction), 0)), *moved], axis=1)
 
     def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
@@ -204,19 +197,19 @@ class LayerSolution:
 
         Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
         """
-        input_map, theta = self._input_map, self._batch.theta
+        input_map = self._input_map
         check_count("jvp", "tangents", dtheta, len(input_map.parameters), "parameter")
         tangents = [
             None if d is None else _shaped(f"jvp: tangent {i} ({spec.label})", d, shape, spec.is_complex)
             for i, (d, spec, shape) in enumerate(zip(dtheta, input_map.parameters, self._given_shapes(), strict=True))
         ]
         specs, moved = self._compiled.parameters, input_map.push_tangents(self._given, tangents)
-        direction = np.zeros((theta.shape[0], sum(spec.size for spec in specs)))
+        direction = np.zeros((len(self._batch.theta), sum(spec.size for spec in specs)))
         for spec, d, batched in zip(specs, moved, self._batch.batched_parameters, strict=True):
             if d is not None:
                 direction[:, spec.columns] = flatten(d if batched else d[None])
         outputs = self._compiled.outputs
-        flats = self._push(theta, direction)
+        flats = self.program_derivative.tangents(direction)
         parts = [self._unbatch(unflatten(flat, o.shape)) for flat, o in zip(flats, outputs, strict=True)]
         return input_map.recover(parts, ARRAYS)
 
@@ -229,37 +222,6 @@ class LayerSolution:
             (len(batch.theta), *spec.shape) if batched else spec.shape
             for spec, batched in zip(specs, batch.batched_parameters, strict=True)
         ]
-
-    def _push(self, theta: np.ndarray, direction: np.ndarray) -> list[np.ndarray]:
-        """The tangents of the outputs' values along dθ (B, p)."""
-        (x, y, _), linearization = self.finite_points, self._linearization
-        if self._smoothing is not None:
-            assert self._base is not None
-            x, y, smoothed = self._smoothing.linearized(self._base)
-            members = np.flatnonzero(self.solved)
-            linearization = PartialLinearization(smoothed, members, self.solved.size)
-            zero = np.zeros(self.solved.size)
-            x, y = scattered(x, members, zero), scattered(y, members, zero)
-        return self._push_at(x, y, linearization, theta, direction)
-
-    def _push_at(
-        self,
-        x: np.ndarray,
-        y: np.ndarray,
-        linearization: SolutionMap,
-        theta: np.ndarray,
-        direction: np.ndarray,
-        *,
-        silent: bool = False,
-    ) -> list[np.ndarray]:
-        outputs = self._compiled.outputs
-        dprogram = self._compiled.tangent(theta, direction)
-        r1 = -(dprogram.Px(x) + dprogram.ATy(y) + dprogram.q)
-        r2 = dprogram.Ax(x) - dprogram.b
-
-        dx, dy, _ = linearization.tangent(r1, r2, self.outputs_move(), tell=ignored if silent else None)
-        own_x, own_y, _ = self.finite_points
-        return [o.tangent(o.value(own_x, own_y), dx, dy) for o in outputs]
 
     def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
         """The gradients with respect to the parameters for cotangents of the variables (None for zero).
@@ -277,7 +239,7 @@ class LayerSolution:
             None if g is None else _shaped(f"vjp: cotangent {i} ({names[i]})", g, value.shape, len(positions) > 1)
             for i, (g, value, positions) in enumerate(zip(cotangents, self.variables, input_map.outputs, strict=True))
         ]
-        x, y, _ = self.finite_points
+        x, y, _ = self.program_derivative.points
         gx, gy = np.zeros_like(x), np.zeros_like(y)
         for o, g in zip(outputs, input_map.split(shaped), strict=True):
             if g is not None:
@@ -310,75 +272,11 @@ class LayerSolution:
         specs = self._compiled.parameters
         if not any(wanted):
             return (None,) * len(specs)
-        gradient = self._pull(gx, gy, gs, self._compiled.restricted(wanted))
+        gradient = self.program_derivative.gradient(gx, gy, gs, self._compiled.restricted(wanted))
         return tuple(
             self._parameter_gradient(gradient, spec, batched) if want else None
             for spec, batched, want in zip(specs, self._batch.batched_parameters, wanted, strict=True)
         )
-
-    def _pull(
-        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, chosen: ParametricProgram, *, silent: bool = False
-    ) -> np.ndarray:
-        """The gradient with respect to θ, (B, p)."""
-        return chosen.adjoint(self._batch.theta, *self.adjoint(gx, gy, gs, chosen, silent=silent))
-
-    def adjoint(
-        self,
-        gx: np.ndarray,
-        gy: np.ndarray,
-        gs: np.ndarray,
-        chosen: ParametricProgram | None = None,
-        *,
-        silent: bool = False,
-    ) -> Adjoint:
-        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·), exact or smoothed."""
-        if self._smoothing is not None:
-            assert self._base is not None
-            others = poisoned((gx, gy, gs))
-            members = np.flatnonzero(self.solved)
-            nan = self._on_failure is not OnFailure.RAISE
-            if members.size:
-                cotangents = gx[members], gy[members], gs[members]
-                found = self._smoothing.adjoint(self._base, *cotangents, nan=nan)
-                if not silent:
-                    self._heed_zero(members, cotangents, self._smoothing.without_rounding(found, cotangents[2]), chosen)
-            else:
-                found = Adjoint(gx[members], gy[members], gx[members], gy[members])
-            return Adjoint(*(scattered(h, members, others) for h in found))
-        before = self.troubles
-        lam, mu = self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen))
-        if not silent and self.troubles == before:
-            self.heed_zero((gx, gy, gs), lam, mu, chosen)
-        x, y, _ = self.finite_points
-        return Adjoint(x, y, lam, mu)
-
-    @property
-    def troubles(self) -> int:
-        """How often the layer's derivatives were singular so far: the user was told, and a zero there means nothing."""
-        return 0 if self._policies is None else self._policies.counts["trouble"]
-
-    def heed_zero(
-        self, cotangents: _Triple, lam: np.ndarray, mu: np.ndarray, chosen: ParametricProgram | None = None
-    ) -> None:
-        """Warn, once a layer, where a linear program's gradient, made of λ (B, n) and μ (B, m), is zero."""
-        if self._smoothing is None and self._policies is not None:
-            members = np.flatnonzero(self.solved)
-            x, y, _ = self.points
-            found = Adjoint(x[members], y[members], lam[members], mu[members])
-            gx, gy, gs = cotangents
-            self._heed_zero(members, (gx[members], gy[members], gs[members]), found, chosen)
-
-    def _heed_zero(
-        self, members: np.ndarray, cotangents: _Triple, found: Adjoint, chosen: ParametricProgram | None
-    ) -> None:
-        policies, smoothing, theta = self._policies, self._smoothing, self._batch.theta[members]
-        if policies is None or not theta.size or not policies.asks_for_zeros(smoothing):
-            return
-        points = [h[members] for h in self.points]
-        if not is_zero(chosen or self._compiled, theta, points, cotangents, found):
-            return
-        advice = AT_A_VERTEX if smoothing is None else smoothing.advice
-        policies.tell_zero(smoothing, f"The gradient is zero in every parameter: {advice} (docs/degenerate.md).")
 
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
         """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
@@ -393,41 +291,10 @@ class LayerSolution:
                     f"jacobian: parameter {spec.label} is complex; use jvp and vjp, or a real parameter for each of "
                     "its parts"
                 )
-        blocks = self._program_jacobian()
+        blocks = self.program_derivative.jacobian()
         if not input_map.is_identity:
             blocks = input_map.pull_jacobian(self._given, len(self._batch.theta), self._compiled.parameters, blocks)
         return tuple(tuple(np.asarray(self._unbatch(block)) for block in row) for row in blocks)
-
-    def _program_jacobian(self) -> list[list[np.ndarray]]:
-        """∂output/∂parameter for the outputs and parameters of the program, (B, *output.shape, *parameter.shape)."""
-        compiled, theta = self._compiled, self._batch.theta
-        outputs, specs = compiled.outputs, compiled.parameters
-        x, y, _ = self.finite_points
-        values = [o.value(x, y) for o in outputs]
-        rows = [v.shape[1] for v in values]
-        batch, count = x.shape[0], sum(spec.size for spec in specs)
-        J = np.zeros((batch, sum(rows), count))
-        forward = self._smoothing is None or self._smoothing.forward_mode
-        if sum(rows) <= count or not forward:
-            first = 0
-            for o, value in zip(outputs, values, strict=True):
-                for k in range(value.shape[1]):
-                    unit = np.zeros_like(value)
-                    unit[:, k] = 1.0
-                    g = o.adjoint(value, unit)
-                    gx, gy = (g, np.zeros_like(y)) if o.primal else (np.zeros_like(x), g)
-                    J[:, first + k] = self._pull(gx, gy, np.zeros_like(y), compiled, silent=True)
-                first += value.shape[1]
-        else:
-            for k in range(count):
-                direction = np.zeros((batch, count))
-                direction[:, k] = 1.0
-                J[:, :, k] = np.concatenate(self._push(theta, direction), axis=1)
-        starts = np.cumsum([0, *rows])
-        return [
-            [_by_entries(J[:, a : a + size, spec.columns], o.shape, spec.shape) for spec in specs]
-            for o, a, size in zip(outputs, starts, rows, strict=False)
-        ]
 
     def _parameter_gradient(self, gradient: np.ndarray, spec: ParameterSpec, batched: bool) -> np.ndarray:
         full = unflatten(gradient[:, spec.columns], spec.shape)
@@ -439,12 +306,3 @@ def _shaped(what: str, value: Any, shape: tuple[int, ...], complex_too: bool = F
     if value.shape != shape:
         raise ValueError(f"{what}: got shape {value.shape}, expected {shape}")
     return value
-
-
-def _by_entries(block: np.ndarray, outer: tuple[int, ...], inner: tuple[int, ...]) -> np.ndarray:
-    """(B, rows, columns), both column-major, to (B, *outer, *inner)."""
-    batch = block.shape[0]
-    by_row = unflatten(block.reshape(-1, block.shape[2]), inner).reshape(batch, block.shape[1], -1)
-    by_column = unflatten(np.swapaxes(by_row, 1, 2).reshape(-1, block.shape[1]), outer)
-    full = by_column.reshape(batch, -1, *outer)
-    return np.moveaxis(full, 1, -1).reshape(batch, *outer, *inner)

@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from conelayers.derivatives.linearization import NullTest, SolutionMap
+from conelayers.derivatives.linearization import NullTest, SolutionMap, always
 from conelayers.derivatives.smoothing import Smoothing
 from conelayers.layer.layer import Layer
 from conelayers.layer.solution import LayerSolution
@@ -69,8 +69,9 @@ class Call:
     def concerns(self) -> tuple[NullTest, NullTest]:
         """Which null vectors affect the gradients and the outputs; all of them for callers that use x, y and s."""
         if self.solution is None or self.points:
-            return (lambda *_: True), (lambda *_: True)
-        return self.solution.gradients_move(), self.solution.outputs_move()
+            return always, always
+        derivative = self.solution.program_derivative
+        return derivative.gradients_move(), derivative.outputs_move()
 
     def linearization(self, theta: np.ndarray, v: np.ndarray) -> SolutionMap:
         """The one that the solve left, if it was for these arguments; else made anew."""

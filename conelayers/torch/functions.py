@@ -150,10 +150,11 @@ class _Linear(Function):
         for k in range(a1.shape[0]):
             if transposed:
                 # Any r₂ is D gy + (D − I) gs with gy = r₂, gs = −r₂.
-                before = 0 if call.solution is None else call.solution.troubles
+                derivative = None if call.solution is None else call.solution.program_derivative
+                before = 0 if derivative is None else derivative.troubles
                 t1[k], t2[k] = linearization.adjoint(a1[k], a2[k], -a2[k], gradients_move)
-                if call.solution is not None and call.solution.troubles == before:
-                    call.solution.heed_zero((a1[k], a2[k], -a2[k]), t1[k], t2[k])
+                if derivative is not None and derivative.troubles == before:
+                    derivative.warn_if_zero((a1[k], a2[k], -a2[k]), t1[k], t2[k])
             else:
                 t1[k], dy, ds = linearization.tangent(a1[k], a2[k], outputs_move)
                 t2[k] = dy - ds

@@ -10,9 +10,10 @@ import scipy.sparse as sp
 import torch
 
 from conelayers.derivatives.certificate import Certificates
-from conelayers.layer.layer import Layer, ProblemData
+from conelayers.layer.layer import Layer
 from conelayers.layer.options import Options, describe_options, takes_options
 from conelayers.layer.outcome import CallInfo, OnFailure
+from conelayers.layer.problem_data import ProblemData
 from conelayers.layer.solution import LayerSolution
 from conelayers.layer.traced_program import Formulas
 from conelayers.problem.input_map import InputMap, Replacement

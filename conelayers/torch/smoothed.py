@@ -61,8 +61,8 @@ class _Adjoint(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(call: Call, phi: Tensor, gx: Tensor, gy: Tensor, gs: Tensor) -> tuple[Tensor, ...]:
-        solution = call.solve_at(phi)
-        return tuple(from_array(h) for h in solution.adjoint(to_array(gx), to_array(gy), to_array(gs)))
+        derivative = call.solve_at(phi).program_derivative
+        return tuple(from_array(h) for h in derivative.adjoint(to_array(gx), to_array(gy), to_array(gs)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
