@@ -23,12 +23,11 @@ __all__ = ["ConeElement"]
 class ConeElement:
     """Π_{K*} with the element that ``selection`` asks for.
 
-    The rules of the adapters for D(v)h and D²Π(v)[a, c] call its methods as they call those of a program's formulas.
+    It is what the adapters' rules for D(v)h and D²Π(v)[a, c] ask for (layer/projection_derivatives.py).
     """
 
     cones: Cones
     selection: Selection
-    piecewise: bool = False  # the rules always call ``derivative``
 
     @classmethod
     def of(cls, cones: Cones | Mapping[str, Any], selection: Selection | str, dual: bool) -> ConeElement:
@@ -37,9 +36,9 @@ class ConeElement:
         return cls(as_cones(cones), chosen if dual else chosen.opposite)
 
     @property
-    def formulas(self) -> ConeElement:
-        """Itself: JAX's rules look for these methods here."""
-        return self
+    def curved(self) -> bool:
+        """Whether a cone curves, so that D²Π is not zero."""
+        return self.cones.curved
 
     def project(self, v: np.ndarray) -> np.ndarray:
         """Π_{K*}(v) for v (..., m)."""
@@ -56,8 +55,6 @@ class ConeElement:
     def second_derivative(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
         """D²Π_{K*}(v)[a, c] for v, a, c (..., m)."""
         return self._where_finite(product_cone(self.cones).second_derivative, v, a, c)
-
-    second = second_derivative  # as JAX's rules call it
 
     def _where_finite(self, function: Any, v: np.ndarray, *others: np.ndarray) -> np.ndarray:
         """In double precision, NaN for points that are not finite, in v's dtype."""

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from conelayers.derivatives.linearization import SolutionMap, always
+from conelayers.jax.host_primitive import wide
 from conelayers.layer.layer import Layer
 from conelayers.layer.outcome import OnFailure, poisoned, scattered
 from conelayers.layer.solution import LayerSolution
@@ -73,7 +74,7 @@ class HostProgram:
             (always, always) if derivative is None else (derivative.gradients_move(), derivative.outputs_move())
         )
         for k in range(r1.shape[0]):
-            a1, a2 = _wide(r1[k], r2[k])
+            a1, a2 = wide(r1[k], r2[k])
             others = poisoned((a1, a2))
             a1, a2 = a1[members], a2[members]
             if a1.any() or a2.any():
@@ -91,10 +92,6 @@ class HostProgram:
             t1[k], t2[k] = (scattered(h, members, others) for h in found)
         return t1, t2
 
-    def derivative(self, v: np.ndarray, h: np.ndarray) -> np.ndarray:
-        """D(v)h for v, h (..., m)."""
-        return self.formulas.derivative(*_wide(v, h)).astype(v.dtype)
-
     def adjoint(self, phi: np.ndarray, *cotangents: np.ndarray) -> tuple[np.ndarray, ...]:
         """x̄, ȳ, λ, μ of smoothing.Adjoint for gx (B, n), gy (B, m), gs (B, m).
 
@@ -103,16 +100,12 @@ class HostProgram:
         theta = self._theta(phi)
         kept = self._kept.get(digest(theta))
         kept = kept or self._solve(theta)
-        gx, gy, gs = _wide(*cotangents)
+        gx, gy, gs = wide(*cotangents)
         others, members = poisoned((gx, gy, gs)), kept.members
         found: Sequence[np.ndarray] = gx[:0], gy[:0], gx[:0], gy[:0]
         if kept.solution is not None:
             found = kept.solution.program_derivative.adjoint(gx[members], gy[members], gs[members])
         return tuple(scattered(h, members, others).astype(phi.dtype) for h in found)
-
-    def second(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """D²Π(v)[a, c] for v, a, c (..., m)."""
-        return self.formulas.second_derivative(*_wide(v, a, c)).astype(v.dtype)
 
     def _theta(self, phi: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(phi[:, : self.formulas.size], dtype=np.float64)
@@ -154,7 +147,3 @@ def _alike(own: np.ndarray, v: np.ndarray, tolerance: float) -> np.ndarray:
     here, there = (np.where(np.isneginf(h), 0.0, h) for h in (own, v))
     size = np.abs(here).max(axis=1, initial=0.0, keepdims=True)
     return (np.isneginf(own) == np.isneginf(v)) & (np.abs(here - there) <= tolerance * size)
-
-
-def _wide(*arrays: np.ndarray) -> list[np.ndarray]:
-    return [a.astype(np.float64) for a in arrays]

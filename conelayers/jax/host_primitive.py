@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import ad, mlir
 from jax.sharding import PartitionSpec
 
-__all__ = ["alike", "front", "host_primitive", "mapped_size"]
+__all__ = ["alike", "check_handed_over", "front", "host_primitive", "known", "mapped_size", "wide"]
 
 Array = jax.Array
 
@@ -42,12 +42,7 @@ def host_primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Se
 
         def call(*arrays: Any) -> tuple[np.ndarray, ...]:
             given = [np.asarray(a) for a in arrays]
-            if [g.dtype for g in given] != dtypes:
-                raise TypeError(
-                    f"ConeLayer: compiled for {dtypes[0]}, but JAX handed over {given[0].dtype}: its context manager "
-                    "enable_x64 does "
-                    'not reach the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
-                )
+            check_handed_over("ConeLayer", given, dtypes)
             return tuple(host(*given, **params))
 
         return jax.pure_callback(call, results, *args)
@@ -81,6 +76,25 @@ def alike(*arrays: Array) -> Sequence[Array]:
 def front(value: Array, dim: int | None, size: int) -> Array:
     """With the mapped axis in front, also where there is none."""
     return jnp.broadcast_to(value, (size, *value.shape)) if dim is None else jnp.moveaxis(value, dim, 0)
+
+
+def known(tangent: Any) -> Any:
+    """The tangent, or None for a symbolic zero."""
+    return None if type(tangent) is ad.Zero else tangent
+
+
+def wide(*arrays: np.ndarray) -> list[np.ndarray]:
+    """The arrays in double precision."""
+    return [a.astype(np.float64) for a in arrays]
+
+
+def check_handed_over(name: str, given: Sequence[np.ndarray], dtypes: Sequence[Any]) -> None:
+    """Raises TypeError where a callback is given other dtypes than the function ``name`` was compiled for."""
+    if [g.dtype for g in given] != list(dtypes):
+        raise TypeError(
+            f"{name}: compiled for {dtypes[0]}, but JAX handed over {given[0].dtype}: its context manager enable_x64 "
+            'does not reach the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
+        )
 
 
 def mapped_size(args: Sequence[Array], dims: Sequence[int | None]) -> int:

@@ -5,15 +5,14 @@ The arrays here are tensors of torch or arrays of JAX; ``Operations`` is what is
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.layer.outcome import scattered
-from conelayers.numerics.cones import Selection, product_cone
+from conelayers.layer.projection_derivatives import ProgramProjection
+from conelayers.numerics.cones import Selection
 from conelayers.problem.parameters import ParameterSpec
 from conelayers.problem.parametric import AffineMap, OutputSpec, ParametricProgram
 from conelayers.program.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
@@ -131,28 +130,21 @@ class Formulas:
     """φ ↦ P, q, A, b; (x, y) ↦ outputs; and products with them, for φ = θ, or (θ, log θ) of a geometric program."""
 
     def __init__(self, compiled: ParametricProgram, ops: Operations, selection: Selection = Selection.DEFAULT) -> None:
-        self.compiled, self.ops, self.selection = compiled, ops, selection
-        self.cones = compiled.structure.cones
+        self.compiled, self.ops = compiled, ops
+        cones = compiled.structure.cones
+        self.projection = ProgramProjection(cones, selection)
         self.P, self.q, self.A, self.b, self.constant = (
             _Affine.of(ops, getattr(compiled, name)) for name in ("P", "q", "A", "b", "constant")
         )
         self.P_entries, self.A_entries = _Entries.of(ops, compiled.structure.P), _Entries.of(ops, compiled.structure.A)
         self.outputs: list[tuple[OutputSpec, _Sparse]] = [(o, _matrix(ops, o.matrix)) for o in compiled.outputs]
         self._logarithmic = ops.constant(np.array(compiled.logarithmic, dtype=np.bool_))
-        self.free = ops.constant(np.arange(self.cones.dimension) < self.cones.zero)
+        self.free = ops.constant(np.arange(cones.dimension) < cones.zero)
 
     @property
     def piecewise(self) -> bool:
         """Whether D is diag(v > 0 or free), in the framework's own operations."""
-        return not self.cones.curved and self.selection is Selection.DEFAULT
-
-    def derivative(self, v: np.ndarray, h: np.ndarray) -> np.ndarray:
-        """D(v)h of the selected element for v, h (..., m); where v is NaN (no solution) NaN, or zero for h = 0."""
-        return _where_solved(lambda v, h: product_cone(self.cones).element(v, self.selection).apply(h), v, h)
-
-    def second_derivative(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """D²Π(v)[a, c] for v, a, c (..., m), likewise."""
-        return _where_solved(product_cone(self.cones).second_derivative, v, a, c)
+        return not self.projection.curved and self.projection.selection is Selection.DEFAULT
 
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
@@ -208,6 +200,22 @@ class Formulas:
         """dAᵀy along dφ."""
         return self.A_entries.transposed_times(self.A.matrix.times(dphi), y)
 
+    def right_hand_sides(self, dphi: Array, x: Array, y: Array) -> tuple[Array, Array]:
+        """r₁ (B, n) and r₂ (B, m) of the tangent's system J·[dx; dv] = −F_φ dφ at x and y."""
+        r1 = -(self.dP(dphi, x) + self.dAT(dphi, y) + self.q.matrix.times(dphi))
+        return r1, self.dA(dphi, x) - self.b.matrix.times(dphi)
+
+    def optimal_value(self, phi: Array, x: Array) -> Array:
+        """½ xᵀPx + qᵀx + c, (B,)."""
+        half = 0.5 * self.P_entries.times(self.P_values(phi), x) + self.q_value(phi)
+        return (half * x).sum(1) + self.constant_value(phi)
+
+    def optimal_value_tangent(self, dphi: Array, x: Array, y: Array) -> Array:
+        """dV = ½ xᵀdP x + dqᵀx + yᵀ(dA x − db) + dc, (B,): by the envelope theorem x and y stand still."""
+        slope = 0.5 * self.dP(dphi, x) + self.q.matrix.times(dphi)
+        rows = self.dA(dphi, x) - self.b.matrix.times(dphi)
+        return (slope * x).sum(1) + (rows * y).sum(1) + self.constant.matrix.times(dphi)[:, 0]
+
     def P_gradient(self, left: Array, right: Array) -> Array:
         """The gradient of leftᵀ P right with respect to φ."""
         outer = 0.5 * (self.P_entries.outer(left, right) + self.P_entries.outer(right, left))
@@ -223,19 +231,6 @@ class Formulas:
         gradient = gradient + self.P.matrix.transposed_times(P_gradient(self.P_entries.outer, x, lam))
         gradient = gradient + self.q.matrix.transposed_times(q_gradient(lam))
         return gradient + self.b.matrix.transposed_times(b_gradient(mu))
-
-
-def _where_solved(function: Callable[..., np.ndarray], v: np.ndarray, *others: np.ndarray) -> np.ndarray:
-    if np.isfinite(v).all():
-        return function(v, *others)
-    v = np.where(np.isneginf(v), -1.0, v)  # where nothing bounds v is as far from the kink as with any other slack
-    flat, *rest = (h.reshape(-1, h.shape[-1]) for h in (v, *others))
-    members = np.flatnonzero(np.isfinite(flat).all(axis=1))
-    nothing = np.zeros(len(flat), dtype=bool)
-    for h in rest:
-        nothing |= (h == 0).all(axis=1)
-    values = function(*(h[members] for h in (flat, *rest))) if members.size else np.zeros((0, flat.shape[1]))
-    return scattered(values, members, np.where(nothing, 0.0, np.nan)).reshape(v.shape)
 
 
 def _matrix(ops: Operations, matrix: sp.csr_array) -> _Sparse:

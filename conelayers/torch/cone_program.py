@@ -27,8 +27,8 @@ from conelayers.support.arguments import as_integers, described
 from conelayers.support.recent import Recent
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import check_tensor, to_array
-from conelayers.torch.layer import solve_parameters
 from conelayers.torch.operations import formulas_of
+from conelayers.torch.solve_parameters import solve_parameters
 
 __all__ = ["ConeProgramSolution", "solve_cone_program"]
 

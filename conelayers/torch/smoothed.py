@@ -12,7 +12,7 @@ from torch.autograd import Function
 
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import from_array, to_array
-from conelayers.torch.functions import front
+from conelayers.torch.rules import front
 
 __all__ = ["solve_smoothed"]
 

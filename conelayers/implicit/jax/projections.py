@@ -8,7 +8,7 @@ kink.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +16,8 @@ import numpy as np
 from conelayers.implicit import projections
 from conelayers.implicit.cone_element import ConeElement
 from conelayers.implicit.jax.arrays import ARRAYS
-from conelayers.jax.primitives import derivative
+from conelayers.jax.host_primitive import check_handed_over
+from conelayers.jax.projection_derivatives import times_element
 from conelayers.numerics.cones import Selection
 from conelayers.program.cones import Cones
 
@@ -90,12 +91,7 @@ def _project(element: ConeElement, v: Array) -> Array:
 
     def projected(h: Any) -> np.ndarray:
         given = np.asarray(h)
-        if given.dtype != dtype:
-            raise TypeError(
-                f"project_cone: compiled for {dtype}, but JAX handed over {given.dtype}: its context manager "
-                "enable_x64 does not reach "
-                'the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
-            )
+        check_handed_over("project_cone", [given], [dtype])
         return element.project(given)
 
     return jax.pure_callback(projected, jax.ShapeDtypeStruct(v.shape, dtype), v, vmap_method="expand_dims")
@@ -104,4 +100,4 @@ def _project(element: ConeElement, v: Array) -> Array:
 @_project.defjvp
 def _(element: ConeElement, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (v,), (dv,) = primals, tangents
-    return _project(element, v), derivative(cast(Any, element), v, dv)
+    return _project(element, v), times_element(element, v, dv)

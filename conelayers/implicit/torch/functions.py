@@ -11,18 +11,17 @@ Products with A, B and their derivatives are torch.func's, at a point that carri
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from conelayers.implicit.equation import Equation
 from conelayers.implicit.torch.equation import mapped
 from conelayers.implicit.torch.products import each, primal, push
 from conelayers.implicit.torch.solution import linear_solution, solution
-from conelayers.torch.functions import front
+from conelayers.torch.rules import front, tangent_rule
 
 __all__ = ["linear", "solve_equation"]
 
@@ -78,18 +77,6 @@ def _gradients(
     return gradients
 
 
-def _tangent_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """A ``jvp`` whose own operations carry the tangents of outer levels, for forward over forward; torch drops them."""
-
-    @functools.wraps(rule)
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        with forward_ad._set_fwd_grad_enabled(True):
-            primals = [forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors]
-            return rule(ctx, primals, *tangents)
-
-    return jvp
-
-
 class _Root(Function):
     @staticmethod
     def forward(equation: Equation, z0: Tensor, *leaves: Tensor) -> Tensor:
@@ -113,7 +100,7 @@ class _Root(Function):
         return None, None, *_gradients(of_leaves, leaves, needed, -lam)
 
     @staticmethod
-    @_tangent_rule
+    @tangent_rule
     def jvp(ctx: Any, saved: list[Tensor], _: None, __: Tensor | None, *tangents: Tensor | None) -> Tensor:
         z, *leaves = saved
         moved = _along(lambda *h: ctx.equation.residual(z, *h), leaves, tangents)
@@ -152,7 +139,7 @@ class _Linear(Function):
         return None, None, dz, g, *rest
 
     @staticmethod
-    @_tangent_rule
+    @tangent_rule
     def jvp(
         ctx: Any, saved: list[Tensor], _: None, __: None, dz: Tensor | None, dr: Tensor | None, *tangents: Tensor | None
     ) -> Tensor:
