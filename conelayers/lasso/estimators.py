@@ -17,8 +17,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from conelayers.derivatives.certificate import Verdict
 from conelayers.lasso.checks import checked_integer, checked_positive
-from conelayers.lasso.criteria import CrossValidation, Error, Evaluation, LogisticError, SquaredError
+from conelayers.lasso.criteria import CrossValidation, Evaluation
 from conelayers.lasso.models import ElasticNet, Lasso, SparseLogistic, WeightedLasso
+from conelayers.lasso.prediction_errors import Error, LogisticError, SquaredError
 from conelayers.lasso.problem import Model
 from conelayers.lasso.tuning import best_on_grid, tune
 from conelayers.support.arguments import as_flag
