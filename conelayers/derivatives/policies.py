@@ -31,8 +31,7 @@ __all__ = ["Policies", "Singular", "as_singular"]
 
 _OUTSIDE = (
     "what is singular are variables that cvxpy introduced and that nothing holds there (the epigraph of a norm with "
-    "the weight 0), or multipliers, "
-    "and what was asked for depends on these: the gradient of such a weight."
+    "the weight 0), or multipliers, and what was asked for depends on these: the gradient of such a weight."
 )
 _HOW_TO_KNOW_MORE = (
     "`certify` of the layer, with the same parameter values, or of the solution makes the whole certificate."

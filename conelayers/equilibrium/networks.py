@@ -152,8 +152,7 @@ class EquilibriumLayer(nn.Module):
         if u.dim() == len(self.operator.shape):
             raise ValueError(
                 f"inject: got an output of shape {tuple(u.shape)}, expected (N, *{self.operator.shape}): x needs a "
-                "leading axis of instances; "
-                "write x[None]"
+                "leading axis of instances; write x[None]"
             )
         if u.shape[1:] != self.operator.shape:
             raise ValueError(
@@ -166,8 +165,7 @@ class EquilibriumLayer(nn.Module):
         if lost:
             raise ValueError(
                 f"inject: got NaN or infinite values in its output at batch index {', '.join(map(str, lost[:10]))}, "
-                "expected finite ones; look at x "
-                "and at the weights"
+                "expected finite ones; look at x and at the weights"
             )
         return u
 

@@ -17,8 +17,7 @@ _MEANING = {
     ),
     Verdict.CERTIFIED: (
         "The solution lies on a kink, and every element of the generalized Jacobian is invertible: the solution map is "
-        "Lipschitz "
-        "here, and this is one of its conservative derivatives."
+        "Lipschitz here, and this is one of its conservative derivatives."
     ),
     Verdict.CHECKED: (
         "The elements of the generalized Jacobian that were tested are all invertible; others there may be were not "
@@ -27,9 +26,8 @@ _MEANING = {
     Verdict.UNCERTIFIED: "The theorem's hypothesis was not found to hold here.",
     Verdict.LEAST_SQUARES: (
         "B is singular, or tends to a singular matrix as z does to the root: no exact derivative exists. root and "
-        "fixed_point warn and put a "
-        "least-squares one in its place; where B is singular to working precision they raise LinearSolveError, or "
-        "return NaN."
+        "fixed_point warn and put a least-squares one in its place; where B is singular to working precision they "
+        "raise LinearSolveError, or return NaN."
     ),
 }
 
@@ -82,14 +80,12 @@ class RootCertificate:
         if self.verdict is Verdict.LEAST_SQUARES:
             return (
                 "The solution is not isolated to first order: add a small multiple of z to F (of −z to f), or "
-                "equations "
-                "that fix it."
+                "equations that fix it."
             )
         if self.verdict is Verdict.UNCERTIFIED:
             return (
                 "Some element at this kink is singular: the solution map may branch or jump here. Make the map a "
-                "contraction or strongly "
-                "monotone, ½(W + Wᵀ) ⪯ (1 − m)I."
+                "contraction or strongly monotone, ½(W + Wᵀ) ⪯ (1 − m)I."
             )
         if self.verdict is Verdict.CHECKED and self.kinks is None:
             return "Describe the kinks by separable=Separable(…), or say smooth=True where there are none, for a proof."
@@ -104,8 +100,7 @@ class RootCertificate:
             )
         lines.append(
             f"  B          smallest singular value {self.smallest_singular_value:.1e}, condition {self.condition:.1e}, "
-            "linear residual "
-            f"{self.linear_residual:.1e}"
+            f"linear residual {self.linear_residual:.1e}"
         )
         numbers = "".join(
             f", {name} {value:.1e}"

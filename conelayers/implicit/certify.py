@@ -237,8 +237,8 @@ def _described(name: str, B: np.ndarray, W: np.ndarray, low: np.ndarray, high: n
         i = int(np.argmax(error))
         raise ValueError(
             f"{name}: separable: got a description of another function: the derivative of the function differs by "
-            f"{error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), "
-            "expected z = σ(pre(z, *theta)) coordinate by coordinate; check pre and activation"
+            f"{error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), expected z = σ(pre(z, *theta)) coordinate by "
+            "coordinate; check pre and activation"
         )
 
 

@@ -113,8 +113,7 @@ def prepared(arrays: Arrays, options: Options, function: Callable[..., Any], z0:
             got = f"{noun} of {arrays.dtype_of(h)}" if arrays.is_array(h) else type(h).__name__
             raise TypeError(
                 f"{name}: z0: got {got}, expected {noun} of float32 or float64, or a list, tuple or dict of them; "
-                "write "
-                f"{arrays.conversion}"
+                f"write {arrays.conversion}"
             )
     restored: Callable[[Any], Any] = lambda z: z  # noqa: E731
     if not arrays.is_array(z0):

@@ -37,8 +37,7 @@ class ConvergenceError(RuntimeError):
         of = f" at batch index {_shown(self.indices)}" if batch else ""
         super().__init__(
             f"{name}: {solver} did not converge{of}: reached the relative residual {worst:.1e}, expected at most "
-            f"{self.tolerance:.1e}. "
-            f"{advice}"
+            f"{self.tolerance:.1e}. {advice}"
         )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
@@ -57,8 +56,7 @@ class LinearSolveError(ArithmeticError):
         self.advice = advice
         cause = (
             "∂F/∂z is singular at the solution to working precision (or, with batched=True, couples the instances): no "
-            "derivative is "
-            "defined by it; certify_root or certify_fixed_point says more."
+            "derivative is defined by it; certify_root or certify_fixed_point says more."
             if solver.startswith("Dense")
             else "Raise max_iter or restart, loosen rtol, or pass linear=Dense() where there is memory for the matrix; "
             "a singular ∂F/∂z has no solution (certify_root or certify_fixed_point says so)."

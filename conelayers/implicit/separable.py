@@ -63,8 +63,7 @@ class PiecewiseLinear:
         if len(self.slopes) != len(self.breakpoints) + 1:
             raise ValueError(
                 f"PiecewiseLinear.slopes: got {len(self.slopes)} slopes for {len(self.breakpoints)} breakpoints, "
-                "expected one more slope "
-                "than breakpoints"
+                "expected one more slope than breakpoints"
             )
         points = tuple(point if point.ndim else float(point) for point in map(_array, self.breakpoints))
         object.__setattr__(self, "breakpoints", points)

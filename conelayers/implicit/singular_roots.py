@@ -197,8 +197,6 @@ def message(name: str, indices: list[int], batch: bool) -> str:
     shown = ", ".join(map(str, indices[:10])) + (", …" if len(indices) > 10 else "")
     return (
         f"{name}: the root is singular{' at batch index ' + shown if batch else ''}: ∂F/∂z shrinks to a singular "
-        "matrix as z tends to it. z has only some "
-        "of its digits, and no exact derivative exists; a least-squares one, which is zero in the singular directions, "
-        "stands in for it. "
-        "certify_root or certify_fixed_point says more."
+        "matrix as z tends to it. z has only some of its digits, and no exact derivative exists; a least-squares one, "
+        "which is zero in the singular directions, stands in for it. certify_root or certify_fixed_point says more."
     )

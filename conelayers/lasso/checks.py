@@ -24,8 +24,7 @@ def checked_data(X: object, y: object, names: tuple[str, str] = ("X", "y")) -> t
     if y_.shape != X_.shape[:1]:
         raise ValueError(
             f"{names[1]}: got shape {y_.shape}, expected ({X_.shape[0]},), one number for each row of {names[0]}; "
-            "np.ravel makes "
-            "a column one-dimensional"
+            "np.ravel makes a column one-dimensional"
         )
     return X_, y_
 
@@ -75,8 +74,7 @@ def checked_logarithms(log_hyperparameters: object, m: int, name: str = "log_hyp
     if not (np.abs(theta) < 300).all():
         raise ValueError(
             f"{name}: got {theta[np.argmax(~(np.abs(theta) < 300))]}, expected finite logarithms between −300 and 300; "
-            "for no penalty, "
-            "take a very negative one"
+            "for no penalty, take a very negative one"
         )
     return theta
 

@@ -93,8 +93,7 @@ class _HyperCV(BaseEstimator):
             warnings.warn(
                 f"The derivative at the chosen penalties is a least-squares solution, in {singular} of the folds and "
                 f"{'' if self.solution_.linearization().singular else 'not '}on all data: features are linearly "
-                "dependent. "
-                f"{self.certificate_.advice}".rstrip(),
+                f"dependent. {self.certificate_.advice}".rstrip(),
                 SingularDerivativeWarning,
                 stacklevel=3,
             )

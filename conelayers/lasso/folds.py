@@ -20,8 +20,8 @@ def checked_splits(cv: Any, X: np.ndarray, y: np.ndarray, classification: bool) 
     except ValueError as error:
         raise ValueError(
             f"cv: got {cv!r}, which does not split these data: {error} Expected a number of folds from 2 on, a "
-            "splitter that needs "
-            "neither groups nor anything else, or pairs of index arrays, as from list(splitter.split(X, y, groups))"
+            "splitter that needs neither groups nor anything else, or pairs of index arrays, as from "
+            "list(splitter.split(X, y, groups))"
         ) from error
     if not found:
         raise ValueError("cv: got no split, expected at least one; an iterator is used up by one fit, so pass a list")

@@ -170,8 +170,8 @@ class Linearization:
         if factor is None:
             warnings.warn(
                 "The optimality conditions are singular on the support: features in it are linearly dependent (or "
-                "samples on the margin, or they do "
-                "not fix the intercept). The derivative is a least-squares solution; certify() names the culprits.",
+                "samples on the margin, or they do not fix the intercept). The derivative is a least-squares solution; "
+                "certify() names the culprits.",
                 SingularDerivativeWarning,
                 stacklevel=3,
             )

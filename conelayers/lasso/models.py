@@ -135,8 +135,7 @@ class GroupLasso(PenalizedModel):
         ):
             raise ValueError(
                 f"groups: got {groups!r}, expected the number of each feature's group, integers from 0 with none left "
-                "out; "
-                "np.unique(labels, return_inverse=True)[1] makes them"
+                "out; np.unique(labels, return_inverse=True)[1] makes them"
             )
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "per_group", checked_flag("per_group", self.per_group))

@@ -148,8 +148,8 @@ def checked_start(start: Solution, size: int) -> np.ndarray:
         raise TypeError(f"start: got {described(start)}, expected a Solution of the same problem, or None")
     if start.conditions.start.shape != (size,):
         raise ValueError(
-            f"start: got a solution with {start.conditions.start.size} coordinates, expected {size}; "
-            "start from a solution of the same problem"
+            f"start: got a solution with {start.conditions.start.size} coordinates, expected {size}; start from a "
+            "solution of the same problem"
         )
     return start.conditions.start
 
@@ -159,8 +159,7 @@ def warned(solution: Solution) -> Solution:
     if not solution.converged:
         warnings.warn(
             f"The solve stopped at a KKT residual of {solution.residual:.1e}, above 1e−9: neither the solution nor its "
-            "derivative can be "
-            "relied on; standardize the features, or raise the penalty.",
+            "derivative can be relied on; standardize the features, or raise the penalty.",
             InaccurateSolutionWarning,
             stacklevel=3,
         )

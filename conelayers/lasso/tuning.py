@@ -84,8 +84,7 @@ class Tuning:
         how = "converged" if self.converged else "stopped"
         return (
             f"{how} ({self.reason}): criterion {first.value:.6g} → {self.value:.6g} in {len(self.history)} "
-            "evaluations, "
-            f"{last.seconds:.2f} s; largest entry of the gradient {np.abs(self.best.gradient).max():.1e}"
+            f"evaluations, {last.seconds:.2f} s; largest entry of the gradient {np.abs(self.best.gradient).max():.1e}"
         )
 
 

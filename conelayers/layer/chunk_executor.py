@@ -31,9 +31,8 @@ def check_executor(executor: Any) -> Executor | None:
     """Raises TypeError for what is not an Executor."""
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(
-            f"executor: got {type(executor).__name__}, expected a concurrent.futures.Executor (threads, processes), "
-            "or that of a "
-            "Dask cluster: client.get_executor()"
+            f"executor: got {type(executor).__name__}, expected a concurrent.futures.Executor (threads, processes), or "
+            "that of a Dask cluster: client.get_executor()"
         )
     return executor
 
@@ -159,8 +158,6 @@ class ChunkExecutor:
                 raise
             raise ExecutorError(
                 f"executor: {type(self._executor).__name__} lost the instances {chunk.start} to {chunk.stop - 1} of "
-                "the batch "
-                f"({type(error).__name__}: {error}); nothing was returned. Give the layer a running executor, "
-                "layer.executor = …, and "
-                "call it again"
+                f"the batch ({type(error).__name__}: {error}); nothing was returned. Give the layer a running "
+                "executor, layer.executor = …, and call it again"
             ) from error

@@ -130,8 +130,8 @@ def solve_and_differentiate(
     _check_bounds(b, cones)
     if not _is_symmetric(P):
         raise ValueError(
-            "P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) "
-            "/ 2"
+            "P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) / "
+            "2"
         )
     P = sp.csc_array((P + P.T) / 2)  # a symmetric pattern
     P.sort_indices()
@@ -165,8 +165,7 @@ def _check_bounds(b: np.ndarray, cones: Cones) -> None:
         fix = "" if np.isnan(b[i]) else "; leave out the row, which infinity makes void or infeasible"
         raise ValueError(
             f"b: got NaN or infinite entries ({b[i]} at [{i}]), expected finite ones, or inf in rows of the "
-            "nonnegative cone, "
-            f"{_rows_of(cones)}{fix}"
+            f"nonnegative cone, {_rows_of(cones)}{fix}"
         )
 
 

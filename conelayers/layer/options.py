@@ -121,8 +121,7 @@ class Options:
         metadata=_about(
             "None for the exact derivative, or what stands in for it, ``LPGD(tau=…)`` or "
             "``ProximalSmoothing(temperature=…)`` (in torch and JAX in reverse mode only). The solution itself stays "
-            "the "
-            "exact one.",
+            "the exact one.",
             _smoothing,
         ),
     )
@@ -131,8 +130,7 @@ class Options:
         kw_only=True,
         metadata=_about(
             "where the problem is not DPP, replace expressions of parameters by new parameters, which the layer's "
-            "framework "
-            "computes (``layer.lifted``; docs/parameters.md). False refuses such a problem.",
+            "framework computes (``layer.lifted``; docs/parameters.md). False refuses such a problem.",
             as_flag,
         ),
     )
@@ -156,8 +154,7 @@ class Options:
         kw_only=True,
         metadata=_about(
             "any ``concurrent.futures.Executor``, on which batches are solved and differentiated in chunks. It stays "
-            "the "
-            "caller's to shut down (docs/scale_out.md).",
+            "the caller's to shut down (docs/scale_out.md).",
             _ignoring_name(check_executor),
         ),
     )

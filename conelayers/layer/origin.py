@@ -67,8 +67,8 @@ class TravelledProblem:
         """Raises ValueError."""
         raise ValueError(
             f"solver_args: got solve_method {solver}, expected CLARABEL or SCS: {solver} needs the problem compiled "
-            "with a "
-            f"linear objective, which a layer that was pickled cannot do; construct the layer with solver={solver!r}"
+            "with a linear objective, which a layer that was pickled cannot do; construct the layer with "
+            f"solver={solver!r}"
         )
 
 
@@ -81,6 +81,5 @@ class ConicForm:
         """Raises ValueError."""
         raise ValueError(
             f"solver: got {solver}, expected one for this P: {solver} takes no quadratic objective; use Clarabel or "
-            "SCS, or "
-            "write the objective as a second-order cone"
+            "SCS, or write the objective as a second-order cone"
         )

@@ -15,8 +15,8 @@ from conelayers.program.cones import Cones
 __all__ = ["NO_THIRD_DERIVATIVES", "ProgramProjection", "ProjectionDerivatives"]
 
 NO_THIRD_DERIVATIVES = (
-    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; "
-    "first and second ones are, and all of them for linear and quadratic programs"
+    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; first "
+    "and second ones are, and all of them for linear and quadratic programs"
 )
 
 

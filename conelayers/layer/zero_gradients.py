@@ -15,10 +15,8 @@ _ZERO = 1e-11  # size, relative to those of solution, cotangent and parameter, u
 
 AT_A_VERTEX = (
     "the solution of a linear program is a vertex, which stays where it is while the costs change a little, so that "
-    "nothing can be "
-    "learned from its derivative. Give the layer smoothing=conelayers.LPGD(tau=…) or "
-    "ProximalSmoothing(temperature=…), or, where zero is "
-    "what you want, singular='least_squares'"
+    "nothing can be learned from its derivative. Give the layer smoothing=conelayers.LPGD(tau=…) or "
+    "ProximalSmoothing(temperature=…), or, where zero is what you want, singular='least_squares'"
 )
 
 

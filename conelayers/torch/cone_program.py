@@ -244,6 +244,5 @@ def _check_convex(P: torch.Tensor | None, entries: _Entries | None, n: int) -> N
         if broken.size:
             raise ValueError(
                 f"P: got an eigenvalue {smallest[broken].min():g} at batch index {broken[:10].tolist()}, expected a "
-                "positive "
-                "semidefinite matrix; the problem is not convex"
+                "positive semidefinite matrix; the problem is not convex"
             ) from None

@@ -25,8 +25,7 @@ def check_tensor(name: str, tensor: torch.Tensor, device: torch.device) -> None:
     if tensor.layout is not torch.strided:
         raise TypeError(
             f"{name}: got a sparse tensor ({tensor.layout}), expected a dense one; convert it with .to_dense(), or "
-            "pass its values and "
-            f"{name}_pattern"
+            f"pass its values and {name}_pattern"
         )
 
 
@@ -35,8 +34,7 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
     if torch._C._functorch.is_legacy_batchedtensor(tensor):
         raise NotImplementedError(
             "is_grads_batched=True (and vectorize=True of torch.autograd.functional) hides its batch from the solver: "
-            "use "
-            "torch.func.vmap, jacrev or jacfwd"
+            "use torch.func.vmap, jacrev or jacfwd"
         )
     return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
 

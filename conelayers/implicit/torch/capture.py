@@ -56,8 +56,7 @@ class Captured:
         if exchange.unused:
             raise RuntimeError(
                 "the function no longer uses a tensor that it closed over when the equation was solved (a parameter "
-                "swapped by "
-                "functional_call, or a closure that was rebound): pass it in theta"
+                "swapped by functional_call, or a closure that was rebound): pass it in theta"
             )
         return value
 
@@ -77,8 +76,7 @@ def capture(name: str, function: Callable[..., Any], z: Tensor, theta: Sequence[
     if _versions(inputs) != versions:
         raise ValueError(
             f"{name}: the function changes z or theta in place, expected one that leaves its arguments as they are: "
-            "write "
-            "z = z + … for z += …, or start with z = z.clone()"
+            "write z = z + … for z += …, or start with z = z.clone()"
         )
     found = tuple(record.captured.values())
     if not torch._C._are_functorch_transforms_active() and isinstance(output, Tensor):
@@ -195,7 +193,6 @@ def _refuse_unseen(name: str, output: Tensor, record: _Record) -> None:
         if leaf is not None and id(leaf) not in record.known:
             raise ValueError(
                 f"{name}: the function depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient and "
-                "that only an "
-                "autograd Function was seen to take: pass it in theta"
+                "that only an autograd Function was seen to take: pass it in theta"
             )
         waiting += [following for following, _ in node.next_functions]

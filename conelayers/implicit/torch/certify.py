@@ -78,8 +78,7 @@ def _certified(
     if torch._C._are_functorch_transforms_active():
         raise TypeError(
             f"{name}: got called under a transformation of torch.func, expected plain tensors: it reads the values of "
-            "tensors; call it "
-            "outside of grad, vmap, vjp and jvp"
+            "tensors; call it outside of grad, vmap, vjp and jvp"
         )
     with torch.no_grad():
         equation = _at_point(Options(name, fixed, batched), function, z, theta)

@@ -63,8 +63,7 @@ def linear_solution(equation: Equation, z: Tensor, r: Tensor, leaves: _Leaves, t
     if torch._C._functorch.is_legacy_batchedtensor(r):
         raise NotImplementedError(
             f"{options.name}: is_grads_batched=True (and vectorize=True of torch.autograd.functional) hides its batch "
-            "from the linear "
-            "solver: use torch.func.vmap, jacrev or jacfwd"
+            "from the linear solver: use torch.func.vmap, jacrev or jacfwd"
         )
     count, n = equation.sizes(z)
     if not r.numel():
