@@ -63,6 +63,6 @@ def listed(names: tuple[str, ...]) -> str:
 
 
 def _basis(vectors: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the span of vectors (k, size) of about unit length; directions of rounding are dropped."""
+    """An orthonormal basis of the span of vectors (k, size) of about unit length, without directions of rounding."""
     _, sizes, V = np.linalg.svd(vectors, full_matrices=False)
     return V[sizes > _SEEN * max(1.0, float(sizes.max(initial=0.0)))]

@@ -1,7 +1,7 @@
-"""Stand-ins for the exact derivative where that is zero or undefined almost everywhere, as at the vertices of a linear program.
+"""Stand-ins for the exact derivative where that is zero or undefined, as at the vertices of a linear program.
 
-None of them is the derivative of the solution map. Each says what it is the derivative of, or a difference of, and has a
-temperature: at zero it is the exact derivative, where that exists.
+None of them is the derivative of the solution map. The docstring of each says of what it is the derivative, or the
+difference. Each has a temperature; at temperature zero it is the exact derivative, where that exists.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ _SAME = 1e-10  # relative distance up to which two solutions are one: each is ex
 
 @final
 class Adjoint(NamedTuple):
-    """What the gradient is made of: dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ), at these x (B, n) and y (B, m)."""
+    """What the gradient is made of: dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ).
+
+    x, y: the point, (B, n) and (B, m). lam, mu: λ and μ, (B, n) and (B, m).
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -60,7 +63,10 @@ class Perturbed(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Resolver:
-    """How perturbed problems are solved: as the original ones; by the default solver where theirs takes no quadratic objective."""
+    """Solves perturbed problems as the original ones were solved.
+
+    If the solver of the original ones takes no quadratic objective, the default solver takes its place.
+    """
 
     order: StartingOrder
     jobs_forward: int
@@ -68,7 +74,7 @@ class Resolver:
     policies: Policies
 
     def __call__(self, program: ConeProgram, start: WarmStart) -> Perturbed:
-        """The solutions, from ``start``, and the solution map linearized there."""
+        """The solutions, found from ``start``, and the solution map linearized there."""
         order = self.order
         if program.structure.P.nnz and not order.solver.quadratic:
             solver = choose_solver(None, program.structure.cones, True, frozenset())
@@ -80,7 +86,7 @@ class Resolver:
 @final
 @dataclass(frozen=True)
 class Base:
-    """The batch that was solved, the user's names of its variables, and how another one is solved."""
+    """The batch that was solved, the user's names of its variables, and how perturbed batches are solved."""
 
     program: ConeProgram
     solution: Solution
@@ -89,9 +95,11 @@ class Base:
     _known: dict[Any, Smoothed] = field(default_factory=dict)
 
     def solve(self, program: ConeProgram, who: str, *, nan: bool = False) -> Perturbed:
-        """Solve a perturbed batch, which may be a multiple of this one, from this one's solutions.
+        """Solve a perturbed batch, from this batch's solutions.
 
-        Raises SolveError, for this batch's instances, naming ``who`` perturbed them; with ``nan`` those are NaN.
+        program: the perturbed programs, one or more for each instance, instance by instance and then again.
+        who: the smoothing that perturbs them, in the message of the error.
+        nan: give NaN for instances that have no solution; otherwise SolveError names the instances.
         """
         solved = self.resolve(program, WarmStart.of(self.solution, program.batch))
         batch = self.program.batch
@@ -113,7 +121,7 @@ class Base:
         return weights
 
     def once(self, key: Any, make: Callable[[], Smoothed]) -> Smoothed:
-        """What ``make`` gives, remembered under the key."""
+        """What ``make`` gives, made once for each key."""
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
@@ -131,17 +139,17 @@ class Smoothing(ABC):
     def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
         """The replacement of the adjoint for cotangents gx (B, n), gy (B, m), gs (B, m).
 
-        Raises SolveError where a problem that it perturbs has no solution; with ``nan`` such instances are NaN.
+        Raises SolveError if a perturbed problem has no solution; with ``nan`` the result is NaN in such instances.
         """
 
     def without_rounding(self, adjoint: Adjoint, gs: np.ndarray) -> Adjoint:
-        """What ``adjoint`` gave, with zero where it is the rounding errors of a difference."""
+        """The result of ``adjoint`` with exact zeros where it is a difference of two equal solutions."""
         return adjoint
 
     @property
     @abstractmethod
     def advice(self) -> str:
-        """What to do where it is zero in every parameter."""
+        """What the user can do if the gradient is zero in every parameter."""
 
     @abstractmethod
     def linearized(self, base: Base) -> Smoothed:
@@ -158,13 +166,19 @@ class LPGD(Smoothing):
         z(τ) = the saddle point of L + τ⟨g, z⟩ + ½ρ‖x − x*‖²,
         gradient = [∇_θ L(z(τ)) − ∇_θ L(z(−τ))]/2τ     (``side="both"``),
 
-    or [∇_θ L(z(τ)) − ∇_θ L(z*)]/τ (``"lower"``), [∇_θ L(z*) − ∇_θ L(z(−τ))]/τ (``"upper"``). It asks in which direction θ would have to
-    move for the solution to be one of lower loss, which at a vertex is not zero once τ‖g‖ is as large as the step of the costs to the
-    next one. τ > 0 has the units of objective over loss; as τ → 0 and with ρ = 0 it becomes the exact gradient where that exists. ρ ≥ 0
-    holds x near x* and keeps the perturbed problems bounded. Costs two solves (one for a single side), and no factorization.
+    or [∇_θ L(z(τ)) − ∇_θ L(z*)]/τ (``"lower"``), [∇_θ L(z*) − ∇_θ L(z(−τ))]/τ (``"upper"``).
 
-    Source: Paulus, Martius, Musil, "LPGD: A General Framework for Backpropagation through Embedded Optimization Layers" (2024); the
-    constants' conventions are those written here. There is no forward mode and no second derivative.
+    tau: τ > 0, in units of objective over loss.
+    rho: ρ ≥ 0; it holds x near x* and keeps the perturbed problems bounded.
+    side: "both", "lower" or "upper".
+
+    The gradient says in which direction θ has to move for the solution to become one of lower loss. At a vertex it is
+    not zero once τ‖g‖ is as large as the change of the costs that leads to the next vertex. As τ → 0, with ρ = 0, it
+    becomes the exact gradient where that exists. It costs two solves (one for a single side), and no factorization.
+    There is no forward mode and no second derivative.
+
+    Source: Paulus, Martius, Musil, "LPGD: A General Framework for Backpropagation through Embedded Optimization Layers"
+    (2024); the constants' conventions are those written here.
     """
 
     forward_mode: ClassVar[bool] = False
@@ -210,7 +224,7 @@ class LPGD(Smoothing):
 
     @property
     def _width(self) -> float:
-        """How far apart in τ the two points are."""
+        """The difference of τ between the two points that are compared."""
         return self.tau * (2 if self.side == "both" else 1)
 
     def without_rounding(self, adjoint: Adjoint, gs: np.ndarray) -> Adjoint:
@@ -225,25 +239,30 @@ class LPGD(Smoothing):
     @property
     def advice(self) -> str:
         return (
-            f"the solutions that {self!r} compares are the same in every instance: τ times the loss's gradient is too small to move them. "
-            "Make tau larger; a loss that is a mean over a batch of B divides its gradients by B, so that tau has to be B times as large"
+            f"the solutions that {self!r} compares are the same in every instance: τ times the loss's gradient is too "
+            "small to move them. Make tau larger; a loss that is a mean over a batch of B divides its gradients by B, "
+            "so that tau has to be B times as large"
         )
 
     def linearized(self, base: Base) -> Smoothed:
         raise NotImplementedError(
-            "LPGD replaces gradients: it has no forward mode and no second derivatives; use reverse mode, or ProximalSmoothing"
+            "LPGD replaces gradients: it has no forward mode and no second derivatives; use reverse mode, or "
+            "ProximalSmoothing"
         )
 
 
 @final
 @dataclass(frozen=True)
 class ProximalSmoothing(Smoothing):
-    """The exact derivative of another problem: the objective plus ½·temperature·‖x‖² over the user's variables (Frobenius for matrices).
+    """The exact derivative of another problem: ½·temperature·‖x‖² is added to the objective.
 
-    That problem's solution, the proximal point of the objective at 0, is unique and moves continuously with the data, along the
-    faces of a polytope where the original one jumps between its vertices. Its derivative is zero where that solution is a vertex
-    too: the temperature, in units of objective over x², has to be large enough for it not to be. In a geometric program x stands for
-    the logarithms. Costs one solve and one factorization. The engine has its forward mode; the adapters' is reverse only.
+    temperature: > 0, in units of objective over x². ‖x‖² runs over the user's variables (Frobenius for matrices); in a
+    geometric program over their logarithms.
+
+    The solution of that problem is the proximal point of the objective at 0. It is unique and moves continuously with
+    the data, along the faces of a polytope where the original solution jumps between vertices. Its derivative is zero
+    where it is a vertex too: the temperature has to be large enough for it not to be one. It costs one solve and one
+    factorization. The engine has its forward mode; in the adapters it is reverse only.
     """
 
     forward_mode: ClassVar[bool] = True
@@ -260,7 +279,7 @@ class ProximalSmoothing(Smoothing):
         return f"the solution that {self!r} smooths is still a vertex. Make the temperature larger"
 
     def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
-        # Bounded below as the original is, the problem has a solution.
+        # The original problem is bounded below, so the strongly convex one has a solution.
         x, y, linearization = self.linearized(base)
         return Adjoint(x, y, *linearization.adjoint(gx, gy, gs))
 
@@ -274,7 +293,7 @@ class ProximalSmoothing(Smoothing):
 
 
 def _repeated(program: ConeProgram, q: np.ndarray, b: np.ndarray) -> ConeProgram:
-    """The program's P and A, as often as there are multiples of its batch in q and b."""
+    """Programs with these q and b, and the program's P and A; q and b may hold several times its batch."""
     times = q.shape[0] // program.batch
 
     def repeat(values: np.ndarray) -> np.ndarray:
