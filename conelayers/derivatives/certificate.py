@@ -29,12 +29,12 @@ _HEAD = ("instance", "verdict", "margin", "σ_min", "cond", "KKT", "kinks", "nul
 class Verdict(Enum):
     """What can be said of a derivative, from the best to the worst; ``meaning`` says it in a sentence.
 
-    CLASSICAL: the solution map is differentiable, and this is its derivative.
-    CERTIFIED: the solution lies on a kink, and every element of the generalized Jacobian is invertible.
-    CHECKED: only some of the elements could be tested, and those are invertible. conelayers.implicit gives it to
-    functions whose kinks the user does not describe. No layer gets it: of every cone the extreme elements are known.
-    UNCERTIFIED: the chosen element is invertible; of another one this was not found.
-    LEAST_SQUARES: the chosen element is singular, and a least-squares solution stands in for the derivative.
+    - CLASSICAL: the solution map is differentiable, and this is its derivative.
+    - CERTIFIED: the solution lies on a kink, and every element of the generalized Jacobian is invertible.
+    - CHECKED: only some of the elements could be tested, and those are invertible. conelayers.implicit gives it to
+      functions whose kinks the user does not describe. No layer gets it: of every cone the extreme elements are known.
+    - UNCERTIFIED: the chosen element is invertible; of another one this was not found.
+    - LEAST_SQUARES: the chosen element is singular, and a least-squares solution stands in for the derivative.
     """
 
     CLASSICAL = "classical"

@@ -42,9 +42,9 @@ _HOW_TO_KNOW_MORE = (
 class Singular(Enum):
     """What happens where the derivative's linear system is singular.
 
-    WARN: a SingularDerivativeWarning, once for each cause, that names it.
-    RAISE: a SingularDerivativeError.
-    LEAST_SQUARES: nothing is said of the least-squares solution that is returned.
+    - WARN: a SingularDerivativeWarning, once for each cause, that names it.
+    - RAISE: a SingularDerivativeError.
+    - LEAST_SQUARES: the least-squares solution is returned without a warning.
     """
 
     WARN = "warn"

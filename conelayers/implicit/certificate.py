@@ -37,18 +37,22 @@ _MEANING = {
 class RootCertificate:
     """What is known of the derivative dz = −B⁻¹A dθ at a root; B = ∂F/∂z, the element of automatic differentiation.
 
+    verdict: what can be said of the derivative.
     residual: ‖F‖∞/(1 + ‖z‖∞).
-    converged: whether the point is a solution. No units count: F is rounding, or Newton's step is within ``tolerance``
-    of z, or both are nearly so.
-    smallest_singular_value, condition: of B.
+    tolerance: the relative residual up to which z counts as a root.
+    converged: whether the point is a solution: F is rounding, or Newton's step is within ``tolerance`` of z, or both
+    are nearly so. The units of F and z do not matter.
+    smallest_singular_value: that of B.
+    condition: the condition number of B.
     linear_residual: the relative residual of a solve with B for a random right-hand side.
-    kinks (n,): which coordinates lie on a kink; None where the function's kinks were not described.
-    margin: the distance of the nearest kink; infinite where they were not described.
-    kink_tolerance: the largest distance that counts as lying on one; 0 where they were not described.
-    method, elements: how the elements were tested, and how many.
+    kinks: which coordinates lie at a kink, (n,) bool; None if the user did not describe the kinks.
+    margin: the distance of the nearest kink; infinite if the user did not describe the kinks.
+    kink_tolerance: the largest distance at which a coordinate counts as lying at a kink; 0 without a description.
+    method: how the elements were tested.
+    elements: how many elements were tested.
     least_minor, monotonicity: those of ``SeparableTest``.
-    everywhere: whether the elements would be invertible wherever the kinks lie (with this W: for a pre that is affine
-    in z); None if that was not found out.
+    everywhere: whether all elements would be invertible wherever the kinks lie, if W stays the same, as it does for a
+    pre that is affine in z; None if that was not found out.
     """
 
     verdict: Verdict
@@ -69,12 +73,12 @@ class RootCertificate:
 
     @property
     def meaning(self) -> str:
-        """The verdict, in a sentence."""
+        """What the verdict says of the derivative, in one sentence."""
         return _MEANING[self.verdict]
 
     @property
     def advice(self) -> str:
-        """What stands in the way and what to do about it; empty where nothing does."""
+        """What stands in the way of a derivative, and what the user can do about it; empty if nothing does."""
         if not self.converged and self.verdict is not Verdict.LEAST_SQUARES:
             return "The point is no solution: no derivative is certified at it. Solve to a smaller tol."
         if self.verdict is Verdict.LEAST_SQUARES:

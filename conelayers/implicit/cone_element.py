@@ -1,7 +1,4 @@
-"""A product cone's projection and its derivative, with a selection at kinks, over NumPy arrays.
-
-The adapters' rules of differentiation call it.
-"""
+"""A product cone's projection and its derivatives, with a selection at kinks, over NumPy arrays."""
 
 from __future__ import annotations
 
@@ -31,7 +28,10 @@ class ConeElement:
 
     @classmethod
     def of(cls, cones: Cones | Mapping[str, Any], selection: Selection | str, dual: bool) -> ConeElement:
-        """For Π_{K*}, or by Moreau for Π_K(v) = v + Π_{K*}(−v), where D_K = I − D_{K*} turns the selection around."""
+        """The element for Π_{K*} if ``dual``, else for Π_K.
+
+        By Moreau Π_K(v) = v + Π_{K*}(−v) and D_K = I − D_{K*}: "low" for the one is "high" for the other.
+        """
         chosen = as_selection(selection)
         return cls(as_cones(cones), chosen if dual else chosen.opposite)
 
@@ -57,7 +57,7 @@ class ConeElement:
         return self._where_finite(product_cone(self.cones).second_derivative, v, a, c)
 
     def _where_finite(self, function: Any, v: np.ndarray, *others: np.ndarray) -> np.ndarray:
-        """In double precision, NaN for points that are not finite, in v's dtype."""
+        """The function's values, computed in double precision, in v's dtype; NaN at points that are not finite."""
         flat = [h.reshape(-1, h.shape[-1]).astype(np.float64) for h in (v, *others)]
         finite = np.isfinite(flat[0]).all(axis=1)
         out = np.full_like(flat[0], np.nan)

@@ -17,7 +17,9 @@ _ADVICE = (
 class ConvergenceError(RuntimeError):
     """The equation of some instances was not solved.
 
-    indices: theirs in the batch. residuals: what they reached. tolerance: what was asked for.
+    indices: the positions of these instances in the batch.
+    residuals: the relative residuals that they reached.
+    tolerance: the relative residual that was asked for.
     """
 
     def __init__(
@@ -49,7 +51,11 @@ class ConvergenceError(RuntimeError):
 
 @final
 class LinearSolveError(ArithmeticError):
-    """The linear system of a derivative was not solved: the relative ``residual`` reached, and the ``tolerance``."""
+    """The linear system of a derivative was not solved.
+
+    residual: the relative residual that was reached.
+    tolerance: the relative residual that was asked for.
+    """
 
     def __init__(self, name: str, solver: str, residual: float, tolerance: float, advice: str | None = None) -> None:
         self.name, self.solver, self.residual, self.tolerance = name, solver, float(residual), float(tolerance)

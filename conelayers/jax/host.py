@@ -1,4 +1,4 @@
-"""One program's solves and linear systems on the host, over NumPy arrays: what a compiled function calls back."""
+"""A program's solves and linear systems on the host, over NumPy arrays: compiled functions of JAX call back to it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ __all__ = ["STATUSES", "HostProgram"]
 STATUSES = tuple(Status)  # a status array holds positions in it
 _MOST_KEPT = 256  # enough for the steps of a scan
 _MOST_NUMBERS = 2**24  # that the factors of the solutions kept may hold, roughly
-_SAME = 1e-5  # relative distance up to which a float32 v is that of the solution kept
+_SAME = 1e-5  # relative distance up to which a float32 v counts as that of the solution that was kept
 
 
 @final
 class _Kept(NamedTuple):
-    """The solution of the ``members``, whose parameters are acceptable, and the points of all, NaN for the others."""
+    """The solution of the ``members`` of a batch, whose parameters are acceptable.
+
+    x, y, s, status, residual: those of the whole batch; the points are NaN for instances that are no members.
+    """
 
     members: np.ndarray
     solution: LayerSolution | None
@@ -43,7 +46,7 @@ class _Kept(NamedTuple):
 class HostProgram:
     """A layer with the options of a call. JAX compares it by identity.
 
-    The last solutions are kept with their factors: a gradient finds them by the parameters' values.
+    It keeps the last solutions with their factors, where a gradient finds them by the parameters' values.
     """
 
     def __init__(self, layer: Layer, formulas: Formulas, options: Mapping[str, Any], on_failure: OnFailure) -> None:
@@ -52,7 +55,7 @@ class HostProgram:
         self._jitted: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def jitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function of formulas and arrays, compiled: JAX would otherwise dispatch its operations one by one."""
+        """The function of formulas and arrays, compiled, so that JAX does not dispatch its operations one by one."""
         known = self._jitted.get(function)
         return known or self._jitted.setdefault(function, jax.jit(partial(function, self.formulas)))
 
@@ -66,7 +69,7 @@ class HostProgram:
     def linear(
         self, phi: np.ndarray, v: np.ndarray, r1: np.ndarray, r2: np.ndarray, transposed: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """J⁻¹ or J⁻ᵀ times r₁ (K, B, n), r₂ (K, B, m); for instances without a solution NaN, or zero where both are."""
+        """J⁻¹ or J⁻ᵀ times r₁ (K, B, n), r₂ (K, B, m); for instances without a solution NaN, or zero if r₁ = r₂ = 0."""
         t1, t2 = np.empty_like(r1), np.empty_like(r2)
         members, linearization, solution = self._linearization(self._theta(phi), v)
         derivative = None if solution is None else solution.program_derivative
@@ -79,7 +82,7 @@ class HostProgram:
             a1, a2 = a1[members], a2[members]
             if a1.any() or a2.any():
                 if transposed:
-                    # Any r₂ is D gy + (D − I) gs with gy = r₂, gs = −r₂.
+                    # Every r₂ is D gy + (D − I) gs with gy = r₂ and gs = −r₂.
                     before = 0 if derivative is None else derivative.troubles
                     found = linearization.adjoint(a1, a2, -a2, gradients_move)
                     if derivative is not None and derivative.troubles == before:
@@ -95,7 +98,7 @@ class HostProgram:
     def adjoint(self, phi: np.ndarray, *cotangents: np.ndarray) -> tuple[np.ndarray, ...]:
         """x̄, ȳ, λ, μ of smoothing.Adjoint for gx (B, n), gy (B, m), gs (B, m).
 
-        Instances without a solution get NaN, or zero where their cotangents are zero.
+        Instances without a solution get NaN, or zero if their cotangents are zero.
         """
         theta = self._theta(phi)
         kept = self._kept.get(digest(theta))
@@ -143,7 +146,10 @@ class HostProgram:
 
 
 def _alike(own: np.ndarray, v: np.ndarray, tolerance: float) -> np.ndarray:
-    """Where v (B, m) is ``own`` up to a tolerance relative to the largest entry, (B, m). No bound is −inf in both."""
+    """Where v (B, m) equals ``own`` up to a tolerance relative to the largest entry, (B, m).
+
+    Both are −inf in rows without a bound.
+    """
     here, there = (np.where(np.isneginf(h), 0.0, h) for h in (own, v))
     size = np.abs(here).max(axis=1, initial=0.0, keepdims=True)
     return (np.isneginf(own) == np.isneginf(v)) & (np.abs(here - there) <= tolerance * size)

@@ -1,4 +1,4 @@
-"""Primitives of JAX whose computation is a call of NumPy functions on the host, and what their batching rules share."""
+"""Primitives of JAX that call NumPy functions on the host, and what their rules share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ Array = jax.Array
 
 
 def host_primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Sequence[tuple[Any, Any]]]) -> Primitive:
-    """A primitive that calls ``host`` with NumPy arrays; ``shapes``: the results', with None for the inputs' dtype."""
+    """A primitive that calls ``host`` with NumPy arrays.
+
+    shapes: gives the shape and dtype of each result; None stands for the dtype of the inputs.
+    """
     primitive = Primitive(f"conelayers_{name}")
     primitive.multiple_results = True
 
@@ -54,7 +57,7 @@ def host_primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Se
 
 
 def _aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """The abstract value of a result that varies over the axes of a shard_map that ``like`` varies over."""
+    """The abstract value of a result, which varies over the same axes of a shard_map as ``like`` does."""
     if getattr(like, "mat", None) is None or like.sharding.mesh.empty:
         return ShapedArray(shape, dtype)
     sharding = like.sharding.update(spec=PartitionSpec(*(None,) * len(shape)))
@@ -62,7 +65,7 @@ def _aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def alike(*arrays: Array) -> Sequence[Array]:
-    """The arrays, each varying over all of the axes of a shard_map that one of them varies over."""
+    """The arrays, each made to vary over all axes of a shard_map over which one of them varies."""
     axes: list[frozenset[str]] = [getattr(getattr(jax.typeof(a), "mat", None), "varying", frozenset()) for a in arrays]
     union = frozenset().union(*axes)
     if not union:
@@ -74,7 +77,7 @@ def alike(*arrays: Array) -> Sequence[Array]:
 
 
 def front(value: Array, dim: int | None, size: int) -> Array:
-    """With the mapped axis in front, also where there is none."""
+    """The array with the mapped axis in front; repeated along one where it has none."""
     return jnp.broadcast_to(value, (size, *value.shape)) if dim is None else jnp.moveaxis(value, dim, 0)
 
 

@@ -97,7 +97,7 @@ class ConeLayer:
         on_failure: OnFailure | str | None = None,
         **named: Any,
     ) -> tuple[tuple[Array, ...], SolveInfo]:
-        """Like the call, and with it a SolveInfo."""
+        """The result of the call, and a SolveInfo."""
         values = self._checked(params, named)
         policy = self.engine.policy_for(on_failure, solver_args)
         dtype = output_type(values)
@@ -131,7 +131,7 @@ class ConeLayer:
         """The optimal value, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
 
         dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique.
-        Takes and raises what the call does.
+        It takes and raises what the call does.
         """
         values = self._checked(params, named)
         program = self._program(solver_args, warm_start, self.engine.policy_for(on_failure, solver_args))
@@ -149,8 +149,8 @@ class ConeLayer:
     ) -> tuple[tuple[Array, ...], ...]:
         """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
-        All from one factorization, for concrete arrays; ``jax.jacrev`` and ``jax.jacfwd`` are for transformed and
-        compiled functions.
+        They take one factorization, and concrete arrays; in transformed and compiled functions use ``jax.jacrev`` or
+        ``jax.jacfwd``.
         """
         values = self._concrete("jacobian", "use jax.jacrev or jax.jacfwd of the layer", params, named)
         blocks = self.engine.solve(*map(host_value, values), solver_args=solver_args).jacobian()
@@ -166,8 +166,8 @@ class ConeLayer:
     ) -> Certificates:
         """Whether the gradient at these parameter values is justified: a Certificate for each instance (docs/trust.md).
 
-        Takes what the call takes, concrete arrays only, solves, and adds at most three factorizations an instance. An
-        instance without a solution gets a certificate that says so.
+        It takes what the call takes (concrete arrays only), solves, and adds at most three factorizations an instance.
+        An instance without a solution gets a certificate that says so.
         """
         values = self._concrete("certify", "call it outside of the transformed function", params, named)
         return self.engine.certify(*map(host_value, values), solver_args=solver_args, warm_start=warm_start)
@@ -186,7 +186,7 @@ class ConeLayer:
     def last(self) -> CallInfo | None:
         """How each instance of this thread's last solve ended.
 
-        Compiled functions solve in threads of JAX's own: there, use what ``solve`` returns.
+        Compiled functions solve in threads of JAX's own: for them use the SolveInfo that ``solve`` returns.
         """
         return self.engine.last
 

@@ -1,4 +1,4 @@
-"""JAX's operations, as the formulas of a program ask for them."""
+"""The operations of a traced program (layer/traced_program.py) over arrays of JAX."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = jax.Array
 @final
 class _Operations:
     def constant(self, array: np.ndarray) -> np.ndarray:
-        # NumPy's arrays belong to no trace; JAX takes them as they are.
+        # An array of NumPy belongs to no trace of JAX, and JAX takes it as it is.
         return array.astype(np.int32) if array.dtype == np.int64 else array
 
     def take(self, h: Array, index: np.ndarray) -> Array:

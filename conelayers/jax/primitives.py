@@ -6,8 +6,9 @@ With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are two of them, and t
     solve       φ ↦ (x, y, s)           along dφ: J [dx; dv] = −F_φ dφ,  dy = D dv,  ds = dy − dv
     linear      (φ, v, r) ↦ J⁻¹r or J⁻ᵀr    linear in r; along dφ, dv: J dt = −dJ t, where dJ holds D²Π(v)[dv, ·]
 
-Each has a tangent rule, a transpose in what it is linear in, and a batching rule that folds the axis into the batch.
-Compiled, each is a callback; on concrete arrays it calls the host at once, so that errors are the engine's own.
+Each has a tangent rule, a transpose with respect to the arguments in which it is linear, and a batching rule that folds
+the mapped axis into the batch. In compiled functions each is a callback. On concrete arrays it calls the host at once,
+so that the user sees the engine's own errors.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def _solve_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: Ho
 
 
 def _right_hand_sides(f: Formulas, dphi: Array, x: Array, y: Array) -> _Pair:
-    """−F_φ dφ; of no solution (NaN) as at zero, so that what does not depend on it does not become NaN."""
+    """−F_φ dφ. Instances without a solution (NaN) count as zero there, so that the others' sums do not become NaN."""
     return f.right_hand_sides(dphi, zero_where_nan(x), zero_where_nan(y))
 
 
@@ -114,7 +115,7 @@ def _linear_jvp(
 def _moved(
     program: HostProgram, phi: Array, v: Array, dphi: Any, dv: Any, transposed: bool, t1: Array, t2: Array
 ) -> _Pair:
-    """dJ t, or dJᵀ t, along dφ and dv: J = [P, AᵀD; −A, I − D]."""
+    """dJ t, or dJᵀ t, along dφ and dv, with J = [P, AᵀD; −A, I − D]."""
     f: Formulas = program.formulas
     first, last = jnp.zeros_like(t1), jnp.zeros_like(t2)
     A = f.A_values(phi)
@@ -151,7 +152,7 @@ def _linear_batch(
     size = mapped_size(args, dims)
     phi, v, *rs = args
     r1, r2 = (front(r, dim, size) for r, dim in zip(rs, dims[2:], strict=True))
-    if dims[0] is None and dims[1] is None:  # more right-hand sides for the same systems
+    if dims[0] is None and dims[1] is None:  # the systems are not mapped, only their right-hand sides
         r1, r2 = (r.reshape(-1, *r.shape[2:]) for r in (r1, r2))
         return [t.reshape(size, -1, *t.shape[1:]) for t in linear(program, phi, v, r1, r2, transposed)], [0, 0]
     phi, v = (front(h, dim, size) for h, dim in ((phi, dims[0]), (v, dims[1])))

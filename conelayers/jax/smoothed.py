@@ -1,4 +1,4 @@
-"""The solution map with a smoothed derivative in place of the exact one (smoothing.py); reverse mode only, and once."""
+"""The solution map with a smoothed derivative (derivatives/smoothing.py); it has reverse mode only, and only once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = jax.Array
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def solve_smoothed(program: HostProgram, phi: Array) -> tuple[Array, ...]:
-    """``solve`` with a smoothed derivative in place of the exact one (smoothing.py), in reverse mode only."""
+    """``solve`` with a smoothed derivative instead of the exact one, in reverse mode only."""
     return solve(program, phi)
 
 

@@ -1,4 +1,4 @@
-"""JAX's arrays as the values of parameters that are not the program's own; see input_map.py."""
+"""JAX's arrays as the values of the user's parameters, from which the program's are made (problem/input_map.py)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["ARRAYS"]
 
 @final
 class _Arrays:
-    """Dense arrays, and BCOO matrices."""
+    """Values that are dense arrays, or BCOO matrices."""
 
     arithmetic: Arithmetic = JaxArithmetic()
 

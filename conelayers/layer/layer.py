@@ -135,7 +135,7 @@ class Layer:
         return clone
 
     def _start_afresh(self) -> None:
-        """Forget all calls, observers and warnings that were given."""
+        """Forget all earlier calls, their observers, and which warnings were given."""
         self._last = threading.local()
         self._derivative_policies = Policies(*self._policies, self._compiled.naming)
         self._observers: list[Observer] = []
@@ -143,7 +143,7 @@ class Layer:
 
     @property
     def executor(self) -> Executor | None:
-        """Where batches are solved; another one may take its place."""
+        """The executor on which batches are solved; it can be replaced by another one."""
         return self._executor
 
     @executor.setter
@@ -154,7 +154,7 @@ class Layer:
 
     @property
     def last(self) -> CallInfo | None:
-        """How each instance of this thread's last call ended, also if it raised; None before the first."""
+        """How each instance of this thread's last call ended, also if the call raised; None before the first call."""
         return getattr(self._last, "info", None)
 
     def solve(
@@ -166,7 +166,7 @@ class Layer:
     ) -> LayerSolution:
         """Solve for parameter values, one array (*shape) or (B, *shape) each; unbatched ones are broadcast.
 
-        solver_args, on_failure: for this call, over the layer's.
+        solver_args, warm_start, on_failure: for this call, instead of the layer's.
 
         Returns a LayerSolution. Raises ValueError for bad values (naming the parameter and the instance), SolveError
         naming the instances without a solution; warns InaccurateSolutionWarning where the residuals miss 1e−9.
@@ -197,13 +197,13 @@ class Layer:
     ) -> LayerSolution:
         solution = self._solve(batch, solver_args, warm_start, self.policy_for(on_failure, solver_args))
         solution.react()
-        # A part of the batch is not what a monitor compares with other calls.
+        # Observers compare whole batches: a call of which some instances have no solution is not shown to them.
         for observer in tuple(self._observers) if solution.solved.all() else ():
             observer(batch.theta, solution)
         return solution
 
     def observe(self, observer: Observer) -> None:
-        """Call ``observer(θ (B, p), solution)`` after every solve of a whole batch from now on; see monitor.py."""
+        """Call ``observer(θ (B, p), solution)`` after every later call that solves its whole batch (monitor.py)."""
         if not callable(observer):
             raise TypeError(f"observer: got {described(observer)}, expected a callable (theta, solution)")
         self._observers.append(observer)
@@ -219,9 +219,9 @@ class Layer:
     def problem_data(self, *theta: Any, solver_args: Mapping[str, Any] | None = None) -> ProblemData:
         """The cone program at these parameter values: minimize ½xᵀPx + qᵀx subject to Ax + s = b, s ∈ K.
 
-        P and A are sparse matrices, lists of B in a batched call; q (n,) or (B, n), b (m,) or (B, m). The program is a
-        minimization also where the user's is a maximization, in logarithms for a geometric program, and before
-        equilibration and presolve. Takes what ``solve`` takes.
+        P and A are sparse matrices, or lists of B in a batched call; q (n,) or (B, n), b (m,) or (B, m). A user's
+        maximization is turned into a minimization, and a geometric program is in logarithms. The program is not
+        equilibrated and not presolved. It takes what ``solve`` takes.
         """
         compiled = self.compiled_for(solver_args)
         _, values = pushed_values(compiled, theta, validate=self.validate)
@@ -230,9 +230,10 @@ class Layer:
     def certify(
         self, *theta: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool | None = None
     ) -> Certificates:
-        """Whether the derivative at these parameter values is justified: a Certificate for each instance (regularity.py).
+        """Whether the derivative at these parameter values is justified: a Certificate for each instance.
 
-        Takes what ``solve`` takes, and solves. An instance without a solution gets a certificate that says so.
+        It takes what ``solve`` takes, and solves; regularity.py has the test. An instance without a solution gets a
+        certificate that says so.
         """
         compiled = self.compiled_for(solver_args)
         _, values = pushed_values(compiled, theta, validate=self.validate)
@@ -254,29 +255,33 @@ class Layer:
         return self._observed(batch, solver_args, warm_start, on_failure)
 
     def policy_for(self, on_failure: OnFailure | str | None, solver_args: Mapping[str, Any] | None = None) -> OnFailure:
-        """What a call with these options does about instances without a solution: what it says, or else the layer."""
+        """What a call does about instances without a solution.
+
+        The call's ``on_failure`` decides, else the layer's; ``solver_args={"raise_on_error": False}`` turns "raise"
+        into "nan".
+        """
         if on_failure is not None:
             return as_on_failure(on_failure)
         silent = self.on_failure is OnFailure.RAISE and not self._programs.arguments_for(solver_args).raises
         return OnFailure.NAN if silent else self.on_failure
 
     def smoothing_for(self, solver_args: Mapping[str, Any] | None = None) -> Smoothing | None:
-        """What stands in for the exact derivative in a call with these options."""
+        """What stands in for the exact derivative in a call with these ``solver_args``; None for the exact one."""
         return self._smoothing_of(self._programs.arguments_for(solver_args))
 
     def _smoothing_of(self, arguments: SolverArguments) -> Smoothing | None:
         return self.smoothing if arguments.lpgd is None else LPGD(*arguments.lpgd)
 
     def compiled_for(self, solver_args: Mapping[str, Any] | None = None) -> ParametricProgram:
-        """The parametric cone program that a call with these options solves."""
+        """The parametric cone program that a call with these ``solver_args`` solves."""
         return self._programs.compiled_for(solver_args)
 
     def linearize(
         self, compiled: ParametricProgram, theta: np.ndarray, v: np.ndarray, x: np.ndarray | None = None
     ) -> Linearization | PartialLinearization:
-        """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whoever found it; NaN for none.
+        """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whatever solver found it.
 
-        Certificates need x (B, n) too: they ask how exact the solution is.
+        v is NaN in instances without a solution. Certificates need x (B, n) too, to judge how exact the solution is.
         """
         return linearize(compiled, theta, v, x, self._programs.default_arguments, self._derivative_policies)
 
@@ -288,7 +293,7 @@ class Layer:
         program = compiled.program(batch.theta)
         warm = self._warm_start if warm_start is None else as_flag("warm_start", warm_start)
         last = getattr(self._last, "solution", None) if warm and program.batch else None
-        # A backend named at the call may have another program.
+        # A call may name a backend that solves another form of the program.
         fits = last is not None and last.x.shape[1:] == program.q.shape[1:] and last.y.shape[1:] == program.b.shape[1:]
         start = WarmStart.of(last, program.batch) if last is not None and fits else None
         linearization: SolutionMap
@@ -325,7 +330,7 @@ class Layer:
     def run(
         self, theta: np.ndarray, solver_args: Mapping[str, Any] | None, start: WarmStart | None
     ) -> tuple[Solution, SolutionMap]:
-        """Solve for θ (B, p) in this process: what an executor's worker does with its chunk (workers.py)."""
+        """Solve for θ (B, p) in this process; an executor's worker calls it for its chunk (workers.py)."""
         settings = self._programs.settings_for(solver_args)
         return solve_and_linearize(settings.compiled.program(theta), settings, start, self._derivative_policies)
 
@@ -336,7 +341,7 @@ class Layer:
         solver_args: Mapping[str, Any] | None,
         x: np.ndarray | None = None,
     ) -> SolutionMap:
-        """The solution map that ``run`` gave, made anew from its solution."""
+        """The solution map that ``run`` returned, made again from its solution."""
         made = self.linearize(self.compiled_for(solver_args), theta, v, x)
         if not solver_args:
             return made

@@ -69,7 +69,7 @@ class ProgramDerivative:
         return outputs_move(self.compiled.outputs, self.solution.x, self.solution.y)
 
     def gradients_move(self, chosen: ParametricProgram | None = None) -> NullTest:
-        """The test whether gradients of instance i (of ``chosen`` parameters) change along null vectors (λ, μ) of Jᵀ."""
+        """The test whether gradients (of ``chosen`` parameters) of instance i change along null vectors of Jᵀ."""
         return gradients_move(chosen or self.compiled, self.theta, self.solution.x, self.solution.y)
 
     def tangents(self, direction: np.ndarray) -> list[np.ndarray]:
@@ -139,13 +139,16 @@ class ProgramDerivative:
 
     @property
     def troubles(self) -> int:
-        """How often the layer's derivatives were singular so far: the user was told, and a zero there means nothing."""
+        """How often the layer's derivatives were singular so far.
+
+        If that has just happened, the user was told, and a gradient that is zero says nothing more.
+        """
         return 0 if self.policies is None else self.policies.counts["trouble"]
 
     def warn_if_zero(
         self, cotangents: _Triple, lam: np.ndarray, mu: np.ndarray, chosen: ParametricProgram | None = None
     ) -> None:
-        """Warn, once a layer, where a linear program's gradient, made of λ (B, n) and μ (B, m), is zero."""
+        """Warn, once a layer, if a linear program's gradient, made of λ (B, n) and μ (B, m), is zero."""
         if self.smoothing is None and self.policies is not None:
             members, solution = np.flatnonzero(self.solved), self.solution
             found = Adjoint(solution.x[members], solution.y[members], lam[members], mu[members])

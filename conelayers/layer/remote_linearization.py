@@ -24,7 +24,8 @@ __all__ = ["RemoteLinearization"]
 class RemoteLinearization:
     """The linearized solution map of a batch whose factors are on an executor's workers.
 
-    Instances with singular systems are solved again in this process, which knows what the caller reads of them.
+    Instances with singular systems are solved once more in the caller's process, where ``matters`` says what the caller
+    reads of them.
     """
 
     tasks: ChunkExecutor
@@ -42,7 +43,7 @@ class RemoteLinearization:
         return self.solution.y - self.solution.s
 
     def take(self, index: np.ndarray | list[int]) -> Linearization:
-        """That of a part of the batch, made anew here."""
+        """The solution map of a part of the batch, linearized once more in this process."""
         index = np.asarray(index, dtype=np.int64)
         made = self.layer.relinearize(self.theta[index], self._v[index], self.solver_args, self.solution.x[index])
         assert isinstance(made, Linearization)

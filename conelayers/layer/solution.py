@@ -37,12 +37,14 @@ def _shown(values: np.ndarray) -> str:
 class LayerSolution:
     """The solution of one call, and its derivatives.
 
-    variables: the requested variables, in their order, each (*shape) or (B, *shape). x (n,), y (m,), s (m,): the cone
-    program's solution, with a leading B in a batched call; status: a Status, or a tuple of B; residuals: a Residuals.
-    The factored linear system is made at the first derivative and kept.
+    variables: the requested variables, in their order, each (*shape) or (B, *shape).
+    x, y, s: the cone program's solution, (n,), (m,) and (m,), with a leading B in a batched call.
+    status: a Status, or a tuple of B.
+    residuals: the relative errors in the optimality conditions.
 
-    Where ``on_failure`` lets a call return without some instances' solutions, their values and tangents are NaN, and
-    their gradients NaN, or zero where their cotangents are zero.
+    The linear system is factored at the first derivative and kept. If ``on_failure`` lets a call return although some
+    instances have no solution, their values and tangents are NaN, and their gradients NaN, or zero if their cotangents
+    are zero.
     """
 
     variables: tuple[np.ndarray, ...]
@@ -54,9 +56,9 @@ class LayerSolution:
     _on_failure: OnFailure = OnFailure.RAISE
     _smoothing: Smoothing | None = None
     _base: Base | None = None  # the instances that have a solution
-    # Who tells of a gradient that is zero, where it may be: of linear programs, and of smoothed ones.
+    # What warns of a gradient that is zero in every parameter; None for programs in which that does not happen.
     _policies: Policies | None = None
-    _seen_through: InputMap | None = None  # what the user's parameters and variables are; None: those of the program
+    _seen_through: InputMap | None = None  # from the user's parameters and variables; None if they are the program's
     _given: tuple[Any, ...] = ()  # the user's values, for an input map that is not the identity
 
     def __repr__(self) -> str:
@@ -76,7 +78,10 @@ class LayerSolution:
         return self._seen_through or self._compiled.identity
 
     def seen_through(self, input_map: InputMap, given: Sequence[Any]) -> LayerSolution:
-        """The same solution for the user, whose values ``given`` the input map turned into the program's parameters."""
+        """The same solution in the user's parameters and variables.
+
+        given: the user's values, of which the input map made the values of the program's parameters.
+        """
         if input_map.is_identity:
             return self
         variables = input_map.recover(self.variables, ARRAYS)
@@ -143,7 +148,7 @@ class LayerSolution:
 
     @property
     def info(self) -> CallInfo:
-        """How each instance ended: statuses, residuals, and who was tried."""
+        """How each instance ended: its status and residuals, and which solvers were tried."""
         return CallInfo.of(self._solution)
 
     @property
@@ -154,9 +159,9 @@ class LayerSolution:
 
     @property
     def worst(self) -> str | tuple[str, ...]:
-        """What has the largest residual, by the user's names.
+        """Where the largest residual is, by the user's names.
 
-        It is a constraint with its entry, a variable's optimality condition, or the gap.
+        That is a constraint with its entry, a variable's optimality condition, or the gap.
         """
         residuals, names = self._solution.residuals, self._compiled.names
         return self._unbatch(tuple(residuals.named(i, names) for i in range(len(self._solution.status))))
@@ -167,14 +172,14 @@ class LayerSolution:
         return self._unbatch(self._value)
 
     def react(self) -> None:
-        """Raise or warn where an instance has no solution, as ``on_failure`` asks.
+        """Raise or warn if an instance has no solution, as ``on_failure`` says.
 
-        Gives an InaccurateSolutionWarning where a solution misses the accuracy.
+        An InaccurateSolutionWarning is given if a solution misses the accuracy.
         """
         react(self._solution, self._on_failure, self._compiled.naming)
 
     def certify(self) -> Certificates:
-        """A Certificate for each instance: is its derivative justified? Takes at most three factorizations each."""
+        """Whether the derivative is justified: a Certificate for each instance, by at most three factorizations."""
         return certify(self._linearization, self._solution, self._compiled.names)
 
     @property
@@ -226,10 +231,12 @@ class LayerSolution:
     def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
         """The gradients with respect to the parameters for cotangents of the variables (None for zero).
 
-        Each gradient has the shape of the parameter's value; an unbatched parameter in a batched call gets the sum over
+        needed: for each parameter, whether its gradient is computed; the others are None.
+
+        Each gradient has the shape of the parameter's value. An unbatched parameter in a batched call gets the sum over
         the batch, a symmetric one its symmetric gradient, a complex one ∂/∂Re + i ∂/∂Im (cotangents of complex
-        variables are of this form too). With ``needed``, the others are not computed and come as None. Raises
-        ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
+        variables are of this form too). Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning
+        where J is singular.
         """
         input_map, outputs = self._input_map, self._compiled.outputs
         check_count("vjp", "cotangents", cotangents, len(input_map.outputs), "variable")
@@ -252,7 +259,10 @@ class LayerSolution:
     def vjp_points(
         self, gx: Any = None, gy: Any = None, gs: Any = None, *, needed: Sequence[bool] | None = None
     ) -> tuple[np.ndarray | None, ...]:
-        """The gradients with respect to the program's parameters for cotangents of its own solution x, y and s."""
+        """The gradients with respect to the program's parameters for cotangents of its own solution x, y and s.
+
+        needed: for each of the program's parameters, whether its gradient is computed; the others are None.
+        """
         wanted = as_flags("vjp_points: needed", needed, len(self._compiled.parameters), "parameter")
         cotangents = zip(("x", "y", "s"), (gx, gy, gs), self.points, strict=True)
         batched = self._batch.batched
@@ -281,8 +291,9 @@ class LayerSolution:
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
         """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
-        In a batch each instance's own, also for unbatched parameters. One factorization, and a solve for each entry of
-        the variables or of the parameters, whichever are fewer. Raises NotImplementedError for complex parameters.
+        In a batch every instance has its own Jacobian, also for unbatched parameters. It takes one factorization, and a
+        solve for each entry of the variables or of the parameters, whichever are fewer. Raises NotImplementedError for
+        complex parameters.
         """
         input_map = self._input_map
         for spec in input_map.parameters:

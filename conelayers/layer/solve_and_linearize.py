@@ -45,9 +45,9 @@ def linearize(
     arguments: SolverArguments,
     policies: Policies,
 ) -> Linearization | PartialLinearization:
-    """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whoever found it; NaN for none.
+    """The solution map linearized at θ (B, p) and a solution's v = y − s (B, m), whatever solver found it.
 
-    Certificates need x (B, n) too: they ask how exact the solution is.
+    v is NaN in instances without a solution. Certificates need x (B, n) too, to judge how exact the solution is.
     """
     members = np.flatnonzero(~np.isnan(v).any(axis=1))
     theta, v, x = theta[members], v[members], None if x is None else x[members]

@@ -1,6 +1,6 @@
 """A parametric program's linear maps in a framework's own operations, which its transformations differentiate.
 
-The arrays here are tensors of torch or arrays of JAX; ``Operations`` is what is asked of a framework.
+The arrays here are tensors of torch or arrays of JAX; ``Operations`` is what a framework has to provide.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Operations(Protocol):
     """A framework's operations on arrays (B, ·) and (..., m)."""
 
     def constant(self, array: np.ndarray) -> Array:
-        """The array as the framework's constant, whatever transformation is under way."""
+        """The array as a constant of the framework that belongs to no transformation under way."""
 
     def take(self, h: Array, index: Array) -> Array:
         """h[:, index]."""
@@ -39,7 +39,7 @@ class Operations(Protocol):
         """log h where the mask holds, zero elsewhere, with a derivative that is zero there too."""
 
     def exp(self, h: Array) -> Array:
-        """Entry by entry; NaN has the derivative 1, so that what does not depend on it does not become NaN."""
+        """eʰ entry by entry; the derivative at NaN is 1, so that gradients elsewhere do not become NaN."""
 
     def join(self, a: Array, b: Array) -> Array:
         """(B, p + q) from (B, p) and (B, q)."""
@@ -51,7 +51,7 @@ class Operations(Protocol):
 @final
 @dataclass(frozen=True)
 class _Sparse:
-    """A constant sparse matrix by its entries."""
+    """A constant sparse matrix, given by its entries."""
 
     ops: Operations
     rows: Array
@@ -85,7 +85,7 @@ def _constant(ops: Operations, array: np.ndarray) -> Array:
 @final
 @dataclass(frozen=True)
 class _Affine:
-    """An AffineMap whose matrix has the positions in its range."""
+    """An AffineMap in the framework's arrays; the rows of its matrix are the positions of the entries."""
 
     constant: Array
     matrix: _Sparse
@@ -101,7 +101,7 @@ class _Affine:
 @final
 @dataclass(frozen=True)
 class _Entries:
-    """Where a pattern's entries are."""
+    """The rows and columns of a pattern's entries, for products with matrices of that pattern."""
 
     ops: Operations
     rows: Array
@@ -143,7 +143,7 @@ class Formulas:
 
     @property
     def piecewise(self) -> bool:
-        """Whether D is diag(v > 0 or free), in the framework's own operations."""
+        """Whether D is diag(v > 0 or free), which the framework's own operations can apply."""
         return not self.projection.curved and self.projection.selection is Selection.DEFAULT
 
     @property

@@ -34,12 +34,12 @@ ChunkKey = tuple[str, int, int]  # the layer's token, the number of its call, th
 
 
 class Work(Protocol):
-    """What the workers ask of a layer."""
+    """What a worker calls of a layer."""
 
     def run(
         self, theta: np.ndarray, solver_args: Mapping[str, Any] | None, start: WarmStart | None
     ) -> tuple[Solution, SolutionMap]:
-        """Solve for θ (B, p), here."""
+        """Solve for θ (B, p) in this process."""
 
     def relinearize(
         self,
@@ -48,13 +48,13 @@ class Work(Protocol):
         solver_args: Mapping[str, Any] | None,
         x: np.ndarray | None = None,
     ) -> SolutionMap:
-        """The solution map at θ (B, p) and a solution's v (B, m), NaN for none."""
+        """The solution map linearized at θ (B, p) and a solution's v (B, m), which is NaN if there is no solution."""
 
 
 @final
 @dataclass(frozen=True)
 class Missing:
-    """A worker's answer where it does not have the layer: who it is."""
+    """A worker's answer if it does not have the layer: the worker's name."""
 
     worker: str
 
@@ -68,14 +68,14 @@ class _Kept:
         self._maps: Recent[ChunkKey, SolutionMap] = Recent()
 
     def layer(self, token: str, sent: Work | None) -> Work | None:
-        """The layer of that token, kept if it was sent."""
+        """The layer with that token: the one that was sent, which is kept, or one that is here; else None."""
         own = _OWN.get(token)
         if own is not None:
             return own
         return self._layers.get(token) if sent is None else self._layers.add(token, sent)
 
     def keep(self, key: ChunkKey, batch: int, linearization: SolutionMap) -> None:
-        """Remember the linearization of a chunk with so many instances."""
+        """Keep the linearization of a chunk of ``batch`` instances."""
         numbers = factor_numbers(batch, sum(linearization.structure.A.shape))
         self._maps.add(key, linearization, numbers=numbers, most_numbers=_MOST_NUMBERS)
 
@@ -84,7 +84,7 @@ class _Kept:
         return self._maps.get(key)
 
     def drop(self, token: str) -> None:
-        """Forget what was kept of that layer."""
+        """Forget the layer with that token, and its linearizations."""
         self._layers.drop(lambda kept: kept == token)
         self._maps.drop(lambda key: key[0] == token)
 
@@ -96,13 +96,13 @@ _KEPT = _Kept()
 @final
 @dataclass(frozen=True)
 class SolveChunk:
-    """Solve a chunk."""
+    """The task to solve a chunk."""
 
     key: ChunkKey
     theta: np.ndarray
     solver_args: dict[str, Any]
     start: WarmStart | None
-    deadline: float | None  # of the whole call, on the wall clock: that is what machines share
+    deadline: float | None  # of the whole call, by time.time(), the clock that machines share
 
     def __call__(self, layer: Work) -> Solution:
         with time_limit(None if self.deadline is None else max(0.0, self.deadline - time.time())):
@@ -114,7 +114,10 @@ class SolveChunk:
 @final
 @dataclass(frozen=True)
 class DeriveChunk:
-    """A tangent or an adjoint at a chunk's solutions: the answer, and which instances have trouble with it."""
+    """The task to compute a tangent or an adjoint at a chunk's solutions.
+
+    Its answer comes with the positions of the instances whose systems are singular.
+    """
 
     key: ChunkKey
     theta: np.ndarray

@@ -6,7 +6,8 @@ With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are two of them, and t
     solve       φ ↦ (x, y, s)           along dφ: J [dx; dv] = −F_φ dφ,  dy = D dv,  ds = dy − dv
     linear      (φ, v, r) ↦ J⁻¹r or J⁻ᵀr    along d: J dt = dr − dJ t, where dJ holds D²Π(v)[dv, ·]
 
-All of it is NumPy below: where a compiled graph breaks around a call, torch.compile must not follow into it.
+Their work is done in NumPy, into which torch.compile must not trace where a compiled graph breaks around a call: so
+``torch.compiler.disable`` stands at each of them.
 """
 
 from __future__ import annotations
@@ -94,12 +95,12 @@ class _Linear(Function):
     @torch.compiler.disable
     def forward(call: Call, phi: Tensor, v: Tensor, r1: Tensor, r2: Tensor, transposed: bool) -> _Pair:
         linearization = call.linearization(to_array(phi)[:, : call.formulas.size], to_array(v))
-        gradients_move, outputs_move = call.concerns()
+        gradients_move, outputs_move = call.null_tests()
         a1, a2 = to_array(r1), to_array(r2)
         t1, t2 = np.empty_like(a1), np.empty_like(a2)
         for k in range(a1.shape[0]):
             if transposed:
-                # Any r₂ is D gy + (D − I) gs with gy = r₂, gs = −r₂.
+                # Every r₂ is D gy + (D − I) gs with gy = r₂ and gs = −r₂.
                 exact = None if call.solution is None else call.solution.program_derivative
                 before = 0 if exact is None else exact.troubles
                 t1[k], t2[k] = linearization.adjoint(a1[k], a2[k], -a2[k], gradients_move)
@@ -122,7 +123,7 @@ class _Linear(Function):
         phi, v, t1, t2 = ctx.saved_tensors
         f = ctx.call.formulas
         g1, g2 = linear(ctx.call, phi, v, dense(w1, t1), dense(w2, t2), not ctx.transposed)
-        # −∇⟨a, J c⟩ with (a, c) = (g, t), or (t, g) for Jᵀ; every right-hand side adds to it.
+        # The gradient is −∇⟨a, J c⟩ with (a, c) = (g, t), or (t, g) for Jᵀ, summed over the right-hand sides.
         (a1, a2), (c1, c2) = ((t1, t2), (g1, g2)) if ctx.transposed else ((g1, g2), (t1, t2))
         needs_phi, needs_v = ctx.needs_input_grad[1:3]
         dphi = dv = None
@@ -179,7 +180,7 @@ class _Linear(Function):
     ) -> tuple[Any, Any]:
         size = info.batch_size
         r1, r2 = front(r1, in_dims[3], size), front(r2, in_dims[4], size)
-        if in_dims[1] is None and in_dims[2] is None:  # more right-hand sides for the same systems
+        if in_dims[1] is None and in_dims[2] is None:  # the systems are not mapped, only their right-hand sides
             count = r1.shape[1]
             folded = linear(call, phi, v, r1.flatten(0, 1), r2.flatten(0, 1), transposed)
             return tuple(t.reshape(size, count, *t.shape[1:]) for t in folded), (0, 0)
@@ -199,7 +200,7 @@ def _moved(
     dv: Tensor | None,
     transposed: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dJ t, or dJᵀ t, along dφ and dv: J = [P, AᵀD; −A, I − D]."""
+    """dJ t, or dJᵀ t, along dφ and dv, with J = [P, AᵀD; −A, I − D]; None for zero."""
     first: list[Tensor] = []
     last: list[Tensor] = []
     A = f.A_values(phi)

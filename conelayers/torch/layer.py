@@ -88,7 +88,7 @@ class ConeLayer(torch.nn.Module):
         options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         return self.solve(*params, **options, **named)[0]
 
-    @torch.compiler.disable  # NumPy: what is not an operator in a compiled graph is called between two graphs
+    @torch.compiler.disable  # NumPy: the compiled graph breaks here, and the call runs between two graphs
     def solve(
         self,
         *params: torch.Tensor,
@@ -97,9 +97,9 @@ class ConeLayer(torch.nn.Module):
         on_failure: OnFailure | str | None = None,
         **named: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, ...], LayerSolution]:
-        """Like the call, and with it the engine's LayerSolution: statuses, residuals, value, x, y, s.
+        """The result of the call, and the engine's LayerSolution: statuses, residuals, value, x, y, s.
 
-        Under ``torch.func.vmap`` the LayerSolution is that of the folded batch.
+        Under ``torch.func.vmap`` the mapped axis is folded into the batch, of which the LayerSolution is.
         """
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
@@ -124,7 +124,7 @@ class ConeLayer(torch.nn.Module):
         """The optimal value, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
 
         dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique.
-        Takes and raises what the call does.
+        It takes and raises what the call does.
         """
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
@@ -141,7 +141,7 @@ class ConeLayer(torch.nn.Module):
     ) -> tuple[tuple[torch.Tensor, ...], ...]:
         """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
-        All from one factorization, detached; ``torch.func.jacrev`` and ``jacfwd`` give differentiable ones.
+        They take one factorization and are detached; ``torch.func.jacrev`` and ``jacfwd`` give differentiable ones.
         """
         params = self._checked(params, named)
         blocks = self.engine.solve(*map(host_value, params), solver_args=solver_args).jacobian()
@@ -158,8 +158,8 @@ class ConeLayer(torch.nn.Module):
     ) -> Certificates:
         """Whether the gradient at these parameter values is justified: a Certificate for each instance (docs/trust.md).
 
-        Takes what the call takes, solves, and adds at most three factorizations an instance; nothing of it enters the
-        graph. An instance without a solution gets a certificate that says so.
+        It takes what the call takes, solves, and adds at most three factorizations an instance; nothing of it enters
+        the graph. An instance without a solution gets a certificate that says so.
         """
         params = self._checked(params, named)
         return self.engine.certify(*map(host_value, params), solver_args=solver_args, warm_start=warm_start)
@@ -194,15 +194,14 @@ class ConeLayer(torch.nn.Module):
         return checked_tensors(self.engine.parameters, params, named)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Checkpoints of models that held a cvxpylayers layer carry its matrices as buffers; the layer has no state
-        # here.
+        # Checkpoints of models with a layer of cvxpylayers carry its matrices as buffers; this layer has no state.
         for name in ("P", "q", "A"):
             state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def last(self) -> CallInfo | None:
-        """How each instance of this thread's last call ended; None before the first."""
+        """How each instance of this thread's last call ended; None before the first call."""
         return self.engine.last
 
     @property

@@ -1,4 +1,4 @@
-"""torch's operations, as the formulas of a program ask for them."""
+"""The operations of a traced program (layer/traced_program.py) over tensors of torch."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ class _Operations:
 
 def formulas_of(compiled: ParametricProgram, selection: Selection = Selection.DEFAULT) -> Formulas:
     """The program's formulas over tensors."""
-    # Tensors made under a transformation are its own, and dead when it ends.
+    # A tensor that is made under a transformation of torch.func cannot be used after the transformation has ended.
     with torch._C._DisableFuncTorch():
         return Formulas(compiled, _Operations(), selection)

@@ -23,7 +23,7 @@ def optimal_value(call: Call, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
 class _Value(Function):
     """½ xᵀPx + qᵀx + c with the gradient of the Lagrangian: by the envelope theorem x and y count as constants.
 
-    dV = ½ xᵀdP x + dqᵀx + yᵀ(dA x − db) + dc
+    dV = ½ xᵀdP x + dqᵀx + yᵀ(dA x − db) + dc. In instances without a solution it is NaN, or zero for a cotangent zero.
     """
 
     generate_vmap_rule = True

@@ -1,6 +1,6 @@
-"""The solution map with a smoothed derivative in place of the exact one (smoothing.py), for torch's transformations.
+"""The solution map with a smoothed derivative (derivatives/smoothing.py), for torch's transformations.
 
-Reverse mode only, once: what stands in for a gradient has no derivative of its own.
+It has reverse mode only, and only once: what stands in for a gradient has no derivative of its own.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ class _Adjoint(Function):
 
 
 def _folded(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor) -> list[Tensor]:
-    """(size·B, ·) from tensors (B, ·) that have the mapped axis, or not."""
+    """Tensors (size·B, ·) from tensors (B, ·) with or without the mapped axis, which is folded into the batch."""
     return [front(t, dim, size).flatten(0, 1) for t, dim in zip(tensors, in_dims, strict=True)]
 
 
 def _unfolded(size: int, tensors: tuple[Tensor, ...]) -> tuple[Any, Any]:
+    """The tensors with the mapped axis in front again, and where it is."""
     return tuple(t.unflatten(0, (size, t.shape[0] // size)) for t in tensors), (0,) * len(tensors)

@@ -35,7 +35,7 @@ class _PlainSolve(torch.autograd.Function):
         ctx.call = call
         ctx.save_for_backward(*tensors)
         dtype, device = output_type(tensors)
-        # One gradient arrives for every output; a missing one stays None and costs nothing.
+        # The cotangent of an output that is not used stays None, and costs nothing.
         ctx.set_materialize_grads(False)
         values = (solution.x, solution.y, solution.s) if call.points else solution.variables
         return tuple(from_array(v.copy(), dtype, device) for v in values)
@@ -65,7 +65,7 @@ def _differentiable_gradient(
     cotangents: Sequence[torch.Tensor | None],
     needed: Sequence[bool],
 ) -> list[torch.Tensor | None]:
-    """The gradients as differentiable functions of the parameters and the cotangents (``create_graph=True``)."""
+    """The gradients as differentiable functions of parameters and cotangents, for ``create_graph=True``."""
     outputs = _solve_composably(call.known(solution), tensors)
     used = [(o, g) for o, g in zip(outputs, cotangents, strict=True) if g is not None]
     wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
@@ -78,7 +78,7 @@ def _differentiable_gradient(
 
 
 def _solve_composably(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """θ ↦ variables from operations that every transformation differentiates and maps."""
+    """θ ↦ variables, composed from operations that every transformation differentiates and maps."""
     phi, batch = phi_of(call, tensors)
     x, y, s = (solve if call.smoothing is None else solve_smoothed)(call, phi)
     dtype, device = output_type(tensors)
@@ -102,7 +102,7 @@ def phi_of(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, i
 
 
 def solve_parameters(call: Call, params: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The outputs of a call, in the plain way where nothing forbids it."""
+    """The outputs of a call: in the plain way, or composably under a transformation."""
     return _solve_composably(call, params) if transformed() else _PlainSolve.apply(call, *params)
 
 

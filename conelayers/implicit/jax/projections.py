@@ -77,8 +77,9 @@ def project_cone(
     """Π_K(v) for v (..., m), K a product of cones (``conelayers.Cones``); Π_{K*}(v) if ``dual``.
 
     Its derivative is the Clarke element that the cones' own projections give: Π_K(v) = v + Π_{K*}(−v) (Moreau), D = I −
-    D_{K*}(−v); each cone's class says which is its default. Second derivatives where Π is twice differentiable; a third
-    is refused for curved cones. Computed in double precision on the host, by a callback where compiled.
+    D_{K*}(−v); each cone's class says which is its default. It has second derivatives where Π is twice differentiable;
+    a third derivative is refused for curved cones. It is computed in double precision on the host, in compiled
+    functions by a callback.
     """
     element, v = projections.cone_element(ARRAYS, v, cones, selection, dual)
     return _project(element, v) if dual else v + _project(element, -v)

@@ -1,10 +1,10 @@
 """A function of tensors that closes over others (``nn.Module`` parameters and the like), made a function of those too.
 
-Derivatives call the function again, when a module's parameters may be others (``torch.func.functional_call`` sets them
-for one call only), and transformations of torch follow inputs, not closures. So the function is called once under a
-mode that sees every operation's arguments; those that need a derivative and are no input become inputs. When the
-function is called again, parameters are set in their modules by ``functional_call``; other tensors are exchanged in the
-arguments of the operations.
+Derivatives call the function again. By then a module's parameters may have changed (``torch.func.functional_call``
+sets them for one call only), and transformations of torch follow inputs, not closures. So the function is called once
+under a mode that sees the arguments of every operation; those that need a derivative and are no input become inputs.
+When the function is called again, ``functional_call`` sets parameters in their modules; other tensors are exchanged in
+the arguments of the operations.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = ["Captured", "capture"]
 
 Tensor = torch.Tensor
-_DEPTH = 4  # of attributes, closures and containers in which modules are looked for
+_DEPTH = 4  # how many attributes, closures and containers deep modules are looked for
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """What a function of (z, *theta) closes over: ``tensors``, and what it returned when they were looked for."""
+    """A function of (z, *theta), the ``tensors`` that it closes over, and its output when they were looked for."""
 
     function: Callable[..., Any]
     tensors: tuple[Tensor, ...]
@@ -67,7 +67,7 @@ def capture(name: str, function: Callable[..., Any], z: Tensor, theta: Sequence[
     Raises ValueError where the result depends on a parameter that no operation of torch was seen to take, or an input
     is changed.
     """
-    # Copies: a tensor that is both an input and closed over is two things.
+    # The inputs are copied, since a tensor that is an input may be closed over too: then it counts as two tensors.
     detach = lambda h: h.detach() if isinstance(h, Tensor) else h  # noqa: E731
     inputs = (z.clone(), *tree_map(detach, tuple(theta)))
     versions = _versions(inputs)
@@ -91,7 +91,7 @@ def capture(name: str, function: Callable[..., Any], z: Tensor, theta: Sequence[
 
 @final
 class _Modules(torch.nn.Module):
-    """The modules that a function reaches, under one roof: calling it calls the function."""
+    """A module that holds all modules that a function reaches; calling it calls the function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def _reached(thing: Any, depth: int, seen: set[int]) -> list[torch.nn.Module]:
 
 
 def _versions(inputs: Any) -> list[int]:
-    """How often each tensor was changed in place; tensors of inference mode do not count."""
+    """How often each tensor was changed in place; tensors of inference mode have no such count."""
     return [h._version for h in _tensors(inputs) if not h.is_inference()]
 
 
@@ -138,7 +138,7 @@ def _tensors(args: Any) -> list[Tensor]:
 
 
 def _follows(t: Tensor) -> bool:
-    """Whether a derivative or a transformation follows t."""
+    """Whether a derivative or a transformation depends on t."""
     if t.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(t):
         return True
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None
@@ -181,7 +181,10 @@ class _Exchange(TorchFunctionMode):
 
 
 def _refuse_unseen(name: str, output: Tensor, record: _Record) -> None:
-    """Raises unless the graph of ``output`` ends in recorded tensors; an autograd Function hides what it takes."""
+    """Raises ValueError if the graph of ``output`` ends in a tensor that was not recorded.
+
+    An autograd Function hides the tensors that it takes.
+    """
     ends = {t.grad_fn for t in record.captured.values() if t.grad_fn is not None}
     waiting, seen = [output.grad_fn], set()
     while waiting:

@@ -1,7 +1,7 @@
 """The root of an equation and the linear systems of its derivatives, as autograd Functions.
 
-All of torch's transformations compose them. With F(z, θ) = 0, A = ∂F/∂θ and B = ∂F/∂z (elements that automatic
-differentiation gives) there are two, and the derivatives of each are written in terms of both:
+All of torch's transformations compose them. Let F(z, θ) = 0, A = ∂F/∂θ and B = ∂F/∂z (elements that automatic
+differentiation gives). There are two Functions, and the derivatives of each are written in terms of both:
 
     root     θ ↦ z                       along dθ: B dz = −A dθ;     backward: Bᵀλ = g, then −Aᵀλ
     linear   (z, θ, r) ↦ B⁻¹r or B⁻ᵀr    along d: B dt = dr − dB t;  backward of B⁻¹: g = B⁻ᵀw, −∇⟨g, B t⟩ for z, θ
@@ -40,7 +40,7 @@ def linear(equation: Equation, transposed: bool, z: Tensor, r: Tensor, leaves: _
 
 
 def _of_some(function: Callable[..., Tensor], primals: _Leaves, places: Iterable[int]) -> Callable[..., Tensor]:
-    """The function of the primals at ``places`` alone."""
+    """The function as one of the primals at ``places``; the others stay what they are."""
 
     def moved(*values: Tensor) -> Tensor:
         every = list(primals)
@@ -52,7 +52,7 @@ def _of_some(function: Callable[..., Tensor], primals: _Leaves, places: Iterable
 
 
 def _along(function: Callable[..., Tensor], primals: _Leaves, tangents: Sequence[Tensor | None]) -> Tensor | None:
-    """The derivative of ``function`` at the primals along the tangents that are there; None where none is."""
+    """The derivative of ``function`` at the primals along the tangents that are not None; None for zero."""
     present = {i: t for i, t in enumerate(tangents) if t is not None}
     if not present:
         return None
@@ -63,7 +63,7 @@ def _along(function: Callable[..., Tensor], primals: _Leaves, tangents: Sequence
 def _gradients(
     function: Callable[..., Tensor], primals: _Leaves, needed: Sequence[bool], cotangent: Tensor
 ) -> list[Tensor | None]:
-    """The cotangent pulled back to the primals that are needed."""
+    """The cotangent pulled back to the primals that are needed; None for the others."""
     places = [
         i for i, need in enumerate(needed) if need and (primals[i].is_floating_point() or primals[i].is_complex())
     ]
@@ -168,7 +168,7 @@ class _Linear(Function):
     ) -> tuple[Any, Any]:
         size = info.batch_size
         dims = in_dims[4:]
-        if in_dims[2] is None and all(d is None for d in dims):  # more right-hand sides for the same systems
+        if in_dims[2] is None and all(d is None for d in dims):  # the systems are not mapped, only right-hand sides
             r = front(r, in_dims[3], size)
             folded = linear(equation, transposed, z, r.flatten(0, 1), leaves)
             return folded.reshape(r.shape), 0

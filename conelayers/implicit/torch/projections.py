@@ -78,8 +78,8 @@ def project_cone(
     """Π_K(v) for v (..., m), K a product of cones (``conelayers.Cones``); Π_{K*}(v) if ``dual``.
 
     Its derivative is the Clarke element that the cones' own projections give: Π_K(v) = v + Π_{K*}(−v) (Moreau), D = I −
-    D_{K*}(−v); each cone's class says which is its default. Second derivatives where Π is twice differentiable; a third
-    is refused for curved cones. Computed in double precision on the host.
+    D_{K*}(−v); each cone's class says which is its default. It has second derivatives where Π is twice differentiable;
+    a third derivative is refused for curved cones. It is computed in double precision on the host.
     """
     element, v = projections.cone_element(TENSORS, v, cones, selection, dual)
     wide = v.to(torch.float64)
