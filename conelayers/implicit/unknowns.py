@@ -26,7 +26,7 @@ class Unknowns:
 
     @classmethod
     def of(cls, name: str, z0: Any, batched: bool, trees: Trees) -> Unknowns:
-        """The structure of z0, whose leaves are arrays. Raises ValueError without leaves, or if their batches differ."""
+        """The structure of z0, whose leaves are arrays. Raises ValueError for none, or if their batches differ."""
         leaves, structure = trees.flatten(z0)
         fronts = {tuple(h.shape[:1]) if batched else () for h in leaves}
         if len(fronts) != 1 or (batched and fronts == {()}):

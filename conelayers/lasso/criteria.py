@@ -25,9 +25,13 @@ __all__ = ["Criterion", "CrossValidation", "Evaluation", "HoldOut"]
 @final
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A criterion at θ: value, gradient (m,) in θ, the value on each fold, and the folds' solutions.
+    """A criterion at θ.
 
-    The next evaluation may start from these solutions.
+    log_hyperparameters: θ (m,).
+    value: the criterion, the mean over the folds.
+    gradient: its gradient in θ, (m,).
+    folds: the value on each fold.
+    solutions: the folds' solutions, from which the next evaluation may start.
     """
 
     log_hyperparameters: np.ndarray
@@ -43,7 +47,7 @@ class Evaluation:
 
     @property
     def justified(self) -> bool:
-        """Whether the derivative of every solution is certified; takes a rank decision for each."""
+        """Whether the derivative of every solution is certified; it takes a rank decision for each."""
         return all(s.certify().justified for s in self.solutions)
 
 
@@ -53,7 +57,7 @@ class Criterion(ABC):
     @property
     @abstractmethod
     def problems(self) -> Sequence[Problem]:
-        """The problems that are solved, one a fold."""
+        """The problems that are solved, one for each fold."""
 
     @abstractmethod
     def _unseen(self) -> Iterable[tuple[np.ndarray, np.ndarray]]:
@@ -65,7 +69,7 @@ class Criterion(ABC):
 
     @property
     def hyperparameters(self) -> int:
-        """m."""
+        """The number of hyperparameters, m."""
         return self.problems[0].hyperparameters
 
     @property
@@ -76,9 +80,10 @@ class Criterion(ABC):
     def evaluate(
         self, log_hyperparameters: np.ndarray, start: Evaluation | None = None, side: Side | str = Side.OWN
     ) -> Evaluation:
-        """The value and the gradient at θ (m,); start: an evaluation of this criterion nearby, for a warm start.
+        """The value and the gradient at θ (m,); the gradient takes one linear solve a fold, whatever m is.
 
-        The gradient takes one linear solve a fold, whatever m is; side: which derivative at a kink (``Solution``).
+        start: an evaluation of this criterion at a θ nearby, for a warm start.
+        side: which derivative is taken at a kink (``Solution``).
         """
         side = as_member(Side, "side", side)
         if start is not None and not isinstance(start, Evaluation):
@@ -148,13 +153,13 @@ class HoldOut(Criterion):
 @final
 @dataclass(frozen=True, eq=False)
 class CrossValidation(Criterion):
-    """The mean over folds of the error on the fold that was left out.
+    """The mean, over the folds, of the error on the fold that was left out.
 
-    cv: a number of folds, a splitter of scikit-learn's or pairs of index arrays, as
-    ``sklearn.model_selection.check_cv`` takes them (folds are stratified for classification). Every fold's problem is
-    set up once and kept.
+    cv: a number of folds, a splitter of scikit-learn's, or pairs of index arrays, as
+    ``sklearn.model_selection.check_cv`` takes them. For classification the folds are stratified.
 
-    Raises ValueError for data that do not fit together, and for splits that are none.
+    Every fold's problem is set up once and kept. Raises ValueError for data that do not fit together, and for splits
+    that are none.
     """
 
     model: Model
@@ -175,7 +180,7 @@ class CrossValidation(Criterion):
 
     @cached_property
     def splits(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The rows to fit to and the rows to judge by, one pair a fold."""
+        """The rows to which a model is fitted and the rows by which it is judged, one pair for each fold."""
         return checked_splits(self.cv, *self._data, self.error.classification)
 
     @cached_property
@@ -202,6 +207,7 @@ class CrossValidation(Criterion):
 
 
 def _targets(model: Model, error: Error, y: np.ndarray, name: str) -> np.ndarray:
+    """y as the error takes it: signs for a classification. Raises TypeError or ValueError if they do not fit."""
     checked_model(model)
     if not isinstance(error, Error):
         raise TypeError(

@@ -11,7 +11,7 @@ __all__ = ["checked_splits"]
 
 
 def checked_splits(cv: Any, X: np.ndarray, y: np.ndarray, classification: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The rows to fit to and the rows to judge by, one pair a fold.
+    """The rows to which a model is fitted and the rows by which it is judged, one pair for each fold.
 
     Raises ValueError naming the fold that has too few rows, or one class only.
     """

@@ -59,7 +59,7 @@ class LogisticError(Error):
 @final
 @dataclass(frozen=True)
 class SquaredHinge(Error):
-    """(1/n) Σ max(0, 1 − yᵢηᵢ)², y ∈ {−1, 1} or {0, 1}: differentiable, as the hinge is not."""
+    """(1/n) Σ max(0, 1 − yᵢηᵢ)², y ∈ {−1, 1} or {0, 1}; unlike the hinge it is differentiable."""
 
     def value(self, y: np.ndarray, eta: np.ndarray) -> float:
         return float(np.mean(np.maximum(0, 1 - y * eta) ** 2))
