@@ -78,7 +78,7 @@ class Policies:
         return solution, replace(linearization, on_trouble=self.on_trouble(solution))
 
     def apply_at_point(self, linearization: Linearization) -> Linearization:
-        """The same for a linearization at a point that another solver found."""
+        """The selected element and the reaction to trouble for a linearization at a point that another solver found."""
         return replace(linearization.select(self.selection), on_trouble=self.on_trouble(None))
 
     def on_trouble(self, solution: Solution | None) -> Callable[[SolutionMap, Trouble], None]:

@@ -33,7 +33,7 @@ class Theta:
 
     @classmethod
     def of(cls, arrays: Arrays, leaves: Sequence[Any], rebuilt: Callable[[Sequence[Any]], Any]) -> Theta:
-        """From the leaves of the user's tuple."""
+        """The arrays and constants among the leaves of the user's tuple."""
         places = tuple(i for i, leaf in enumerate(leaves) if arrays.is_array(leaf))
         return cls(places, tuple(None if arrays.is_array(leaf) else leaf for leaf in leaves), rebuilt)
 

@@ -14,7 +14,7 @@ from conelayers.jax.host_primitive import wide
 from conelayers.layer.layer import Layer
 from conelayers.layer.outcome import OnFailure, poisoned, scattered
 from conelayers.layer.solution import LayerSolution
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.support.errors import Status
 from conelayers.support.recent import Recent, digest, factor_numbers
 
@@ -49,15 +49,15 @@ class HostProgram:
     It keeps the last solutions with their factors, where a gradient finds them by the parameters' values.
     """
 
-    def __init__(self, layer: Layer, formulas: Formulas, options: Mapping[str, Any], on_failure: OnFailure) -> None:
-        self.layer, self.formulas, self.options, self.on_failure = layer, formulas, dict(options), on_failure
+    def __init__(self, layer: Layer, traced: TracedProgram, options: Mapping[str, Any], on_failure: OnFailure) -> None:
+        self.layer, self.traced, self.options, self.on_failure = layer, traced, dict(options), on_failure
         self._kept: Recent[bytes, _Kept] = Recent(_MOST_KEPT, least=2)
         self._jitted: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def jitted(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function of formulas and arrays, compiled, so that JAX does not dispatch its operations one by one."""
+        """The function of the traced program and arrays, compiled: JAX does not dispatch its operations one by one."""
         known = self._jitted.get(function)
-        return known or self._jitted.setdefault(function, jax.jit(partial(function, self.formulas)))
+        return known or self._jitted.setdefault(function, jax.jit(partial(function, self.traced)))
 
     def solve(self, phi: np.ndarray) -> tuple[np.ndarray, ...]:
         """x (B, n), y (B, m), s (B, m), the position of the Status (B,) and the worst residual (B,)."""
@@ -111,12 +111,12 @@ class HostProgram:
         return tuple(scattered(h, members, others).astype(phi.dtype) for h in found)
 
     def _theta(self, phi: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(phi[:, : self.formulas.size], dtype=np.float64)
+        return np.ascontiguousarray(phi[:, : self.traced.size], dtype=np.float64)
 
     def _solve(self, theta: np.ndarray) -> _Kept:
-        members = np.flatnonzero(self.formulas.compiled.acceptable(theta) | (self.on_failure is OnFailure.RAISE))
+        members = np.flatnonzero(self.traced.compiled.acceptable(theta) | (self.on_failure is OnFailure.RAISE))
         status = np.full(len(theta), STATUSES.index(Status.FAILED), dtype=np.int32)
-        structure = self.formulas.compiled.structure
+        structure = self.traced.compiled.structure
         n, m = structure.A.shape[1], structure.A.shape[0]
         x, y, s = (np.full((len(theta), size), np.nan) for size in (n, m, m))
         residual = np.full(len(theta), np.nan)
@@ -141,7 +141,7 @@ class HostProgram:
             if _alike(kept.y - kept.s, v, tolerance)[kept.members[solution.solved]].all():
                 return kept.members, solution.linearization, solution
         members = np.flatnonzero(~np.isnan(v).any(axis=1))
-        made = self.layer.linearize(self.formulas.compiled, theta[members], v[members].astype(np.float64))
+        made = self.layer.linearize(self.traced.compiled, theta[members], v[members].astype(np.float64))
         return members, made, None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from conelayers.derivatives.certificate import Certificates
 from conelayers.jax.host import STATUSES, HostProgram
 from conelayers.jax.inputs import checked_values, dtype_like, host_value, output_type, traced
-from conelayers.jax.operations import formulas_of
+from conelayers.jax.operations import traced_program
 from conelayers.jax.optimal_value import optimal_value
 from conelayers.jax.primitives import solve, zero_where_nan
 from conelayers.jax.smoothed import solve_smoothed
@@ -22,7 +22,7 @@ from conelayers.layer.layer import Layer
 from conelayers.layer.options import Options, describe_options, takes_options
 from conelayers.layer.outcome import CallInfo, OnFailure
 from conelayers.layer.problem_data import ProblemData
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.problem.input_map import InputMap, Replacement
 from conelayers.problem.parameter_checks import batch_sizes
 from conelayers.problem.parameters import flatten, moved_values
@@ -115,7 +115,7 @@ class ConeLayer:
         x, y, _, status, residual = (solve if self.engine.smoothing_for(solver_args) is None else solve_smoothed)(
             program, phi
         )
-        outputs = (*program.jitted(Formulas.variables)(x, y), residual)
+        outputs = (*program.jitted(TracedProgram.variables)(x, y), residual)
         *parts, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
         info = SolveInfo(status[0] if batch is None else status, residual)
         return input_map.recover(parts, ARRAYS), info
@@ -141,7 +141,7 @@ class ConeLayer:
         if program.on_failure is not OnFailure.RAISE:
             # NaN − 0 where there is no solution: the cotangent reaches x, whose own rule gives NaN, or zero for zero.
             value = value + (x - zero_where_nan(x)).sum(axis=1)
-        value = program.formulas.user_value(value)
+        value = program.traced.user_value(value)
         return (value[0] if batch is None else value).astype(output_type(values))
 
     def jacobian(
@@ -203,9 +203,9 @@ class ConeLayer:
         key = repr(sorted((solver_args or {}).items())), warm_start, policy
         known = self._programs.get(key)
         if known is None:
-            formulas = formulas_of(self.engine.compiled_for(solver_args), self.engine.selection)
+            made = traced_program(self.engine.compiled_for(solver_args), self.engine.selection)
             options = {"solver_args": dict(solver_args or {}), "warm_start": warm_start}
-            known = self._programs.setdefault(key, HostProgram(self.engine, formulas, options, policy))
+            known = self._programs.setdefault(key, HostProgram(self.engine, made, options, policy))
         return known
 
     def _pushed(self, input_map: InputMap, values: Sequence[Any]) -> Sequence[Any]:
@@ -233,7 +233,7 @@ class ConeLayer:
 
 def _phi(program: HostProgram, values: Sequence[Any]) -> tuple[Array, int | None]:
     """φ (B, ·) of a call's values in JAX's widest floating-point type, and B; None for an unbatched call."""
-    specs = program.formulas.parameters
+    specs = program.traced.parameters
     sizes = batch_sizes(specs, [np.shape(v) for v in values])
     batch = next((size for size in sizes if size is not None), None)
     dtype = jax.dtypes.canonicalize_dtype(jnp.float64)
@@ -244,7 +244,7 @@ def _phi(program: HostProgram, values: Sequence[Any]) -> tuple[Array, int | None
         flat = flatten(moved_values(ARRAYS.arithmetic, spec, fronted) if program.layer.validate else fronted)
         columns.append(jnp.broadcast_to(flat, (1 if batch is None else batch, spec.size)))
     theta = jnp.concatenate(columns, axis=1) if columns else jnp.zeros((1, 0), dtype)
-    return program.jitted(Formulas.phi)(theta), batch
+    return program.jitted(TracedProgram.phi)(theta), batch
 
 
 CvxpyLayer = ConeLayer  # the name that people coming from cvxpylayers import

@@ -17,10 +17,10 @@ Array = jax.Array
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def optimal_value(program: HostProgram, phi: Array, x: Array, y: Array) -> Array:
     """The cone program's optimal value, (B,), at its solution."""
-    return program.formulas.optimal_value(phi, x)
+    return program.traced.optimal_value(phi, x)
 
 
 @optimal_value.defjvp
 def _(program: HostProgram, primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     x, y = map(zero_where_nan, primals[1:])
-    return optimal_value(program, *primals), program.formulas.optimal_value_tangent(tangents[0], x, y)
+    return optimal_value(program, *primals), program.traced.optimal_value_tangent(tangents[0], x, y)

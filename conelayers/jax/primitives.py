@@ -25,7 +25,7 @@ from jax.interpreters import ad, batching
 from conelayers.jax.host import HostProgram
 from conelayers.jax.host_primitive import alike, front, host_primitive, known, mapped_size
 from conelayers.jax.projection_derivatives import derivative, second
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 
 __all__ = ["solve", "zero_where_nan"]
 
@@ -61,7 +61,7 @@ def _zero(primal: Array) -> ad.Zero:
 
 
 def _solve_shapes(phi: Any, *, program: HostProgram) -> list[tuple[Any, Any]]:
-    m, n = program.formulas.A_entries.shape
+    m, n = program.traced.A_entries.shape
     batch = phi.shape[0]
     return [((batch, n), None), ((batch, m), None), ((batch, m), None), ((batch,), np.int32), ((batch,), None)]
 
@@ -75,11 +75,11 @@ def _solve_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: Ho
     r1, r2 = program.jitted(_right_hand_sides)(dphi, x, y)
     v = y - s
     dx, dv = (t[0] for t in linear(program, phi, v, r1[None], r2[None], False))
-    dy = derivative(program.formulas, v, dv)
+    dy = derivative(program.traced, v, dv)
     return out, [dx, dy, dy - dv, *(_zero(h) for h in (status, residual))]
 
 
-def _right_hand_sides(f: Formulas, dphi: Array, x: Array, y: Array) -> _Pair:
+def _right_hand_sides(f: TracedProgram, dphi: Array, x: Array, y: Array) -> _Pair:
     """−F_φ dφ. Instances without a solution (NaN) count as zero there, so that the others' sums do not become NaN."""
     return f.right_hand_sides(dphi, zero_where_nan(x), zero_where_nan(y))
 
@@ -116,7 +116,7 @@ def _moved(
     program: HostProgram, phi: Array, v: Array, dphi: Any, dv: Any, transposed: bool, t1: Array, t2: Array
 ) -> _Pair:
     """dJ t, or dJᵀ t, along dφ and dv, with J = [P, AᵀD; −A, I − D]."""
-    f: Formulas = program.formulas
+    f: TracedProgram = program.traced
     first, last = jnp.zeros_like(t1), jnp.zeros_like(t2)
     A = f.A_values(phi)
     if transposed:

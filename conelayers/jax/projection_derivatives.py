@@ -16,19 +16,19 @@ from jax.interpreters import ad, batching
 
 from conelayers.jax.host_primitive import alike, front, host_primitive, known, mapped_size, wide
 from conelayers.layer.projection_derivatives import NO_THIRD_DERIVATIVES, ProjectionDerivatives
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 
 __all__ = ["derivative", "second", "times_element"]
 
 Array = jax.Array
 
 
-def derivative(formulas: Formulas, v: Array, h: Array) -> Array:
+def derivative(traced: TracedProgram, v: Array, h: Array) -> Array:
     """D(v)h for a program's cones and v, h (..., m), by JAX's own operations where D is diag(v > 0 or free)."""
-    if formulas.piecewise:
+    if traced.piecewise:
         # Where v is NaN (no solution), h passes through.
-        return jnp.where(~(v <= 0) | formulas.free, h, jnp.zeros_like(h))
-    return times_element(formulas.projection, v, h)
+        return jnp.where(~(v <= 0) | traced.free, h, jnp.zeros_like(h))
+    return times_element(traced.projection, v, h)
 
 
 def times_element(projection: ProjectionDerivatives, v: Array, h: Array) -> Array:

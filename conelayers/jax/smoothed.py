@@ -12,7 +12,7 @@ from jax.interpreters import ad, batching
 from conelayers.jax.host import HostProgram
 from conelayers.jax.host_primitive import alike, front, host_primitive, mapped_size
 from conelayers.jax.primitives import solve
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 
 __all__ = ["solve_smoothed"]
 
@@ -31,7 +31,7 @@ def _smoothed_forward(program: HostProgram, phi: Array) -> tuple[tuple[Array, ..
 
 def _smoothed_backward(program: HostProgram, phi: Array, cotangents: tuple[Any, ...]) -> tuple[Array]:
     gx, gy, gs = cotangents[:3]
-    return (program.jitted(Formulas.gradient)(*_adjoint_p.bind(*alike(phi, gx, gy, gs), program=program)),)
+    return (program.jitted(TracedProgram.gradient)(*_adjoint_p.bind(*alike(phi, gx, gy, gs), program=program)),)
 
 
 solve_smoothed.defvjp(_smoothed_forward, _smoothed_backward)

@@ -174,7 +174,7 @@ class Layer:
         options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
         compiled = self.compiled_for(solver_args)
         given, values = pushed_values(compiled, theta, validate=self.validate)
-        return self.solve_parts(*values, **options).seen_through(compiled.input_map, given)
+        return self.solve_parts(*values, **options).for_user(compiled.input_map, given)
 
     def solve_parts(
         self,

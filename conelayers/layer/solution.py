@@ -58,7 +58,7 @@ class LayerSolution:
     _base: Base | None = None  # the instances that have a solution
     # What warns of a gradient that is zero in every parameter; None for programs in which that does not happen.
     _policies: Policies | None = None
-    _seen_through: InputMap | None = None  # from the user's parameters and variables; None if they are the program's
+    _user_map: InputMap | None = None  # from the user's parameters and variables; None if they are the program's
     _given: tuple[Any, ...] = ()  # the user's values, for an input map that is not the identity
 
     def __repr__(self) -> str:
@@ -75,9 +75,9 @@ class LayerSolution:
 
     @property
     def _input_map(self) -> InputMap:
-        return self._seen_through or self._compiled.identity
+        return self._user_map or self._compiled.identity
 
-    def seen_through(self, input_map: InputMap, given: Sequence[Any]) -> LayerSolution:
+    def for_user(self, input_map: InputMap, given: Sequence[Any]) -> LayerSolution:
         """The same solution in the user's parameters and variables.
 
         given: the user's values, of which the input map made the values of the program's parameters.
@@ -85,7 +85,7 @@ class LayerSolution:
         if input_map.is_identity:
             return self
         variables = input_map.recover(self.variables, ARRAYS)
-        return replace(self, variables=variables, _seen_through=input_map, _given=tuple(given))
+        return replace(self, variables=variables, _user_map=input_map, _given=tuple(given))
 
     def _unbatch(self, values: Any) -> Any:
         if self._batch.batched:

@@ -18,7 +18,7 @@ from conelayers.problem.parametric import AffineMap, OutputSpec, ParametricProgr
 from conelayers.program.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
 from conelayers.program.patterns import Pattern
 
-__all__ = ["Formulas", "Operations"]
+__all__ = ["Operations", "TracedProgram"]
 
 Array = Any  # of the framework
 
@@ -126,8 +126,11 @@ class _Entries:
 
 
 @final
-class Formulas:
-    """φ ↦ P, q, A, b; (x, y) ↦ outputs; and products with them, for φ = θ, or (θ, log θ) of a geometric program."""
+class TracedProgram:
+    """A parametric program in a framework's operations, for φ = θ, or φ = (θ, log θ) of a geometric program.
+
+    Its methods are the maps φ ↦ P, q, A, b and (x, y) ↦ outputs, and products with their derivatives.
+    """
 
     def __init__(self, compiled: ParametricProgram, ops: Operations, selection: Selection = Selection.DEFAULT) -> None:
         self.compiled, self.ops = compiled, ops

@@ -13,7 +13,7 @@ from conelayers.derivatives.linearization import NullTest, SolutionMap, always
 from conelayers.derivatives.smoothing import Smoothing
 from conelayers.layer.layer import Layer
 from conelayers.layer.solution import LayerSolution
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.torch.conversion import from_array, to_array
 
 __all__ = ["Call"]
@@ -24,21 +24,21 @@ class Call:
     """One call of a layer: what is solved with which options, and its solution with the factors of its linear systems.
 
     layer, options: the layer, and the options of the call.
-    formulas: makes the formulas of the program that is solved.
+    traced: makes the program that is solved in torch's operations.
     points: whether the outputs are x, y and s, not the user's variables.
     """
 
     def __init__(
-        self, layer: Layer, formulas: Callable[[], Formulas], options: dict[str, Any], *, points: bool = False
+        self, layer: Layer, traced: Callable[[], TracedProgram], options: dict[str, Any], *, points: bool = False
     ) -> None:
-        self.layer, self.options, self.points, self._make = layer, options, points, formulas
+        self.layer, self.options, self.points, self._make = layer, options, points, traced
         self.solution: LayerSolution | None = None
-        self._theta: np.ndarray | None = None  # of the solution; None if ``known`` was told the solution
+        self._theta: np.ndarray | None = None  # of the solution; None if ``with_solution`` was given the solution
         self._remade: tuple[np.ndarray, np.ndarray, SolutionMap] | None = None
 
     @cached_property
-    def formulas(self) -> Formulas:
-        """The formulas of the program, made when a transformation first needs them; the plain way needs none."""
+    def traced(self) -> TracedProgram:
+        """The program in torch's operations, made when a transformation first needs it; the plain way does not."""
         return self._make()
 
     @property
@@ -55,14 +55,14 @@ class Call:
 
     def solve_at(self, phi: torch.Tensor) -> LayerSolution:
         """The solution at φ (B, ·), which begins with θ."""
-        return self.solve(to_array(phi)[:, : self.formulas.size])
+        return self.solve(to_array(phi)[:, : self.traced.size])
 
     def points_at(self, phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (B, n), y (B, m) and s (B, m) at φ (B, ·)."""
         x, y, s = self.solve_at(phi).points
         return from_array(x.copy()), from_array(y.copy()), from_array(s.copy())
 
-    def known(self, solution: LayerSolution) -> Call:
+    def with_solution(self, solution: LayerSolution) -> Call:
         """The same call with its solution, which is not solved for again."""
         call = Call(self.layer, self._make, self.options, points=self.points)
         call.solution = solution
@@ -90,5 +90,5 @@ class Call:
         if self._remade is None or not (
             np.array_equal(self._remade[0], theta) and np.array_equal(self._remade[1], v, equal_nan=True)
         ):
-            self._remade = theta, v, self.layer.linearize(self.formulas.compiled, theta, v)
+            self._remade = theta, v, self.layer.linearize(self.traced.compiled, theta, v)
         return self._remade[2]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import from_array, to_array
 from conelayers.torch.projection_derivatives import derivative, second
@@ -64,7 +64,7 @@ class _Solve(Function):
         if gx is None and gy is None and gs is None:
             return None, None
         phi, x, y, s = ctx.saved_tensors
-        f, v = ctx.call.formulas, y - s
+        f, v = ctx.call.traced, y - s
         x, y = zero_where_nan(x), zero_where_nan(y)
         gx, gy, gs = dense(gx, x), dense(gy, y), dense(gs, s)
         h = derivative(f, v, gy + gs) - gs
@@ -75,7 +75,7 @@ class _Solve(Function):
     @tangent_rule
     def jvp(ctx: Any, saved: list[Tensor], _: None, dphi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         phi, x, y, s = saved
-        f, v = ctx.call.formulas, y - s
+        f, v = ctx.call.traced, y - s
         x, y = zero_where_nan(x), zero_where_nan(y)
         r1, r2 = f.right_hand_sides(dphi, x, y)
         dx, dv = (t[0] for t in linear(ctx.call, phi, v, r1[None], r2[None], False))
@@ -94,7 +94,7 @@ class _Linear(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(call: Call, phi: Tensor, v: Tensor, r1: Tensor, r2: Tensor, transposed: bool) -> _Pair:
-        linearization = call.linearization(to_array(phi)[:, : call.formulas.size], to_array(v))
+        linearization = call.linearization(to_array(phi)[:, : call.traced.size], to_array(v))
         gradients_move, outputs_move = call.null_tests()
         a1, a2 = to_array(r1), to_array(r2)
         t1, t2 = np.empty_like(a1), np.empty_like(a2)
@@ -121,7 +121,7 @@ class _Linear(Function):
     @torch.compiler.disable
     def backward(ctx: Any, w1: Tensor | None, w2: Tensor | None) -> tuple[Any, ...]:
         phi, v, t1, t2 = ctx.saved_tensors
-        f = ctx.call.formulas
+        f = ctx.call.traced
         g1, g2 = linear(ctx.call, phi, v, dense(w1, t1), dense(w2, t2), not ctx.transposed)
         # The gradient is −∇⟨a, J c⟩ with (a, c) = (g, t), or (t, g) for Jᵀ, summed over the right-hand sides.
         (a1, a2), (c1, c2) = ((t1, t2), (g1, g2)) if ctx.transposed else ((g1, g2), (t1, t2))
@@ -158,7 +158,7 @@ class _Linear(Function):
         __: None,
     ) -> _Pair:
         phi, v, t1, t2 = saved
-        f = ctx.call.formulas
+        f = ctx.call.traced
         r1, r2 = dense(dr1, t1), dense(dr2, t2)
         out1, out2 = [], []
         for k in range(t1.shape[0]):
@@ -191,7 +191,7 @@ class _Linear(Function):
 
 
 def _moved(
-    f: Formulas,
+    f: TracedProgram,
     phi: Tensor,
     v: Tensor,
     t1: Tensor,

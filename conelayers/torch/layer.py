@@ -14,14 +14,14 @@ from conelayers.layer.options import Options, describe_options, takes_options
 from conelayers.layer.outcome import CallInfo, OnFailure
 from conelayers.layer.problem_data import ProblemData
 from conelayers.layer.solution import LayerSolution
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.problem.input_map import InputMap, Replacement
 from conelayers.torch.call import Call
 from conelayers.torch.compiled import register, solve_in_graph
 from conelayers.torch.conversion import from_array, output_type
 from conelayers.torch.functions import solve
 from conelayers.torch.inputs import checked_tensors, host_value
-from conelayers.torch.operations import formulas_of
+from conelayers.torch.operations import traced_program
 from conelayers.torch.optimal_value import optimal_value
 from conelayers.torch.solve_parameters import phi_of, solve_parameters, transformed
 from conelayers.torch.values import TENSORS
@@ -58,7 +58,7 @@ class ConeLayer(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.engine = Layer(problem, parameters, variables, **vars(options))
-        self._known: list[Formulas] = []  # one for each program that options asked for
+        self._known: list[TracedProgram] = []  # one for each program that options asked for
         self._number = register(self.engine)
 
     def forward(
@@ -103,13 +103,13 @@ class ConeLayer(torch.nn.Module):
         """
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
-        call = Call(self.engine, lambda: self._formulas(solver_args), options)
+        call = Call(self.engine, lambda: self._traced(solver_args), options)
         input_map = self.engine.compiled_for(solver_args).input_map
         outputs = input_map.recover(solve_parameters(call, self._pushed(input_map, params)), TENSORS)
         solution = call.solution
         assert solution is not None
         if not input_map.is_identity and not transformed():  # copies the tensors' values
-            solution = solution.seen_through(input_map, [host_value(p) for p in params])
+            solution = solution.for_user(input_map, [host_value(p) for p in params])
         return outputs, solution
 
     @torch.compiler.disable
@@ -128,10 +128,10 @@ class ConeLayer(torch.nn.Module):
         """
         params = self._checked(params, named)
         options = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
-        call = Call(self.engine, lambda: self._formulas(solver_args), options)
+        call = Call(self.engine, lambda: self._traced(solver_args), options)
         phi, batch = phi_of(call, self._pushed(self.engine.compiled_for(solver_args).input_map, params))
         x, y, _ = solve(call, phi)
-        value = call.formulas.user_value(optimal_value(call, phi, x, y))
+        value = call.traced.user_value(optimal_value(call, phi, x, y))
         dtype, device = output_type([p.real for p in params])
         return (value[0] if batch is None else value).to(dtype=dtype, device=device)
 
@@ -175,12 +175,12 @@ class ConeLayer(torch.nn.Module):
         input_map.check_finite(params, TENSORS)
         return input_map.push(params, TENSORS, validate=self.engine.validate)
 
-    def _formulas(self, solver_args: Mapping[str, Any] | None) -> Formulas:
+    def _traced(self, solver_args: Mapping[str, Any] | None) -> TracedProgram:
         compiled = self.engine.compiled_for(solver_args)
-        for formulas in self._known:
-            if formulas.compiled is compiled:
-                return formulas
-        self._known.append(formulas_of(compiled, self.engine.selection))
+        for traced in self._known:
+            if traced.compiled is compiled:
+                return traced
+        self._known.append(traced_program(compiled, self.engine.selection))
         return self._known[-1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class _Value(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(call: Call, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return call.formulas.optimal_value(phi, x)
+        return call.traced.optimal_value(phi, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -43,7 +43,7 @@ class _Value(Function):
     @torch.compiler.disable
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, None, None]:
         _, x, y = ctx.saved_tensors
-        f = ctx.call.formulas
+        f = ctx.call.traced
         lost = x.isnan().any(1, keepdim=True)
         x, y = zero_where_nan(x), zero_where_nan(y)
         moved = 0.5 * f.P_gradient(x, x) + f.q.matrix.transposed_times(x) + f.A_gradient(y, x)
@@ -59,4 +59,4 @@ class _Value(Function):
         _, x, y = saved
         if dphi is None:
             return torch.zeros_like(x[:, 0])
-        return ctx.call.formulas.optimal_value_tangent(dphi, x, y)
+        return ctx.call.traced.optimal_value_tangent(dphi, x, y)

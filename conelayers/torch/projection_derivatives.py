@@ -16,19 +16,19 @@ from torch import Tensor
 from torch.autograd import Function
 
 from conelayers.layer.projection_derivatives import NO_THIRD_DERIVATIVES, ProjectionDerivatives
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.torch.conversion import from_array, to_array
 from conelayers.torch.rules import added, dense, front, tangent_rule
 
 __all__ = ["derivative", "second", "times_element"]
 
 
-def derivative(formulas: Formulas, v: Tensor, h: Tensor) -> Tensor:
+def derivative(traced: TracedProgram, v: Tensor, h: Tensor) -> Tensor:
     """D(v)h for a program's cones and v, h (..., m), by torch's own operations where D is diag(v > 0 or free)."""
-    if formulas.piecewise:
+    if traced.piecewise:
         # Where v is NaN (no solution), h passes through.
-        return torch.where(~(v <= 0) | formulas.free, h, torch.zeros_like(h))
-    return times_element(formulas.projection, v, h)
+        return torch.where(~(v <= 0) | traced.free, h, torch.zeros_like(h))
+    return times_element(traced.projection, v, h)
 
 
 def times_element(projection: ProjectionDerivatives, v: Tensor, h: Tensor) -> Tensor:

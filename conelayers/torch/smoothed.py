@@ -42,7 +42,7 @@ class _SmoothedSolve(Function):
     @torch.compiler.disable
     def backward(ctx: Any, gx: Tensor, gy: Tensor, gs: Tensor) -> tuple[None, Tensor]:
         (phi,) = ctx.saved_tensors
-        return None, ctx.call.formulas.gradient(*_Adjoint.apply(ctx.call, phi, gx, gy, gs))
+        return None, ctx.call.traced.gradient(*_Adjoint.apply(ctx.call, phi, gx, gy, gs))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:

@@ -66,7 +66,7 @@ def _differentiable_gradient(
     needed: Sequence[bool],
 ) -> list[torch.Tensor | None]:
     """The gradients as differentiable functions of parameters and cotangents, for ``create_graph=True``."""
-    outputs = _solve_composably(call.known(solution), tensors)
+    outputs = _solve_composably(call.with_solution(solution), tensors)
     used = [(o, g) for o, g in zip(outputs, cotangents, strict=True) if g is not None]
     wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
     gradients = iter(
@@ -82,13 +82,13 @@ def _solve_composably(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torc
     phi, batch = phi_of(call, tensors)
     x, y, s = (solve if call.smoothing is None else solve_smoothed)(call, phi)
     dtype, device = output_type(tensors)
-    values = [x, y, s] if call.points else call.formulas.variables(x, y)
+    values = [x, y, s] if call.points else call.traced.variables(x, y)
     return tuple((v[0] if batch is None else v).to(dtype=dtype, device=device) for v in values)
 
 
 def phi_of(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, int | None]:
     """φ (B, ·) of a call's values, and B; None for an unbatched call."""
-    f = call.formulas
+    f = call.traced
     specs = f.parameters
     sizes = batch_sizes(specs, [t.shape for t in tensors])
     batch = next((size for size in sizes if size is not None), None)
