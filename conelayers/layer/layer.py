@@ -14,8 +14,9 @@ import numpy as np
 
 from conelayers.derivatives.certificate import Certificates
 from conelayers.derivatives.linearization import Linearization, SolutionMap
+from conelayers.derivatives.lpgd import LPGD
 from conelayers.derivatives.policies import Policies
-from conelayers.derivatives.smoothing import LPGD, Smoothing
+from conelayers.derivatives.smoothing import Smoothing
 from conelayers.layer.call_values import batch_of_theta, batch_of_values, pushed_values
 from conelayers.layer.chunk_executor import check_executor
 from conelayers.layer.chunked_solver import ChunkedSolver
