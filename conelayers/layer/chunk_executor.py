@@ -19,10 +19,8 @@ from conelayers.support.errors import ExecutorError
 __all__ = ["ChunkExecutor", "check_chunk_size", "check_executor"]
 
 _CHUNKS = 2  # for each worker: while one is slow, the others have work
-_LEAST_CHUNK, _STEPS = (
-    16,
-    50,
-)  # instances in a chunk at least, and chunks at most, where a progress bar alone asks for them
+_LEAST_CHUNK = 16  # instances in a chunk at least, if a progress bar is all that asks for chunks
+_STEPS = 50  # of such a progress bar, at most
 _ROUNDS = 3  # in which the layer goes to as many workers as missed it; after them it goes with every chunk
 _LOST = ("KilledWorker", "PicklingError", "FutureCancelledError")  # errors of Dask and of process pools, by name
 
