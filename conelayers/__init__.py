@@ -4,13 +4,16 @@
                                             │          │
                                             └─ numerics/
 
-``Layer`` is the engine over NumPy arrays, ``backward`` and ``derivative`` fill the gradients of a cvxpy problem's own parameters and variables, ``solve_and_differentiate`` takes a cone program in conic form, and
-``conelayers.torch.ConeLayer`` and ``conelayers.jax.ConeLayer`` are the layers for PyTorch and JAX. ``import conelayers`` imports no framework.
+``Layer`` is the engine over NumPy arrays. ``backward`` and ``derivative`` fill the gradients of a cvxpy problem's own
+parameters and variables. ``solve_and_differentiate`` takes a cone program in conic form.
+``conelayers.torch.ConeLayer`` and ``conelayers.jax.ConeLayer`` are the layers for PyTorch and JAX.
+``import conelayers`` imports no framework.
 """
 
 from conelayers.derivatives.certificate import Certificate, Certificates, Verdict
+from conelayers.derivatives.lpgd import LPGD
 from conelayers.derivatives.policies import Singular
-from conelayers.derivatives.smoothing import LPGD, ProximalSmoothing
+from conelayers.derivatives.proximal_smoothing import ProximalSmoothing
 from conelayers.layer.conic import ConeSolution, solve_and_differentiate
 from conelayers.layer.cvxpy_methods import backward, derivative
 from conelayers.layer.layer import Layer

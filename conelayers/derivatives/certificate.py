@@ -1,8 +1,8 @@
 """Whether a derivative is justified, and what stands in the way: the verdicts, and how they read.
 
-The nonsmooth implicit function theorem (Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit differentiation for machine learning
-and optimization", 2021) asks for *every* Clarke element J(D), D ∈ ∂_C Π(v), to be invertible; then each of them gives a
-conservative derivative. regularity.py says how that is decided.
+The nonsmooth implicit function theorem (Bolte, Le, Pauwels, Silveti-Falls, "Nonsmooth implicit differentiation for
+machine learning and optimization", 2021) asks for *every* Clarke element J(D), D ∈ ∂_C Π(v), to be invertible. Then
+each of them gives a conservative derivative. regularity.py decides whether they all are.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ _HEAD = ("instance", "verdict", "margin", "σ_min", "cond", "KKT", "kinks", "nul
 class Verdict(Enum):
     """What can be said of a derivative, from the best to the worst; ``meaning`` says it in a sentence.
 
-    CHECKED is for cones of which only listed elements can be tested. No cone of this package needs it: the extreme elements of all
-    of them are known, those of the power cones by the derivation in cones/power.py.
+    - CLASSICAL: the solution map is differentiable, and this is its derivative.
+    - CERTIFIED: the solution lies on a kink, and every element of the generalized Jacobian is invertible.
+    - CHECKED: only some of the elements could be tested, and those are invertible. conelayers.implicit gives it to
+      functions whose kinks the user does not describe. No layer gets it: of every cone the extreme elements are known.
+    - UNCERTIFIED: the chosen element is invertible; of another one this was not found.
+    - LEAST_SQUARES: the chosen element is singular, and a least-squares solution stands in for the derivative.
     """
 
     CLASSICAL = "classical"
@@ -41,7 +45,7 @@ class Verdict(Enum):
 
     @property
     def meaning(self) -> str:
-        """One sentence."""
+        """What the verdict says of the derivative, in one sentence."""
         return _MEANING[self]
 
     @property
@@ -67,23 +71,27 @@ _MEANING = {
 class Certificate:
     """What is known of the derivative at one instance's solution.
 
-    verdict, status: of the derivative and of the solve. residuals: the KKT residuals, recomputed from the data.
-
-    margin: the distance of v = y − s from the nearest kink of the projection onto K*, in the data's units; margins (blocks,): of each
-    cone's block by itself (every row of an orthant is one; infinite for equalities). kinks (blocks,): which of them count as
-    being at one, the distance being no more than ``tolerances`` (blocks,): 100 times what Newton's next step, ‖J⁻¹F‖ of the solution's own
-    residual F or of its rounding errors, would change there, and 1e−12 of ‖v‖.
-
-    smallest_singular_value, condition: of J(D) for the element D that was chosen, in the equilibrated units. nullity: the
-    dimension of its null space (of a large one, at least that). linear_residual: the relative residual with which J is solved for a
-    random right-hand side.
-
-    second_order, nondegenerate: the two conditions of strong regularity, P dx = 0 and D_min A dx = 0 only for dx = 0, and Aᵀw = 0
-    with w ∈ ker(I − D_max) only for w = 0; None where they were not tested. Together they say that every element is invertible.
+    verdict: what can be said of the derivative.
+    status: how the solve ended.
+    residuals: the KKT residuals, recomputed from the data.
+    margin: the distance of v = y − s from the nearest kink of the projection onto K*, in the data's units.
+    margins: the same for each cone's block by itself, (blocks,); every row of an orthant is a block, and equalities
+    have no kink, so that their distance is infinite.
+    tolerances: the distances (blocks,) up to which a block counts as lying at a kink: 100 times what a Newton step
+    would change there, plus 1e−12 of ‖v‖. The step is J⁻¹F for the solution's own residual F, or for an F of the size of its
+    rounding errors.
+    kinks: which blocks lie at a kink, (blocks,) bool.
+    smallest_singular_value: that of J(D) for the chosen element D, in the equilibrated units.
+    condition: the condition number of the same J(D).
+    nullity: the dimension of its null space; of a large null space at least so much.
+    linear_residual: the relative residual with which J is solved for a random right-hand side.
+    second_order: whether P dx = 0 and D_min A dx = 0 only for dx = 0; None if that was not tested.
+    nondegenerate: whether Aᵀw = 0 with w ∈ ker(I − D_max) only for w = 0; None if that was not tested. Both conditions
+    together are strong regularity: every element is invertible.
     determined: whether dx is determined although J may be singular.
-
-    variables, constraints, kink_constraints: the user's own that move along null directions, whose gradients depend on each other,
-    and that lie on kinks.
+    variables: the user's variables that move along null directions.
+    constraints: the user's constraints whose gradients depend on each other.
+    kink_constraints: the user's constraints that lie at kinks.
     """
 
     verdict: Verdict
@@ -106,12 +114,12 @@ class Certificate:
 
     @property
     def converged(self) -> bool:
-        """Whether the optimality conditions hold to the accuracy asked for."""
+        """Whether the optimality conditions hold to the accuracy that was asked for."""
         return self.status is Status.SOLVED
 
     @property
     def advice(self) -> str:
-        """What stands in the way and what to do about it; empty where nothing does."""
+        """What stands in the way of a derivative, and what the user can do about it; empty if nothing does."""
         if not self.status.usable:
             return self.status.advice
         said = []
@@ -185,7 +193,7 @@ class Certificate:
 
 @final
 class Certificates(Sequence[Certificate]):
-    """The certificates of a call, one an instance; ``print`` shows the one, or a table."""
+    """The certificates of a call, one for each instance; ``print`` shows a single one in full, several as a table."""
 
     def __init__(self, members: Sequence[Certificate]) -> None:
         self._members = tuple(members)
@@ -209,7 +217,7 @@ class Certificates(Sequence[Certificate]):
 
     @property
     def justified(self) -> bool:
-        """Whether the theorem's hypothesis holds at all of them."""
+        """Whether the theorem's hypothesis holds at every instance."""
         return all(v.justified for v in self.verdicts)
 
     def __repr__(self) -> str:
@@ -231,7 +239,7 @@ class Certificates(Sequence[Certificate]):
         return "\n".join([*lines, *self._advice()])
 
     def _rows(self) -> list[tuple[str, ...]]:
-        """The worst ones, in the order of the batch."""
+        """The rows of the table: the worst instances, in the order of the batch."""
         order = {v: k for k, v in enumerate(Verdict)}
         worst_first = sorted(
             range(len(self)), key=lambda i: (-order[self[i].verdict], np.nan_to_num(self[i].margin, nan=-1.0))

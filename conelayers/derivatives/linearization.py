@@ -34,8 +34,11 @@ _Pair = tuple[np.ndarray, np.ndarray]
 
 @final
 class NullVectors(NamedTuple):
-    """Null vectors of J, (dx, dy), or of Jᵀ, (λ, μ): first (k, n) and last (k, m), in the user's units; and what the number 1 of the
-    equilibrated units is in these, (n,) and (m,): an entry is compared with its own unit, never with one of another.
+    """Null vectors of J, (dx, dy), or of Jᵀ, (λ, μ), in the user's units.
+
+    first, last: dx or λ (k, n), and dy or μ (k, m).
+    first_unit, last_unit: what the number 1 of the equilibrated units is in the user's, (n,) and (m,). An entry is
+    compared with its own unit, never with the unit of another entry.
     """
 
     first: np.ndarray
@@ -53,26 +56,27 @@ class NullVectors(NamedTuple):
         return float(max(sizes))
 
 
+# Whether what a caller reads of the solution of instance i changes along these null vectors.
 NullTest = Callable[[int, NullVectors], bool]
 
 
 def always(i: int, null: NullVectors) -> bool:
-    """Whoever reads everything is concerned by every null vector."""
+    """The test of callers that use all of x and y, or all gradients: every null vector matters to them."""
     return True
 
 
 class SolutionMap(Protocol):
-    """A linearized solution map of a batch, wherever its factors are.
+    """A linearized solution map of a batch: its factors are in this process, or on an executor's workers.
 
-    ``tell`` hears of trouble in the place of what the layer's policy says.
+    ``tell`` is called with the trouble that singular systems make, instead of the layer's policy for it.
     """
 
     @property
     def structure(self) -> Structure:
-        """That of the programs."""
+        """The structure that all programs of the batch have."""
 
     def take(self, index: np.ndarray | list[int]) -> Linearization:
-        """That of a part of the batch, at ascending positions."""
+        """The solution map of a part of the batch, at ascending positions."""
 
     def tangent(
         self, r1: np.ndarray, r2: np.ndarray, matters: NullTest = always, *, tell: Tell | None = None
@@ -86,7 +90,7 @@ class SolutionMap(Protocol):
 
 
 def warn_of(linearization: SolutionMap, trouble: Trouble) -> None:
-    """What is done about trouble where nobody asked for anything else: a SingularDerivativeWarning."""
+    """The default reaction to trouble: a SingularDerivativeWarning."""
     warnings.warn(trouble.message, SingularDerivativeWarning, stacklevel=6)
 
 
@@ -96,11 +100,11 @@ class Linearization(LinearizedSystem):
     """The solution map of a batch, linearized at its solutions; all arguments and results are in the user's units."""
 
     on_trouble: Callable[[SolutionMap, Trouble], None] = warn_of
-    open_rows: np.ndarray | None = None  # (B, m) bool: without a bound, whose s does not move
+    open_rows: np.ndarray | None = None  # (B, m) bool: rows whose b is infinite; their s stays infinite
 
     @classmethod
     def of(cls, solved: Solved) -> Linearization:
-        """That of a batch that was solved."""
+        """The linearization at the solutions of a batch."""
         system = solved.system
         return cls(
             system.presolved, system.point, system.scaling, system.jobs, system.parts, open_rows=solved.open_rows
@@ -110,7 +114,7 @@ class Linearization(LinearizedSystem):
         return {} if self.open_rows is None else {"open_rows": self.open_rows[index]}
 
     def select(self, selection: Selection) -> Linearization:
-        """With the Clarke element that ``selection`` asks for."""
+        """The linearization with the Clarke element that ``selection`` names."""
         if selection is Selection.DEFAULT:
             return self
         element = product_cone(self.program.structure.cones).element(self.point.v, selection, self.scaling.balance)
@@ -121,9 +125,10 @@ class Linearization(LinearizedSystem):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """dx (B, n), dy (B, m), ds (B, m) for the right-hand side r₁ (B, n), r₂ (B, m).
 
-        Where J is singular it is the minimum-norm least-squares solution (on the equilibrated K), and there a
-        SingularDerivativeWarning is issued if the system is inconsistent, or if ``matters(i, null)`` says that what the
-        caller reads from the solution of instance i changes along null vectors (dx, dy) of J.
+        Where J is singular, the result is the minimum-norm least-squares solution (on the equilibrated K). There is
+        trouble then, of which ``tell`` or else ``on_trouble`` is told, in two cases: the system is inconsistent, or
+        ``matters(i, null)`` says that what the caller reads from the solution of instance i changes along null vectors
+        (dx, dy) of J.
         """
         program, element = self.program, self.point.element
         r1, r2 = self.scaling.scale_rows(r1, self._on_bounds(r2))
@@ -139,7 +144,8 @@ class Linearization(LinearizedSystem):
         consequence = "the solution is not unique in what was asked for"
         (dx, dv), trouble = self.solve(self.forward(r1, r2), moves, consequence, tell or partial(self.on_trouble, self))
         singular = trouble.singular
-        # Where J is regular, dy = D dv. In a least-squares solution that fails, and Bη keeps ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
+        # Where J is regular, dy = D dv. A least-squares solution violates that; dy = dv + ds keeps the derivative and
+        # its adjoint transposes of each other, ⟨g, Jr⟩ = ⟨Jᵀg, r⟩.
         ds = -program.Ax(dx) - r2
         dy = np.where(singular[:, None], dv + ds, element.apply(dv))
         return self.scaling.unscale(dx, dy, dy - dv)
@@ -149,8 +155,8 @@ class Linearization(LinearizedSystem):
     ) -> tuple[np.ndarray, np.ndarray]:
         """λ (B, n) and μ (B, m) for the cotangents gx (B, n), gy (B, m), gs (B, m).
 
-        Warns like ``tangent``; here the null vectors given to ``matters`` are (λ, μ), those of Jᵀ: data whose gradient they
-        change can be moved to where the optimality conditions have no solution nearby.
+        Tells of trouble as ``tangent`` does. The null vectors given to ``matters`` are those of Jᵀ, (λ, μ): if they
+        change the gradient of some data, a small change of these data leaves no solution nearby.
         """
         program, element = self.program, self.point.element
         gx, gy, gs = self.scaling.scale_cotangents(gx, self._on_bounds(gy), self._on_bounds(gs))

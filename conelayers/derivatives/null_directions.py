@@ -1,5 +1,4 @@
-"""What the null vectors of J mean to the user: which variables move along them, and which constraints depend on each
-other.
+"""What the null vectors of J mean to the user: variables that are not unique, constraints that are redundant.
 
 ker J is the direct sum of {dx : P dx = 0, D A dx = 0} and {w ∈ ker(I − D) : Aᵀw = 0}: the directions in which the
 minimizer is not unique, and those in which multipliers are not.
@@ -15,14 +14,17 @@ from conelayers.program.names import Names
 
 __all__ = ["NullDirections", "listed"]
 
-_SEEN = 1e-5  # parts of orthonormal null vectors below this are rounding
+_SEEN = 1e-5  # singular values of unit null vectors below this belong to rounding errors
 _SHOWN = 5  # names in one sentence
 
 
 @final
 class NullDirections(NamedTuple):
-    """Whether the two conditions of strong regularity hold (None: not tested), and the largest entries (n,) and (m,) of
-    the null directions that the user can see, in the equilibrated units.
+    """Whether the two conditions of strong regularity hold, and where they fail.
+
+    second_order, nondegenerate: the conditions; None if they were not tested.
+    moving: the largest entry (n,) of each x in the null directions that the user can see, in the equilibrated units.
+    dependent: the same (m,) of each multiplier.
     """
 
     second_order: bool | None
@@ -32,8 +34,9 @@ class NullDirections(NamedTuple):
 
     @classmethod
     def of(cls, dx: np.ndarray, dy: np.ndarray, names: Names, units: np.ndarray) -> NullDirections:
-        """Of null vectors (dx, dy) (k, n), (k, m) that span ker J, or of random ones that stand for it; units (n,) are
-        the user's of x.
+        """The directions of null vectors dx (k, n) and dy (k, m) that span ker J, or of a random sample of it.
+
+        units: what the number 1 of each equilibrated x is in the user's units, (n,).
         """
         moving = np.max(np.abs(names.visible(_basis(dx), units)), axis=0, initial=0.0)
         dependent = np.max(np.abs(names.relevant_multipliers(_basis(dy))), axis=0, initial=0.0)
@@ -41,15 +44,15 @@ class NullDirections(NamedTuple):
 
     @classmethod
     def untested(cls, n: int, m: int) -> NullDirections:
-        """Where the null space is not known."""
+        """What is known if nothing was found out about the null space."""
         return cls(None, None, np.zeros(n), np.zeros(m))
 
     def variables(self, names: Names, units: np.ndarray) -> tuple[str, ...]:
-        """The variables that move."""
+        """The user's variables that move along the null directions."""
         return names.columns(self.moving, units)
 
     def constraints(self, names: Names) -> tuple[str, ...]:
-        """The constraints whose gradients depend on each other."""
+        """The user's constraints whose gradients depend on each other."""
         return names.rows(self.dependent)
 
 
@@ -60,6 +63,6 @@ def listed(names: tuple[str, ...]) -> str:
 
 
 def _basis(vectors: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the span of vectors (k, size) of about unit length, rounding left out."""
+    """An orthonormal basis of the span of vectors (k, size) of about unit length, without directions of rounding."""
     _, sizes, V = np.linalg.svd(vectors, full_matrices=False)
     return V[sizes > _SEEN * max(1.0, float(sizes.max(initial=0.0)))]

@@ -1,4 +1,4 @@
-"""A layer's policies for its derivative: which Clarke element is taken at kinks, and what is done where the linear system is singular."""
+"""A layer's policies for its derivative: the Clarke element at kinks, and what happens where J is singular."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ __all__ = ["Policies", "Singular", "as_singular"]
 
 _OUTSIDE = (
     "what is singular are variables that cvxpy introduced and that nothing holds there (the epigraph of a norm with "
-    "the weight 0), or multipliers, "
-    "and what was asked for depends on these: the gradient of such a weight."
+    "the weight 0), or multipliers, and what was asked for depends on these: the gradient of such a weight."
 )
 _HOW_TO_KNOW_MORE = (
     "`certify` of the layer, with the same parameter values, or of the solution makes the whole certificate."
@@ -41,7 +40,12 @@ _HOW_TO_KNOW_MORE = (
 
 @final
 class Singular(Enum):
-    """WARN once for each cause, naming it; RAISE a SingularDerivativeError; or silently the LEAST_SQUARES solution."""
+    """What happens where the derivative's linear system is singular.
+
+    - WARN: a SingularDerivativeWarning, once for each cause, that names it.
+    - RAISE: a SingularDerivativeError.
+    - LEAST_SQUARES: the least-squares solution is returned without a warning.
+    """
 
     WARN = "warn"
     RAISE = "raise"
@@ -56,7 +60,11 @@ def as_singular(value: Singular | str) -> Singular:
 @final
 @dataclass(frozen=True)
 class Policies:
-    """The policies of a layer, the causes that it has warned of already (``seen``), and how often there was trouble."""
+    """The policies of a layer, and what its user was told so far.
+
+    seen: the causes that the layer has warned of already.
+    counts: how often there was "trouble".
+    """
 
     policy: Singular
     selection: Selection
@@ -65,33 +73,35 @@ class Policies:
     counts: Counter[str] = field(default_factory=Counter)
 
     def apply(self, solution: Solution, linearization: Linearization) -> tuple[Solution, Linearization]:
-        """A solution and its linearization under these policies."""
+        """The solution and its linearization with the selected element, and with the reaction to trouble."""
         solution, linearization = snapped(solution, linearization, self.selection)
         return solution, replace(linearization, on_trouble=self.on_trouble(solution))
 
     def apply_at_point(self, linearization: Linearization) -> Linearization:
-        """A linearization at a point that somebody else found."""
+        """The selected element and the reaction to trouble for a linearization at a point that another solver found."""
         return replace(linearization.select(self.selection), on_trouble=self.on_trouble(None))
 
     def on_trouble(self, solution: Solution | None) -> Callable[[SolutionMap, Trouble], None]:
-        """What is done about trouble at these solutions."""
+        """The function that reacts to trouble with the derivative at these solutions."""
         return partial(self._tell, solution)
 
     def asks_for_zeros(self, smoothing: object) -> bool:
-        """Whether a gradient that is zero in every parameter is still to be told of, with this in the place of the derivative."""
+        """Whether the user is to be warned of a gradient that is zero in every parameter.
+
+        smoothing: what stands in for the derivative. Each kind of it warns once.
+        """
         return self.policy is not Singular.LEAST_SQUARES and (ZeroDerivativeWarning, smoothing) not in self.seen
 
     def tell_zero(self, smoothing: object, message: str) -> None:
-        """Tell of it, once."""
+        """Warn of a gradient that is zero in every parameter, and not again."""
         self.seen.add((ZeroDerivativeWarning, smoothing))
         warnings.warn(message, ZeroDerivativeWarning, stacklevel=6)
 
     def _tell(self, solution: Solution | None, linearization: SolutionMap, trouble: Trouble) -> None:
         self.counts["trouble"] += 1
         if trouble.unfinished and self.policy is not Singular.RAISE:
-            warnings.warn(
-                trouble.message, SingularDerivativeWarning, stacklevel=8
-            )  # each time: there are NaN among the answers
+            # Each time, since some of the results are NaN.
+            warnings.warn(trouble.message, SingularDerivativeWarning, stacklevel=8)
             return
         if self.policy is Singular.LEAST_SQUARES:
             return
@@ -116,7 +126,7 @@ class Policies:
         warnings.warn(message, SingularDerivativeWarning, stacklevel=8)
 
     def _finding(self, linearization: SolutionMap, i: int) -> str:
-        """Who is to blame, as far as a few null vectors tell: those that are at hand."""
+        """The variables and constraints that make J singular, as far as the null vectors at hand show them."""
         one, names = linearization.take([i]), self.naming.names
         null, units = one.null_sample(0), one.scaling.d[0]
         if null is None:
@@ -131,7 +141,7 @@ class Policies:
 
     @staticmethod
     def _cause(linearization: SolutionMap, trouble: Trouble, i: int) -> Any:
-        """What makes two warnings say the same: the kind of trouble, and which variables and rows it is about."""
+        """A key that is the same for two warnings that say the same: the kind of trouble, its variables and rows."""
         kind = trouble.consequence, i in trouble.ambiguous, i in trouble.inconsistent
         null = linearization.take([i]).factorization.null_sample(0)
         if null is None:

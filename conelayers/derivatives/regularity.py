@@ -1,24 +1,32 @@
 """The test behind a certificate: is J(D) invertible for every Clarke element D ∈ ∂_C Π(v)?
 
-Let D_min and D_max be the elements with all kink eigenvalues set to 0 and to 1. Every Clarke element lies between them, and
+Let D_min and D_max be the elements with all kink eigenvalues set to 0 and to 1. Every Clarke element lies between
+them, and
 
     all J(D) are invertible   ⟺   J(D_min) and J(D_max) are.
 
-If J(D)(dx, dv) = 0 then dxᵀP dx + dvᵀD(I − D)dv = 0, so P dx = 0 and D(I − D)dv = 0, hence D A dx = 0, hence D_min A dx = 0
-(D ⪰ D_min ⪰ 0), and dx = 0 where J(D_min) is invertible, which has the null vector (dx, A dx); then dv ∈ ker(I − D) ⊆
-ker(I − D_max) and Aᵀdv = 0, so that (0, dv) is a null vector of J(D_max). This is Robinson's strong regularity: the second-order
-condition, and primal nondegeneracy. Two factorizations check the theorem's hypothesis over an infinite set of elements; with
-that of the chosen element there are at most three.
+Proof: let J(D)(dx, dv) = 0. Then dxᵀP dx + dvᵀD(I − D)dv = 0, so P dx = 0 and D(I − D)dv = 0, hence D A dx = 0, and
+D_min A dx = 0 because D ⪰ D_min ⪰ 0. So (dx, A dx) is a null vector of J(D_min): if J(D_min) is invertible, dx = 0.
+Then dv ∈ ker(I − D) ⊆ ker(I − D_max) and Aᵀdv = 0, so that (0, dv) is a null vector of J(D_max): if J(D_max) is
+invertible, dv = 0. The two conditions are Robinson's strong regularity: the second-order condition, and primal
+nondegeneracy. Two factorizations check the theorem's hypothesis over an infinite set of elements; with the
+factorization of the chosen element there are at most three.
 
-A solution is known up to its residual only: v is snapped to a kink that is as near as 100 times what Newton's next step, J⁻¹F, or an
-F of the size of its own rounding errors, would move that block, or 1e−12 of ‖v‖ there, in the equilibrated units (scaling.py). The rank of K(D_min) and
-K(D_max) is decided at 1e−13 of the largest eigenvalue; where cones curve, D is known only as well as v is, and at ten times that. Without kinks
-D_min = D_max = D, and the derivative's own factorization and the residual of a solve with it decide.
+A solution is known up to its residual only, so a block of v counts as lying at a kink if the kink is near enough, in
+the equilibrated units (scaling.py): within 100 times what a Newton step would move the block, plus 1e−12 of ‖v‖ there.
+The step is J⁻¹F, for the residual F of the solution or for an F of the size of its rounding errors.
 
-Two kinds of null directions do no harm and are left out. Variables that cvxpy introduced may be free where a constraint is inactive: adding
-½‖Nᵀ(x − x*)‖² for a basis N of such directions changes nothing that the user sees, and makes J regular. And where linear constraints that no
-parameter enters depend on each other by rows that cvxpy added (‖x‖₁ with x ≥ 0), their multipliers are not unique, but they cannot come to
-contradict each other: x is determined as by an independent part of them.
+The rank of K(D_min) and of K(D_max) is decided at 1e−13 of the largest eigenvalue. Where cones curve, D is known only
+as well as v is, and the rank is decided at ten times the relative error of v. Without kinks D_min = D_max = D: then the
+derivative's own factorization decides, together with the residual of a solve with it.
+
+Two kinds of null directions do no harm, and are left out:
+
+- Variables that cvxpy introduced may be free where a constraint is inactive. Adding ½‖Nᵀ(x − x*)‖² for a basis N of
+  such directions changes nothing that the user sees, and makes J regular.
+- Linear constraints that no parameter enters may depend on each other by rows that cvxpy added (‖x‖₁ with x ≥ 0). Their
+  multipliers are not unique, but no change of the parameters makes them contradict each other: x is determined as by an
+  independent part of them.
 """
 
 from __future__ import annotations
@@ -43,11 +51,11 @@ from conelayers.support.errors import Status, usable_mask
 
 __all__ = ["Kinks", "certify", "kink_margins", "snapped"]
 
-_STEPS = 100.0  # of Newton's next step
-_ROUNDING = 1e-12  # of ‖v‖
-_CERTAIN = 1e-10  # the same, up to which a kink is taken for one without being asked to
-_CLEARLY = 0.1  # of a kink's tolerance, likewise: that of the default element may be another one
-_NEAR = 1e-6  # of ‖v‖ of a block, and of the size 1 that the equilibration gives it, up to which a kink is looked for
+_STEPS = 100.0  # times Newton's next step: a kink within that distance counts as one
+_ROUNDING = 1e-12  # times ‖v‖ of the block: the distance that is added for rounding errors
+_CERTAIN = 1e-10  # times ‖v‖ of a block, or 1: up to this distance the default selection sees a block at its kink
+_CLEARLY = 0.1  # times a kink's tolerance: likewise. A block farther away may lie beside its kink
+_NEAR = 1e-6  # times ‖v‖ of a block, or 1, the size that the equilibration gives it: kinks beyond are not looked for
 _LEAST_CUTOFF, _LARGEST_CUTOFF = 1e-13, 1e-6
 _SOLVED = 1e-7  # residual of the linear solve up to which J counts as invertible
 _DENSE_UP_TO = 300  # orders of J up to which its singular values are computed, not iterated for
@@ -56,7 +64,7 @@ _Found = TypeVar("_Found")
 
 
 def certify(linearization: SolutionMap, solution: Solution, names: Names) -> Certificates:
-    """The certificates of a batch's solutions, at which the solution map is linearized."""
+    """The certificates of a batch's solutions; ``linearization`` is the solution map linearized at them."""
     usable = np.flatnonzero(usable_mask(solution.status))
     made = [_without_solution(solution, i, linearization.structure.cones) for i in range(len(solution.status))]
     if usable.size:
@@ -70,7 +78,7 @@ def certify(linearization: SolutionMap, solution: Solution, names: Names) -> Cer
 
 
 def _remembered(linearization: Linearization, what: str, find: Callable[[Linearization], _Found]) -> _Found:
-    """What was found at this linearization before, for another certificate."""
+    """What ``find`` gives for this linearization, computed once: a second certificate finds it again."""
     memory = linearization.__dict__.setdefault("remembered", {})
     if what not in memory:
         memory[what] = find(linearization)
@@ -78,12 +86,14 @@ def _remembered(linearization: Linearization, what: str, find: Callable[[Lineari
 
 
 def kink_margins(cones: Cones, v: np.ndarray) -> np.ndarray:
-    """The distance of each block of v (B, m) from the nearest kink of Π_{K*}, (B, blocks); infinite where there is none."""
+    """The distance (B, blocks) of each block of v (B, m) from the nearest kink of Π_{K*}; infinite if it has none."""
     return product_cone(cones).extremes(v, np.zeros_like(v))[2][:, cones.block_starts]
 
 
 def snapped(solution: Solution, linearization: Linearization, selection: Selection) -> tuple[Solution, Linearization]:
-    """With the selected element, and for others than the default with v exactly 0 in the blocks that lie on the kink there: no element must
+    """The solution and its linearization, with the element that ``selection`` names at the kinks.
+
+    Under "low", "high" or "mid" a block of v that lies at the kink 0 is set to exactly 0, so that the element does not
     depend on rounding.
     """
     cones, point = linearization.program.structure.cones, linearization.point
@@ -94,7 +104,7 @@ def snapped(solution: Solution, linearization: Linearization, selection: Selecti
     kinks = Kinks.of(linearization.take(near))
     sizes = np.maximum.reduceat(np.abs(point.v[near]), cones.block_starts, axis=1)
     if selection is Selection.DEFAULT:
-        # What may be no kink keeps its own derivative, and all points stay where they are.
+        # A block that may lie beside its kink keeps its own derivative; no point is moved.
         limits = np.minimum(_CLEARLY * kinks.tolerances, _CERTAIN * np.maximum(1.0, sizes))
         if not (kinks.distances <= limits).any():
             return solution, linearization
@@ -112,20 +122,20 @@ def snapped(solution: Solution, linearization: Linearization, selection: Selecti
 
 
 def _one_sided(cones: Cones, point: Point) -> bool:
-    """Whether y or s of some block of a curved cone is next to nothing."""
+    """Whether in some block of a curved cone y or s is negligible against the other."""
     y, s = (cones.block_maxima(np.abs(h)) for h in (point.y, point.s))
     small = np.minimum(y, s) <= _NEAR * np.maximum(1.0, np.maximum(y, s))
     return bool(np.any(small & ~cones.orthant_rows))
 
 
 def _near_kinks(cones: Cones, point: Point) -> np.ndarray:
-    """Which instances may have a block at a kink, (B,) bool: a look that costs next to nothing."""
+    """Which instances may have a block at a kink, (B,) bool: a cheap test that rules most instances out."""
     v = point.v
     if not cones.dimension:
         return np.zeros(len(v), dtype=bool)
     near = np.any((np.abs(v) <= _NEAR)[:, cones.zero :] & cones.orthant_rows[cones.zero :], axis=1)
-    # Near the boundary of a curved cone or of its polar one of y and s is next to nothing; among eigenvalues nothing
-    # shows.
+    # Near the boundary of a curved cone or of its polar, y or s is negligible. The kinks of semidefinite cones do not
+    # show in the sizes of y and s: their distances are always computed.
     if cones.curved and (cones.psd or cones.hermitian or _one_sided(cones, point)):
         distances = product_cone(cones).extremes(v, np.zeros_like(v))[2]
         near |= np.any(distances <= _NEAR * np.maximum(1.0, cones.block_maxima(np.abs(v))), axis=1)
@@ -139,8 +149,12 @@ def _uncertainty(linearization: Linearization) -> np.ndarray:
 
 @final
 class Kinks(NamedTuple):
-    """D_min and D_max of a batch; the distances of v's blocks from kinks and the tolerances within which they count as at one, (B, blocks), in
-    the equilibrated units; and how well v is known in blocks that curve, relative to ‖v‖ there, (B,).
+    """The kinks near the points of a batch, in the equilibrated units.
+
+    low, high: D_min and D_max.
+    distances: of v's blocks from their nearest kinks, (B, blocks).
+    tolerances: the distances up to which a block counts as lying at a kink, (B, blocks).
+    accuracy: the relative error of v in the blocks of curved cones, (B,).
     """
 
     low: ProductElement
@@ -151,7 +165,7 @@ class Kinks(NamedTuple):
 
     @classmethod
     def of(cls, linearization: Linearization) -> Kinks:
-        """At the point of a linearization, whichever element was chosen there."""
+        """The kinks near the points at which the solution map is linearized, whichever element was chosen there."""
         v, cones = linearization.point.v, linearization.program.structure.cones
         step = _uncertainty(linearization)
         # At a kink the chosen element may count as a slack what by its sign is a multiplier: v is known as the less certain of the two.
@@ -169,11 +183,11 @@ class Kinks(NamedTuple):
 
     @property
     def blocks(self) -> np.ndarray:
-        """Which blocks lie on kinks."""
+        """Which blocks lie at kinks."""
         return self.distances <= self.tolerances
 
     def take(self, k: int) -> Kinks:
-        """Those of one instance."""
+        """The kinks of one instance."""
         return Kinks(self.low.take([k]), self.high.take([k]), self.distances[k], self.tolerances[k], self.accuracy[k])
 
 
@@ -241,7 +255,10 @@ def _directions(linearization: Linearization, names: Names, dx: np.ndarray, dy: 
 
 
 def _chosen_null_space(linearization: Linearization) -> tuple[np.ndarray, np.ndarray] | None:
-    """ker J(D) for the chosen D as (dx, dy), by the derivative's own factorization; None if only its existence is known."""
+    """ker J(D) for the chosen D as (dx, dy), by the derivative's own factorization.
+
+    None if J(D) is known to be singular, but its null vectors are not.
+    """
     factorization, structure = linearization.factorization, linearization.program.structure
     if not factorization.singular[0]:
         return np.zeros((0, structure.n)), np.zeros((0, structure.m))
@@ -300,7 +317,7 @@ def _singular_values(linearization: Linearization) -> tuple[float, float]:
 
 
 def _largest_eigenvalue(apply: Callable[[np.ndarray], np.ndarray], order: int) -> float:
-    """Of a symmetric positive semidefinite operator, to two digits, by Lanczos' method."""
+    """The largest eigenvalue of a symmetric positive semidefinite operator, to two digits, by Lanczos' method."""
     operator = spla.LinearOperator((order, order), matvec=apply, dtype=np.float64)
     start = np.random.default_rng(0).standard_normal(order)
     return float(spla.eigsh(operator, k=1, which="LA", tol=1e-2, v0=start, return_eigenvectors=False)[0])

@@ -1,7 +1,7 @@
-"""Stand-ins for the exact derivative where that is zero or undefined almost everywhere, as at the vertices of a linear program.
+"""Stand-ins for the exact derivative where that is zero or undefined, as at the vertices of a linear program.
 
-None of them is the derivative of the solution map. Each says what it is the derivative of, or a difference of, and has a
-temperature: at zero it is the exact derivative, where that exists.
+None of them is the derivative of the solution map. The docstring of each says of what it is the derivative, or the
+difference. Each has a temperature; at temperature zero it is the exact derivative, where that exists.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
@@ -25,14 +25,15 @@ from conelayers.solve.batch import WarmStart, solve_batch
 from conelayers.solve.order import StartingOrder
 from conelayers.support.errors import SolveError
 
-__all__ = ["LPGD", "Adjoint", "Base", "ProximalSmoothing", "Resolver", "Smoothed", "Smoothing"]
-
-_SAME = 1e-10  # relative distance up to which two solutions are one: each is exact to some 1e−13
+__all__ = ["Adjoint", "Base", "Resolver", "Smoothed", "Smoothing", "checked_number"]
 
 
 @final
 class Adjoint(NamedTuple):
-    """What the gradient is made of: dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ), at these x (B, n) and y (B, m)."""
+    """What the gradient is made of: dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ and dP = −½(λxᵀ + xλᵀ).
+
+    x, y: the point, (B, n) and (B, m). lam, mu: λ and μ, (B, n) and (B, m).
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -60,7 +61,10 @@ class Perturbed(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Resolver:
-    """How perturbed problems are solved: as the original ones; by the default solver where theirs takes no quadratic objective."""
+    """Solves perturbed problems as the original ones were solved.
+
+    If the solver of the original ones takes no quadratic objective, the default solver takes its place.
+    """
 
     order: StartingOrder
     jobs_forward: int
@@ -68,7 +72,7 @@ class Resolver:
     policies: Policies
 
     def __call__(self, program: ConeProgram, start: WarmStart) -> Perturbed:
-        """The solutions, from ``start``, and the solution map linearized there."""
+        """The solutions, found from ``start``, and the solution map linearized there."""
         order = self.order
         if program.structure.P.nnz and not order.solver.quadratic:
             solver = choose_solver(None, program.structure.cones, True, frozenset())
@@ -80,7 +84,7 @@ class Resolver:
 @final
 @dataclass(frozen=True)
 class Base:
-    """The batch that was solved, the user's names of its variables, and how another one is solved."""
+    """The batch that was solved, the user's names of its variables, and how perturbed batches are solved."""
 
     program: ConeProgram
     solution: Solution
@@ -89,9 +93,11 @@ class Base:
     _known: dict[Any, Smoothed] = field(default_factory=dict)
 
     def solve(self, program: ConeProgram, who: str, *, nan: bool = False) -> Perturbed:
-        """Solve a perturbed batch, which may be a multiple of this one, from this one's solutions.
+        """Solve a perturbed batch, from this batch's solutions.
 
-        Raises SolveError, for this batch's instances, naming ``who`` perturbed them; with ``nan`` those are NaN.
+        program: the perturbed programs, one or more for each instance, instance by instance and then again.
+        who: the smoothing that perturbs them, in the message of the error.
+        nan: give NaN for instances that have no solution; otherwise SolveError names the instances.
         """
         solved = self.resolve(program, WarmStart.of(self.solution, program.batch))
         batch = self.program.batch
@@ -113,7 +119,7 @@ class Base:
         return weights
 
     def once(self, key: Any, make: Callable[[], Smoothed]) -> Smoothed:
-        """What ``make`` gives, remembered under the key."""
+        """What ``make`` gives, made once for each key."""
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
@@ -131,159 +137,25 @@ class Smoothing(ABC):
     def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
         """The replacement of the adjoint for cotangents gx (B, n), gy (B, m), gs (B, m).
 
-        Raises SolveError where a problem that it perturbs has no solution; with ``nan`` such instances are NaN.
+        Raises SolveError if a perturbed problem has no solution; with ``nan`` the result is NaN in such instances.
         """
 
     def without_rounding(self, adjoint: Adjoint, gs: np.ndarray) -> Adjoint:
-        """What ``adjoint`` gave, with zero where it is the rounding errors of a difference."""
+        """The result of ``adjoint`` with exact zeros where it is a difference of two equal solutions."""
         return adjoint
 
     @property
     @abstractmethod
     def advice(self) -> str:
-        """What to do where it is zero in every parameter."""
+        """What the user can do if the gradient is zero in every parameter."""
 
     @abstractmethod
     def linearized(self, base: Base) -> Smoothed:
         """The smoothed problem for forward mode. Raises NotImplementedError where there is none."""
 
 
-@final
-@dataclass(frozen=True)
-class LPGD(Smoothing):
-    """Lagrangian proximal gradient descent: the gradient by differences of solutions of perturbed problems.
-
-    With L(x, y; θ) the Lagrangian, (x*, y*) its saddle point and g the loss's gradient with respect to the solution,
-
-        z(τ) = the saddle point of L + τ⟨g, z⟩ + ½ρ‖x − x*‖²,
-        gradient = [∇_θ L(z(τ)) − ∇_θ L(z(−τ))]/2τ     (``side="both"``),
-
-    or [∇_θ L(z(τ)) − ∇_θ L(z*)]/τ (``"lower"``), [∇_θ L(z*) − ∇_θ L(z(−τ))]/τ (``"upper"``). It asks in which direction θ would have to
-    move for the solution to be one of lower loss, which at a vertex is not zero once τ‖g‖ is as large as the step of the costs to the
-    next one. τ > 0 has the units of objective over loss; as τ → 0 and with ρ = 0 it becomes the exact gradient where that exists. ρ ≥ 0
-    holds x near x* and keeps the perturbed problems bounded. Costs two solves (one for a single side), and no factorization.
-
-    Source: Paulus, Martius, Musil, "LPGD: A General Framework for Backpropagation through Embedded Optimization Layers" (2024); the
-    constants' conventions are those written here. There is no forward mode and no second derivative.
-    """
-
-    forward_mode: ClassVar[bool] = False
-
-    tau: float
-    rho: float = 0.0
-    side: str = "both"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tau", _number("LPGD: tau", self.tau, positive=True))
-        object.__setattr__(self, "rho", _number("LPGD: rho", self.rho, positive=False))
-        if self.side not in ("both", "lower", "upper"):
-            raise ValueError(f"LPGD: side: got {self.side!r}, expected 'both', 'lower' or 'upper'")
-
-    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
-        program, solution = base.program, base.solution
-        gs = np.where(np.isinf(program.b), 0.0, gs)  # an infinite slack stays what it is
-        gx = gx - program.ATy(gs)  # s = b − A x
-        signs = {"both": (1, -1), "lower": (1,), "upper": (-1,)}[self.side]
-        anchored = program
-        if self.rho > 0:
-            anchored = program.add_to_diagonal(np.full(program.structure.n, self.rho))
-            anchored = replace(anchored, q=program.q - self.rho * solution.x)
-        moved = base.solve(
-            _repeated(
-                anchored,
-                np.concatenate([anchored.q + sign * self.tau * gx for sign in signs]),
-                np.concatenate([anchored.b - sign * self.tau * gy for sign in signs]),
-            ),
-            repr(self),
-            nan=nan,
-        ).solution
-        parts = np.split(moved.x, len(signs)), np.split(moved.y, len(signs))
-        ends = list(zip(*parts, strict=True))
-        (x1, y1), (x0, y0) = {
-            "both": lambda: (ends[0], ends[1]),
-            "lower": lambda: (ends[0], (solution.x, solution.y)),
-            "upper": lambda: ((solution.x, solution.y), ends[0]),
-        }[self.side]()
-        width = self._width
-        # y₁x₁ᵀ − y₀x₀ᵀ = (y₁ − y₀)x̄ᵀ + ȳ(x₁ − x₀)ᵀ at the midpoints: the form of an adjoint solution there.
-        return Adjoint((x0 + x1) / 2, (y0 + y1) / 2, -(x1 - x0) / width, (y1 - y0) / width - gs)
-
-    @property
-    def _width(self) -> float:
-        """How far apart in τ the two points are."""
-        return self.tau * (2 if self.side == "both" else 1)
-
-    def without_rounding(self, adjoint: Adjoint, gs: np.ndarray) -> Adjoint:
-        x, y, lam, mu = adjoint
-        dual = mu + gs  # (y₁ − y₀)/width
-        still, held = (
-            np.abs(self._width * step).max(axis=1, initial=0.0) <= _SAME * np.abs(point).max(axis=1, initial=0.0)
-            for step, point in ((lam, x), (dual, y))
-        )
-        return Adjoint(x, y, np.where(still[:, None], 0.0, lam), np.where(held[:, None], -gs, mu))
-
-    @property
-    def advice(self) -> str:
-        return (
-            f"the solutions that {self!r} compares are the same in every instance: τ times the loss's gradient is too small to move them. "
-            "Make tau larger; a loss that is a mean over a batch of B divides its gradients by B, so that tau has to be B times as large"
-        )
-
-    def linearized(self, base: Base) -> Smoothed:
-        raise NotImplementedError(
-            "LPGD replaces gradients: it has no forward mode and no second derivatives; use reverse mode, or ProximalSmoothing"
-        )
-
-
-@final
-@dataclass(frozen=True)
-class ProximalSmoothing(Smoothing):
-    """The exact derivative of another problem: the objective plus ½·temperature·‖x‖² over the user's variables (Frobenius for matrices).
-
-    That problem's solution, the proximal point of the objective at 0, is unique and moves continuously with the data, along the
-    faces of a polytope where the original one jumps between its vertices. Its derivative is zero where that solution is a vertex
-    too: the temperature, in units of objective over x², has to be large enough for it not to be. In a geometric program x stands for
-    the logarithms. Costs one solve and one factorization. The engine has its forward mode; the adapters' is reverse only.
-    """
-
-    forward_mode: ClassVar[bool] = True
-
-    temperature: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "temperature", _number("ProximalSmoothing: temperature", self.temperature, positive=True)
-        )
-
-    @property
-    def advice(self) -> str:
-        return f"the solution that {self!r} smooths is still a vertex. Make the temperature larger"
-
-    def adjoint(self, base: Base, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, *, nan: bool = False) -> Adjoint:
-        # Bounded below as the original is, the problem has a solution.
-        x, y, linearization = self.linearized(base)
-        return Adjoint(x, y, *linearization.adjoint(gx, gy, gs))
-
-    def linearized(self, base: Base) -> Smoothed:
-        def make() -> Smoothed:
-            program = base.program.add_to_diagonal(self.temperature * base.squares())
-            solution, linearization = base.solve(program, repr(self))
-            return Smoothed(solution.x, solution.y, linearization)
-
-        return base.once(self, make)
-
-
-def _repeated(program: ConeProgram, q: np.ndarray, b: np.ndarray) -> ConeProgram:
-    """The program's P and A, as often as there are multiples of its batch in q and b."""
-    times = q.shape[0] // program.batch
-
-    def repeat(values: np.ndarray) -> np.ndarray:
-        return values if values.shape[0] == 1 and program.batch > 1 else np.tile(values, (times, 1))
-
-    return ConeProgram(program.structure, repeat(program.P), q, repeat(program.A), b)
-
-
-def _number(name: str, value: Any, *, positive: bool) -> float:
+def checked_number(name: str, value: Any, *, positive: bool) -> float:
+    """The number as a float. Raises ValueError, naming it, if it is not finite, or not positive or nonnegative."""
     allowed = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not allowed or value < 0 or (positive and value == 0):
         raise ValueError(f"{name}: got {value!r}, expected a {'positive' if positive else 'nonnegative'} number")

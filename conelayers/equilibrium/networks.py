@@ -2,9 +2,10 @@
 
 They are solved by splitting and differentiated by the nonsmooth implicit function theorem.
 
-With D = diag of σ' at W z + u, an entry of 0, 1, or at a kink anything between, dz = (I − DW)⁻¹D du. All of these
-matrices are invertible: if (I − DW)h = 0 then hᵢ = 0 where Dᵢ = 0, and (Wh)ᵢ = hᵢ/Dᵢ elsewhere, so that hᵀWh = Σ hᵢ²/Dᵢ
-≥ ‖h‖², while strong monotonicity gives hᵀWh ≤ (1 − m)‖h‖²: h = 0. So the hypothesis of the nonsmooth implicit function
+Let D be the diagonal matrix of σ' at W z + u, whose entries are 0 or 1, or at a kink anything between. Then
+dz = (I − DW)⁻¹D du. All of these matrices are invertible: if (I − DW)h = 0, then hᵢ = 0 where Dᵢ = 0, and
+(Wh)ᵢ = hᵢ/Dᵢ elsewhere, so that hᵀWh = Σ hᵢ²/Dᵢ ≥ ‖h‖². Strong monotonicity gives hᵀWh ≤ (1 − m)‖h‖²; hence h = 0. So
+the hypothesis of the nonsmooth implicit function
 theorem (Bolte, Le, Pauwels, Silveti-Falls, 2021) holds everywhere, kinks included, and the network's gradient is a
 conservative one. Source of the networks: Winston, Kolter, "Monotone operator equilibrium networks" (2020).
 """
@@ -40,13 +41,13 @@ _ADVICE = (
 class EquilibriumCertificate:
     """What is known of z and of its derivative, for a batch of N.
 
-    verdict: CLASSICAL where no entry of W z + u is within ``error_bound``·(1 + ‖W‖) of the kink 0 in any instance, else
-    CERTIFIED; UNCERTIFIED if I − W was not found to be strongly monotone, or the iteration has not arrived.
+    verdict: CLASSICAL if in no instance an entry of W z + u is within ``error_bound``·(1 + ‖W‖) of the kink 0, else
+    CERTIFIED; UNCERTIFIED if I − W was not found to be strongly monotone, or the iteration did not converge.
     monotonicity: the smallest eigenvalue of the symmetric part of I − W, computed (at least m by construction).
     lipschitz: ‖I − W‖₂.
     residual: ‖z − σ(W z + u)‖ of each instance (N,).
-    error_bound: of ‖z − z*‖ for each instance, (1 + ‖W‖/m)·residual. Reason: z' = σ(W z + u) solves the inclusion but
-    for the term W(z − z'), and the inclusion's solution moves by at most 1/m of a term that is added.
+    error_bound: a bound of ‖z − z*‖ for each instance, (1 + ‖W‖/m)·residual. Reason: z' = σ(W z + u) solves the
+    inclusion to which the term W(z − z') is added, and a term that is added moves the solution by at most 1/m of it.
     margin: the least |W z + u|.
     """
 
@@ -68,15 +69,15 @@ class EquilibriumCertificate:
 
 @final
 class _Adjoint(torch.autograd.Function):
-    """Leaves z as it is, and takes its gradient g to (I − WᵀD)⁻¹g.
+    """The identity of z, whose backward pass turns the gradient g into (I − WᵀD)⁻¹g.
 
-    The gradient that flows into one application of σ(W z + u) is then that of the equilibrium.
+    Then the gradient that reaches one application of σ(W z + u) is that of the equilibrium.
     """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, layer: EquilibriumLayer) -> Tensor:
         ctx.layer = layer
-        ctx.save_for_backward(z > 0)  # σ' at W z + u, of which z is the positive part
+        ctx.save_for_backward(z > 0)  # this is σ' at W z + u, since z is the positive part of that
         return z.view_as(z)
 
     @staticmethod
@@ -99,12 +100,12 @@ class EquilibriumLayer(nn.Module):
 
     operator: W.
     inject: a module from x to u (N, *operator.shape).
-    solver: the iteration, forward and for the gradient's linear system.
+    solver: the iteration, for z and for the gradient's linear system.
     linear: another solver of that system (conelayers.implicit.settings), with which forward mode and double backward
-    work too. Under torch.func's transformations one of these is taken in any case.
+    work too. Under torch.func's transformations such a solver is always used.
 
     Only z is kept for the gradient, so that memory does not depend on the number of iterations. Raises
-    ConvergenceError, naming the instances, where the iteration does not arrive, and LinearSolveError where that of the
+    ConvergenceError, naming the instances, if the iteration does not converge, and LinearSolveError if that of the
     gradient does not.
     """
 
@@ -144,7 +145,7 @@ class EquilibriumLayer(nn.Module):
         return _Adjoint.apply(torch.relu(self.operator(z) + u), self)
 
     def _injected(self, x: Tensor) -> Tensor:
-        """u. Raises TypeError or ValueError where it is not what W z is added to."""
+        """u = inject(x). Raises TypeError or ValueError if W z cannot be added to it."""
         u = self.inject(x)
         if not isinstance(u, Tensor) or not u.is_floating_point():
             got = f"a tensor of {u.dtype}" if isinstance(u, Tensor) else described(u)
@@ -152,8 +153,7 @@ class EquilibriumLayer(nn.Module):
         if u.dim() == len(self.operator.shape):
             raise ValueError(
                 f"inject: got an output of shape {tuple(u.shape)}, expected (N, *{self.operator.shape}): x needs a "
-                "leading axis of instances; "
-                "write x[None]"
+                "leading axis of instances; write x[None]"
             )
         if u.shape[1:] != self.operator.shape:
             raise ValueError(
@@ -166,8 +166,7 @@ class EquilibriumLayer(nn.Module):
         if lost:
             raise ValueError(
                 f"inject: got NaN or infinite values in its output at batch index {', '.join(map(str, lost[:10]))}, "
-                "expected finite ones; look at x "
-                "and at the weights"
+                "expected finite ones; look at x and at the weights"
             )
         return u
 
@@ -206,7 +205,10 @@ class EquilibriumLayer(nn.Module):
 
 
 def _mapped(parameter: Tensor) -> bool:
-    """Whether there is one for each instance of a torch.func.vmap: the splitting prepares one operator for all."""
+    """Whether a torch.func.vmap maps over the parameter.
+
+    The splitting cannot be used then, since it prepares one operator for all instances.
+    """
     while torch._C._functorch.is_functorch_wrapped_tensor(parameter):
         if torch._C._functorch.is_batchedtensor(parameter):
             return True

@@ -1,15 +1,15 @@
 """Newton's method on Fischer and Burmeister's equation, for the equilibria that splitting does not reach.
 
-z = max(W z + u, 0) says that z ≥ 0, y = (I − W)z − u ≥ 0 and zᵢyᵢ = 0 for all i: a linear complementarity problem,
-whose matrix M = I − W is a P-matrix where it is strongly monotone. With φ(a, b) = √(a² + b²) − a − b, which is zero
-exactly where a, b ≥ 0 and ab = 0, it is
+z = max(W z + u, 0) says that z ≥ 0, y = (I − W)z − u ≥ 0 and zᵢyᵢ = 0 for all i. That is a linear complementarity
+problem, whose matrix M = I − W is a P-matrix if it is strongly monotone. Let φ(a, b) = √(a² + b²) − a − b, which is
+zero exactly if a, b ≥ 0 and ab = 0. Then the problem is
 
     Φ(z) = φ(z, S(Mz − u)) = 0,    S > 0 diagonal, the reciprocal lengths of M's rows,
 
-and for a P-matrix every element of ∂Φ is invertible and every stationary point of ½‖Φ‖² is the solution: Newton's
-method with a line search converges from anywhere, quadratically in the end, and the rate of splitting, 1 − O(m/‖I − W‖)
-for a nearly skew I − W, plays no part. Each step costs one dense factorization an instance. Source: De Luca, Facchinei,
-Kanzow, "A semismooth equation approach to the solution of nonlinear complementarity problems" (1996).
+For a P-matrix every element of ∂Φ is invertible and every stationary point of ½‖Φ‖² is the solution. So Newton's method
+with a line search converges from anywhere, quadratically in the end; it does not slow down for a nearly skew I − W, as
+splitting does with its rate of 1 − O(m/‖I − W‖). Each step costs one dense factorization an instance. Source: De Luca,
+Facchinei, Kanzow, "A semismooth equation approach to the solution of nonlinear complementarity problems" (1996).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from conelayers.equilibrium.operators import MonotoneOperator
 
 __all__ = ["MOST_UNKNOWNS", "dense_adjoint", "dense_equilibrium", "matrix_of"]
 
-MOST_UNKNOWNS = 2048  # of an instance: a matrix of 32 MB, and some seconds a step
-_NUMBERS = 2**24  # in the matrices of the instances that are solved at once
+MOST_UNKNOWNS = 2048  # of an instance, which has a matrix of 32 MB, and takes some seconds a step
+_NUMBERS = 2**24  # at most, in the matrices of the instances that are solved at once
 _STEPS = 200  # of Newton's method
 _HALVINGS = 40  # of a step, in the line search
 _ARMIJO = 1e-4  # the part of the slope's decrease from which a step is accepted
-_LOST = 1e-9  # the residual beyond which the path is tried
-_PATH = 20  # values of ρ, two a decade
-_ARRIVED = 1e-14  # of 1 + ‖z‖: what is left is rounding
+_LOST = 1e-9  # the residual beyond which a path is followed
+_PATH = 20  # values of ρ on the path, two a decade
+_ARRIVED = 1e-14  # times 1 + ‖z‖: a smaller Φ is rounding
 
 
 def matrix_of(operator: MonotoneOperator) -> Tensor:
@@ -44,7 +44,7 @@ def matrix_of(operator: MonotoneOperator) -> Tensor:
 def dense_equilibrium(W: Tensor, u: Tensor, z: Tensor) -> Tensor:
     """z (N, n) with z = max(W z + u, 0) for u (N, n), from z, in double precision.
 
-    Nothing is raised: the caller judges by the residual.
+    It raises no error: the caller judges the result by its residual.
     """
     most = max(1, _NUMBERS // max(W.numel(), 1))
     return torch.cat([_found(W, *part) for part in zip(u.split(most), z.split(most), strict=True)])
@@ -59,9 +59,9 @@ def dense_adjoint(W: Tensor, D: Tensor, g: Tensor) -> Tensor:
 
 
 def _found(W: Tensor, u: Tensor, z: Tensor) -> Tensor:
-    """By Newton's method. Where rounding stops it on the way, a path is followed instead.
+    """The solutions by Newton's method; if rounding stops it on the way, by following a path.
 
-    The path solves with I − W + ρI, for ρ from ‖I − W‖ down to zero, each from the solution before.
+    The path has the solutions for I − W + ρI, with ρ from ‖I − W‖ down to zero, each found from the one before.
     """
     z = _newton(W, u, z)
     error = lambda z: (z - torch.relu(z @ W.T + u)).norm(dim=1) / (1 + z.norm(dim=1))  # noqa: E731
@@ -117,7 +117,7 @@ def _newton(W: Tensor, u: Tensor, z: Tensor) -> Tensor:
         if bool((after[0] == z).all()):  # rounding hides any decrease
             break
         z, y, value = after
-    # On the active set the equation is linear: its solution is the equilibrium to rounding, and has the exact zeros.
+    # On the active set the equation is linear. Its solution is the equilibrium to rounding, with exact zeros.
     active = (z > y).to(z.dtype)
     exact = torch.linalg.solve_ex(identity - active[..., None] * W, active * (u / scale))[0]
     better = (_phi(exact, exact @ M.T - u).norm(dim=1) <= value.norm(dim=1))[:, None]

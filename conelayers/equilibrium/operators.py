@@ -21,14 +21,14 @@ _Apply = Callable[[Tensor], Tensor]
 
 
 def positive_integer(name: str, value: Any) -> int:
-    """Raises ValueError for anything else, naming the argument."""
+    """The value as an int. Raises ValueError, naming the argument, if it is no positive integer."""
     if not _whole(value) or value < 1:
         raise ValueError(f"{name}: got {value!r}, expected a positive integer")
     return int(value)
 
 
 def is_real(value: Any) -> bool:
-    """A number, and no truth value."""
+    """Whether the value is a real number; True and False are none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
@@ -54,15 +54,18 @@ class MonotoneOperator(nn.Module):
 
     @abstractmethod
     def prepared(self, *, transposed: bool = False) -> _Apply:
-        """h ↦ W h, or Wᵀh, prepared once for the parameters as they are; it is not differentiated."""
+        """h ↦ W h, or Wᵀh, prepared once for the present values of the parameters; it is not differentiated."""
 
     @abstractmethod
     def resolvent(self, alpha: float, *, transposed: bool = False) -> _Apply:
-        """h ↦ (I + α(I − W))⁻¹h, or with Wᵀ, prepared once for the parameters as they are; it is not differentiated."""
+        """h ↦ (I + α(I − W))⁻¹h, or with Wᵀ instead of W, prepared once for the present values of the parameters.
+
+        It is not differentiated.
+        """
 
     @abstractmethod
     def constants(self) -> tuple[float, float]:
-        """The smallest eigenvalue of the symmetric part of I − W, and ‖I − W‖₂: computed, not assumed."""
+        """The smallest eigenvalue of the symmetric part of I − W, and ‖I − W‖₂, both computed from the parameters."""
 
 
 @final
@@ -124,8 +127,9 @@ class CircularConvolution(MonotoneOperator):
         self.B = nn.Parameter(scale * torch.randn(channels, channels, kernel, kernel))
 
     def _transformed(self, weights: Tensor) -> Tensor:
-        """The matrices (height, width // 2 + 1, channels, channels) of the convolution with these weights, at the half
-        of frequencies that real images need.
+        """The matrices of the convolution with these weights, (height, width // 2 + 1, channels, channels).
+
+        They are those of the half of the frequencies that real images need.
         """
         _, height, width = self.shape
         padded = torch.nn.functional.pad(weights, (0, width - self.kernel, 0, height - self.kernel))
@@ -134,7 +138,7 @@ class CircularConvolution(MonotoneOperator):
         return torch.fft.rfft2(centred).permute(2, 3, 0, 1)
 
     def _matrices(self) -> Tensor:
-        """Ŵ."""
+        """Ŵ at these frequencies."""
         A, B = self._transformed(self.A), self._transformed(self.B)
         identity = torch.eye(self.shape[0], dtype=A.dtype, device=A.device)
         return (1 - self.m) * identity - A.mH @ A + B - B.mH

@@ -4,14 +4,14 @@
 
     0 ∈ (I − W)z − u + ∂ι(z),    ι the indicator of z ≥ 0,
 
-which has exactly one solution. With R = (I + α(I − W))⁻¹ the iteration is, two reflections, from z = w = 0 or any other
-pair with z = σ(w),
+which has exactly one solution. With R = (I + α(I − W))⁻¹ the iteration consists of two reflections, from z = w = 0 or
+any other pair with z = σ(w),
 
-    w ← w + 2(R(2z − w + αu) − z),   z ← σ(w),
+    w ← w + 2(R(2z − w + αu) − z),   z ← σ(w).
 
-and converges for every α > 0, linearly, by the factor max |(1 − αλ)/(1 + αλ)| over λ in the numerical range of I − W.
-With m ≤ Re λ and a skew part of norm ν that is about 1 − 2m/ν at best, which falls to one where I − W is nearly skew:
-what splitting leaves, newton.py solves. Sources: Winston, Kolter (2020); Ryu, Boyd, "A primer on monotone operator
+It converges linearly for every α > 0, by the factor max |(1 − αλ)/(1 + αλ)| over λ in the numerical range of I − W. If
+m ≤ Re λ and the skew part has norm ν, that is about 1 − 2m/ν at best, which is near one if I − W is nearly skew. Then
+newton.py solves what splitting leaves. Sources: Winston, Kolter (2020); Ryu, Boyd, "A primer on monotone operator
 methods" (2016).
 """
 
@@ -30,19 +30,21 @@ from conelayers.equilibrium.operators import MonotoneOperator, is_real
 
 __all__ = ["PeacemanRachford", "Solved", "natural_residual"]
 
-_LOOK = 5  # steps from one look at the residual to the next
-_PATIENCE = 10  # looks without the residual halving
-_MOST_STEPS = 2000  # where the user set no limit
-_POWER_STEPS = 4  # for the estimate of ‖I − W‖
-_ROUNDING = 4  # units of rounding, times ‖I − W‖: how well W z is known
+_LOOK = 5  # steps from one computation of the residual to the next
+_PATIENCE = 10  # computations of the residual in which it does not halve, after which splitting ends
+_MOST_STEPS = 2000  # if the user sets no limit
+_POWER_STEPS = 4  # of the power iteration that estimates ‖I − W‖
+_ROUNDING = 4  # units of rounding, times ‖I − W‖: the relative error of W z
 
 
 @final
 class Solved(NamedTuple):
-    """What a solve ends with.
+    """The result of a solve.
 
-    z (N, *shape). residual (N,): ‖z − σ(W z + u)‖ relative to 1 + ‖z‖. iterations: the steps of splitting.
-    tolerance: what the residual was to reach.
+    z: (N, *shape).
+    residual: ‖z − σ(W z + u)‖ relative to 1 + ‖z‖, (N,).
+    iterations: the number of steps of splitting.
+    tolerance: the residual that was asked for.
     """
 
     z: Tensor
@@ -77,7 +79,10 @@ class PeacemanRachford:
 
     @torch.no_grad()
     def solve(self, operator: MonotoneOperator, u: Tensor, z0: Tensor | None = None) -> Solved:
-        """From z0, or 0, for u (N, *shape). The residual tells whether it arrived; nothing is raised."""
+        """The equilibrium for u (N, *shape), from z0 or 0.
+
+        It raises no error: the residual says whether it converged.
+        """
         z, apply = torch.zeros_like(u) if z0 is None else torch.relu(z0), operator.prepared()
 
         def residual(z: Tensor) -> Tensor:
@@ -116,16 +121,16 @@ class PeacemanRachford:
         if left.numel():
             W, d, b = matrix_of(operator), D[left].flatten(1).double(), g[left].flatten(1).double()
             solved = dense_adjoint(W, d, b)
-            # Of a direct solution the backward error is judged: w may be as long as ‖W‖/m times g, and W times it is
-            # not known better.
+            # A direct solution is judged by its backward error, since w may be as long as ‖W‖/m times g, and the
+            # rounding errors of W w are relative to that length.
             error = (solved - (d * solved) @ W - b).norm(dim=1) / (size[left] + norm * (d * solved).norm(dim=1))
             return _improved(found._replace(z=transposed(found.z) + g), left, solved, error)
         return found._replace(z=transposed(found.z) + g)
 
     def tolerance(self, dtype: torch.dtype, size: float = 1.0) -> float:
-        """``tol``, but no less than 32 units of rounding, or 4·``size`` of them.
+        """``tol``, or 32 units of rounding, or 4·``size`` of them, whichever is most.
 
-        ``size`` is ‖I − W‖: products with W are not known better.
+        size: ‖I − W‖, to which the rounding errors of products with W are relative.
         """
         return max(self.tol, max(32.0, _ROUNDING * size) * torch.finfo(dtype).eps)
 
@@ -157,21 +162,22 @@ class PeacemanRachford:
         for k in range(1, limit + 1):
             w = w + 2 * (resolvent(2 * z - w + shift) - z)
             z = proximal(w)
-            # Every few steps the residual itself is looked at, which costs as much as a step.
+            # The residual is computed every few steps only, since it costs as much as a step.
             if k % _LOOK == 0 or k == limit:
                 residual = residual_of(z)
                 worst = float(residual.max())
                 least, since = (worst, 0) if worst < (0.98 if alone else 0.5) * least else (least, since + 1)
-                # Rounding may stop it before the tolerance is reached: the caller judges by the residual.
+                # Rounding may stop the iteration before the tolerance is reached; the caller looks at the residual.
                 if worst <= tolerance or since >= _PATIENCE:
                     return Solved(z, residual, k, tolerance)
         return Solved(z, residual, limit, tolerance)
 
 
 def _improved(found: Solved, left: Tensor, solved: Tensor, residual: Tensor) -> Solved:
-    """``found`` with the solutions ``solved`` (k, n) of the instances ``left`` (k,), where their residuals are less.
+    """``found`` with other solutions of some instances, if their residuals are smaller.
 
-    residual (k,): theirs, in double precision.
+    left: the positions of these instances, (k,).
+    solved, residual: their solutions (k, n) and residuals (k,), in double precision.
     """
     kept = residual < found.residual[left]
     where = left[kept]
@@ -188,7 +194,7 @@ def natural_residual(apply: Callable[[Tensor], Tensor], u: Tensor, z: Tensor) ->
 
 
 def _size(operator: MonotoneOperator, apply: Callable[[Tensor], Tensor], like: Tensor) -> float:
-    """Roughly ‖I − W‖, by a few power iterations."""
+    """An estimate of ‖I − W‖ by a few power iterations."""
     z = torch.randn(1, *operator.shape, generator=torch.Generator().manual_seed(0)).to(like)
     size = 1.0
     for _ in range(_POWER_STEPS):

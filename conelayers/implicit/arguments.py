@@ -1,6 +1,6 @@
-"""Checks of the projections' arguments: numbers and shapes that do not fit raise.
+"""Checks of the projections' arguments: numbers and shapes that do not fit raise an error.
 
-Values in arrays that do not fit raise nothing: the results there are NaN.
+Values in arrays that do not fit raise nothing; the results are NaN there.
 """
 
 from __future__ import annotations

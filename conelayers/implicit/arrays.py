@@ -1,4 +1,4 @@
-"""What the formulas that PyTorch and JAX share ask of a framework: one ``Arrays`` for each, made in its own folder."""
+"""The functions of a framework that the formulas for PyTorch and JAX use: one ``Arrays`` for each framework."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ __all__ = ["Arrays", "Trees"]
 
 @final
 class Trees(NamedTuple):
-    """Nested lists, tuples and dicts: tree → (leaves, structure), and back; concatenate: arrays, on the last axis."""
+    """Functions for trees, which are nested lists, tuples and dicts of arrays.
+
+    flatten: from a tree to (leaves, structure).
+    unflatten: from (leaves, structure) to the tree.
+    concatenate: joins arrays along the last axis.
+    """
 
     flatten: Callable[[Any], tuple[Sequence[Any], Any]]
     unflatten: Callable[[Sequence[Any], Any], Any]
@@ -23,18 +28,29 @@ class Trees(NamedTuple):
 class Arrays:
     """The functions of one framework, and its words in error messages.
 
-    xp: the module (``torch`` or ``jax.numpy``), used for what has one name and one meaning in both: where, abs, amax,
-    isnan, … noun: "a tensor" or "an array". conversion: what a user writes to make z0 one of floating-point numbers.
-    leaves: those of a tree, as the user gave them. floats: the dtypes that equations are solved in. is_array: whether a
-    value counts as an array. dtype_of: the dtype that the framework gives to such a value. is_floating: whether a dtype
-    is one of floating-point numbers. given: a user's value as an array, or None where it is none. parameter: a number
-    or an array that goes with the array v. converted: ``h`` in the dtype of ``like``. made: numbers as an array of the
-    dtype (and on the device) of ``like``. constant: the same values, without derivatives. ratio: a/b for a, b ≥ 0,
-    where 0/0 is 0 and what is not a number is infinite. sorted_down, taken, counts: along the last axis, h from its
-    largest entry on; its entries at the indices; 1, 2, …, n. eager: whether values are known as soon as they are
-    computed, so that work that no instance needs can be left out. either: ``either(condition, yes, no)`` is yes() or
-    no(). loop: ``loop(unfinished, step, state)`` steps while unfinished. scalar: a number as the state of a loop holds
-    it, in the dtype of ``like``; counter: 0, as a state counts steps.
+    xp: the module (``torch`` or ``jax.numpy``), for functions with one name and meaning in both: where, abs, amax, …
+    noun: "a tensor" or "an array".
+    conversion: what a user writes to make an array of floating-point numbers of z0.
+    trees: the functions for trees.
+    leaves: the leaves of a tree, as the user gave them.
+    floats: the dtypes in which equations are solved.
+    is_array: whether a value counts as an array.
+    dtype_of: the dtype that the framework gives to such a value.
+    is_floating: whether a dtype is one of floating-point numbers.
+    given: a user's value as an array, or None if it is none.
+    parameter: a number or an array, in the dtype of the array v.
+    converted: ``h`` in the dtype of ``like``.
+    made: numbers as an array of the dtype (and on the device) of ``like``.
+    constant: the same values, without derivatives.
+    ratio: a/b for a, b ≥ 0, where 0/0 is 0, and infinite instead of NaN.
+    sorted_down: h sorted along the last axis, the largest entry first.
+    taken: the entries of h at indices along the last axis.
+    counts: 1, 2, …, n for h (..., n).
+    eager: whether values are known as soon as they are computed, so that work that no instance needs can be left out.
+    either: ``either(condition, yes, no)`` is yes() or no().
+    loop: ``loop(unfinished, step, state)`` replaces the state by ``step(state)`` while it is unfinished.
+    scalar: a number as the state of a loop holds it, in the dtype of ``like``.
+    counter: 0, as the state of a loop counts steps.
     """
 
     xp: Any
@@ -62,7 +78,7 @@ class Arrays:
     counter: Callable[[], Any]
 
     def may_lack(self, done: Any) -> bool:
-        """Whether some instance may not be done: what is left to do is done for all of them then."""
+        """Whether some instance may not be done yet; then the rest of the work is done for all of them."""
         return not self.eager or not bool(done.all())
 
     def rounding(self, h: Any) -> float:
@@ -70,11 +86,11 @@ class Arrays:
         return float(self.xp.finfo(h.dtype).eps)
 
     def sizes(self, h: Any) -> Any:
-        """|h|, with 0 where that is not finite."""
+        """|h|, with 0 instead of infinite and NaN entries."""
         return self.xp.nan_to_num(self.xp.abs(h), posinf=0.0)
 
     def most(self, h: Any) -> Any:
-        """The largest entry (N,) of the rows of h (N, n), h ≥ 0; 0 where there is none."""
+        """The largest entry (N,) of each row of h (N, n), h ≥ 0; 0 for n = 0."""
         return self.xp.amax(h, axis=1) if h.shape[1] else h.sum(1)
 
     def lengths(self, h: Any) -> Any:

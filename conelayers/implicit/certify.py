@@ -1,12 +1,12 @@
 """The test behind a root's certificate, over NumPy arrays: is B invertible, and is every other element?
 
-- ``smooth``: B is the only element. - Separable kinks: separable.py tests the box of diagonals D. A solution is known
-up to its residual only. So a coordinate counts as
-  lying on a kink if Newton's next step, W B⁻¹F, would move it by a hundredth of its distance from the kink, or if that
-  distance is within 1e−12 of ‖v‖.
+- ``smooth``: B is the only element.
+- Separable kinks: separable.py tests the box of diagonals D. A solution is known up to its residual only. So a
+  coordinate counts as lying at a kink if Newton's next step, W B⁻¹F, would move it by a hundredth of its distance from
+  the kink, or if that distance is within 1e−12 of ‖v‖.
 - Neither: elements at points nearby are tested, and the signs of their determinants are compared. The Clarke Jacobian
-is convex, so two
-  different signs prove that some element is singular. One sign proves nothing: the verdict is CHECKED.
+  is convex, so two different signs prove that some element is singular. One sign proves nothing: the verdict is
+  CHECKED.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from conelayers.support.arguments import as_flag, described
 
 __all__ = ["EquationAtPoint", "Separable", "certificates", "check_arguments", "distance_moved"]
 
-_STEPS = 100.0  # of Newton's next step: how near a kink counts as being on it
-_ROUNDING = 1e-12  # of ‖v‖: the same
+_STEPS = 100.0  # times Newton's next step: a kink within that distance counts as one
+_ROUNDING = 1e-12  # times ‖v‖: the distance that is added for rounding errors
 _RANK = 1e-9  # σ_min/σ_max of a scaled B, below which B counts as singular
-_SCALINGS = 8  # of rows and columns by the square roots of their largest entries
-_NEARBY = 1e-6  # of 1 + ‖·‖∞: how far away "points nearby" are
+_SCALINGS = 8  # how often rows and columns are divided by the square roots of their largest entries
+_NEARBY = 1e-6  # times 1 + ‖·‖∞: the distance of "points nearby"
 
 
 @final
@@ -39,7 +39,8 @@ _NEARBY = 1e-6  # of 1 + ‖·‖∞: how far away "points nearby" are
 class Separable:
     """z = σ(pre(z, *theta)), coordinate by coordinate. In certify_root: F = z − σ(pre) or its negative.
 
-    pre: returns the shape of z and is smooth at the solution. activation: σ, ReLU by default.
+    pre: a function of (z, *theta) that returns the shape of z and is smooth at the solution.
+    activation: σ, ReLU by default.
     """
 
     pre: Callable[..., Any]
@@ -60,9 +61,12 @@ class Separable:
 class EquationAtPoint:
     """F at a point (z, θ) in double precision, as an adapter gives it; N instances of n unknowns.
 
-    z: the point (N, n). shape: that of z as the user's function takes it. rounding: the unit of rounding of its dtype.
-    values: Z (N, n) ↦ F(Z, θ) (N, n). matrices: Z ↦ ∂F/∂z (N, n, n). matrices_nearby: the same with z and θ moved by
-    the generator.
+    z: the point (N, n).
+    shape: the shape of z as the user's function takes it.
+    rounding: the unit of rounding of z's dtype.
+    values: Z (N, n) ↦ F(Z, θ) (N, n).
+    matrices: Z ↦ ∂F/∂z (N, n, n).
+    matrices_nearby: generator ↦ ∂F/∂z (N, n, n) at a point nearby, to which the generator moves z and θ.
     """
 
     z: np.ndarray
@@ -103,9 +107,11 @@ def certificates(
     tol: float,
     samples: int,
 ) -> tuple[RootCertificate, ...]:
-    """One certificate for each instance. ``at_point`` gives ``separable.pre`` at the same point.
+    """One certificate for each instance.
 
-    Raises ValueError where ``separable`` describes another function.
+    name: the public function, in messages.
+    at_point: gives another function, ``separable.pre``, at the same point.
+    The others are those of certify_root. Raises ValueError where ``separable`` describes another function.
     """
     z = equation.z
     count, n = z.shape
@@ -175,7 +181,7 @@ def _certificate_of(
     elif kinks is not None:
         allowed = _STEPS * np.abs(kinks.W @ step) + _ROUNDING * np.max(np.abs(kinks.v), initial=0.0)
         low, high, distance = kinks.activation.slopes_at(kinks.v, allowed)
-        near = allowed if arrived else 0 * allowed  # away from a solution everything may be near a kink
+        near = allowed if arrived else 0 * allowed  # away from a solution Newton's step reaches many kinks
         _described(name, B, kinks.W, *kinks.activation.slopes_at(kinks.v, near)[:2])
         tested = check_separable(kinks.W, low, high)
         at_kink, margin, limit = (
@@ -237,8 +243,8 @@ def _described(name: str, B: np.ndarray, W: np.ndarray, low: np.ndarray, high: n
         i = int(np.argmax(error))
         raise ValueError(
             f"{name}: separable: got a description of another function: the derivative of the function differs by "
-            f"{error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), "
-            "expected z = σ(pre(z, *theta)) coordinate by coordinate; check pre and activation"
+            f"{error[i]:.1e} in row {i} from that of σ(pre(z, *theta)), expected z = σ(pre(z, *theta)) coordinate by "
+            "coordinate; check pre and activation"
         )
 
 
@@ -255,7 +261,10 @@ def _sampled(B: np.ndarray, nearby: np.ndarray) -> SeparableTest:
 
 
 def _regular(B: np.ndarray) -> bool:
-    """Judged by the singular values once rows and columns have length one: B's own depend on the units of F and z."""
+    """Whether B is invertible, by its singular values after scaling rows and columns to about one size.
+
+    Those of B itself depend on the units of F and z.
+    """
     if not B.size or not np.isfinite(B).all():
         return not B.size
     for _ in range(_SCALINGS):

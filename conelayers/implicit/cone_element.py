@@ -1,7 +1,4 @@
-"""A product cone's projection and its derivative, with a selection at kinks, over NumPy arrays.
-
-The adapters' rules of differentiation call it.
-"""
+"""A product cone's projection and its derivatives, with a selection at kinks, over NumPy arrays."""
 
 from __future__ import annotations
 
@@ -23,23 +20,25 @@ __all__ = ["ConeElement"]
 class ConeElement:
     """Π_{K*} with the element that ``selection`` asks for.
 
-    The rules of the adapters for D(v)h and D²Π(v)[a, c] call its methods as they call those of a program's formulas.
+    It is what the adapters' rules for D(v)h and D²Π(v)[a, c] ask for (layer/projection_derivatives.py).
     """
 
     cones: Cones
     selection: Selection
-    piecewise: bool = False  # the rules always call ``derivative``
 
     @classmethod
     def of(cls, cones: Cones | Mapping[str, Any], selection: Selection | str, dual: bool) -> ConeElement:
-        """For Π_{K*}, or by Moreau for Π_K(v) = v + Π_{K*}(−v), where D_K = I − D_{K*} turns the selection around."""
+        """The element for Π_{K*} if ``dual``, else for Π_K.
+
+        By Moreau Π_K(v) = v + Π_{K*}(−v) and D_K = I − D_{K*}: "low" for the one is "high" for the other.
+        """
         chosen = as_selection(selection)
         return cls(as_cones(cones), chosen if dual else chosen.opposite)
 
     @property
-    def formulas(self) -> ConeElement:
-        """Itself: JAX's rules look for these methods here."""
-        return self
+    def curved(self) -> bool:
+        """Whether a cone curves, so that D²Π is not zero."""
+        return self.cones.curved
 
     def project(self, v: np.ndarray) -> np.ndarray:
         """Π_{K*}(v) for v (..., m)."""
@@ -57,10 +56,8 @@ class ConeElement:
         """D²Π_{K*}(v)[a, c] for v, a, c (..., m)."""
         return self._where_finite(product_cone(self.cones).second_derivative, v, a, c)
 
-    second = second_derivative  # as JAX's rules call it
-
     def _where_finite(self, function: Any, v: np.ndarray, *others: np.ndarray) -> np.ndarray:
-        """In double precision, NaN for points that are not finite, in v's dtype."""
+        """The function's values, computed in double precision, in v's dtype; NaN at points that are not finite."""
         flat = [h.reshape(-1, h.shape[-1]).astype(np.float64) for h in (v, *others)]
         finite = np.isfinite(flat[0]).all(axis=1)
         out = np.full_like(flat[0], np.nan)

@@ -33,12 +33,12 @@ class Theta:
 
     @classmethod
     def of(cls, arrays: Arrays, leaves: Sequence[Any], rebuilt: Callable[[Sequence[Any]], Any]) -> Theta:
-        """From the leaves of the user's tuple."""
+        """The arrays and constants among the leaves of the user's tuple."""
         places = tuple(i for i, leaf in enumerate(leaves) if arrays.is_array(leaf))
         return cls(places, tuple(None if arrays.is_array(leaf) else leaf for leaf in leaves), rebuilt)
 
     def unflatten(self, values: Sequence[Any]) -> Any:
-        """The user's tuple with these arrays; values beyond are left out."""
+        """The user's tuple with these arrays; further values are ignored."""
         leaves = list(self.constants)
         for i, value in zip(self.places, values, strict=False):
             leaves[i] = value
@@ -50,9 +50,12 @@ class Theta:
 class Equation:
     """F(z, θ) = 0, or z = f(z, θ) where the options say fixed. The function takes z and the leaves of θ.
 
-    axes: how many of the first axes of z count instances. unflatten: leaves ↦ the user's theta; flatten: its arrays.
-    restored: z as the user's z0 is. direct: the function as the user wrote it, where it may be called with plain
-    arrays.
+    options: the options of the call.
+    axes: how many of the first axes of z count instances.
+    unflatten: from the leaves to the user's theta.
+    flatten: from the user's theta to its arrays.
+    restored: from z to the structure of the user's z0.
+    direct: the function as the user wrote it, if it may be called with plain arrays.
     """
 
     options: Options
@@ -64,7 +67,7 @@ class Equation:
     direct: Callable[..., Any] | None = None
 
     def residual(self, z: Any, *leaves: Any) -> Any:
-        """F, or f − z."""
+        """F(z, θ), or f(z, θ) − z."""
         value = self.function(z, *leaves)
         return value - z if self.options.fixed else value
 
@@ -82,17 +85,20 @@ class Equation:
         return function
 
     def with_axis(self, function: Callable[..., Any]) -> Equation:
-        """With one more axis of instances in front of z, which ``function`` takes."""
+        """The equation with one more axis of instances in front of z, which ``function`` takes."""
         return replace(self, function=function, axes=self.axes + 1, direct=None)
 
     def without_solver(self) -> Equation:
-        """For what only needs derivatives."""
+        """The equation for callers that only need derivatives."""
         return replace(self, options=self.options.without_solver())
 
 
 @final
 class Prepared(NamedTuple):
-    """The options, the function and z0 as those of one array, and the way back to what is shaped like the user's z0."""
+    """An equation for one array z: its options, its function and its z0.
+
+    restored: from z to the structure of the user's z0.
+    """
 
     options: Options
     function: Callable[..., Any]
@@ -101,7 +107,10 @@ class Prepared(NamedTuple):
 
 
 def prepared(arrays: Arrays, options: Options, function: Callable[..., Any], z0: Any) -> Prepared:
-    """Trees of unknowns become one vector. Raises TypeError or ValueError for a function or a z0 that does not fit."""
+    """The user's equation as one for a single array; a tree of unknowns becomes one vector.
+
+    Raises TypeError or ValueError for a function or a z0 that does not fit.
+    """
     name, noun = options.name, arrays.noun
     if not callable(function):
         raise TypeError(
@@ -113,8 +122,7 @@ def prepared(arrays: Arrays, options: Options, function: Callable[..., Any], z0:
             got = f"{noun} of {arrays.dtype_of(h)}" if arrays.is_array(h) else type(h).__name__
             raise TypeError(
                 f"{name}: z0: got {got}, expected {noun} of float32 or float64, or a list, tuple or dict of them; "
-                "write "
-                f"{arrays.conversion}"
+                f"write {arrays.conversion}"
             )
     restored: Callable[[Any], Any] = lambda z: z  # noqa: E731
     if not arrays.is_array(z0):

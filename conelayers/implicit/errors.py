@@ -17,7 +17,9 @@ _ADVICE = (
 class ConvergenceError(RuntimeError):
     """The equation of some instances was not solved.
 
-    indices: theirs in the batch. residuals: what they reached. tolerance: what was asked for.
+    indices: the positions of these instances in the batch.
+    residuals: the relative residuals that they reached.
+    tolerance: the relative residual that was asked for.
     """
 
     def __init__(
@@ -37,8 +39,7 @@ class ConvergenceError(RuntimeError):
         of = f" at batch index {_shown(self.indices)}" if batch else ""
         super().__init__(
             f"{name}: {solver} did not converge{of}: reached the relative residual {worst:.1e}, expected at most "
-            f"{self.tolerance:.1e}. "
-            f"{advice}"
+            f"{self.tolerance:.1e}. {advice}"
         )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
@@ -50,15 +51,18 @@ class ConvergenceError(RuntimeError):
 
 @final
 class LinearSolveError(ArithmeticError):
-    """The linear system of a derivative was not solved: the relative ``residual`` reached, and the ``tolerance``."""
+    """The linear system of a derivative was not solved.
+
+    residual: the relative residual that was reached.
+    tolerance: the relative residual that was asked for.
+    """
 
     def __init__(self, name: str, solver: str, residual: float, tolerance: float, advice: str | None = None) -> None:
         self.name, self.solver, self.residual, self.tolerance = name, solver, float(residual), float(tolerance)
         self.advice = advice
         cause = (
             "∂F/∂z is singular at the solution to working precision (or, with batched=True, couples the instances): no "
-            "derivative is "
-            "defined by it; certify_root or certify_fixed_point says more."
+            "derivative is defined by it; certify_root or certify_fixed_point says more."
             if solver.startswith("Dense")
             else "Raise max_iter or restart, loosen rtol, or pass linear=Dense() where there is memory for the matrix; "
             "a singular ∂F/∂z has no solution (certify_root or certify_fixed_point says so)."

@@ -17,16 +17,17 @@ from conelayers.implicit.settings import Anderson, Picard
 __all__ = ["DIVERGED", "Residual", "checked_fixed_point", "fixed_point_of", "mixed_step"]
 
 _Map = Callable[[Any], Any]
-_RIDGE = 1e-14  # added to the Gram matrix of rows of unit length
-DIVERGED = 1e3  # times the best residual so far: an instance beyond goes back to its best point
+_RIDGE = 1e-14  # added to the diagonal of the Gram matrix, whose rows have unit length
+DIVERGED = 1e3  # times the best residual so far: an instance with a larger one goes back to its best point
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """|F_i| over max(|z_i|, start_i), start = |F| at z0, the largest of each instance (N,).
+    """The residual of each instance (N,): the largest of |F_i| over max(|z_i|, start_i).
 
-    Unless ``strict``, an instance whose F is rounding of its largest entry counts as within the tolerance.
+    start: |F| at z0.
+    strict: if False, an instance whose F is rounding of its largest entry counts as within the tolerance.
     """
 
     arrays: Arrays
@@ -51,7 +52,10 @@ def fixed_point_of(
     tolerance: float,
     anderson: Callable[[_Map, Best, Residual, Anderson], Best],
 ) -> Point:
-    """By Anderson acceleration and, for the instances that it left, plain iteration; or by plain iteration alone."""
+    """The fixed point that the settings' method finds.
+
+    Instances that Anderson acceleration does not finish go on by plain iteration.
+    """
     xp = arrays.xp
     residual = Residual(arrays, arrays.sizes(f(z0) - z0), tolerance)
     start = Best(z0, xp.full_like(z0.sum(1), xp.inf))
@@ -66,7 +70,10 @@ def fixed_point_of(
     damping = settings.damping if isinstance(settings, Picard) else 1.0
 
     def further() -> Point:
-        """Rounding of the largest entry is not rounding of smaller ones that do not depend on it."""
+        """Plain iteration to the strict tolerance.
+
+        What is rounding of the largest entry is none of smaller entries that do not depend on it.
+        """
         strict = replace(residual, strict=True)
         found = _picard(f, Best(best.z, start.residual), strict, settings.max_iter, damping)
         z = xp.where((point.accepted | (best.residual > tolerance))[:, None], best.z, found.z)
@@ -89,7 +96,10 @@ def checked_fixed_point(arrays: Arrays, f: _Map, z: Any, start: Any, tolerance: 
 
 
 def _mapped(f: _Map, best: Best, residual_of: Residual) -> Best:
-    """f(z) where that is a solution too: unlike a combination of points it has f's zeros, and lies where f maps to."""
+    """f(z) instead of z where that is a solution too.
+
+    A combination of points lacks the exact zeros of f, and may lie outside of f's range.
+    """
     where = residual_of.arrays.xp.where
     z = f(best.z)
     residual = residual_of(f(z) - z, z)
@@ -98,7 +108,7 @@ def _mapped(f: _Map, best: Best, residual_of: Residual) -> Best:
 
 
 def _picard(f: _Map, start: Best, residual_of: Residual, steps: int, damping: float) -> Best:
-    """Plain iteration from the start's z, for all instances until each is done or no longer finite."""
+    """Plain iteration from the start's z, until every instance is done or no longer finite."""
     arrays, tolerance = residual_of.arrays, residual_of.tolerance
     xp = arrays.xp
 
@@ -121,9 +131,12 @@ def mixed_step(
 ) -> Any:
     """Anderson's step βg − Σ γᵢ (Δzᵢ + βΔgᵢ): γ minimizes ‖g − Σ γᵢ Δgᵢ‖, and Δ are differences to earlier points.
 
-    z, g = f(z) − z (N, n); Z, G (m, N, n) and live (m, N): the earlier points, and which of them an instance may use.
-    ``solve`` takes the Gram matrices (N, m, m), what is added to their diagonals (N, m), and right-hand sides (N, m,
-    1). Where the step is not finite, it is the plain one, βg.
+    z, g: the point, and f(z) − z, (N, n).
+    Z, G: the earlier points and their f(z) − z, (m, N, n).
+    live: which of the earlier points an instance may use, (m, N).
+    solve: takes the Gram matrices (N, m, m), what is added to their diagonals (N, m), and right-hand sides (N, m, 1).
+
+    If the step is not finite, the plain one, βg, takes its place.
     """
     xp = arrays.xp
     dz, dg = (xp.swapaxes(h - H, 0, 1) for h, H in ((z, Z), (g, G)))

@@ -1,4 +1,4 @@
-"""B t = r for N instances at once, B = ∂F/∂z: what the solvers of both frameworks share.
+"""Solving B t = r for N instances at once, B = ∂F/∂z: the formulas that the solvers of both frameworks share.
 
 t and r are (..., N, n); products with B take and return arrays of that shape.
 """
@@ -15,14 +15,20 @@ from conelayers.implicit.settings import BiCGStab, Dense, LinearSolver
 __all__ = ["Answer", "answer_of", "bicgstab", "growth_is_regular", "probes", "target_of", "unit"]
 
 _DOUBLE = 1e-12  # units of rounding below this are of double precision
-_MOST_GROWTH = 2.0**-8  # of a vector by the inverse of a scaled matrix, over 1/ε: beyond, the matrix counts as singular
-_ITERATIVE = 10.0  # times rtol: what the recomputed residual of an iterative method is held to
-_SINGLE = 1e-3  # the relative residual that a dense solve in single precision is held to at least
+# Times 1/ε: if the inverse of a scaled matrix makes a vector longer than that, the matrix counts as singular.
+_MOST_GROWTH = 2.0**-8
+_ITERATIVE = 10.0  # times rtol: the tolerance for the recomputed residual of an iterative method
+_SINGLE = 1e-3  # the least tolerance for the relative residual of a dense solve in single precision
 
 
 @final
 class Answer(NamedTuple):
-    """t (..., N, n), its relative residuals ‖B t − r‖/‖r‖ (..., N), and the tolerance that they are held to."""
+    """The solution of a linear system.
+
+    t: (..., N, n).
+    residual: the relative residuals ‖B t − r‖/‖r‖, (..., N).
+    tolerance: the largest residual that is accepted.
+    """
 
     t: Any
     residual: Any
@@ -30,7 +36,7 @@ class Answer(NamedTuple):
 
 
 def answer_of(arrays: Arrays, t: Any, product: Any, r: Any, settings: LinearSolver) -> Answer:
-    """t with its residual, from ``product`` = B t; single precision does not reach what double precision does."""
+    """t with its residual, from ``product`` = B t, and the tolerance, which is larger in single precision."""
     xp, eps = arrays.xp, arrays.rounding(r)
     tolerance = effective(settings.rtol, eps)
     if not isinstance(settings, Dense):
@@ -48,17 +54,18 @@ def target_of(arrays: Arrays, r: Any, rtol: float) -> Any:
 
 
 def unit(arrays: Arrays, h: Any, size: Any) -> Any:
-    """h over its size, and 0 where that is 0."""
+    """h divided by its size; 0 where the size is 0."""
     where, positive = arrays.xp.where, size > 0
     return where(positive[..., None], h / where(positive, size, 1.0)[..., None], 0.0)
 
 
 def probes(arrays: Arrays, B: Any) -> tuple[Any, Any]:
-    """Two fixed vectors (N, n, 2) in the units of B's rows, and the sizes (N, n) of B's columns, its rows scaled to 1.
+    """Two fixed right-hand sides that show whether B is singular, and the sizes of B's columns.
 
-    A consistent right-hand side has a small residual even where B is singular, with a multiple of B's null vector in t.
-    So B⁻¹ is applied to these vectors too: with rows and columns scaled to 1, the results are as long as B is near to a
-    singular matrix.
+    The vectors (N, n, 2) are in the units of B's rows; the sizes (N, n) are those of the columns once the rows are
+    scaled to 1. If B is singular, a consistent right-hand side still has a small residual, with a multiple of B's null
+    vector in t. So B⁻¹ is applied to these vectors too: with rows and columns scaled to 1, the results are the longer,
+    the nearer B is to a singular matrix.
     """
     xp = arrays.xp
     rows = _scale(arrays, xp.amax(xp.abs(B), axis=2))
@@ -70,7 +77,8 @@ def probes(arrays: Arrays, B: Any) -> tuple[Any, Any]:
 def growth_is_regular(arrays: Arrays, applied: Any, columns: Any) -> Any:
     """Whether B is regular to working precision (N,).
 
-    applied: B⁻¹ times the probes. columns: the sizes that came with them.
+    applied: B⁻¹ times the vectors of ``probes``.
+    columns: the sizes that ``probes`` gave with them.
     """
     xp = arrays.xp
     growth = xp.amax(xp.abs(columns[..., None] * applied), axis=(1, 2))
@@ -84,7 +92,12 @@ def _scale(arrays: Arrays, size: Any) -> Any:
 
 @final
 class _Krylov(NamedTuple):
-    """BiCGStab's t, residual e, direction p and ρ = ⟨r, e⟩; the best t and its residual's size; the steps taken."""
+    """The state of BiCGStab.
+
+    t, e, p, rho: the solution, its residual, the direction and ρ = ⟨r, e⟩.
+    best, least: the t of the smallest residual so far, and that residual's size.
+    k: the number of steps.
+    """
 
     t: Any
     e: Any
@@ -96,7 +109,7 @@ class _Krylov(NamedTuple):
 
 
 def bicgstab(arrays: Arrays, times: Callable[[Any], Any], r: Any, settings: BiCGStab) -> Any:
-    """The t of least residual on the way to the tolerance, for each instance."""
+    """t by BiCGStab: for each instance that of the least residual on the way."""
     xp = arrays.xp
     target = target_of(arrays, r, settings.rtol)
 

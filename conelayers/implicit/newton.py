@@ -18,29 +18,29 @@ from conelayers.implicit.settings import Newton
 
 __all__ = ["MODEL", "Newtonian", "checked_root", "newton_root"]
 
-_AT_ZERO = 1e-4  # times tol: how far F has to come down from the start where Newton's step is not small against z
-_BEYOND = 1e-3  # of that: how far it has to come down where convergence is linear
-MODEL = 0.1  # the relative error of F's linear model on Newton's step up to which a root is known to be there
-_DOWN = 1e-3  # F over its size on the way: what counts as down where rounding ends the descent
+_AT_ZERO = 1e-4  # times tol: the decrease of F from the start that ends an instance although Newton's step is not small
+_BEYOND = 1e-3  # times that: the decrease of F that ends an instance that converges linearly
+MODEL = 0.1  # the largest relative error of F's linear model on Newton's step at which a root is known to be near
+_DOWN = 1e-3  # F over its size on the way, up to which F counts as small if rounding ends the descent
 _LINEAR = 3  # steps in a row of linear convergence that show a singular root
 _LEAST_STEPS, _MOST_STEPS = 0.4, 0.97  # ratios of one step to the one before, 1 − 1/m, that count as linear convergence
 _LEAST_VALUES, _MOST_VALUES = 0.15, 0.6  # the same of F, (1 − 1/m)ᵐ
 _SHRINKING = 0.65  # the most of the ratio of F to that of the steps, which is B's and at most ½ at a singular root
 _HALVINGS = 12  # of a step, in the line search
 _ENOUGH = 1e-4  # the part of the decrease that the linear model promises from which a step is accepted
-_MEASURED_FIRST, _MEASURED_FROM = (
-    2,
-    7,
-)  # rounding is measured in the first steps, and late: a regular root is found in between
+# F's rounding errors are measured in the first two steps and from the seventh on; a regular root is found in between.
+_MEASURED_FIRST, _MEASURED_FROM = 2, 7
 _FOLLOWED = 1e-10  # the tolerance of Newton's method from a point that a user's solver found
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Newtonian:
-    """What Newton's method asks of an equation.
+    """The functions of an equation that Newton's method calls.
 
-    F: z ↦ F(z). step: (z, F(z)) ↦ B⁻¹F(z), and the instances (N,) where B is regular. times: (z, h) ↦ B(z)h.
+    F: z ↦ F(z).
+    step: (z, F(z)) ↦ B⁻¹F(z), and the instances (N,) in which B is regular.
+    times: (z, h) ↦ B(z)h.
     """
 
     F: Callable[[Any], Any]
@@ -52,9 +52,14 @@ class Newtonian:
 class _State(NamedTuple):
     """The iteration after ``k`` steps.
 
-    value: F(z). rows: the sizes of F's rows. done (N,). linear, before: the number of steps in a row of linear
-    convergence, now and one step earlier. leaving (N,): whether F falls because z runs away, as e^z does. last,
-    relative: the last step, and its size relative to z. widths: the largest |z| so far.
+    value: F(z).
+    rows: the sizes of F's rows.
+    done: which instances have ended, (N,).
+    linear, before: the number of steps in a row of linear convergence, now and one step earlier.
+    leaving: whether F falls because z runs away, as e^z does for z → −∞, (N,).
+    last, relative: the last step, and its size relative to z.
+    widths: the largest |z| so far.
+    best: the best point so far.
     """
 
     z: Any
@@ -73,9 +78,12 @@ class _State(NamedTuple):
 
 @final
 class _Line(NamedTuple):
-    """The best point of a line search so far, F and its size there, after ``k`` trials; the next is at ``t``.
+    """A line search after ``k`` trials.
 
-    accepted (N,): whether F has come down enough; full (N,): whether it did by the full step.
+    z, value, size: the best point so far, F there, and the size of F.
+    accepted: whether F has come down enough, (N,).
+    full: whether it did so by the full step, (N,).
+    t: the step of the next trial.
     """
 
     z: Any
@@ -90,10 +98,11 @@ class _Line(NamedTuple):
 def newton_root(
     arrays: Arrays, equation: Newtonian, z0: Any, settings: Newton, tolerance: float, rows: Any | None = None
 ) -> Point:
-    """The longest of the steps 1, ½, ¼, … that lowers ‖F‖ enough is taken; the best of them where none does.
+    """The root that Newton's method finds from z0.
 
-    F's rows are measured by their size at the start, ``rows`` if that is larger, and by the size of what they are
-    computed from.
+    The line search takes the longest of the steps 1, ½, ¼, … that lowers ‖F‖ enough, or the best of them if none does.
+    F's rows are measured by their size at the start, by ``rows``, and by the size of what they are computed from,
+    whichever is largest.
     """
     xp, eps = arrays.xp, arrays.rounding(z0)
     zero = max(ROUNDINGS * eps, _AT_ZERO * tolerance)
@@ -102,7 +111,7 @@ def newton_root(
     start = start if rows is None else xp.maximum(start, rows)
 
     def looked(s: _State) -> _State:
-        """With the best point, and the instances whose F is down to zero done."""
+        """The state with its best point brought up to date, and with the instances ended whose F is down to zero."""
         rows = s.rows
         if not arrays.eager or s.k < _MEASURED_FIRST or s.k >= _MEASURED_FROM:
             rows = xp.maximum(start, row_sizes(arrays, equation.F, s.z, s.value))
@@ -112,7 +121,7 @@ def newton_root(
         return s._replace(rows=rows, best=best, done=s.done | arrived)
 
     def unfinished(s: _State) -> Any:
-        # A traced loop leaves instances whose z is not finite; an eager one steps on, and their residual is the step's.
+        # A traced loop stops for instances whose z is not finite; an eager one goes on, and the step is their residual.
         left = ~s.done if arrays.eager else ~s.done & xp.isfinite(s.z).all(1)
         return (s.k < settings.max_iter) & left.any()
 
@@ -129,7 +138,7 @@ def newton_root(
 
 
 def _stepped(arrays: Arrays, equation: Newtonian, s: _State, tolerance: float) -> _State:
-    """After one step, which ends an instance where z or F can no longer change but by rounding."""
+    """The state after one step; an instance ends if z and F can change by rounding errors only."""
     xp, most, ratio, lengths = arrays.xp, arrays.most, arrays.ratio, arrays.lengths
     z, value = s.z, s.value
     widths = xp.maximum(s.widths, xp.abs(z))
@@ -139,14 +148,14 @@ def _stepped(arrays: Arrays, equation: Newtonian, s: _State, tolerance: float) -
     size = lengths(weights * value)
     line = _searched(arrays, equation.F, z, value, weights, size, dz, s.done)
     chosen, chosen_value = line.z, line.value
-    # The step is rounding of z; or F is rounding, and the step does not lower it.
+    # An instance ends if the step is rounding of z, or if F is rounding and the step does not lower it,
     small = ~s.done & regular & (relative <= tolerance)
     if arrays.may_lack(line.accepted):
         stuck = ~line.accepted & (line.size >= (1 - _ENOUGH) * size)
         small = small | (stuck & _is_rounding(arrays, equation, z, value, dz, weights, size, tolerance))
         stays = (small & ~line.accepted)[:, None]
         chosen, chosen_value = xp.where(stays, z, chosen), xp.where(stays, value, chosen_value)
-    # Or the next step will be rounding of z, by how far F has come down.
+    # or if the next step will be rounding of z, judged by how far F has come down.
     above = xp.abs(chosen_value) > ROUNDINGS * arrays.rounding(z) * s.rows
     drop = most(xp.where(above, ratio(xp.abs(chosen_value), xp.abs(value)), 0.0))
     next_step = drop * most(ratio(xp.abs(dz), xp.abs(chosen)))
@@ -174,7 +183,7 @@ def _stepped(arrays: Arrays, equation: Newtonian, s: _State, tolerance: float) -
 def _searched(
     arrays: Arrays, F: Callable[[Any], Any], z: Any, value: Any, weights: Any, size: Any, dz: Any, done: Any
 ) -> _Line:
-    """The line search of the instances that are not done; ``size`` is F's at z, in the norm with the weights."""
+    """The line search of the instances that are not done; ``size`` is the weighted norm of F at z."""
     xp = arrays.xp
 
     def unfinished(s: _Line) -> Any:
@@ -204,9 +213,9 @@ def _searched(
 def _is_rounding(
     arrays: Arrays, equation: Newtonian, z: Any, value: Any, dz: Any, weights: Any, size: Any, tolerance: float
 ) -> Any:
-    """Whether F's linear model holds on Newton's step, and F is small.
+    """Whether F is rounding, if no step along the line lowers it.
 
-    A root is near then; if no step along the line lowers F all the same, F is rounding.
+    It is if F is small and its linear model holds on Newton's step: then a root is near.
     """
     xp, most = arrays.xp, arrays.most
     ahead = equation.times(z - dz, dz)
@@ -218,7 +227,7 @@ def _is_rounding(
 def checked_root(arrays: Arrays, equation: Newtonian, z: Any, z0: Any, tolerance: float) -> Point:
     """Whether a point that a user's solver found is a root.
 
-    It is one where F is rounding, or Newton's step is small, or F is down from the start and Newton's method converges
+    It is one if F is rounding, or Newton's step is small, or F is down from the start and Newton's method converges
     from z.
     """
     xp, most, ratio = arrays.xp, arrays.most, arrays.ratio

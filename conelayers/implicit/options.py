@@ -1,4 +1,4 @@
-"""The options of one call of root or fixed_point, their checks, and the solvers and tolerances they mean."""
+"""The options of one call of root or fixed_point, their checks, and the solvers and tolerances that follow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from conelayers.support.arguments import as_flag
 
 __all__ = ["Options"]
 
-_OF_CALLABLES = 1e-8  # the tolerance that a user's own solver is held to
+_OF_CALLABLES = 1e-8  # the tolerance for what a user's own solver returns
 
 
 @final
@@ -34,8 +34,10 @@ class Options:
 
     Raises TypeError or ValueError naming the option that does not fit.
 
-    fixed: whether z = f(z, θ) is solved, rather than F(z, θ) = 0. letter: what messages call the user's function, f or
-    F by default. The others are those of ``root``.
+    name: the public function, as messages name it.
+    fixed: whether z = f(z, θ) is solved, rather than F(z, θ) = 0.
+    letter: what messages call the user's function, f or F by default.
+    The others are those of ``root``.
     """
 
     name: str
@@ -69,36 +71,36 @@ class Options:
 
     @property
     def function_name(self) -> str:
-        """The user's function in messages."""
+        """What messages call the user's function."""
         return f"{self.name}: {self.letter or ('f' if self.fixed else 'F')}"
 
     @property
     def solver(self) -> ForwardSolver | Callable[..., Any]:
-        """What was given; else Anderson for fixed points, Newton for roots."""
+        """The solver that was given; else Anderson for fixed points, Newton for roots."""
         if self.solve is not None:
             return self.solve
         return Anderson() if self.fixed else Newton()
 
     @property
     def solver_name(self) -> str:
-        """The solver in messages."""
+        """What messages call the solver."""
         return "solve" if callable(self.solver) else type(self.solver).__name__
 
     def tolerance(self, rounding: float) -> float:
-        """What z is held to, in a dtype of this unit of rounding."""
+        """The tolerance for z, in a dtype with this unit of rounding."""
         solver = self.solver
         given = self.tol if self.tol is not None else _OF_CALLABLES if callable(solver) else solver.tol
         return effective(given, rounding)
 
     def linear_solver(self, n: int, count: int) -> LinearSolver:
-        """That of the derivatives of ``count`` instances of n unknowns."""
+        """The linear solver for the derivatives of ``count`` instances of n unknowns."""
         return linear_solver_for(self.linear, n, count)
 
     def step_solver(self, n: int, count: int) -> LinearSolver:
-        """That of Newton's steps."""
+        """The linear solver for Newton's steps."""
         solver = self.solver
         return linear_solver_for(solver.linear if isinstance(solver, Newton) else self.linear, n, count)
 
     def without_solver(self) -> Options:
-        """For what only needs derivatives: a user's solver may hold traced arrays."""
+        """The options for callers that only need derivatives, since a user's solver may hold traced arrays."""
         return replace(self, solve=None)

@@ -13,8 +13,10 @@ __all__ = ["Best", "Point", "better_of"]
 class Point(NamedTuple):
     """What a method ends with.
 
-    z (N, n). residual (N,): how far it is from being accepted, relative. accepted (N,): whether it is. singular (N,):
-    whether the method converged as it does to a singular root.
+    z: the points, (N, n).
+    residual: their relative residuals, (N,).
+    accepted: whether they are accepted as solutions, (N,).
+    singular: whether the method converged as it does to a singular root, (N,).
     """
 
     z: Any

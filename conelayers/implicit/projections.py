@@ -7,11 +7,11 @@ active is decided on constants (``Arrays.constant``).
 
 ``selection`` says which element is taken at a kink. A kink is within 1e−9 of ‖v‖∞ (1e−5 in single precision):
 
-    low      the least active set: the kink coordinates do not move
-    high     the largest: they do
-    mid      the mean of the two
-    default  that of strict comparisons, with no tolerance: low on the set's faces; inside and on the boundary of the l1
-             and l2 balls the identity
+    low      the element of the least active set: coordinates at the kink do not move
+    high     the element of the largest active set: coordinates at the kink move
+    mid      the mean of these two elements
+    default  the element of strict comparisons, without a tolerance: low on the set's faces; inside and on the boundary
+             of the l1 and l2 balls the identity
 
 The value is that of the default's piece whatever the selection. NaN in gives NaN out, and so do thresholds, radii and
 bounds in arrays that describe no set, such as negative ones; numbers that describe none raise.
@@ -31,7 +31,7 @@ from conelayers.support.arguments import as_flag, described
 
 __all__ = ["cone_element", "project_box", "project_l1_ball", "project_l2_ball", "project_simplex", "soft_threshold"]
 
-_KINK = {True: 1e-9, False: 1e-5}  # of ‖v‖∞, in double precision and in others
+_KINK = {True: 1e-9, False: 1e-5}  # times ‖v‖∞: how near a kink counts, in double precision and in others
 _DOUBLE = 1e-12  # units of rounding below this are of double precision
 _DEFAULT, _LOW, _HIGH = 0, 1, 2  # the pieces, and places in the masks below
 
@@ -124,7 +124,10 @@ def cone_element(
 
 
 def _masks(arrays: Arrays, strict: Any, h: Any, v: Any) -> tuple[Any, Any, Any]:
-    """Where h > 0: strictly (the default), with kinks counted as outside (low), with kinks counted as inside (high)."""
+    """Where h > 0: strictly (the default), with kinks counted as outside (low), with kinks counted as inside (high).
+
+    strict: h > 0. v: what sets the size of a kink.
+    """
     xp = arrays.xp
     size = xp.abs(arrays.constant(xp.where(xp.isfinite(v), v, 0.0)))
     if size.ndim and size.shape[-1]:
@@ -175,8 +178,8 @@ def _with_radius(arrays: Arrays, name: str, v: Any, value: Any) -> tuple[Any, An
 def _excess(arrays: Arrays, v: Any, radius: Any) -> Any:
     """v − τ with Σ max(v − τ, 0) = radius.
 
-    τ is the mean excess of the largest j entries, for the last j at which it is below the j-th. It is counted from the
-    largest entry, so that no digits are lost where v is large.
+    τ is the mean excess of the largest j entries, for the last j for which it is below the j-th entry. Entries are
+    counted from the largest one, so that no digits are lost if v is large.
     """
     xp = arrays.xp
     w = v - xp.amax(v, axis=-1, keepdims=True)
@@ -187,7 +190,7 @@ def _excess(arrays: Arrays, v: Any, radius: Any) -> Any:
 
 
 def _on_face(arrays: Arrays, v: Any, radius: Any, excess: Any, mask: Any) -> Any:
-    """The affine piece m∘(v − (Σ m v − radius)/Σm); NaN where the excess has one."""
+    """The affine piece m∘(v − (Σ m v − radius)/Σm) with m = ``mask``; NaN in rows whose excess is NaN somewhere."""
     xp = arrays.xp
     w = v - xp.amax(arrays.constant(v), axis=-1, keepdims=True)
     total = xp.where(mask, w, 0.0).sum(-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Units of rounding: what counts as zero, how small a tolerance may be, and which steps show how a function rounds."""
+"""Units of rounding: what counts as zero, how small a tolerance may be, and how a function's rounding is measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROBE = 64.0  # units of rounding: the relative steps of z that show what F is c
 
 
 def effective(tolerance: float, rounding: float) -> float:
-    """The tolerance, but no less than 64 units of rounding."""
+    """The tolerance, or 64 units of rounding if that is more."""
     return max(tolerance, ROUNDINGS * rounding)
 
 
@@ -25,7 +25,10 @@ def probe(n: int) -> list[float]:
 
 
 def row_sizes(arrays: Arrays, function: Callable[[Any], Any], z: Any, value: Any) -> Any:
-    """The sizes (N, n) of what the function's rows are computed from: they change so when z does in its last digits."""
+    """The sizes (N, n) of the terms from which the function's rows are computed.
+
+    They show in how much the rows change when z changes in its last digits.
+    """
     eps = arrays.rounding(z)
     steps = arrays.made(probe(z.shape[1]), z)
     return arrays.sizes((function(z + eps * steps * z) - value) / (PROBE * eps))

@@ -36,10 +36,10 @@ from scipy.linalg import matrix_balance
 
 __all__ = ["Invertibility", "PiecewiseLinear", "SeparableTest", "check_separable", "least_principal_minor"]
 
-_MINORS_UP_TO = 14  # kinks: 16383 minors
-_SAMPLES = 256  # vertices, where neither test decides
-_POSITIVE = 1e-12  # of the product of the rows' lengths
-_RANK = 1e-9  # σ_min/σ_max
+_MINORS_UP_TO = 14  # kinks, which have 16383 minors
+_SAMPLES = 256  # vertices that are tested if neither condition decides
+_POSITIVE = 1e-12  # times the product of the rows' lengths: smaller minors count as zero
+_RANK = 1e-9  # σ_min/σ_max, below which a matrix counts as singular
 
 
 @final
@@ -63,8 +63,7 @@ class PiecewiseLinear:
         if len(self.slopes) != len(self.breakpoints) + 1:
             raise ValueError(
                 f"PiecewiseLinear.slopes: got {len(self.slopes)} slopes for {len(self.breakpoints)} breakpoints, "
-                "expected one more slope "
-                "than breakpoints"
+                "expected one more slope than breakpoints"
             )
         points = tuple(point if point.ndim else float(point) for point in map(_array, self.breakpoints))
         object.__setattr__(self, "breakpoints", points)
@@ -79,7 +78,7 @@ class PiecewiseLinear:
 
     @classmethod
     def relu(cls, negative_slope: float = 0.0) -> PiecewiseLinear:
-        """max(v, 0), or leaky."""
+        """max(v, 0), or with ``negative_slope`` the leaky ReLU."""
         return cls((0.0,), (negative_slope, 1.0))
 
     @classmethod
@@ -129,7 +128,12 @@ class PiecewiseLinear:
 
 @final
 class Invertibility(Enum):
-    """What is known of all I − D W: EVERY one is invertible, SAMPLED ones are, or SOME one is singular."""
+    """What is known of the matrices I − D W.
+
+    - EVERY: every one is invertible.
+    - SAMPLED: those that were sampled are invertible.
+    - SOME_SINGULAR: some one is singular.
+    """
 
     EVERY = "every"
     SAMPLED = "sampled"
@@ -139,11 +143,15 @@ class Invertibility(Enum):
 @final
 @dataclass(frozen=True)
 class SeparableTest:
-    """invertibility: of the elements. method: by which that was found. elements: how many determinants were computed.
+    """What a test of the matrices I − D W found.
 
-    least_minor: the least principal minor of I − C, scaled, over the product of its rows' lengths; None where they were
-    not computed. monotonicity: m, the least eigenvalue of the symmetric part of I − C (of I − W where every slope runs
-    from 0 to 1).
+    invertibility: what is known of them.
+    method: how that was found.
+    elements: how many determinants were computed.
+    least_minor: the least principal minor of I − C, scaled, over the product of its rows' lengths; None if the minors
+    were not computed.
+    monotonicity: m, the least eigenvalue of the symmetric part of I − C (of I − W if every slope runs from 0 to 1);
+    None if it was not computed.
     """
 
     invertibility: Invertibility
@@ -156,9 +164,9 @@ class SeparableTest:
 def check_separable(W: Any, low: Any = 0.0, high: Any = 1.0) -> SeparableTest:
     """Whether I − D W is invertible for every diagonal D with low ≤ d ≤ high; W (n, n), low and high (n,) or numbers.
 
-    Exact up to 14 coordinates with low < high (or where the monotonicity condition holds, for any number), but that a
-    determinant within rounding of 0 counts as 0; beyond, vertices are sampled. Raises ValueError for a W that is not
-    square and finite, or low > high.
+    The test is exact for up to 14 coordinates with low < high, and for any number of them if the monotonicity condition
+    holds; but a determinant within rounding of 0 counts as 0. Otherwise vertices are sampled. Raises ValueError for a W
+    that is not square and finite, or low > high.
     """
     W = _array(W)
     if W.ndim != 2 or W.shape[0] != W.shape[1]:
@@ -216,13 +224,13 @@ def least_principal_minor(M: np.ndarray) -> tuple[float, int]:
 
 
 def _relative_determinant(matrices: np.ndarray) -> np.ndarray:
-    """det over the product of the rows' lengths, which bounds it (Hadamard), of (k, n, n); 0 where a row is."""
+    """det over the product of the rows' lengths, which bounds it (Hadamard), of (k, n, n); 0 if a row is zero."""
     lengths = np.linalg.norm(matrices, axis=2, keepdims=True)
     return np.linalg.det(matrices / np.where(lengths > 0, lengths, 1.0)) * (lengths > 0).all(axis=(1, 2))
 
 
 def _array(h: Any) -> np.ndarray:
-    """Of numbers, arrays, or tensors of either framework."""
+    """A float64 array of numbers, arrays, or tensors of either framework."""
     return np.asarray(h.detach().cpu() if hasattr(h, "detach") else h, dtype=np.float64)
 
 

@@ -1,20 +1,20 @@
 """How equations and the linear systems of their derivatives are solved: strategies that carry their settings.
 
-``Anderson`` and ``Picard`` solve fixed points z = f(z, θ), ``Newton`` solves these and roots F(z, θ) = 0. No unit of z
-or of F counts. A fixed point is accepted where, for every i,
+``Anderson`` and ``Picard`` solve fixed points z = f(z, θ), ``Newton`` solves these and roots F(z, θ) = 0. The units of
+z and F do not matter. A fixed point is accepted if, for every i,
 
     |F_i| ≤ tol·max(|z_i|, |F_i at z0|),    F = f(z, θ) − z,
 
-and a root where Newton's step is small or F is down to rounding,
+and a root if Newton's step is small or F is down to rounding,
 
     |dz_i| ≤ tol·|z_i|  for every i,    or    |F_i| ≤ max(64ε, 1e−4·tol)·|F_i at z0|  for every i,
 
-for each instance of a batch by itself. ``tol`` is never taken below 64 units of rounding ε of the dtype, and a point at
-which F or f is rounding is accepted.
+for each instance of a batch by itself. A ``tol`` below 64 units of rounding ε of the dtype counts as 64ε, and a point
+at which F or f is rounding is accepted.
 
-``Dense``, ``GMRES`` and ``BiCGStab`` solve the linear systems B t = r and Bᵀt = r, B = ∂F/∂z. Whatever a method says,
-‖B t − r‖ ≤ rtol·‖r‖ is checked. Only ``Dense`` finds out that B is singular for every r; the others return a solution
-where r happens to lie in B's range.
+``Dense``, ``GMRES`` and ``BiCGStab`` solve the linear systems B t = r and Bᵀt = r, B = ∂F/∂z. Their solutions are
+accepted if ‖B t − r‖ ≤ rtol·‖r‖, which is computed afresh. Only ``Dense`` finds out that B is singular whatever r is;
+the others return a solution if r happens to lie in B's range.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Anderson:
 
     The next point is β·f + (1 − β)·z at the affine combination of the last points whose residual is least.
 
-    memory: how many of these points there are.
+    memory: how many of the last points are combined.
     tol: the tolerance (above).
-    max_iter: evaluations of f. Instances that are not done then go on from their best point by plain iteration, for as
-    many more.
+    max_iter: evaluations of f. Instances that are not done then go on from their best point by plain iteration, for
+    ``max_iter`` evaluations more.
     damping: β.
 
     Source: Walker, Ni, "Anderson acceleration for fixed-point iterations" (2011).
@@ -89,12 +89,12 @@ class Picard:
 class Newton:
     """(Semismooth) Newton steps B dz = −F, with a backtracking line search on ‖F‖; for fixed points and roots.
 
-    B is the element that automatic differentiation gives. Where the matrix of a dense step is singular, a regularized
+    B is the element that automatic differentiation gives. If the matrix of a dense step is singular, a regularized
     least-squares step is taken.
 
     tol: the tolerance (above).
     max_iter: steps.
-    linear: how the steps are solved for; chosen by size where None.
+    linear: the linear solver for the steps; None for one chosen by the size of the system.
     """
 
     tol: float = 1e-10
@@ -112,8 +112,8 @@ class Newton:
 class Dense:
     """B as a matrix, (n, n) for each instance, by n products; LU and one step of refinement.
 
-    rtol: the relative residual up to which a solution is accepted. B counts as singular beyond, and where with rows and
-    columns scaled to 1 its condition is about 1e13 (1e4 in single precision).
+    rtol: the largest relative residual that is accepted. B counts as singular beyond it, or if its condition, with rows
+    and columns scaled to 1, is about 1e13 (1e4 in single precision).
     """
 
     rtol: float = 1e-8
@@ -127,7 +127,11 @@ class Dense:
 class GMRES:
     """Restarted GMRES on products with B; each instance of a batch has its own Krylov space.
 
-    rtol: relative residual. restart: dimension of the space. max_iter: products in all. Source: Saad, Schultz (1986).
+    rtol: the largest relative residual that is accepted.
+    restart: the dimension of the Krylov space.
+    max_iter: products with B in all.
+
+    Source: Saad, Schultz (1986).
     """
 
     rtol: float = 1e-10
@@ -158,7 +162,7 @@ LinearSolver = Dense | GMRES | BiCGStab
 
 
 def linear_solver_for(given: LinearSolver | None, order: int, instances: int) -> LinearSolver:
-    """What was given; else Dense for systems of at most 256 unknowns, GMRES for larger ones."""
+    """The linear solver that was given; else Dense for systems of at most 256 unknowns, GMRES for larger ones."""
     if given is not None:
         return given
     return Dense() if order <= _DENSE_UP_TO and instances * order**2 <= _MOST_NUMBERS else GMRES()

@@ -1,21 +1,21 @@
 """Singular roots: how a B = ∂F/∂z that tends to a singular matrix is told from one that is merely small.
 
-At a singular root B tends to a singular matrix as z does to the root. At a computed z, a little off, it is invertible:
-no number of that matrix by itself gives it away, in one unknown least of all. What does is how B *changes*. Let d be
-how far z is uncertain,
+At a singular root, B tends to a singular matrix as z tends to the root. At a computed z, which is a little off, B is
+invertible, and no number computed from that matrix alone shows that the root is singular, least of all in one unknown.
+What shows it is how B *changes* near z. Let d be the uncertainty of z,
 
-    d = B⁻¹F and B⁻¹ν together,    ν = F(z + h) − F(z) − B h,  |h| ≈ √ε|z|,
+    d = B⁻¹F and B⁻¹ν together,    ν = F(z + h) − F(z) − B h,  |h| ≈ √ε|z|.
 
-that is Newton's next step, and the step that F's rounding errors could cause, or its curvature on a step h where that
-is rounding at a regular root. At a root of F = zᵐ Newton's step is z/m, and B(z + a d) = (1 + a/m)^{m−1}·B(z): B grows
-by a power of a on steps that are as short as the uncertainty of z. At a regular root B stays what it is; at a kink it
-jumps once, by the same for every a. So the spectral radii ρ(a) of B(z)⁻¹B(z + a d) decide, which no change of the units
-of z or F moves:
+B⁻¹F is Newton's next step. B⁻¹ν is the step that F's rounding errors could cause, or its curvature on a step h that is
+so short that at a regular root the curvature is rounding. At a root of F = zᵐ Newton's step is z/m, and
+B(z + a d) = (1 + a/m)^{m−1}·B(z): B grows by a power of a on steps that are as short as the uncertainty of z. At a
+regular root B stays the same on such steps; at a kink it jumps once, to the same matrix for every a. So the spectral
+radii ρ(a) of B(z)⁻¹B(z + a d) decide, which do not depend on the units of z and F:
 
     singular   ⟺   ρ(10) ≥ 2½ and ρ(100) ≥ 2½ρ(10).
 
-There the least-squares derivative is returned. With B̃ = B(z + 100 d), the singular values of B̃⁻¹B are near 1 in the
-directions in which B is regular and near 0 in the others, which are left out.
+At a singular root the least-squares derivative is returned. With B̃ = B(z + 100 d), the singular values of B̃⁻¹B are
+near 1 in the directions in which B is regular and near 0 in the others, which are left out.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ __all__ = [
     "wider_probe",
 ]
 
-NEAR, FAR = 10.0, 100.0  # the a above
-MOST_UNKNOWNS = 256  # of an instance for which the test, which takes matrices, is made
-_CHANGED = 1.5  # |B⁻¹B(z + 100d)d − d| over |d|, in some unknown, from which on the matrices are made
-_GROWTH = 2.5
-_LOWERED = 0.6  # by which a Newton step lowers F at least, (1 − 1/m)ᵐ < 0.4 at a singular root
-_NEWTON_STEPS = 60
-_AT_ZERO = 1e-3  # of z: where Newton's method ends if the root is 0
-_SCALINGS = 8  # of rows and columns by the square roots of their largest entries
+NEAR, FAR = 10.0, 100.0  # the two values of a
+MOST_UNKNOWNS = 256  # of an instance: larger ones are not tested, since the test makes matrices
+_CHANGED = 1.5  # the least |B⁻¹B(z + 100d)d − d| over |d|, in some unknown, for which the matrices are made
+_GROWTH = 2.5  # the least ρ(10) and ρ(100)/ρ(10) at a singular root
+_LOWERED = 0.6  # the most of F that a Newton step leaves near a root; at a singular one it leaves (1 − 1/m)ᵐ < 0.4
+_NEWTON_STEPS = 60  # at most, from a point whose F is small to the root
+_AT_ZERO = 1e-3  # times z: if Newton's method ends nearer to 0 than that, the root counts as 0
+_SCALINGS = 8  # how often rows and columns are divided by the square roots of their largest entries
 _REGULAR = 0.2  # singular values of B̃⁻¹B below this belong to singular directions
 
 
@@ -59,23 +59,26 @@ def uncertainty(xp: Any, dz: Any, noise: Any) -> Any:
 
 
 def suspects(xp: Any, d: Any, z: Any, points: Any, rounding: float) -> Any:
-    """Which of the ``points`` (N,) are so uncertain, in some unknown, that B is looked at there.
+    """Which of the ``points`` (N,) are so uncertain, in some unknown, that the change of B is tested.
 
-    That is from d = 2e−12 |z| in double, 1e−5 |z| in single precision.
+    That begins at d = 2e−12 |z| in double, 1e−5 |z| in single precision.
     """
     least = min(1e4 * rounding, 1e-5)
     return points & xp.isfinite(d).all(1) & (xp.abs(d) > least * xp.abs(z)).any(1)
 
 
 def has_changed(xp: Any, ahead: Any, d: Any) -> Any:
-    """Whether B changes enough towards z + 100d, in some unknown, to make the matrices; ahead: B⁻¹B(z + 100d)d."""
+    """Whether B changes so much towards z + 100d, in some unknown, that the matrices are made.
+
+    ahead: B⁻¹B(z + 100d)d.
+    """
     return (xp.abs(ahead - d) > _CHANGED * xp.abs(d)).any(1)
 
 
 def wider_probe(rounding: float, n: int) -> np.ndarray:
-    """Relative steps of n unknowns, of √ε: at a double root z is known no better than that.
+    """Relative steps of n unknowns, of size √ε: at a double root z is known no better than that.
 
-    At a regular root F's curvature on such steps is rounding.
+    At a regular root the curvature of F on such steps is rounding.
     """
     return rounding**0.5 / PROBE * np.array(probe(n))
 
@@ -122,7 +125,7 @@ def judged(
     weights = np.where(rows > 0, 1 / np.where(rows > 0, rows, 1.0), 0.0)
     with np.errstate(all="ignore"):
         ahead = np.abs(weights * function(z - np.where(np.isfinite(dz), dz, 0.0))).max(1)
-    # A point that is no root, nor on the way to one, is not called a singular one.
+    # A point that is neither a root nor near one is not called a singular root.
     singular &= rounded | (ahead <= _LOWERED * np.abs(weights * F).max(1))
     known = np.abs(changed) / (PROBE * rounding)  # what the rows are computed from
     arrived |= there & (np.abs(F) <= tolerance * known).all(1) & (ahead <= MODEL * np.abs(weights * F).max(1))
@@ -144,7 +147,7 @@ def judged(
 
 
 def _steps(B: np.ndarray, F: np.ndarray) -> np.ndarray:
-    """B⁻¹F of each instance, (N, n); not a number where B is singular."""
+    """B⁻¹F of each instance, (N, n); NaN if B is singular."""
     out = np.full(F.shape, np.nan)
     for i in range(len(B)):
         if np.isfinite(B[i]).all() and np.isfinite(F[i]).all():
@@ -182,7 +185,7 @@ def _radius(B: np.ndarray, other: np.ndarray) -> float:
 
 def _least_squares(B: np.ndarray, regular: np.ndarray) -> np.ndarray:
     rows, columns = np.ones((len(B), 1)), np.ones((1, len(B)))
-    for _ in range(_SCALINGS):  # units of F and z
+    for _ in range(_SCALINGS):  # so that the units of F and z do not matter
         scaled = np.abs(rows * regular * columns)
         rows = rows / np.sqrt(np.maximum(scaled.max(axis=1, keepdims=True), 1e-300))
         columns = columns / np.sqrt(np.maximum(scaled.max(axis=0, keepdims=True), 1e-300))
@@ -197,8 +200,6 @@ def message(name: str, indices: list[int], batch: bool) -> str:
     shown = ", ".join(map(str, indices[:10])) + (", …" if len(indices) > 10 else "")
     return (
         f"{name}: the root is singular{' at batch index ' + shown if batch else ''}: ∂F/∂z shrinks to a singular "
-        "matrix as z tends to it. z has only some "
-        "of its digits, and no exact derivative exists; a least-squares one, which is zero in the singular directions, "
-        "stands in for it. "
-        "certify_root or certify_fixed_point says more."
+        "matrix as z tends to it. z has only some of its digits, and no exact derivative exists; a least-squares one, "
+        "which is zero in the singular directions, stands in for it. certify_root or certify_fixed_point says more."
     )

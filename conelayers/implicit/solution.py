@@ -1,4 +1,4 @@
-"""The point that an equation's solver reaches, for the arrays of either framework, and the error where it does not."""
+"""The point that an equation's solver reaches, for the arrays of either framework, and the error if it fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conelayers.implicit.settings import Anderson, Newton
 
 __all__ = ["convergence_error", "damped_steps", "point_of"]
 
-_DAMPING = 1e-8  # of the largest diagonal entry of BᵀB
+_DAMPING = 1e-8  # μ over the largest diagonal entry of BᵀB
 
 
 def point_of(
@@ -27,7 +27,13 @@ def point_of(
     asked: Callable[[Callable[..., Any]], Any],
     anderson: Callable[[Callable[[Any], Any], Best, Residual, Anderson], Best],
 ) -> Point:
-    """The point reached from z0 (N, n). flat: the user's function of such points. asked: what a user's solver finds."""
+    """The point that the options' solver reaches from z0 (N, n).
+
+    flat: the user's function of such points.
+    newtonian: the functions that Newton's method calls.
+    asked: gives what a user's own solver finds.
+    anderson: the framework's Anderson acceleration.
+    """
     solver, tolerance = options.solver, options.tolerance(arrays.rounding(z0))
     if callable(solver):
         z = asked(solver)
@@ -42,7 +48,7 @@ def point_of(
 def damped_steps(arrays: Arrays, B: Any, value: Any, t: Any, bad: Any, solve: Callable[[Any, Any, Any], Any]) -> Any:
     """t (N, n) with least-squares steps (BᵀB + μI)⁻¹Bᵀ value in the instances that are ``bad``, where B is singular.
 
-    ``solve`` takes BᵀB, what is added to its diagonal (N, n), and right-hand sides (N, n, 1).
+    solve: takes BᵀB, what is added to its diagonal (N, n), and right-hand sides (N, n, 1).
     """
     xp = arrays.xp
     gram = B.mT @ B
@@ -55,7 +61,7 @@ def damped_steps(arrays: Arrays, B: Any, value: Any, t: Any, bad: Any, solve: Ca
 def convergence_error(
     options: Options, indices: Sequence[int], residuals: Sequence[float], rounding: float, count: int
 ) -> ConvergenceError:
-    """For the instances that were not solved, of ``count``."""
+    """The error for the instances that were not solved, at the ``indices`` of a batch of ``count``."""
     return ConvergenceError(
         options.name, options.solver_name, indices, residuals, options.tolerance(rounding), count > 1
     )

@@ -1,4 +1,4 @@
-"""z as a list, tuple or dict of arrays, and the one vector that equations are solved for, in either framework."""
+"""Between z as a list, tuple or dict of arrays and the one vector for which equations are solved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ __all__ = ["Unknowns"]
 @final
 @dataclass(frozen=True, eq=False)
 class Unknowns:
-    """Leaves of the ``shapes`` (of one instance); axes in front of them, of a batch or of a vmap, are carried along."""
+    """The structure of z: a tree whose leaves have the ``shapes``, for one instance.
+
+    Axes in front of the leaves, of a batch or of a vmap, stay in front of the vector.
+    """
 
     trees: Trees
     structure: Any
@@ -23,7 +26,7 @@ class Unknowns:
 
     @classmethod
     def of(cls, name: str, z0: Any, batched: bool, trees: Trees) -> Unknowns:
-        """Those of z0, whose leaves are arrays. Raises ValueError where there is none, or where batches differ."""
+        """The structure of z0, whose leaves are arrays. Raises ValueError for none, or if their batches differ."""
         leaves, structure = trees.flatten(z0)
         fronts = {tuple(h.shape[:1]) if batched else () for h in leaves}
         if len(fronts) != 1 or (batched and fronts == {()}):
@@ -32,7 +35,10 @@ class Unknowns:
         return cls(trees, structure, tuple(tuple(h.shape[int(batched) :]) for h in leaves))
 
     def pack(self, z: Any, front: Sequence[int], got: str) -> Any:
-        """(*front, n) from a tree like z0's. Raises ValueError for another, after the words ``got``."""
+        """The vector (*front, n) of a tree that is structured like z0.
+
+        Raises ValueError for another tree; ``got`` is the beginning of the message.
+        """
         leaves, structure = self.trees.flatten(z)
         expected = [(*front, *shape) for shape in self.shapes]
         if structure != self.structure or [tuple(getattr(h, "shape", (None,))) for h in leaves] != expected:
@@ -45,7 +51,7 @@ class Unknowns:
         )
 
     def unpack(self, vector: Any) -> Any:
-        """The tree, from (*front, n)."""
+        """The tree of a vector (*front, n)."""
         leaves, start = [], 0
         for shape in self.shapes:
             end = start + math.prod(shape)
@@ -54,11 +60,11 @@ class Unknowns:
         return self.trees.unflatten(leaves, self.structure)
 
     def function(self, F: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """F of the vector."""
+        """F as a function of the vector."""
         return lambda z, *theta: self.pack(F(self.unpack(z), *theta), z.shape[:-1], f"{name}: it returned")
 
     def solver(self, solve: Any, name: str) -> Any:
-        """A user's callable (F, z0, theta) → z as one of vectors; other strategies as they are."""
+        """A user's callable (F, z0, theta) → z of trees as one of vectors; other solvers are returned as they are."""
         if not callable(solve):
             return solve
 

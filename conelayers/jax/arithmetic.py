@@ -1,4 +1,4 @@
-"""JAX's arithmetic, as the evaluation of an expression asks for it."""
+"""The arithmetic of expressions (problem/expressions/arithmetic.py) over arrays of JAX."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Array = jax.Array
 
 @final
 class JaxArithmetic:
-    """Arrays of JAX, of the precision that it is set to."""
+    """Arrays of JAX, in the precision to which JAX is set."""
 
     def constant(self, array: np.ndarray) -> np.ndarray:
-        # NumPy's arrays belong to no trace; JAX takes them as they are.
+        # An array of NumPy belongs to no trace of JAX, and JAX takes it as it is.
         return array.astype(np.int32) if array.dtype == np.int64 else array
 
     def stop(self, x: Array) -> Array:

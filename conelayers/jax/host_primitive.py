@@ -1,4 +1,4 @@
-"""Primitives of JAX whose computation is a call of NumPy functions on the host, and what their batching rules share."""
+"""Primitives of JAX that call NumPy functions on the host, and what their rules share."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import ad, mlir
 from jax.sharding import PartitionSpec
 
-__all__ = ["alike", "front", "host_primitive", "mapped_size"]
+__all__ = ["alike", "check_handed_over", "front", "host_primitive", "known", "mapped_size", "wide"]
 
 Array = jax.Array
 
 
 def host_primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Sequence[tuple[Any, Any]]]) -> Primitive:
-    """A primitive that calls ``host`` with NumPy arrays; ``shapes``: the results', with None for the inputs' dtype."""
+    """A primitive that calls ``host`` with NumPy arrays.
+
+    shapes: gives the shape and dtype of each result; None stands for the dtype of the inputs.
+    """
     primitive = Primitive(f"conelayers_{name}")
     primitive.multiple_results = True
 
@@ -42,12 +45,7 @@ def host_primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Se
 
         def call(*arrays: Any) -> tuple[np.ndarray, ...]:
             given = [np.asarray(a) for a in arrays]
-            if [g.dtype for g in given] != dtypes:
-                raise TypeError(
-                    f"ConeLayer: compiled for {dtypes[0]}, but JAX handed over {given[0].dtype}: its context manager "
-                    "enable_x64 does "
-                    'not reach the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
-                )
+            check_handed_over("ConeLayer", given, dtypes)
             return tuple(host(*given, **params))
 
         return jax.pure_callback(call, results, *args)
@@ -59,7 +57,7 @@ def host_primitive(name: str, host: Callable[..., Any], shapes: Callable[..., Se
 
 
 def _aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """The abstract value of a result that varies over the axes of a shard_map that ``like`` varies over."""
+    """The abstract value of a result, which varies over the same axes of a shard_map as ``like`` does."""
     if getattr(like, "mat", None) is None or like.sharding.mesh.empty:
         return ShapedArray(shape, dtype)
     sharding = like.sharding.update(spec=PartitionSpec(*(None,) * len(shape)))
@@ -67,7 +65,7 @@ def _aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def alike(*arrays: Array) -> Sequence[Array]:
-    """The arrays, each varying over all of the axes of a shard_map that one of them varies over."""
+    """The arrays, each made to vary over all axes of a shard_map over which one of them varies."""
     axes: list[frozenset[str]] = [getattr(getattr(jax.typeof(a), "mat", None), "varying", frozenset()) for a in arrays]
     union = frozenset().union(*axes)
     if not union:
@@ -79,8 +77,27 @@ def alike(*arrays: Array) -> Sequence[Array]:
 
 
 def front(value: Array, dim: int | None, size: int) -> Array:
-    """With the mapped axis in front, also where there is none."""
+    """The array with the mapped axis in front; repeated along one where it has none."""
     return jnp.broadcast_to(value, (size, *value.shape)) if dim is None else jnp.moveaxis(value, dim, 0)
+
+
+def known(tangent: Any) -> Any:
+    """The tangent, or None for a symbolic zero."""
+    return None if type(tangent) is ad.Zero else tangent
+
+
+def wide(*arrays: np.ndarray) -> list[np.ndarray]:
+    """The arrays in double precision."""
+    return [a.astype(np.float64) for a in arrays]
+
+
+def check_handed_over(name: str, given: Sequence[np.ndarray], dtypes: Sequence[Any]) -> None:
+    """Raises TypeError where a callback is given other dtypes than the function ``name`` was compiled for."""
+    if [g.dtype for g in given] != list(dtypes):
+        raise TypeError(
+            f"{name}: compiled for {dtypes[0]}, but JAX handed over {given[0].dtype}: its context manager enable_x64 "
+            'does not reach the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
+        )
 
 
 def mapped_size(args: Sequence[Array], dims: Sequence[int | None]) -> int:

@@ -9,21 +9,22 @@ import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse as sp
-from jax.experimental.sparse import BCOO
 
 from conelayers.derivatives.certificate import Certificates
 from conelayers.jax.host import STATUSES, HostProgram
-from conelayers.jax.operations import formulas_of
-from conelayers.jax.primitives import optimal_value, solve, solved
+from conelayers.jax.inputs import checked_values, dtype_like, host_value, output_type, traced
+from conelayers.jax.operations import traced_program
+from conelayers.jax.optimal_value import optimal_value
+from conelayers.jax.primitives import solve, zero_where_nan
 from conelayers.jax.smoothed import solve_smoothed
-from conelayers.jax.values import ARRAYS, check_host_array
-from conelayers.layer.layer import Layer, ProblemData
+from conelayers.jax.values import ARRAYS
+from conelayers.layer.layer import Layer
 from conelayers.layer.options import Options, describe_options, takes_options
 from conelayers.layer.outcome import CallInfo, OnFailure
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.problem_data import ProblemData
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.problem.input_map import InputMap, Replacement
-from conelayers.problem.parameter_checks import batch_sizes, in_order
+from conelayers.problem.parameter_checks import batch_sizes
 from conelayers.problem.parameters import flatten, moved_values
 from conelayers.solve.backends import merge_solver_args
 from conelayers.support.errors import Status
@@ -96,25 +97,25 @@ class ConeLayer:
         on_failure: OnFailure | str | None = None,
         **named: Any,
     ) -> tuple[tuple[Array, ...], SolveInfo]:
-        """Like the call, and with it a SolveInfo."""
+        """The result of the call, and a SolveInfo."""
         values = self._checked(params, named)
         policy = self.engine.policy_for(on_failure, solver_args)
-        dtype = _output_type(values)
-        if policy is OnFailure.RAISE and not _traced(values):
+        dtype = output_type(values)
+        if policy is OnFailure.RAISE and not traced(values):
             solution = self.engine.solve(
-                *map(_canonical, values), solver_args=solver_args, warm_start=warm_start, on_failure=policy
+                *map(host_value, values), solver_args=solver_args, warm_start=warm_start, on_failure=policy
             )
             said = solution.status
             positions = [STATUSES.index(one) for one in said] if isinstance(said, tuple) else STATUSES.index(said)
             info = SolveInfo(jnp.asarray(positions, jnp.int32), jnp.asarray(solution.residuals.worst, dtype))
-            return tuple(jnp.asarray(v, _like(dtype, v)) for v in solution.variables), info
+            return tuple(jnp.asarray(v, dtype_like(dtype, v)) for v in solution.variables), info
         program = self._program(solver_args, warm_start, policy)
         input_map = self.engine.compiled_for(solver_args).input_map
         phi, batch = _phi(program, self._pushed(input_map, values))
         x, y, _, status, residual = (solve if self.engine.smoothing_for(solver_args) is None else solve_smoothed)(
             program, phi
         )
-        outputs = (*program.jitted(Formulas.variables)(x, y), residual)
+        outputs = (*program.jitted(TracedProgram.variables)(x, y), residual)
         *parts, residual = ((v[0] if batch is None else v).astype(dtype) for v in outputs)
         info = SolveInfo(status[0] if batch is None else status, residual)
         return input_map.recover(parts, ARRAYS), info
@@ -130,7 +131,7 @@ class ConeLayer:
         """The optimal value, () or (B,), with its exact gradient by the envelope theorem, without a linear solve.
 
         dV/dθ = ∂L/∂θ at the solution, L the Lagrangian; it exists where the solution and its multipliers are unique.
-        Takes and raises what the call does.
+        It takes and raises what the call does.
         """
         values = self._checked(params, named)
         program = self._program(solver_args, warm_start, self.engine.policy_for(on_failure, solver_args))
@@ -138,24 +139,23 @@ class ConeLayer:
         x, y, *_ = solve(program, phi)
         value = optimal_value(program, phi, x, y)
         if program.on_failure is not OnFailure.RAISE:
-            value = value + (x - solved(x)).sum(
-                axis=1
-            )  # what is asked of no solution reaches x, whose derivative knows
-        value = program.formulas.user_value(value)
-        return (value[0] if batch is None else value).astype(_output_type(values))
+            # NaN − 0 where there is no solution: the cotangent reaches x, whose own rule gives NaN, or zero for zero.
+            value = value + (x - zero_where_nan(x)).sum(axis=1)
+        value = program.traced.user_value(value)
+        return (value[0] if batch is None else value).astype(output_type(values))
 
     def jacobian(
         self, *params: Any, solver_args: Mapping[str, Any] | None = None, **named: Any
     ) -> tuple[tuple[Array, ...], ...]:
         """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
-        All from one factorization, for concrete arrays; ``jax.jacrev`` and ``jax.jacfwd`` are for transformed and
-        compiled functions.
+        They take one factorization, and concrete arrays; in transformed and compiled functions use ``jax.jacrev`` or
+        ``jax.jacfwd``.
         """
         values = self._concrete("jacobian", "use jax.jacrev or jax.jacfwd of the layer", params, named)
-        blocks = self.engine.solve(*map(_canonical, values), solver_args=solver_args).jacobian()
-        dtype = _output_type(values)
-        return tuple(tuple(jnp.asarray(b, _like(dtype, b)) for b in row) for row in blocks)
+        blocks = self.engine.solve(*map(host_value, values), solver_args=solver_args).jacobian()
+        dtype = output_type(values)
+        return tuple(tuple(jnp.asarray(b, dtype_like(dtype, b)) for b in row) for row in blocks)
 
     def certify(
         self,
@@ -166,16 +166,16 @@ class ConeLayer:
     ) -> Certificates:
         """Whether the gradient at these parameter values is justified: a Certificate for each instance (docs/trust.md).
 
-        Takes what the call takes, concrete arrays only, solves, and adds at most three factorizations an instance. An
-        instance without a solution gets a certificate that says so.
+        It takes what the call takes (concrete arrays only), solves, and adds at most three factorizations an instance.
+        An instance without a solution gets a certificate that says so.
         """
         values = self._concrete("certify", "call it outside of the transformed function", params, named)
-        return self.engine.certify(*map(_canonical, values), solver_args=solver_args, warm_start=warm_start)
+        return self.engine.certify(*map(host_value, values), solver_args=solver_args, warm_start=warm_start)
 
     def problem_data(self, *params: Any, solver_args: Mapping[str, Any] | None = None, **named: Any) -> ProblemData:
         """The cone program (P, q, A, b, cones) at concrete values, for NumPy and SciPy; see Layer.problem_data."""
         values = self._concrete("problem_data", "call it outside of the transformed function", params, named)
-        return self.engine.problem_data(*map(_canonical, values), solver_args=solver_args)
+        return self.engine.problem_data(*map(host_value, values), solver_args=solver_args)
 
     @property
     def lifted(self) -> tuple[Replacement, ...]:
@@ -186,7 +186,7 @@ class ConeLayer:
     def last(self) -> CallInfo | None:
         """How each instance of this thread's last solve ended.
 
-        Compiled functions solve in threads of JAX's own: there, use what ``solve`` returns.
+        Compiled functions solve in threads of JAX's own: for them use the SolveInfo that ``solve`` returns.
         """
         return self.engine.last
 
@@ -203,9 +203,9 @@ class ConeLayer:
         key = repr(sorted((solver_args or {}).items())), warm_start, policy
         known = self._programs.get(key)
         if known is None:
-            formulas = formulas_of(self.engine.compiled_for(solver_args), self.engine.selection)
+            made = traced_program(self.engine.compiled_for(solver_args), self.engine.selection)
             options = {"solver_args": dict(solver_args or {}), "warm_start": warm_start}
-            known = self._programs.setdefault(key, HostProgram(self.engine, formulas, options, policy))
+            known = self._programs.setdefault(key, HostProgram(self.engine, made, options, policy))
         return known
 
     def _pushed(self, input_map: InputMap, values: Sequence[Any]) -> Sequence[Any]:
@@ -214,36 +214,12 @@ class ConeLayer:
 
     def _concrete(self, where: str, fix: str, params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
         values = self._checked(params, named)
-        if _traced(values):
+        if traced(values):
             raise TypeError(f"{where}: got traced arrays, expected concrete ones; {fix}")
         return values
 
     def _checked(self, params: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
-        specs = self.engine.parameters
-        if len(params) == 1 and isinstance(params[0], Mapping) and not named:
-            params, named = [], params[0]
-        values = in_order(self.engine.parameters, params, named)
-        for i, p in enumerate(values):
-            spec = specs[i] if i < len(specs) else None
-            name = spec.numbered(i) if spec is not None else f"parameter {i}"
-            if isinstance(p, BCOO) and spec is not None and spec.positions is not None:
-                continue
-            if isinstance(p, bool) or not isinstance(p, jax.Array | np.ndarray | np.generic | int | float | complex):
-                fix = ".todense()" if isinstance(p, BCOO) else "jnp.asarray"
-                raise TypeError(
-                    f"{name}: got {type(p).__name__}, expected an array of JAX or NumPy, or a number; convert it with "
-                    f"{fix}"
-                )
-            check_host_array(name, p)
-            dtype = jax.dtypes.result_type(p)
-            taken = [
-                jnp.floating,
-                jnp.integer,
-                *([jnp.complexfloating] if spec is not None and spec.is_complex else []),
-            ]
-            if not any(jnp.issubdtype(dtype, kind) for kind in taken):
-                raise TypeError(f"{name}: got dtype {dtype}, expected a real one; convert it with .astype(float)")
-        return values
+        return checked_values(self.engine.parameters, params, named)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_programs": {}}
@@ -255,40 +231,9 @@ class ConeLayer:
         return f"ConeLayer({', '.join(f'{spec.name}{list(spec.shape)}' for spec in self.engine.parameters)})"
 
 
-def _output_type(values: Sequence[Any]) -> Any:
-    """The inputs' common dtype by JAX's promotion: real for complex ones, the default float for integers."""
-    dtype = jnp.result_type(*(v.data if isinstance(v, BCOO) else v for v in values)) if values else jnp.dtype("float64")
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        dtype = jnp.finfo(dtype).dtype
-    return jax.dtypes.canonicalize_dtype(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float64)
-
-
-def _canonical(value: Any) -> Any:
-    """A concrete value as JAX would hold it, in float64, or complex128."""
-    if isinstance(value, BCOO):
-        if value.n_batch == value.n_dense == 0 and value.ndim == 2:
-            indices, data = np.asarray(value.indices), np.asarray(value.data, dtype=np.float64)
-            stored = (indices < np.asarray(value.shape)).all(axis=1)  # BCOO pads with indices beyond the shape
-            return sp.coo_array((data[stored], tuple(indices[stored].T)), shape=value.shape)
-        value = value.todense()
-    dtype = jax.dtypes.canonicalize_dtype(jax.dtypes.result_type(value))
-    return np.asarray(
-        np.asarray(value, dtype), np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64
-    )
-
-
-def _traced(values: Sequence[Any]) -> bool:
-    return any(isinstance(h, jax.core.Tracer) for h in jax.tree_util.tree_leaves(list(values)))
-
-
-def _like(dtype: Any, value: np.ndarray) -> Any:
-    """The real dtype, or its complex counterpart for complex values."""
-    return jnp.result_type(dtype, jnp.complex64) if np.iscomplexobj(value) else dtype
-
-
 def _phi(program: HostProgram, values: Sequence[Any]) -> tuple[Array, int | None]:
     """φ (B, ·) of a call's values in JAX's widest floating-point type, and B; None for an unbatched call."""
-    specs = program.formulas.parameters
+    specs = program.traced.parameters
     sizes = batch_sizes(specs, [np.shape(v) for v in values])
     batch = next((size for size in sizes if size is not None), None)
     dtype = jax.dtypes.canonicalize_dtype(jnp.float64)
@@ -299,7 +244,7 @@ def _phi(program: HostProgram, values: Sequence[Any]) -> tuple[Array, int | None
         flat = flatten(moved_values(ARRAYS.arithmetic, spec, fronted) if program.layer.validate else fronted)
         columns.append(jnp.broadcast_to(flat, (1 if batch is None else batch, spec.size)))
     theta = jnp.concatenate(columns, axis=1) if columns else jnp.zeros((1, 0), dtype)
-    return program.jitted(Formulas.phi)(theta), batch
+    return program.jitted(TracedProgram.phi)(theta), batch
 
 
 CvxpyLayer = ConeLayer  # the name that people coming from cvxpylayers import

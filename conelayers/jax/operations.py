@@ -1,4 +1,4 @@
-"""JAX's operations, as the formulas of a program ask for them."""
+"""The operations of a traced program (layer/traced_program.py) over arrays of JAX."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.numerics.cones import Selection
 from conelayers.problem.parameters import unflatten
 from conelayers.problem.parametric import ParametricProgram
 
-__all__ = ["formulas_of"]
+__all__ = ["traced_program"]
 
 Array = jax.Array
 
@@ -21,7 +21,7 @@ Array = jax.Array
 @final
 class _Operations:
     def constant(self, array: np.ndarray) -> np.ndarray:
-        # NumPy's arrays belong to no trace; JAX takes them as they are.
+        # An array of NumPy belongs to no trace of JAX, and JAX takes it as it is.
         return array.astype(np.int32) if array.dtype == np.int64 else array
 
     def take(self, h: Array, index: np.ndarray) -> Array:
@@ -44,6 +44,6 @@ class _Operations:
         return unflatten(flat, shape)  # type: ignore[arg-type,return-value]
 
 
-def formulas_of(compiled: ParametricProgram, selection: Selection = Selection.DEFAULT) -> Formulas:
-    """The program's formulas over arrays of JAX."""
-    return Formulas(compiled, _Operations(), selection)
+def traced_program(compiled: ParametricProgram, selection: Selection = Selection.DEFAULT) -> TracedProgram:
+    """The program in operations on arrays of JAX."""
+    return TracedProgram(compiled, _Operations(), selection)

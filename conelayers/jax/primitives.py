@@ -1,20 +1,19 @@
 """The solution map and the linear systems of its derivatives, as primitives for all of JAX's transformations.
 
-With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are four of them, each derivative written in terms of the
-others:
+With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are two of them, and two more for the projection
+(projection_derivatives.py); each derivative is written in terms of the others:
 
     solve       φ ↦ (x, y, s)           along dφ: J [dx; dv] = −F_φ dφ,  dy = D dv,  ds = dy − dv
     linear      (φ, v, r) ↦ J⁻¹r or J⁻ᵀr    linear in r; along dφ, dv: J dt = −dJ t, where dJ holds D²Π(v)[dv, ·]
-    derivative  (v, h) ↦ D(v)h           linear in h; along dv: D²Π(v)[dv, h]
-    second      (v, a, c) ↦ D²Π(v)[a, c]   linear in a and c; a third derivative is refused where the cones are curved
 
-Each has a tangent rule, a transpose in what it is linear in, and a batching rule that folds the axis into the batch.
-Compiled, each is a callback; on concrete arrays it calls the host at once, so that errors are the engine's own.
+Each has a tangent rule, a transpose with respect to the arguments in which it is linear, and a batching rule that folds
+the mapped axis into the batch. In compiled functions each is a callback. On concrete arrays it calls the host at once,
+so that the user sees the engine's own errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,19 +23,19 @@ import numpy as np
 from jax.interpreters import ad, batching
 
 from conelayers.jax.host import HostProgram
-from conelayers.jax.host_primitive import alike, front, host_primitive, mapped_size
-from conelayers.layer.traced_program import Formulas
+from conelayers.jax.host_primitive import alike, front, host_primitive, known, mapped_size
+from conelayers.jax.projection_derivatives import derivative, second
+from conelayers.layer.traced_program import TracedProgram
 
-__all__ = ["optimal_value", "solve", "solved"]
+__all__ = ["solve", "zero_where_nan"]
 
 Array = jax.Array
 _Pair = tuple[Array, Array]
 
-_THIRD = (
-    "third derivatives of a layer with second-order, semidefinite, exponential or power cones are not available; "
-    "first and second "
-    "ones are, and all of them for linear and quadratic programs"
-)
+
+def zero_where_nan(h: Array) -> Array:
+    """h with zero in the place of NaN, where there is no solution."""
+    return jnp.where(jnp.isnan(h), 0.0, h)
 
 
 def solve(program: HostProgram, phi: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -48,24 +47,6 @@ def linear(program: HostProgram, phi: Array, v: Array, r1: Array, r2: Array, tra
     """J⁻¹ or J⁻ᵀ times the right-hand sides r₁ (K, B, n), r₂ (K, B, m)."""
     phi, v, r1, r2 = alike(phi, v, r1, r2)
     return tuple(_linear_p.bind(phi, v, r1, r2, program=program, transposed=transposed))
-
-
-def derivative(program: HostProgram, v: Array, h: Array) -> Array:
-    """D(v)h for v, h (..., m)."""
-    f = program.formulas
-    if f.piecewise:
-        return jnp.where(~(v <= 0) | f.free, h, jnp.zeros_like(h))  # where v is NaN (no solution), pass h through
-    return _derivative_p.bind(*alike(v, h), program=program)[0]
-
-
-def second(program: HostProgram, v: Array, a: Array, c: Array) -> Array:
-    """D²Π(v)[a, c] for v, a, c (..., m)."""
-    return _second_p.bind(*alike(v, a, c), program=program)[0] if program.formulas.cones.curved else jnp.zeros_like(v)
-
-
-def _known(tangent: Any) -> Any:
-    """The tangent, or None for a symbolic zero."""
-    return None if type(tangent) is ad.Zero else tangent
 
 
 def _dense(tangent: Any, like: Array) -> Array:
@@ -80,7 +61,7 @@ def _zero(primal: Array) -> ad.Zero:
 
 
 def _solve_shapes(phi: Any, *, program: HostProgram) -> list[tuple[Any, Any]]:
-    m, n = program.formulas.A_entries.shape
+    m, n = program.traced.A_entries.shape
     batch = phi.shape[0]
     return [((batch, n), None), ((batch, m), None), ((batch, m), None), ((batch,), np.int32), ((batch,), None)]
 
@@ -94,19 +75,13 @@ def _solve_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: Ho
     r1, r2 = program.jitted(_right_hand_sides)(dphi, x, y)
     v = y - s
     dx, dv = (t[0] for t in linear(program, phi, v, r1[None], r2[None], False))
-    dy = derivative(program, v, dv)
+    dy = derivative(program.traced, v, dv)
     return out, [dx, dy, dy - dv, *(_zero(h) for h in (status, residual))]
 
 
-def _right_hand_sides(f: Formulas, dphi: Array, x: Array, y: Array) -> _Pair:
-    """−F_φ dφ; of no solution (NaN) as at zero, so that what does not depend on it does not become NaN."""
-    x, y = solved(x), solved(y)
-    return -(f.dP(dphi, x) + f.dAT(dphi, y) + f.q.matrix.times(dphi)), f.dA(dphi, x) - f.b.matrix.times(dphi)
-
-
-def solved(h: Array) -> Array:
-    """With zero in the place of NaN, where there is no solution."""
-    return jnp.where(jnp.isnan(h), 0.0, h)
+def _right_hand_sides(f: TracedProgram, dphi: Array, x: Array, y: Array) -> _Pair:
+    """−F_φ dφ. Instances without a solution (NaN) count as zero there, so that the others' sums do not become NaN."""
+    return f.right_hand_sides(dphi, zero_where_nan(x), zero_where_nan(y))
 
 
 def _solve_batch(args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram) -> tuple[Any, Any]:
@@ -129,7 +104,7 @@ def _linear_jvp(
 ) -> tuple[Any, Any]:
     phi, v, r1, r2 = primals
     t1, t2 = linear(program, phi, v, r1, r2, transposed)
-    dphi, dv = map(_known, tangents[:2])
+    dphi, dv = map(known, tangents[:2])
     e1, e2 = _dense(tangents[2], t1), _dense(tangents[3], t2)
     if dphi is not None or dv is not None:
         moved = jax.vmap(partial(_moved, program, phi, v, dphi, dv, transposed))(t1, t2)
@@ -140,22 +115,22 @@ def _linear_jvp(
 def _moved(
     program: HostProgram, phi: Array, v: Array, dphi: Any, dv: Any, transposed: bool, t1: Array, t2: Array
 ) -> _Pair:
-    """dJ t, or dJᵀ t, along dφ and dv: J = [P, AᵀD; −A, I − D]."""
-    f: Formulas = program.formulas
+    """dJ t, or dJᵀ t, along dφ and dv, with J = [P, AᵀD; −A, I − D]."""
+    f: TracedProgram = program.traced
     first, last = jnp.zeros_like(t1), jnp.zeros_like(t2)
     A = f.A_values(phi)
     if transposed:
         if dphi is not None:
             first += f.dP(dphi, t1) - f.dAT(dphi, t2)
-            last += derivative(program, v, f.dA(dphi, t1))
+            last += derivative(f, v, f.dA(dphi, t1))
         if dv is not None:
-            last += second(program, v, dv, f.A_entries.times(A, t1) - t2)
+            last += second(f.projection, v, dv, f.A_entries.times(A, t1) - t2)
         return first, last
     if dphi is not None:
-        first += f.dP(dphi, t1) + f.dAT(dphi, derivative(program, v, t2))
+        first += f.dP(dphi, t1) + f.dAT(dphi, derivative(f, v, t2))
         last -= f.dA(dphi, t1)
     if dv is not None:
-        turned = second(program, v, dv, t2)
+        turned = second(f.projection, v, dv, t2)
         first += f.A_entries.transposed_times(A, turned)
         last -= turned
     return first, last
@@ -177,7 +152,7 @@ def _linear_batch(
     size = mapped_size(args, dims)
     phi, v, *rs = args
     r1, r2 = (front(r, dim, size) for r, dim in zip(rs, dims[2:], strict=True))
-    if dims[0] is None and dims[1] is None:  # more right-hand sides for the same systems
+    if dims[0] is None and dims[1] is None:  # the systems are not mapped, only their right-hand sides
         r1, r2 = (r.reshape(-1, *r.shape[2:]) for r in (r1, r2))
         return [t.reshape(size, -1, *t.shape[1:]) for t in linear(program, phi, v, r1, r2, transposed)], [0, 0]
     phi, v = (front(h, dim, size) for h, dim in ((phi, dims[0]), (v, dims[1])))
@@ -196,84 +171,3 @@ _linear_p = host_primitive(
 ad.primitive_jvps[_linear_p] = _linear_jvp
 ad.primitive_transposes[_linear_p] = _linear_transpose
 batching.primitive_batchers[_linear_p] = _linear_batch
-
-
-# derivative and second
-
-
-def _pointwise_batch(
-    function: Callable[..., Array], args: Sequence[Array], dims: Sequence[int | None], *, program: HostProgram
-) -> tuple[Any, Any]:
-    size = mapped_size(args, dims)
-    return [function(program, *(front(a, dim, size) for a, dim in zip(args, dims, strict=True)))], [0]
-
-
-def _derivative_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: HostProgram) -> tuple[Any, Any]:
-    (v, h), (dv, dh) = primals, map(_known, tangents)
-    moved = jnp.zeros_like(h)
-    if dv is not None:
-        moved += second(program, v, dv, h)
-    if dh is not None:
-        moved += derivative(program, v, dh)
-    return [derivative(program, v, h)], [moved]
-
-
-def _derivative_transpose(cts: Sequence[Any], v: Any, h: Any, *, program: HostProgram) -> list[Any]:
-    return [None, None if type(cts[0]) is ad.Zero else derivative(program, v, cts[0])]
-
-
-_derivative_p = host_primitive(
-    "derivative", lambda v, h, program: [program.derivative(v, h)], lambda v, h, **_: [(v.shape, None)]
-)
-ad.primitive_jvps[_derivative_p] = _derivative_jvp
-ad.primitive_transposes[_derivative_p] = _derivative_transpose
-batching.primitive_batchers[_derivative_p] = partial(_pointwise_batch, derivative)
-
-
-def _second_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, program: HostProgram) -> tuple[Any, Any]:
-    (v, a, c), (dv, da, dc) = primals, map(_known, tangents)
-    if dv is not None:
-        raise NotImplementedError(_THIRD)
-    moved = jnp.zeros_like(v)
-    if da is not None:
-        moved += second(program, v, da, c)
-    if dc is not None:
-        moved += second(program, v, a, dc)
-    return [second(program, v, a, c)], [moved]
-
-
-def _second_transpose(cts: Sequence[Any], v: Any, a: Any, c: Any, *, program: HostProgram) -> list[Any]:
-    if type(cts[0]) is ad.Zero:
-        return [None] * 3
-    # ⟨g, D²Π(v)[a, c]⟩ is symmetric in its three arguments.
-    if ad.is_undefined_primal(a):
-        return [None, second(program, v, cts[0], c), None]
-    return [None, None, second(program, v, a, cts[0])]
-
-
-_second_p = host_primitive(
-    "second", lambda v, a, c, program: [program.second(v, a, c)], lambda v, a, c, **_: [(v.shape, None)]
-)
-ad.primitive_jvps[_second_p] = _second_jvp
-ad.primitive_transposes[_second_p] = _second_transpose
-batching.primitive_batchers[_second_p] = partial(_pointwise_batch, second)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def optimal_value(program: HostProgram, phi: Array, x: Array, y: Array) -> Array:
-    """½ xᵀPx + qᵀx + c, (B,), with the gradient of the Lagrangian: by the envelope theorem x and y stand still."""
-    f = program.formulas
-    half = 0.5 * f.P_entries.times(f.P_values(phi), x) + f.q_value(phi)
-    return (half * x).sum(1) + f.constant_value(phi)
-
-
-@optimal_value.defjvp
-def _(program: HostProgram, primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    """dV = ½ xᵀdP x + dqᵀx + yᵀ(dA x − db) + dc."""
-    f = program.formulas
-    x, y = map(solved, primals[1:])
-    dphi = tangents[0]
-    slope = 0.5 * f.dP(dphi, x) + f.q.matrix.times(dphi)
-    rows = f.dA(dphi, x) - f.b.matrix.times(dphi)
-    tangent = (slope * x).sum(1) + (rows * y).sum(1) + f.constant.matrix.times(dphi)[:, 0]
-    return optimal_value(program, *primals), tangent

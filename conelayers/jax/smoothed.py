@@ -1,4 +1,4 @@
-"""The solution map with a smoothed derivative in place of the exact one (smoothing.py); reverse mode only, and once."""
+"""The solution map with a smoothed derivative (derivatives/smoothing.py); it has reverse mode only, and only once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jax.interpreters import ad, batching
 from conelayers.jax.host import HostProgram
 from conelayers.jax.host_primitive import alike, front, host_primitive, mapped_size
 from conelayers.jax.primitives import solve
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 
 __all__ = ["solve_smoothed"]
 
@@ -21,7 +21,7 @@ Array = jax.Array
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def solve_smoothed(program: HostProgram, phi: Array) -> tuple[Array, ...]:
-    """``solve`` with a smoothed derivative in place of the exact one (smoothing.py), in reverse mode only."""
+    """``solve`` with a smoothed derivative instead of the exact one, in reverse mode only."""
     return solve(program, phi)
 
 
@@ -31,7 +31,7 @@ def _smoothed_forward(program: HostProgram, phi: Array) -> tuple[tuple[Array, ..
 
 def _smoothed_backward(program: HostProgram, phi: Array, cotangents: tuple[Any, ...]) -> tuple[Array]:
     gx, gy, gs = cotangents[:3]
-    return (program.jitted(Formulas.gradient)(*_adjoint_p.bind(*alike(phi, gx, gy, gs), program=program)),)
+    return (program.jitted(TracedProgram.gradient)(*_adjoint_p.bind(*alike(phi, gx, gy, gs), program=program)),)
 
 
 solve_smoothed.defvjp(_smoothed_forward, _smoothed_backward)

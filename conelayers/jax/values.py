@@ -1,4 +1,4 @@
-"""JAX's arrays as the values of parameters that are not the program's own; see input_map.py."""
+"""JAX's arrays as the values of the user's parameters, from which the program's are made (problem/input_map.py)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,12 @@ from conelayers.problem.expressions import Arithmetic
 from conelayers.problem.parameters import ParameterSpec, flatten
 from conelayers.problem.user_values import entries_at_positions
 
-__all__ = ["ARRAYS", "check_host_array"]
-
-
-def check_host_array(name: str, value: Any) -> None:
-    """Raises TypeError, naming the argument, for NumPy arrays that JAX would refuse, or whose mask it would ignore."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name}: got a masked array, expected an array of JAX or NumPy, and its mask would be ignored; pass its "
-            ".filled(…)"
-        )
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "OSUMm":
-        raise TypeError(f"{name}: got dtype {value.dtype}, expected a real one; convert it with .astype(float)")
+__all__ = ["ARRAYS"]
 
 
 @final
 class _Arrays:
-    """Dense arrays, and BCOO matrices."""
+    """Values that are dense arrays, or BCOO matrices."""
 
     arithmetic: Arithmetic = JaxArithmetic()
 

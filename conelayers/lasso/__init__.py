@@ -12,18 +12,10 @@ hyperparameter selection in non-smooth convex learning" (2022).
 """
 
 from conelayers.lasso import requirements as requirements  # isort: skip  (says what to install, before anything fails)
-from conelayers.lasso.criteria import (
-    Criterion,
-    CrossValidation,
-    Error,
-    Evaluation,
-    HoldOut,
-    LogisticError,
-    SquaredError,
-    SquaredHinge,
-)
+from conelayers.lasso.criteria import Criterion, CrossValidation, Evaluation, HoldOut
 from conelayers.lasso.estimators import ElasticNetHyperCV, LassoHyperCV, LogisticHyperCV, WeightedLassoHyperCV
 from conelayers.lasso.models import ElasticNet, GroupLasso, Lasso, SparseLogistic, WeightedLasso
+from conelayers.lasso.prediction_errors import Error, LogisticError, SquaredError, SquaredHinge
 from conelayers.lasso.problem import Model, Problem, solve
 from conelayers.lasso.solution import Solution
 from conelayers.lasso.svm import LinearSVM

@@ -11,11 +11,11 @@ from conelayers.support.arguments import as_real
 
 __all__ = ["checked_data", "checked_flag", "checked_integer", "checked_logarithms", "checked_positive", "signs"]
 
-_LARGEST = 1e60  # of the entries of X and y: their products and squares stay far from overflow
+_LARGEST = 1e60  # the largest entry of X and y that is accepted: products and squares stay far from overflow
 
 
 def checked_data(X: object, y: object, names: tuple[str, str] = ("X", "y")) -> tuple[np.ndarray, np.ndarray]:
-    """X (n, p) and y (n,) as finite float64 arrays; raises ValueError otherwise. names: what to call them."""
+    """X (n, p) and y (n,) as finite float64 arrays. Raises ValueError otherwise; names: what messages call them."""
     X_, y_ = _real(names[0], X), _real(names[1], y)
     if X_.ndim != 2 or not X_.size:
         raise ValueError(
@@ -24,8 +24,7 @@ def checked_data(X: object, y: object, names: tuple[str, str] = ("X", "y")) -> t
     if y_.shape != X_.shape[:1]:
         raise ValueError(
             f"{names[1]}: got shape {y_.shape}, expected ({X_.shape[0]},), one number for each row of {names[0]}; "
-            "np.ravel makes "
-            "a column one-dimensional"
+            "np.ravel makes a column one-dimensional"
         )
     return X_, y_
 
@@ -57,7 +56,7 @@ def _real(name: str, data: object) -> np.ndarray:
 
 
 def signs(y: np.ndarray, name: str = "y") -> np.ndarray:
-    """Labels in {−1, 1} from {−1, 1} or {0, 1}; ValueError for others, or where there is one class only."""
+    """Labels in {−1, 1} from {−1, 1} or {0, 1}. Raises ValueError for other labels, or if there is one class only."""
     found = np.unique(y)
     if found.size != 2 or set(found) not in ({0.0, 1.0}, {-1.0, 1.0}):
         shown = ", ".join(f"{v:g}" for v in found[:5]) + (", …" if found.size > 5 else "")
@@ -68,35 +67,34 @@ def signs(y: np.ndarray, name: str = "y") -> np.ndarray:
 
 
 def checked_logarithms(log_hyperparameters: object, m: int, name: str = "log_hyperparameters") -> np.ndarray:
-    """θ as an (m,) array of finite numbers; ValueError otherwise."""
+    """θ as an array (m,) of finite numbers. Raises ValueError otherwise."""
     theta = np.atleast_1d(as_real(name, log_hyperparameters)).copy()
     if theta.shape != (m,):
         raise ValueError(f"{name}: got shape {theta.shape}, expected ({m},), one logarithm a hyperparameter")
     if not (np.abs(theta) < 300).all():
         raise ValueError(
             f"{name}: got {theta[np.argmax(~(np.abs(theta) < 300))]}, expected finite logarithms between −300 and 300; "
-            "for no penalty, "
-            "take a very negative one"
+            "for no penalty, take a very negative one"
         )
     return theta
 
 
 def checked_integer(name: str, value: object) -> int:
-    """A positive integer, Python's or NumPy's; ValueError otherwise."""
+    """A positive integer of Python's or NumPy's. Raises ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
         raise ValueError(f"{name}: got {value!r}, expected a positive integer")
     return int(value)
 
 
 def checked_positive(name: str, value: object) -> float:
-    """A positive number; ValueError otherwise."""
+    """A positive number. Raises ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < np.inf:
         raise ValueError(f"{name}: got {value!r}, expected a positive number")
     return float(value)
 
 
 def checked_flag(name: str, value: object) -> bool:
-    """True or False, Python's or NumPy's; ValueError otherwise."""
+    """True or False of Python's or NumPy's. Raises ValueError otherwise."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name}: got {value!r}, expected True or False")
     return bool(value)

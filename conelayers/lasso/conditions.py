@@ -18,8 +18,8 @@ from conelayers.program.names import NEGLIGIBLE
 
 __all__ = ["SupportConditions"]
 
-_STEPS = 100.0  # of Newton's next step
-_ROUNDING = 1e-12  # of the data's scale
+_STEPS = 100.0  # times Newton's next step: a kink within that distance counts as one
+_ROUNDING = 1e-12  # times the data's scale: the distance that is added for rounding errors
 
 
 @final
@@ -27,8 +27,8 @@ _ROUNDING = 1e-12  # of the data's scale
 class SupportConditions(Conditions):
     """Stationarity on the support, ∇f(z) + ∇penalty(z, θ) = 0, at z (d,) with gradient ∇f(z) (d,).
 
-    forcing: its derivative in θ, (d, m), as a function of the signs or unit vectors that the kinks' features would
-    enter with.
+    fit, penalty: f and the penalty at θ.
+    forcing: z and ∇f(z) ↦ ∂(∇penalty)/∂θ (d, m); features off the support count as entering it along −∇f.
     """
 
     fit: Fit
@@ -80,7 +80,7 @@ class SupportConditions(Conditions):
         return self.fit.hessian(self.z, columns) + self.penalty.curvature(self.z, columns)
 
     def spectrum(self, side: Side) -> Spectrum:
-        # The rank is decided on F, whose singular values are not squared yet.
+        # The rank is decided on F, since the singular values of M = FᵀF are the squares of F's.
         U = self._basis(side)
         k = U.shape[1]
         if not k:

@@ -9,89 +9,29 @@ from functools import cached_property
 from typing import Any, final
 
 import numpy as np
-from sklearn.model_selection import check_cv
 
 from conelayers.lasso.checks import checked_data, signs
-from conelayers.lasso.losses import Logistic
+from conelayers.lasso.folds import checked_splits
+from conelayers.lasso.prediction_errors import Error, SquaredError
 from conelayers.lasso.problem import Model, Problem, checked_model
 from conelayers.lasso.solution import Solution
 from conelayers.lasso.verdicts import Side
 from conelayers.support.arguments import described
 from conelayers.support.errors import as_member
 
-__all__ = [
-    "Criterion",
-    "CrossValidation",
-    "Error",
-    "Evaluation",
-    "HoldOut",
-    "LogisticError",
-    "SquaredError",
-    "SquaredHinge",
-]
-
-
-class Error(ABC):
-    """A mean error of predictions η = Xw + c on unseen data; y, η (n,).
-
-    classification: whether y are labels, read as −1 and 1.
-    """
-
-    classification: bool = True
-
-    @abstractmethod
-    def value(self, y: np.ndarray, eta: np.ndarray) -> float:
-        """The mean error."""
-
-    @abstractmethod
-    def slope(self, y: np.ndarray, eta: np.ndarray) -> np.ndarray:
-        """Its gradient in η, (n,)."""
-
-
-@final
-@dataclass(frozen=True)
-class SquaredError(Error):
-    """(1/n) Σ (ηᵢ − yᵢ)²."""
-
-    classification = False
-
-    def value(self, y: np.ndarray, eta: np.ndarray) -> float:
-        return float(np.mean((eta - y) ** 2))
-
-    def slope(self, y: np.ndarray, eta: np.ndarray) -> np.ndarray:
-        return 2 * (eta - y) / len(y)
-
-
-@final
-@dataclass(frozen=True)
-class LogisticError(Error):
-    """(1/n) Σ log(1 + exp(−yᵢηᵢ)), y ∈ {−1, 1} or {0, 1}."""
-
-    def value(self, y: np.ndarray, eta: np.ndarray) -> float:
-        return Logistic().value(y, eta)
-
-    def slope(self, y: np.ndarray, eta: np.ndarray) -> np.ndarray:
-        return Logistic().slope(y, eta)
-
-
-@final
-@dataclass(frozen=True)
-class SquaredHinge(Error):
-    """(1/n) Σ max(0, 1 − yᵢηᵢ)², y ∈ {−1, 1} or {0, 1}: differentiable, as the hinge is not."""
-
-    def value(self, y: np.ndarray, eta: np.ndarray) -> float:
-        return float(np.mean(np.maximum(0, 1 - y * eta) ** 2))
-
-    def slope(self, y: np.ndarray, eta: np.ndarray) -> np.ndarray:
-        return -2 * y * np.maximum(0, 1 - y * eta) / len(y)
+__all__ = ["Criterion", "CrossValidation", "Evaluation", "HoldOut"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A criterion at θ: value, gradient (m,) in θ, the value on each fold, and the folds' solutions.
+    """A criterion at θ.
 
-    The next evaluation may start from these solutions.
+    log_hyperparameters: θ (m,).
+    value: the criterion, the mean over the folds.
+    gradient: its gradient in θ, (m,).
+    folds: the value on each fold.
+    solutions: the folds' solutions, from which the next evaluation may start.
     """
 
     log_hyperparameters: np.ndarray
@@ -107,7 +47,7 @@ class Evaluation:
 
     @property
     def justified(self) -> bool:
-        """Whether the derivative of every solution is certified; takes a rank decision for each."""
+        """Whether the derivative of every solution is certified; it takes a rank decision for each."""
         return all(s.certify().justified for s in self.solutions)
 
 
@@ -117,7 +57,7 @@ class Criterion(ABC):
     @property
     @abstractmethod
     def problems(self) -> Sequence[Problem]:
-        """The problems that are solved, one a fold."""
+        """The problems that are solved, one for each fold."""
 
     @abstractmethod
     def _unseen(self) -> Iterable[tuple[np.ndarray, np.ndarray]]:
@@ -129,7 +69,7 @@ class Criterion(ABC):
 
     @property
     def hyperparameters(self) -> int:
-        """m."""
+        """The number of hyperparameters, m."""
         return self.problems[0].hyperparameters
 
     @property
@@ -140,9 +80,10 @@ class Criterion(ABC):
     def evaluate(
         self, log_hyperparameters: np.ndarray, start: Evaluation | None = None, side: Side | str = Side.OWN
     ) -> Evaluation:
-        """The value and the gradient at θ (m,); start: an evaluation of this criterion nearby, for a warm start.
+        """The value and the gradient at θ (m,); the gradient takes one linear solve a fold, whatever m is.
 
-        The gradient takes one linear solve a fold, whatever m is; side: which derivative at a kink (``Solution``).
+        start: an evaluation of this criterion at a θ nearby, for a warm start.
+        side: which derivative is taken at a kink (``Solution``).
         """
         side = as_member(Side, "side", side)
         if start is not None and not isinstance(start, Evaluation):
@@ -180,7 +121,7 @@ class HoldOut(Criterion):
     y: np.ndarray
     X_val: np.ndarray
     y_val: np.ndarray
-    error: Error = SquaredError()
+    error: Error = SquaredError()  # noqa: RUF009  (immutable)
     fit_intercept: bool = True
     solver: str = "scikit-learn"
 
@@ -212,19 +153,19 @@ class HoldOut(Criterion):
 @final
 @dataclass(frozen=True, eq=False)
 class CrossValidation(Criterion):
-    """The mean over folds of the error on the fold that was left out.
+    """The mean, over the folds, of the error on the fold that was left out.
 
-    cv: a number of folds, a splitter of scikit-learn's or pairs of index arrays, as
-    ``sklearn.model_selection.check_cv`` takes them (folds are stratified for classification). Every fold's problem is
-    set up once and kept.
+    cv: a number of folds, a splitter of scikit-learn's, or pairs of index arrays, as
+    ``sklearn.model_selection.check_cv`` takes them. For classification the folds are stratified.
 
-    Raises ValueError for data that do not fit together, and for splits that are none.
+    Every fold's problem is set up once and kept. Raises ValueError for data that do not fit together, and for splits
+    that are none.
     """
 
     model: Model
     X: np.ndarray
     y: np.ndarray
-    error: Error = SquaredError()
+    error: Error = SquaredError()  # noqa: RUF009  (immutable)
     cv: Any = 5
     fit_intercept: bool = True
     solver: str = "scikit-learn"
@@ -239,8 +180,8 @@ class CrossValidation(Criterion):
 
     @cached_property
     def splits(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The rows to fit to and the rows to judge by, one pair a fold."""
-        return _splits(self.cv, *self._data, self.error.classification)
+        """The rows to which a model is fitted and the rows by which it is judged, one pair for each fold."""
+        return checked_splits(self.cv, *self._data, self.error.classification)
 
     @cached_property
     def _folds(self) -> tuple[list[Problem], list[tuple[np.ndarray, np.ndarray]]]:
@@ -266,6 +207,7 @@ class CrossValidation(Criterion):
 
 
 def _targets(model: Model, error: Error, y: np.ndarray, name: str) -> np.ndarray:
+    """y as the error takes it: signs for a classification. Raises TypeError or ValueError if they do not fit."""
     checked_model(model)
     if not isinstance(error, Error):
         raise TypeError(
@@ -276,37 +218,3 @@ def _targets(model: Model, error: Error, y: np.ndarray, name: str) -> np.ndarray
             f"error: got {error!r} for {type(model).__name__}, a classifier, expected LogisticError() or SquaredHinge()"
         )
     return signs(y, name) if error.classification else y
-
-
-def _splits(cv: Any, X: np.ndarray, y: np.ndarray, classification: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows to fit to and rows to judge by, one pair a fold, checked."""
-    try:
-        found = list(check_cv(cv, y, classifier=classification).split(X, y))
-    except ValueError as error:
-        raise ValueError(
-            f"cv: got {cv!r}, which does not split these data: {error} Expected a number of folds from 2 on, a "
-            "splitter that needs "
-            "neither groups nor anything else, or pairs of index arrays, as from list(splitter.split(X, y, groups))"
-        ) from error
-    if not found:
-        raise ValueError("cv: got no split, expected at least one; an iterator is used up by one fit, so pass a list")
-    rows, splits = np.arange(len(y)), []
-    for k, (train, test) in enumerate(found):
-        try:
-            fitted, judged = rows[train], rows[test]
-        except IndexError as error:
-            raise ValueError(
-                f"cv: got indices in split {k} that are no rows of X, expected 0 to {len(y) - 1}"
-            ) from error
-        if not fitted.size or not judged.size:
-            raise ValueError(
-                f"cv: got {fitted.size} rows to fit to and {judged.size} to judge by in split {k}, expected one at "
-                "least of each"
-            )
-        if classification and np.ptp(y[fitted]) == 0:
-            raise ValueError(
-                f"cv: got one class only among the rows to fit to in split {k}, expected both; shuffle or stratify, or "
-                "take fewer folds"
-            )
-        splits.append((fitted, judged))
-    return splits

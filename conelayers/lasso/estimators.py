@@ -1,6 +1,6 @@
 """Scikit-learn estimators that find their own penalties by hypergradient descent on a cross-validated error.
 
-A coarse grid of one shared λ comes first, since the criterion is not convex; the descent starts at its best point.
+The criterion is not convex. So a coarse grid of one shared λ comes first, and the descent starts at its best point.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from conelayers.derivatives.certificate import Verdict
 from conelayers.lasso.checks import checked_integer, checked_positive
-from conelayers.lasso.criteria import CrossValidation, Error, Evaluation, LogisticError, SquaredError
+from conelayers.lasso.criteria import CrossValidation, Evaluation
 from conelayers.lasso.models import ElasticNet, Lasso, SparseLogistic, WeightedLasso
+from conelayers.lasso.prediction_errors import Error, LogisticError, SquaredError
 from conelayers.lasso.problem import Model
 from conelayers.lasso.tuning import best_on_grid, tune
 from conelayers.support.arguments import as_flag
@@ -26,24 +27,31 @@ from conelayers.support.errors import SingularDerivativeWarning
 
 __all__ = ["ElasticNetHyperCV", "LassoHyperCV", "LogisticHyperCV", "WeightedLassoHyperCV"]
 
-_SHARES = (
-    1.0,
-    0.05,
-    0.001,
-)  # of the largest variance of a feature: μ on the elastic net's grid, where λ is the one at which w = 0
-_DEPTH = 3.0  # the grid spans that many powers of ten below the λ at which w = 0
+# The elastic net's grid has μ at these shares of the largest variance of a feature if λ is that at which w = 0.
+_SHARES = (1.0, 0.05, 0.001)
+_DEPTH = 3.0  # powers of ten below the λ at which w = 0 that the grid spans
 
 
 class _HyperCV(BaseEstimator):
-    """What the estimators share: grid, descent, refit on all data.
+    """The parts that all estimators have: the grid, the descent, and the refit on all data.
 
-    Parameters: cv, as in CrossValidation. n_alphas: points of the grid. max_iter: steps of the descent. tol: its
-    tolerance (``tune``). fit_intercept. solver: which makes the first guesses, "scikit-learn", "celer" or "skglm".
-    progress: a tqdm bar. verbose: a line an evaluation.
+    cv: the folds, as in CrossValidation; None for 5.
+    n_alphas: the number of points of the grid.
+    max_iter: the most steps of the descent.
+    tol: the tolerance of the descent (``tune``).
+    fit_intercept: whether the model has an intercept.
+    solver: the solver that makes the first guesses, "scikit-learn", "celer" or "skglm".
+    progress: whether a tqdm bar is shown.
+    verbose: whether a line is printed for each evaluation.
 
-    Fitted: coef_ (p,), intercept_, tuning_ (a Tuning: criterion, history, convergence), solution_ (a Solution, with
-    derivatives), certificate_ (of its derivative), n_iter_ (evaluations of the descent), n_features_in_,
-    feature_names_in_.
+    Fitted attributes:
+
+    - coef_ (p,), intercept_: the model.
+    - tuning_: a Tuning with criterion, history and convergence.
+    - solution_: a Solution with its derivatives.
+    - certificate_: the certificate of its derivative.
+    - n_iter_: the number of evaluations of the descent.
+    - n_features_in_, feature_names_in_: as for all of scikit-learn's estimators.
     """
 
     def __init__(
@@ -60,7 +68,7 @@ class _HyperCV(BaseEstimator):
         self.verbose = verbose
 
     def _tuned(self, model: Model, error: Error, X: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """θ of the refitted model, (m,); sets the fitted attributes that do not depend on the model."""
+        """θ of the refitted model, (m,). It sets the fitted attributes that all models have."""
         steps, tolerance = checked_integer("max_iter", self.max_iter), checked_positive("tol", self.tol)
         for name in ("verbose", "progress"):
             as_flag(name, getattr(self, name))
@@ -74,7 +82,7 @@ class _HyperCV(BaseEstimator):
             solver=self.solver,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SingularDerivativeWarning)  # one at the end, with names
+            warnings.simplefilter("ignore", SingularDerivativeWarning)  # one warning comes at the end, with names
             self.tuning_ = tune(
                 criterion,
                 self._begin(criterion, checked_integer("n_alphas", self.n_alphas), steps, tolerance),
@@ -92,15 +100,14 @@ class _HyperCV(BaseEstimator):
             warnings.warn(
                 f"The derivative at the chosen penalties is a least-squares solution, in {singular} of the folds and "
                 f"{'' if self.solution_.linearization().singular else 'not '}on all data: features are linearly "
-                "dependent. "
-                f"{self.certificate_.advice}".rstrip(),
+                f"dependent. {self.certificate_.advice}".rstrip(),
                 SingularDerivativeWarning,
                 stacklevel=3,
             )
         return theta
 
     def _begin(self, criterion: CrossValidation, points: int, steps: int, tolerance: float) -> Evaluation:
-        """Where the descent begins: at the best point of the grid."""
+        """The evaluation at which the descent begins: the best point of the grid."""
         return best_on_grid(criterion, self._grid(criterion, points))
 
     def _grid(self, criterion: CrossValidation, points: int) -> list[np.ndarray]:
@@ -108,13 +115,13 @@ class _HyperCV(BaseEstimator):
 
 
 def _levels(criterion: CrossValidation, points: int) -> np.ndarray:
-    """log λ of the grid, falling from the λ at which w = 0 (without that one)."""
+    """log λ of the grid's points, which fall from the λ at which w = 0; that one is no point."""
     largest = criterion.largest
     return float(largest[np.isfinite(largest)].max()) - np.linspace(0.0, _DEPTH * np.log(10.0), points + 1)[1:]
 
 
 class _Regressor(RegressorMixin, _HyperCV):
-    """A linear regressor that is tuned."""
+    """A linear regressor that chooses its own penalties."""
 
     @abstractmethod
     def _model(self) -> Model: ...
@@ -166,8 +173,8 @@ class ElasticNetHyperCV(_Regressor):
         return ElasticNet()
 
     def _grid(self, criterion: CrossValidation, points: int) -> list[np.ndarray]:
-        # μ has the units of a feature's variance, λ those of X times y: each is counted from its own. Down the first
-        # path, up the next.
+        # μ has the units of a feature's variance, λ those of X times y, so that each has a scale of its own. The first
+        # path goes down, the next one up, so that every point is near the one before it.
         X = criterion.X - criterion.X.mean(axis=0) if criterion.fit_intercept else criterion.X
         variance, levels = float(np.mean(X**2, axis=0).max()) or 1.0, _levels(criterion, points)
         offset = np.log(variance) - float(criterion.largest[0])
@@ -187,10 +194,10 @@ class ElasticNetHyperCV(_Regressor):
 class WeightedLassoHyperCV(_Regressor):
     """The weighted Lasso, ‖y − Xw − c‖²/(2n) + Σⱼ alphas_ⱼ|wⱼ|, one alpha a feature, all by hypergradient descent.
 
-    So many hyperparameters can fit the folds themselves: judge the result on data that took no part. The descent begins
-    at the shared alpha that LassoHyperCV finds, and its criterion is never above that one's. Features that this alpha
-    leaves out have no gradient and stay out: standardize them. Parameters as for LassoHyperCV. Fitted: alphas_ (p,),
-    and what LassoHyperCV has otherwise.
+    So many hyperparameters can overfit the folds: judge the result on data that took no part. The descent begins at the
+    shared alpha that LassoHyperCV finds, and its criterion is never above that of LassoHyperCV. Features that this
+    alpha leaves out have no gradient and stay out: standardize them. Parameters as for LassoHyperCV. Fitted: alphas_
+    (p,), and what LassoHyperCV has otherwise.
     """
 
     def _model(self) -> Model:
@@ -241,7 +248,7 @@ class LogisticHyperCV(ClassifierMixin, _HyperCV):
         return validate_data(self, X, reset=False, dtype=np.float64) @ self.coef_[0] + self.intercept_[0]
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likelier class, (n,)."""
+        """The more likely class of each row, (n,)."""
         check_is_fitted(self)
         return self.classes_[(self.decision_function(X) > 0).astype(int)]
 
@@ -250,7 +257,7 @@ class LogisticHyperCV(ClassifierMixin, _HyperCV):
         return np.exp(self.predict_log_proba(X))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Their logarithms, (n, 2)."""
+        """The logarithms of the classes' probabilities, (n, 2)."""
         eta = self.decision_function(X)
         return -np.logaddexp(0, np.column_stack([eta, -eta]))
 

@@ -1,9 +1,9 @@
-"""A loss on given data, f(z) = loss(y, X̃z): what the models minimize without their penalty.
+"""A loss on given data, f(z) = loss(y, X̃z): the models' objective without its penalty.
 
 The features are centred and, with an intercept, a constant column σ is put behind them: z = (w, (c + x̄ᵀw)/σ). That is
 an exact change of variables which makes the intercept orthogonal to the features for squares, and nearly so for other
-losses. σ is the largest standard deviation of a feature, so that the intercept's residual and curvature have the units
-of the features', whatever those are.
+losses. σ is the largest standard deviation of a feature, so that the residual and the curvature of the intercept have
+the units of those of the features.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from conelayers.lasso.losses import Loss, Squares
 
 __all__ = ["Fit"]
 
-_GRAM_UP_TO = 3000  # features up to which X̃ᵀX̃ is kept
-_CANCELLED = 1e-6  # of its terms: a square by the Gram matrix that has lost half of its digits
-_NOISE = 1e-14  # of ‖x‖‖y‖/n: slopes at w = 0 up to this are rounding, as with a constant y
+_GRAM_UP_TO = 3000  # features: for more of them X̃ᵀX̃ is not kept
+_CANCELLED = 1e-6  # times the terms of a square by the Gram matrix: below, it has lost half of its digits
+_NOISE = 1e-14  # times ‖x‖‖y‖/n: smaller slopes at w = 0 are rounding, as with a constant y
 
 
 @final
@@ -29,8 +29,12 @@ _NOISE = 1e-14  # of ‖x‖‖y‖/n: slopes at w = 0 up to this are rounding, 
 class Fit:
     """f(z) = loss(y, X̃z), z (d,).
 
-    X (n, d): centred, with a column of σ = ``size`` at the end if there is an intercept. y (n,). center (p,): the means
-    of the features that were taken off, zeros without an intercept.
+    X: the centred features (n, d), with a column of σ at the end if there is an intercept.
+    y: (n,).
+    center: the means of the features, which were subtracted, (p,); zeros without an intercept.
+    intercept: whether there is one.
+    size: σ.
+    gram: X̃ᵀX̃/n for squares, if there are not too many features; else None.
     """
 
     loss: Loss
@@ -43,7 +47,7 @@ class Fit:
 
     @classmethod
     def of(cls, loss: Loss, X: np.ndarray, y: np.ndarray, fit_intercept: bool) -> Fit:
-        """From data as the user gives them, X (n, p), y (n,)."""
+        """The fit to data as the user gives them, X (n, p), y (n,)."""
         (X, y), intercept = checked_data(X, y), checked_flag("fit_intercept", fit_intercept)
         y = loss.target(y)
         center = X.mean(axis=0) if intercept else np.zeros(X.shape[1])
@@ -58,7 +62,7 @@ class Fit:
 
     @property
     def features(self) -> int:
-        """p."""
+        """The number of features, p."""
         return self.X.shape[1] - int(self.intercept)
 
     @cached_property
@@ -68,7 +72,7 @@ class Fit:
 
     @cached_property
     def scale(self) -> float:
-        """The largest slope of a feature at z = 0 once the intercept is fitted: about the least λ at which w = 0."""
+        """The largest slope of a feature at z = 0 once the intercept is fitted: about the least λ for which w = 0."""
         largest = float(np.abs(self.moment[: self.features]).max())
         slope = self.loss.slope(self.y, np.zeros(len(self.y)))
         bound = self.size * float(np.linalg.norm(slope)) * np.sqrt(len(self.y))
@@ -85,13 +89,13 @@ class Fit:
         return isinstance(self.loss, Squares)
 
     def gradient(self, z: np.ndarray) -> np.ndarray:
-        """∇f(z), by the Gram matrix where it is kept."""
+        """∇f(z), by the Gram matrix if it is kept."""
         if self.gram is not None:
             return self.gram @ z - self.moment
         return self.exact_gradient(z)
 
     def exact_gradient(self, z: np.ndarray) -> np.ndarray:
-        """∇f(z) from the residuals of the data, the more accurate way."""
+        """∇f(z) from the residuals of the data, which is more accurate."""
         return self.X.T @ self.loss.slope(self.y, self.X @ z)
 
     def weights(self, z: np.ndarray) -> np.ndarray:
@@ -131,9 +135,8 @@ class Fit:
         """f(z + e) − f(z), without cancellation where f is quadratic."""
         if self.quadratic:
             curved = e @ (self.gram @ e) if self.gram is not None else 0.0
-            if curved <= _CANCELLED * (
-                self.curvatures(np.zeros(0)) @ (e * e)
-            ):  # along columns that are nearly dependent
+            # Along columns that are nearly dependent the Gram matrix loses the digits.
+            if curved <= _CANCELLED * (self.curvatures(np.zeros(0)) @ (e * e)):
                 curved = np.sum((self.X @ e) ** 2) / len(self.y)
             return float(gradient @ e + curved / 2)
         return self.loss.value(self.y, self.X @ (z + e)) - self.loss.value(self.y, self.X @ z)

@@ -25,10 +25,10 @@ from conelayers.support.errors import SingularDerivativeWarning
 
 __all__ = ["RANK", "Basis", "Forcing", "Linearization"]
 
-# F's least over its largest singular value, with columns of length one: below, F counts as singular, since no more than
+# F's least over its largest singular value, with columns of length one, below which F counts as singular, since at most
 # six digits are left.
 RANK = 1e-10
-# The reciprocal condition number of M below which a least-squares solution is taken, where there is no F.
+# The reciprocal condition number of M below which a least-squares solution is taken, if there is no F.
 _SINGULAR = 1e-13
 _SQUARED = 1e-5  # the reciprocal condition number of M below which F is factored
 
@@ -36,10 +36,13 @@ _SQUARED = 1e-5  # the reciprocal condition number of M below which F is factore
 @final
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """The directions in which z moves, U (d, k): row rows[t] holds values[t] in column columns[t], and nothing else.
+    """The directions in which z moves, U (d, k).
 
-    Every coordinate belongs to one direction at most, unit vectors or a group's unit vector, so that no sparse matrix
-    is needed.
+    rows, columns, values: row rows[t] of U holds values[t] in column columns[t], and zeros elsewhere.
+    shape: (d, k).
+
+    A direction is a unit vector, or the unit vector of a group. Every coordinate belongs to at most one direction, so
+    that no sparse matrix is needed.
     """
 
     rows: np.ndarray
@@ -49,7 +52,10 @@ class Basis:
 
     @classmethod
     def units(cls, rows: np.ndarray, d: int, k: int | None = None) -> Basis:
-        """Unit vectors of the coordinates ``rows``; k: the number of directions, those included that do not move z."""
+        """The unit vectors of the coordinates ``rows``.
+
+        k: the number of directions, including further ones that do not move z.
+        """
         return cls(rows, np.arange(rows.size), np.ones(rows.size), (d, rows.size if k is None else k))
 
     def lift(self, u: np.ndarray) -> np.ndarray:
@@ -81,9 +87,10 @@ class Basis:
 @final
 @dataclass(frozen=True, eq=False)
 class Forcing:
-    """∂F/∂θ on z's coordinates; values, columns (d, r).
+    """∂F/∂θ on z's coordinates, (d, m) with few entries in each row.
 
-    Coordinate i has values[i, r] in the column of the hyperparameter columns[i, r].
+    values, columns: row i holds values[i, r] in column columns[i, r], for every r; both are (d, r).
+    hyperparameters: m.
     """
 
     values: np.ndarray
@@ -114,7 +121,10 @@ def _times(values: np.ndarray, array: np.ndarray) -> np.ndarray:
 class Linearization:
     """M du + B dθ = 0, dz = U du.
 
-    matrix: M (k, k). forcing: gives B = Uᵀ∂F/∂θ. basis: U (d, k). root: F (r, k) with M = FᵀF, where there is one.
+    matrix: M (k, k).
+    forcing: ∂F/∂θ, with which B = Uᵀ∂F/∂θ.
+    basis: U (d, k).
+    root: gives F (r, k) with M = FᵀF; None if there is none.
     """
 
     matrix: np.ndarray
@@ -129,7 +139,7 @@ class Linearization:
 
     @cached_property
     def _factor(self) -> _Factor | None:
-        """The factorization of the scaled matrix; None where it is singular to rounding."""
+        """The factorization of the scaled matrix; None if it is singular to rounding."""
         d = self._scaling
         M = d[:, None] * self.matrix * d
         norm = np.abs(M).sum(axis=0).max(initial=0.0)
@@ -161,7 +171,7 @@ class Linearization:
     def solve(self, b: np.ndarray) -> np.ndarray:
         """M⁻¹b, b (k, …), with one refinement.
 
-        Where M is singular: the minimum-norm least-squares solution, with a warning.
+        If M is singular, it is the minimum-norm least-squares solution, with a warning.
         """
         if not self.matrix.size:
             return np.zeros_like(b)
@@ -170,8 +180,8 @@ class Linearization:
         if factor is None:
             warnings.warn(
                 "The optimality conditions are singular on the support: features in it are linearly dependent (or "
-                "samples on the margin, or they do "
-                "not fix the intercept). The derivative is a least-squares solution; certify() names the culprits.",
+                "samples on the margin, or they do not fix the intercept). The derivative is a least-squares solution; "
+                "certify() names the culprits.",
                 SingularDerivativeWarning,
                 stacklevel=3,
             )
@@ -193,7 +203,12 @@ class Linearization:
 @final
 @dataclass(frozen=True, eq=False)
 class _Factor:
-    """LU of a scaled M with its pivots; or, without pivots, R of F = QR with the scaled root F."""
+    """A factorization of the scaled M: LU with its pivots, or R of F = QR with the scaled root F.
+
+    triangular: L and U, or R.
+    pivots: those of LU; None for QR.
+    root: F; None for LU.
+    """
 
     triangular: np.ndarray
     pivots: np.ndarray | None
@@ -207,5 +222,5 @@ class _Factor:
         return sla.solve_triangular(self.triangular, y, check_finite=False)
 
     def residual(self, M: np.ndarray, d: np.ndarray, b: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """d b − (d M d)x, by F where that is known better."""
+        """d b − (d M d)x, by F if there is one, which is more accurate."""
         return d * (b - M @ (d * x)) if self.root is None else d * b - self.root.T @ (self.root @ x)

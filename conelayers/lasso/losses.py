@@ -31,7 +31,7 @@ class Loss(ABC):
 
     @abstractmethod
     def target(self, y: np.ndarray) -> np.ndarray:
-        """The target as the loss needs it, (n,); ValueError where it cannot be."""
+        """The target as the loss takes it, (n,). Raises ValueError if the loss does not take it."""
 
 
 @final
@@ -55,7 +55,7 @@ class Squares(Loss):
 @final
 @dataclass(frozen=True)
 class Logistic(Loss):
-    """(1/n) Σ log(1 + exp(−yᵢ ηᵢ)), y ∈ {−1, 1}; {0, 1} is taken for that."""
+    """(1/n) Σ log(1 + exp(−yᵢ ηᵢ)), y ∈ {−1, 1}; 0 and 1 count as −1 and 1."""
 
     def value(self, y: np.ndarray, eta: np.ndarray) -> float:
         return float(np.mean(np.logaddexp(0, -y * eta)))

@@ -18,15 +18,21 @@ from conelayers.lasso.verdicts import Conditions, Side, Spectrum
 
 __all__ = ["MarginConditions", "Samples"]
 
-_STEPS, _ROUNDING = 100.0, 1e-12
-_RIDGE = 1e-9
-_RANK = 1e-9  # of the system's singular values, scaled
+_STEPS = 100.0  # times Newton's next step: a kink within that distance counts as one
+_ROUNDING = 1e-12  # times the sample's scale: the distance that is added for rounding errors
+_RIDGE = 1e-9  # subtracted from the multipliers' diagonal of a singular scaled system
+_RANK = 1e-9  # of the scaled system's singular values, the least over the largest below which it counts as singular
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Z (n, d): the samples times their labels; if there is an intercept, the labels y (n,) are the last column."""
+    """The samples of a support vector machine.
+
+    Z: the samples times their labels, (n, d); if there is an intercept, the labels are the last column.
+    y: the labels, (n,).
+    intercept: whether there is one.
+    """
 
     Z: np.ndarray
     y: np.ndarray
@@ -41,7 +47,13 @@ class Samples:
 @final
 @dataclass(frozen=True, eq=False)
 class MarginConditions(Conditions):
-    """point (d,): (w, c); multipliers (n,); free, full (n,) bool: the samples on the margin, and those with aᵢ = C."""
+    """The optimality conditions at a solution, by the sets of its samples.
+
+    point: (w, c), (d,).
+    multipliers: a (n,).
+    free: the samples on the margin, (n,) bool.
+    full: the samples with aᵢ = C, (n,) bool.
+    """
 
     samples: Samples
     C: float
@@ -57,7 +69,7 @@ class MarginConditions(Conditions):
     def solved(
         cls, samples: Samples, C: float, point: np.ndarray, a: np.ndarray, free: np.ndarray, full: np.ndarray
     ) -> MarginConditions:
-        """The solution of the linear system on these sets; the nearest to the guess where there are several."""
+        """The solution of the linear system on these sets; the one nearest to the guess if there are several."""
         a = np.where(full, C, np.where(free, a, 0.0))
         for _ in range(2):
             here = cls(samples, C, point, a, free, full)
@@ -103,7 +115,8 @@ class MarginConditions(Conditions):
                 warnings.simplefilter("error", sla.LinAlgWarning)
                 return -scale * sla.solve(M, r, check_finite=False)
         except (sla.LinAlgError, sla.LinAlgWarning):
-            # More free samples than can be on the margin: a long step along their dependence, to be stopped at a bound.
+            # There are more free samples than can be on the margin. The step goes far along their dependence, and the
+            # caller stops it at a bound.
             M[d:, d:] -= _RIDGE * np.eye(len(M) - d)
             return -scale * np.linalg.lstsq(M, r, rcond=1e-14)[0]
 
@@ -113,7 +126,7 @@ class MarginConditions(Conditions):
 
     @cached_property
     def distances(self) -> np.ndarray:
-        # v = ‖z‖²a + slack is projected on [0, C‖z‖²]
+        # The condition of a sample is that the projection of v = ‖z‖²a + slack onto [0, C‖z‖²] is ‖z‖²a.
         inside = self._lengths * np.minimum(self.multipliers, self.C - self.multipliers)
         return np.where(self.free, np.abs(inside), np.abs(self._slack))
 
@@ -133,7 +146,7 @@ class MarginConditions(Conditions):
 
     def linearized(self, side: Side) -> Linearization:
         free = self._free_on(side)
-        nearly = self.full | (self.multipliers > self.C / 2)  # kinks that are not free are at 0 or at C
+        nearly = self.full | (self.multipliers > self.C / 2)  # samples at a kink that are not free have a = 0 or a = C
         d, k = len(self.point), len(self.point) + int(free.sum())
         forcing = -self.C * self.samples.Z[nearly & ~free].sum(axis=0)[:, None]
         return Linearization(

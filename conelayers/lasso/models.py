@@ -23,7 +23,7 @@ __all__ = ["ElasticNet", "GroupLasso", "Lasso", "SparseLogistic", "WeightedLasso
 
 
 def _coordinates(fit: Fit, values: np.ndarray) -> np.ndarray:
-    """(d,) from (p,): zero for the intercept."""
+    """Values of the coordinates (d,) from values of the features (p,), with zero for the intercept."""
     return np.append(values, np.zeros(fit.X.shape[1] - fit.features))
 
 
@@ -119,8 +119,8 @@ class WeightedLasso(PenalizedModel):
 class GroupLasso(PenalizedModel):
     """f = ‖y − Xw − c‖²/(2n), penalty Σ_g λ_g‖w_g‖₂ (Yuan and Lin, 2006).
 
-    groups (p,): the group of each feature, numbered 0 … G − 1. One λ: λ_g = λ√(size of g), m = 1; with ``per_group``
-    one for each, m = G.
+    groups: the group of each feature, (p,), numbered 0 … G − 1.
+    per_group: False for one λ, with λ_g = λ√(size of g) and m = 1; True for one λ for each group, m = G.
     """
 
     groups: np.ndarray
@@ -135,8 +135,7 @@ class GroupLasso(PenalizedModel):
         ):
             raise ValueError(
                 f"groups: got {groups!r}, expected the number of each feature's group, integers from 0 with none left "
-                "out; "
-                "np.unique(labels, return_inverse=True)[1] makes them"
+                "out; np.unique(labels, return_inverse=True)[1] makes them"
             )
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "per_group", checked_flag("per_group", self.per_group))

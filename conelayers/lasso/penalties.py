@@ -1,8 +1,8 @@
 """The penalties by their nonsmooth geometry: where they are smooth, what moves there, and how far the nearest kink is.
 
-A penalty sees z with its gradient g = ∇f(z). It is smooth on the *support*; off it, z = 0 is optimal as long as |g| ≤
-λ, and the kinks are where |g| = λ with z = 0. With v = h z − g, h the curvature of f, they are at |v| = λ on both
-sides, and ||v| − λ| is how far away they are, in the units of λ.
+The methods take z and often g = ∇f(z). A penalty is smooth on the *support*. Off the support z = 0 is optimal as long
+as |g| ≤ λ, and the kinks are at |g| = λ with z = 0. With v = h z − g, where h is the curvature of f, a kink is at
+|v| = λ seen from both sides, and its distance is ||v| − λ|, in the units of λ.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from conelayers.lasso.linearization import Basis
 
 __all__ = ["Grouped", "Penalty", "Separable"]
 
-_AT_ZERO = 1e-14  # what is left of a coordinate at its kink is rounding
+_AT_ZERO = 1e-14  # times the coordinate before a step: what is left of it at its kink is rounding
 
 
 class Penalty(ABC):
@@ -38,23 +38,23 @@ class Penalty(ABC):
 
     @abstractmethod
     def root(self, z: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """C (r, k) with CᵀC that Hessian."""
+        """C (r, k), with which CᵀC is the Hessian on these coordinates."""
 
     @abstractmethod
     def change(self, z: np.ndarray, e: np.ndarray) -> float:
-        """Its value at z + e less that at z."""
+        """The change of its value from z to z + e."""
 
     @abstractmethod
     def project(self, new: np.ndarray, old: np.ndarray) -> np.ndarray:
-        """``new`` with zeros where, on the way from ``old``, it went through a kink."""
+        """``new`` with zeros in coordinates that pass through a kink on the way from ``old``."""
 
     @abstractmethod
     def reach(self, z: np.ndarray, e: np.ndarray) -> float:
-        """The least t > 0 at which ``project`` cuts z + te, infinite where there is none."""
+        """The least t > 0 at which ``project`` changes z + te; infinite if there is none."""
 
     @abstractmethod
     def entering(self, z: np.ndarray, g: np.ndarray, h: np.ndarray, tolerance: float) -> np.ndarray:
-        """A direction of descent off the support, (d,), zero where the optimality conditions hold to the tolerance."""
+        """A direction of descent off the support, (d,); zero in coordinates whose conditions hold to the tolerance."""
 
     @abstractmethod
     def violation(self, z: np.ndarray, g: np.ndarray) -> float:
@@ -62,17 +62,21 @@ class Penalty(ABC):
 
     @abstractmethod
     def kink_distances(self, z: np.ndarray, g: np.ndarray, h: np.ndarray) -> np.ndarray:
-        """How far the nearest kink is for each coordinate, (d,), infinite for unpenalized ones."""
+        """The distance of the nearest kink for each coordinate, (d,); infinite for unpenalized ones."""
 
     @abstractmethod
     def basis(self, z: np.ndarray, g: np.ndarray, drop: np.ndarray, add: np.ndarray) -> Basis:
-        """The directions in which z moves, (d, k): the support's but ``drop``, and those of the kinks ``add``."""
+        """The directions in which z moves, (d, k): those of the support without ``drop``, and of the kinks ``add``."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Separable(Penalty):
-    """Σⱼ λⱼ|zⱼ| + ½ Σⱼ μⱼ zⱼ²; l1, ridge (d,), λⱼ = 0 where unpenalized."""
+    """Σⱼ λⱼ|zⱼ| + ½ Σⱼ μⱼ zⱼ².
+
+    l1: λ (d,), zero in unpenalized coordinates.
+    ridge: μ (d,).
+    """
 
     l1: np.ndarray
     ridge: np.ndarray
@@ -121,7 +125,11 @@ class Separable(Penalty):
 @final
 @dataclass(frozen=True, eq=False)
 class Grouped(Penalty):
-    """Σ_g λ_g ‖z_g‖₂; groups (d,): each coordinate's group by number, −1 where unpenalized; levels (G,): the λ_g."""
+    """Σ_g λ_g ‖z_g‖₂.
+
+    groups: the number of each coordinate's group, (d,); −1 for unpenalized coordinates.
+    levels: λ_g, (G,).
+    """
 
     groups: np.ndarray
     levels: np.ndarray
@@ -139,7 +147,7 @@ class Grouped(Penalty):
         return np.bincount(np.maximum(self.groups, 0), weights=weights, minlength=self.levels.size)
 
     def _spread(self, values: np.ndarray) -> np.ndarray:
-        return values[self.groups]  # free coordinates read the last group's: the callers mask them
+        return values[self.groups]  # free coordinates get the value of the last group; the callers mask them
 
     def support(self, z: np.ndarray) -> np.ndarray:
         return self._free | self._spread(self.norms(z) > 0)
@@ -197,8 +205,8 @@ class Grouped(Penalty):
         return np.where(self._free, np.inf, self._spread(distance))
 
     def basis(self, z: np.ndarray, g: np.ndarray, drop: np.ndarray, add: np.ndarray) -> Basis:
-        # The element of the Clarke Jacobian of the group's soft threshold at ‖v‖ = λ that moves is uuᵀ, u = −g/‖g‖: one
-        # direction.
+        # At ‖v‖ = λ the Clarke Jacobian of the group's soft threshold has the elements 0 and uuᵀ, u = −g/‖g‖: a kinked
+        # group moves in one direction.
         support = self.support(z)
         whole = np.flatnonzero(support & ~drop)
         kinked = np.flatnonzero(add & (~support | drop) & ~self._free)
@@ -215,9 +223,9 @@ class Grouped(Penalty):
 
 
 def _largest(excess: np.ndarray, tolerance: float, active: int) -> np.ndarray:
-    """The largest entries above the tolerance: as many as there are active ones already, but at least ten.
+    """The largest entries above the tolerance: at most as many as there are active ones, or ten if that is more.
 
-    The working set doubles so.
+    The working set doubles at most.
     """
     chosen = excess > tolerance
     most = max(10, active)

@@ -1,10 +1,10 @@
 """From a guess to machine precision: Newton's method on the support, and a check of all optimality conditions.
 
-On the support f + penalty is smooth, and a Newton step (one linear solve for squares) finds its minimum there. A
-coordinate or group that would pass through a kink on the way stops there and leaves the support; at the minimum, those
-whose conditions fail enter it by a proximal step. Every step lowers the objective, so no support with its signs comes
-twice, and there are finitely many (the idea of Lee, Battle, Raina, Ng, "Efficient sparse coding algorithms", 2006, for
-squares).
+On the support f + penalty is smooth, and Newton's method finds its minimum there; for squares that is one linear solve.
+A coordinate or group that would pass through a kink on the way stops there and leaves the support. At the minimum,
+coordinates and groups whose conditions fail enter the support by a proximal step. Every step lowers the objective, so
+no support with its signs occurs twice, and there are finitely many of them (the idea of Lee, Battle, Raina, Ng,
+"Efficient sparse coding algorithms", 2006, for squares).
 """
 
 from __future__ import annotations
@@ -20,20 +20,28 @@ from conelayers.lasso.penalties import Penalty
 
 __all__ = ["Polished", "newton_step", "polish"]
 
-_KKT = 1e-12  # of the data's scale: violations up to this are rounding
-_ACCEPTED = 1e-9  # of the data's scale: the residual up to which a point counts as converged
-_ROUGH = 0.1  # of the violation: how far Newton goes on a support before other features enter it
-_ARMIJO = 1e-4
-_HALVINGS = 60
-_LEVEL = 1e-13  # of f(0): changes of the objective up to this are rounding
+_KKT = 1e-12  # times the data's scale: smaller violations of the conditions are rounding
+_ACCEPTED = 1e-9  # times the data's scale: the largest residual of a point that counts as converged
+_ROUGH = 0.1  # times the violation: the residual at which Newton's method stops on a support that others are to enter
+_ARMIJO = 1e-4  # the part of the decrease that the slope promises from which a step is accepted
+_HALVINGS = 60  # of a step, in the line search
+_LEVEL = 1e-13  # times f(0): smaller changes of the objective are rounding
 _SQUARED = 1e-3  # Cholesky's least pivot, of columns of length one, below which M = FᵀF has lost digits that F has
 _DEPENDENT = 1e-11  # the least diagonal entry of R in F = QR, below which columns of F count as dependent
-_RIDGE = 1e-10  # relative, for singular Hessians: a huge step along their null space, cut at a kink
+_RIDGE = (
+    1e-10  # added to the unit diagonal of a singular Hessian: the step along its null space is huge, and cut at a kink
+)
 
 
 @final
 class Polished(NamedTuple):
-    """z (d,), gradient ∇f(z) (d,); residual: the largest violation of optimality conditions, over the data's scale."""
+    """The point that the polish reached.
+
+    z: (d,).
+    gradient: ∇f(z), (d,).
+    residual: the largest violation of the optimality conditions, over the data's scale.
+    rounds: the number of steps.
+    """
 
     z: np.ndarray
     gradient: np.ndarray
@@ -47,7 +55,7 @@ class Polished(NamedTuple):
 
 
 def polish(fit: Fit, penalty: Penalty, z: np.ndarray, max_rounds: int = 1000) -> Polished:
-    """The minimizer of f + penalty, from a guess z (d,); ``residual`` says how well the conditions hold."""
+    """The minimizer of f + penalty, from a guess z (d,); its ``residual`` says how well the conditions hold."""
     tolerance = _KKT * fit.scale
     g = fit.gradient(z)
     rounds, last = 0, False
@@ -73,7 +81,10 @@ def polish(fit: Fit, penalty: Penalty, z: np.ndarray, max_rounds: int = 1000) ->
 
 
 def newton_step(fit: Fit, penalty: Penalty, z: np.ndarray, residual: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """−M⁻¹r on the support's columns, (d,), M the Hessian of f + penalty there, r (d,) the residual of stationarity."""
+    """The Newton step −M⁻¹r on the support's columns, (d,), zero elsewhere.
+
+    M is the Hessian of f + penalty on the support; residual: r (d,), the gradient of f + penalty.
+    """
     e = np.zeros_like(z)
     if columns.size:
         M = fit.hessian(z, columns) + penalty.curvature(z, columns)
@@ -105,11 +116,11 @@ def _on_support(
 def _line_search(
     fit: Fit, penalty: Penalty, z: np.ndarray, g: np.ndarray, e: np.ndarray, slope: float
 ) -> np.ndarray | None:
-    """The first of z + e, z + e/2, …, cut at kinks, that lowers the objective enough.
+    """The first of z + e, z + e/2, …, cut at kinks, that lowers the objective enough; None if rounding hides it.
 
-    None where rounding hides any decrease. Before the first kink on the way, z + te is not cut and e is a direction of
-    descent: t comes down to that at worst. It is tried itself, so that every support that is too large to have a unique
-    minimum loses a coordinate a step: along the null space e is huge, and t tiny.
+    Before the first kink on the way, z + te is not cut and e is a direction of descent, so that t has to fall to that
+    kink at worst. The kink itself is tried too: if a support is too large to have a unique minimum, e is huge along the
+    null space, t is tiny, and the support loses a coordinate with every step.
     """
     t, first = 1.0, penalty.reach(z, e)
     for k in range(_HALVINGS):
@@ -123,7 +134,10 @@ def _line_search(
 
 
 def _refined(fit: Fit, penalty: Penalty, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two more Newton steps with the gradient taken from the data, as long as they help and cross no kink."""
+    """z and ∇f(z) after up to two more Newton steps, with gradients from the data.
+
+    A step is taken if it lowers the residual and crosses no kink.
+    """
     columns = np.flatnonzero(penalty.support(z))
     g = fit.exact_gradient(z)
     size = np.abs((g + penalty.gradient(z))[columns]).max(initial=0.0)
@@ -139,7 +153,10 @@ def _refined(fit: Fit, penalty: Penalty, z: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _solve(M: np.ndarray, root: Callable[[], np.ndarray], r: np.ndarray, scale: float) -> np.ndarray:
-    """M⁻¹r; by F = QR where M = FᵀF is so nearly singular that F, which ``root`` gives, is known better."""
+    """M⁻¹r, by Cholesky's factorization, or by F = QR if M = FᵀF is nearly singular.
+
+    root: gives F. F has digits that M has lost.
+    """
     d = 1 / np.sqrt(np.maximum(np.diag(M), 1e-300))
     M = d[:, None] * M * d
     for ridge in (0.0, _RIDGE, 1e-6):
@@ -156,4 +173,4 @@ def _solve(M: np.ndarray, root: Callable[[], np.ndarray], r: np.ndarray, scale: 
                 if np.abs(np.diag(R)).min() > _DEPENDENT:
                     y = sla.solve_triangular(R, d * r, trans="T", check_finite=False)
                     return d * sla.solve_triangular(R, y, check_finite=False)
-    return r / scale  # M is not positive semidefinite to rounding: a short step along the gradient
+    return r / scale  # rounding makes M indefinite: the step is a short one along the gradient

@@ -25,7 +25,7 @@ from conelayers.support.parallel import one_blas_thread
 
 __all__ = ["Model", "PenalizedModel", "Problem", "checked_model", "checked_start", "solve", "warned"]
 
-_NEAR = 100  # Newton steps that a warm start may take before the solver is asked
+_NEAR = 100  # Newton steps that a warm start may take before the solver makes a first guess
 
 
 class Problem(ABC):
@@ -39,18 +39,20 @@ class Problem(ABC):
     @property
     @abstractmethod
     def largest(self) -> np.ndarray:
-        """θ (m,) at and above which nothing is left to tune: w = 0; infinite where there is no such value (μ, C)."""
+        """θ (m,) at and above which w = 0 and nothing is left to tune; infinite if there is no such value (μ, C)."""
 
     @abstractmethod
     def solve(self, log_hyperparameters: np.ndarray, start: Solution | None = None) -> Solution:
-        """The solution at θ (m,); start: one at neighbouring hyperparameters, from the same problem.
+        """The solution at θ (m,).
 
-        Warns (InaccurateSolutionWarning) where the optimality conditions are not met: ``converged`` is False then.
+        start: a solution of the same problem at a θ nearby, for a warm start.
+
+        Warns InaccurateSolutionWarning if the optimality conditions do not hold; then ``converged`` is False.
         """
 
 
 class Model(ABC):
-    """A model: what a Problem needs besides the data."""
+    """A model without its data: a loss, a penalty and the hyperparameters that they have."""
 
     classification: bool = False
 
@@ -58,14 +60,17 @@ class Model(ABC):
     def problem(
         self, X: np.ndarray, y: np.ndarray, *, fit_intercept: bool = True, solver: str = "scikit-learn"
     ) -> Problem:
-        """The model on X (n, p), y (n,). solver: which makes the first guess, "scikit-learn", "celer" or "skglm".
+        """The model on X (n, p), y (n,).
+
+        fit_intercept: whether the model has an intercept.
+        solver: the solver that makes the first guess, "scikit-learn", "celer" or "skglm".
 
         Raises ValueError for data that do not fit, ImportError for a solver that is not installed.
         """
 
 
 class PenalizedModel(Model):
-    """f + penalty."""
+    """A model that minimizes f + penalty."""
 
     @property
     def loss(self) -> Loss:
@@ -82,11 +87,11 @@ class PenalizedModel(Model):
 
     @abstractmethod
     def forcing(self, theta: np.ndarray, fit: Fit, z: np.ndarray, g: np.ndarray) -> Forcing:
-        """∂(∇penalty)/∂θ where it is smooth, and what it would be for features off the support, entering along −g."""
+        """∂(∇penalty)/∂θ on the support; off the support, what it were if the feature entered along −g."""
 
     @abstractmethod
     def largest(self, fit: Fit) -> np.ndarray:
-        """θ (m,) at which w = 0, infinite for what cannot do that."""
+        """θ (m,) at which w = 0; infinite for hyperparameters that have no such value."""
 
     def problem(
         self, X: np.ndarray, y: np.ndarray, *, fit_intercept: bool = True, solver: str = "scikit-learn"
@@ -135,7 +140,7 @@ def solve(
 
 
 def checked_model(model: Any) -> Model:
-    """The model itself. Raises TypeError for what is no model."""
+    """The model. Raises TypeError for anything that is no model."""
     if not isinstance(model, Model):
         hint = f"; write {model.__name__}()" if isinstance(model, type) and issubclass(model, Model) else ""
         raise TypeError(f"model: got {described(model)}, expected a Model, such as Lasso() or LinearSVM(){hint}")
@@ -143,13 +148,16 @@ def checked_model(model: Any) -> Model:
 
 
 def checked_start(start: Solution, size: int) -> np.ndarray:
-    """What to start from, (size,); ValueError where that is the solution of another problem."""
+    """The coordinates of a solution to start from, (size,).
+
+    Raises TypeError for anything that is no solution, ValueError for the solution of another problem.
+    """
     if not isinstance(start, Solution):
         raise TypeError(f"start: got {described(start)}, expected a Solution of the same problem, or None")
     if start.conditions.start.shape != (size,):
         raise ValueError(
-            f"start: got a solution with {start.conditions.start.size} coordinates, expected {size}; "
-            "start from a solution of the same problem"
+            f"start: got a solution with {start.conditions.start.size} coordinates, expected {size}; start from a "
+            "solution of the same problem"
         )
     return start.conditions.start
 
@@ -159,8 +167,7 @@ def warned(solution: Solution) -> Solution:
     if not solution.converged:
         warnings.warn(
             f"The solve stopped at a KKT residual of {solution.residual:.1e}, above 1e−9: neither the solution nor its "
-            "derivative can be "
-            "relied on; standardize the features, or raise the penalty.",
+            "derivative can be relied on; standardize the features, or raise the penalty.",
             InaccurateSolutionWarning,
             stacklevel=3,
         )

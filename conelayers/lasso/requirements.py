@@ -15,7 +15,7 @@ __all__ = ["optional", "progress_bar"]
 
 
 def optional(name: str, argument: str) -> ModuleType:
-    """The module of that name; an ImportError names the argument that asked for it, and the fix."""
+    """The module of that name. Raises ImportError naming the argument that needs it, and the fix."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -23,7 +23,7 @@ def optional(name: str, argument: str) -> ModuleType:
 
 
 def progress_bar(wanted: bool, total: int, description: str) -> Any:
-    """A tqdm bar of so many steps, or None where none is wanted. Raises ImportError without tqdm."""
+    """A tqdm bar of ``total`` steps, or None if it is not wanted. Raises ImportError without tqdm."""
     if not wanted:
         return None
     return optional("tqdm", "progress=True").tqdm(total=total, desc=description)

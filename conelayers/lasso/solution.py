@@ -23,12 +23,15 @@ __all__ = ["Solution"]
 class Solution:
     """w, c and how they move with θ = log λ.
 
-    coef (p,), intercept: the solution; log_hyperparameters (m,): θ. residual: the largest violation of the optimality
-    conditions over all features, relative to the scale of the data; converged: whether that is rounding.
+    coef, intercept: the solution, w (p,) and c.
+    log_hyperparameters: θ (m,).
+    residual: the largest violation of the optimality conditions over all features, relative to the scale of the data.
+    converged: whether the residual is rounding.
+    conditions: the optimality conditions at the solution.
 
-    At a kink (``certify().kinks``) the derivative is a conservative one, that of ``side``: "own" counts features as
-    active that have a nonzero coefficient, "low" none and "high" all of those at a kink. Where one feature is at a
-    kink, the two are the derivatives to either side.
+    At a kink (``certify().kinks``) the derivative is a conservative one, which ``side`` chooses. Of the features at a
+    kink, "own" counts those as active that have a nonzero coefficient, "low" none and "high" all. If one feature is at
+    a kink, "low" and "high" are the derivatives to either side.
     """
 
     coef: np.ndarray
@@ -70,7 +73,7 @@ class Solution:
             return self.linearization(side).forward(np.eye(m))[:p]
 
     def vjp(self, coef_bar: np.ndarray, intercept_bar: float = 0.0, side: Side | str = Side.OWN) -> np.ndarray:
-        """θ̄ (m,) = (∂w/∂θ)ᵀw̄ + (∂c/∂θ)c̄: the hypergradient, one linear solve for any m."""
+        """θ̄ (m,) = (∂w/∂θ)ᵀw̄ + (∂c/∂θ)c̄: the hypergradient, by one linear solve for any m."""
         coef_bar = as_real("coef_bar", coef_bar)
         if isinstance(intercept_bar, str) or np.ndim(intercept_bar) or np.iscomplexobj(intercept_bar):
             raise TypeError(f"intercept_bar: got {intercept_bar!r}, expected a number")
@@ -82,7 +85,7 @@ class Solution:
             return self.linearization(side).adjoint(self.conditions.pull_back(coef_bar, float(intercept_bar)))
 
     def certify(self, names: Sequence[str] | None = None) -> SupportCertificate:
-        """Whether that derivative is justified, and which features stand in the way; names: what to call them."""
+        """Whether the derivative is justified, and which features stand in the way; names: what to call them."""
         size = self.coef.size if self.conditions.item == "feature" else self.conditions.start.size
         if names is not None and len(names) != size:
             raise ValueError(f"names: got {len(names)}, expected {size}, one for each {self.conditions.item}")

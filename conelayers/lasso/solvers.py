@@ -1,7 +1,7 @@
-"""A first guess by a fast, well-kept solver: scikit-learn's, or celer's or skglm's where they are installed.
+"""A first guess by a fast, well-kept solver: scikit-learn's, or celer's or skglm's if they are installed.
 
-They work to a moderate accuracy (coordinate descent crawls at the end); polish.py does the rest, and does everything
-where none of them knows the problem (groups).
+They work to a moderate accuracy, since coordinate descent is slow at the end. polish.py does the rest, and everything
+if the solver does not know the problem (groups).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["SOLVERS", "check_solver", "first_guess"]
 
 SOLVERS = ("scikit-learn", "celer", "skglm")
 _TOLERANCE = 1e-4  # loose: the polish does the rest
-_FAR = 100.0  # liblinear penalizes the intercept; as a feature of this size that hardly counts
+_FAR = 100.0  # the size of the constant feature of liblinear's intercept, so large that its penalty hardly counts
 
 
 def check_solver(solver: str) -> None:
@@ -36,13 +36,13 @@ def check_solver(solver: str) -> None:
 
 
 def first_guess(fit: Fit, penalty: Penalty, solver: str) -> np.ndarray:
-    """z (d,), near the minimizer of f + penalty where the solver knows the problem, zero elsewhere."""
+    """z (d,), near the minimizer of f + penalty if the solver knows the problem, else zero."""
     z = np.zeros(fit.X.shape[1])
     known = {"scikit-learn": _scikit_learn, "celer": _celer, "skglm": _skglm}[solver](fit, penalty)
     if known is None:
         return z
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the polish finishes, and checks
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the polish goes on from here, and checks the result
         coef = known()
     z[: fit.features] = coef
     if fit.intercept and fit.quadratic:
@@ -73,7 +73,7 @@ def _scaled(fit: Fit, penalty: Separable) -> _Scaled:
     level, scales = _shared_level(fit, penalty)
     ridge = penalty.ridge[:p] * scales**2
     if fit.gram is not None and n > 4 * p:
-        # The same Gram matrix and moments on p rows: a pass costs p² and not np. n enters by the means only.
+        # p rows have the same Gram matrix and moments, so that a pass costs p² instead of np. n enters the means only.
         gram = scales[:, None] * fit.gram[:p, :p] * scales + np.diag(ridge)
         try:
             R = np.linalg.cholesky(gram * n).T
@@ -87,7 +87,7 @@ def _scaled(fit: Fit, penalty: Separable) -> _Scaled:
 
 
 def _shared_level(fit: Fit, penalty: Separable) -> tuple[float, np.ndarray]:
-    """One λ for all features of X·scales, whose columns are of size 1 where the λs are one."""
+    """One λ for all features of X·scales, and the scales; if all λⱼ are equal, the columns have about size 1."""
     l1 = penalty.l1[: fit.features]
     level = float(np.exp(np.mean(np.log(l1)))) / fit.size
     return level, level / l1
@@ -100,7 +100,7 @@ def _scikit_learn(fit: Fit, penalty: Penalty) -> Callable[[], np.ndarray] | None
         return lambda: _liblinear(fit, penalty)
     s = _scaled(fit, penalty)
     options: dict[str, Any] = {"l1_ratio": s.ratio, "alphas": [s.alpha], "tol": _TOLERANCE, "max_iter": 1000}
-    # precompute: for p ≫ n the Gram matrix would cost more than everything else
+    # Without precompute=False the Gram matrix would cost more than everything else for p ≫ n.
     return lambda: s.scales * enet_path(s.X, s.y, precompute=False, **options)[1][:, 0]
 
 

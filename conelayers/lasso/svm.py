@@ -29,11 +29,11 @@ from conelayers.support.parallel import one_blas_thread
 
 __all__ = ["LinearSVM"]
 
-_ACCEPTED = 1e-9
-_ITERATIONS = 1_000_000
-_REPAIRS = 10_000  # changes of the sets
-_DEPENDENT = 1e-10  # of samples on the margin
-_ENTERING = 3  # samples that may enter at once on a side
+_ACCEPTED = 1e-9  # the largest residual of a solution that counts as converged
+_ITERATIONS = 1_000_000  # at most, of libsvm
+_REPAIRS = 10_000  # changes of the sets, at most
+_DEPENDENT = 1e-10  # a diagonal entry of R over the first one, below which samples on the margin count as dependent
+_ENTERING = 3  # samples that may enter the free set at once on a side
 
 
 @final
@@ -80,9 +80,8 @@ class _Machine(Problem):
                 checked_start(start, len(self.samples.y))
             if start is not None and isinstance(start.conditions, MarginConditions):
                 before = start.conditions
-                a = checked_start(start, len(self.samples.y)) * (
-                    C / before.C
-                )  # feasible: 0 ≤ a ≤ C and Σ aᵢyᵢ = 0 scale
+                # The scaled multipliers are feasible, since 0 ≤ a ≤ C and Σ aᵢyᵢ = 0 scale with C.
+                a = checked_start(start, len(self.samples.y)) * (C / before.C)
                 conditions = self._polished(C, before.point, a, before.free, before.full)
             if conditions is None or conditions.residual > _ACCEPTED:
                 conditions = self._polished(C, *self._guess(C))
@@ -93,8 +92,8 @@ class _Machine(Problem):
     def _guess(self, C: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         X, n = self.samples.Z * self.samples.y[:, None], len(self.samples.y)
         if self.samples.intercept:
-            # On unscaled data libsvm would go on for hours: it is stopped at a feasible point, and the polish goes on
-            # from there.
+            # On unscaled data libsvm would run for hours. The limit stops it at a feasible point, from which the polish
+            # goes on.
             machine = SVC(kernel="linear", C=C, tol=1e-6, max_iter=_ITERATIONS)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
@@ -113,16 +112,17 @@ class _Machine(Problem):
     def _without_intercept(self, X: np.ndarray, C: float) -> np.ndarray:
         machine = LinearSVC(loss="hinge", C=C, fit_intercept=False, tol=1e-6, max_iter=20_000, random_state=0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the polish finishes, and checks
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the polish goes on from here, and checks the result
             return machine.fit(X, self.samples.y).coef_[0]
 
     def _polished(
         self, C: float, point: np.ndarray, a: np.ndarray, free: np.ndarray, full: np.ndarray
     ) -> MarginConditions:
-        """An active-set method on the dual: to the minimum on the free samples, or to the first bound on the way.
+        """The solution by an active-set method on the dual, from a guess.
 
-        Then the samples that violate their conditions most enter. Every step lowers the dual objective and keeps 0 ≤ a
-        ≤ C; the guess is near, so that few sets are visited.
+        A step goes to the minimum on the free samples, or to the first bound on the way. At the minimum the samples
+        that violate their conditions most enter the free set. Every step lowers the dual objective and keeps
+        0 ≤ a ≤ C; the guess is near, so that few sets are visited.
         """
         a = np.where(full, C, np.where(free, np.clip(a, 0.0, C), 0.0))
         found = None
@@ -142,14 +142,14 @@ class _Machine(Problem):
                 continue
             point, a = found.point, found.multipliers
             slack = 1 - self.samples.Z @ point
-            # Which way yᵢaᵢ would go: as Σ aᵢyᵢ stays zero, samples have to enter on both sides, or on one with others
-            # free.
+            # The side of a sample is the direction in which yᵢaᵢ would move. Since Σ aᵢyᵢ stays zero, samples have to
+            # enter on both sides, or on one side if others are free.
             loose = self.samples.intercept and not (free & (a > 0) & (a < C)).any()
             if loose:
                 free, full = np.zeros_like(free), a >= C
             sides = np.where(full, -self.samples.y, self.samples.y) if self.samples.intercept else np.ones(len(a))
             if loose:
-                # No sample fixes c: it is put half-way between the sides.
+                # No sample determines c, which is put half-way between the sides.
                 room = self.samples.y * slack
                 shift = (room[sides > 0].max(initial=-np.inf) + room[sides < 0].min(initial=np.inf)) / 2
                 if np.isfinite(shift):
@@ -170,10 +170,10 @@ class _Machine(Problem):
 def _thinned(
     Z: np.ndarray, C: float, a: np.ndarray, free: np.ndarray, full: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Multipliers of linearly independent free samples, and sets to match: w is the same, the dual objective no worse.
+    """Multipliers a and sets of which the free samples are linearly independent.
 
-    Along the null space of Z_Fᵀ that objective changes by Σ δᵢ alone: uphill to the first bound, and on without that
-    sample.
+    w stays the same, and the dual objective becomes no worse: along the null space of Z_Fᵀ it changes by Σ δᵢ alone. So
+    a moves uphill to the first bound, the sample at the bound is no longer free, and so on.
     """
     d = Z.shape[1]
     a, free, full = a.copy(), free.copy(), full.copy()

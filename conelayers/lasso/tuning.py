@@ -1,8 +1,8 @@
 """Hypergradient descent on θ = log λ: by scipy's L-BFGS-B, or by gradient steps whose length adapts.
 
-The criterion is smooth between kinks and continuous across them, with a conservative gradient there; it is not convex.
-So what is found is a local minimum: a coarse grid before the descent (``best_on_grid``) makes it a good one for one or
-two hyperparameters.
+The criterion is smooth between kinks and continuous across them, with a conservative gradient there. It is not convex,
+so that a descent finds a local minimum; for one or two hyperparameters a coarse grid before it (``best_on_grid``) makes
+that a good one.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from conelayers.support.errors import as_member
 
 __all__ = ["Descent", "Record", "Tuning", "best_on_grid", "tune"]
 
-_GROW, _SHRINK, _ARMIJO = 2.0, 0.25, 1e-4
+_GROW, _SHRINK = 2.0, 0.25  # factors of the length of a gradient step after a success and after a failure
+_ARMIJO = 1e-4  # the part of the decrease that the slope promises from which a step is accepted
 
 
 @final
 class Descent(Enum):
     """How to descend; the string of a member is accepted too.
 
-    ``lbfgs``: scipy.optimize's L-BFGS-B. ``gradient``: gradient steps, doubled after a success, quartered after a
-    failure.
+    - LBFGS: scipy.optimize's L-BFGS-B.
+    - GRADIENT: gradient steps, doubled after a success and quartered after a failure.
     """
 
     LBFGS = "lbfgs"
@@ -42,7 +43,13 @@ class Descent(Enum):
 @final
 @dataclass(frozen=True)
 class Record:
-    """One evaluation: seconds since the start, the criterion, its gradient's largest entry, whether it is the best."""
+    """One evaluation of the criterion.
+
+    seconds: the time since the start.
+    value: the criterion.
+    slope: the largest entry of its gradient.
+    best: whether no evaluation before was better.
+    """
 
     seconds: float
     value: float
@@ -55,8 +62,10 @@ class Record:
 class Tuning:
     """What a descent has found.
 
-    best: θ, value, gradient and solutions. history: all evaluations.
-    converged: whether the projected gradient or the last decrease fell below the tolerance; reason: in words.
+    best: the best evaluation, with θ, value, gradient and solutions.
+    history: all evaluations.
+    converged: whether the projected gradient or the last decrease fell below the tolerance.
+    reason: why the descent ended, in words.
     """
 
     best: Evaluation
@@ -76,7 +85,7 @@ class Tuning:
 
     @property
     def value(self) -> float:
-        """The criterion there."""
+        """The criterion at the best θ."""
         return self.best.value
 
     def __str__(self) -> str:
@@ -84,8 +93,7 @@ class Tuning:
         how = "converged" if self.converged else "stopped"
         return (
             f"{how} ({self.reason}): criterion {first.value:.6g} → {self.value:.6g} in {len(self.history)} "
-            "evaluations, "
-            f"{last.seconds:.2f} s; largest entry of the gradient {np.abs(self.best.gradient).max():.1e}"
+            f"evaluations, {last.seconds:.2f} s; largest entry of the gradient {np.abs(self.best.gradient).max():.1e}"
         )
 
 
@@ -102,18 +110,17 @@ def tune(
 ) -> Tuning:
     """Minimize the criterion from ``start``, θ (m,) or an evaluation to begin with.
 
-    steps: of L-BFGS-B, which may evaluate twice as often, or evaluations of the gradient method.
+    method: how to descend.
+    steps: the most steps of L-BFGS-B, which may evaluate twice as often, or evaluations of the gradient method.
     tolerance: on the gradient's largest entry relative to the criterion, on steps along it in log λ (at a kink), and to
     the power 1.5 on the relative decrease in a step.
     bounds: (low, high) for θ, numbers or (m,); by default 10 below and 0.5 above the θ at which w = 0 (beyond it the
     gradient is zero), and 15 around the start where there is no such θ.
-    progress: a tqdm bar.
-    verbose: a line for each evaluation.
+    progress: whether a tqdm bar is shown.
+    verbose: whether a line is printed for each evaluation.
 
-    Every solve starts at the last solutions.
-
-    Raises ValueError for a start outside of the bounds or of the wrong size, ImportError for progress=True without
-    tqdm.
+    Every solve starts at the solutions of the evaluation before. Raises ValueError for a start outside of the bounds or
+    of the wrong size, ImportError for progress=True without tqdm.
     """
     checked_criterion(criterion)
     method, verbose = as_member(Descent, "method", method), as_flag("verbose", verbose)
@@ -135,7 +142,7 @@ def tune(
 
 
 def checked_criterion(criterion: Any) -> None:
-    """Raises TypeError for what is no criterion."""
+    """Raises TypeError for anything that is no criterion."""
     if not isinstance(criterion, Criterion):
         raise TypeError(
             f"criterion: got {described(criterion)}, expected HoldOut(…), CrossValidation(…) or another Criterion"
@@ -143,7 +150,7 @@ def checked_criterion(criterion: Any) -> None:
 
 
 def best_on_grid(criterion: Criterion, grid: Iterable[np.ndarray | float]) -> Evaluation:
-    """The best of the θ in a grid, each started at the solutions of the one before: a path, if the grid is one."""
+    """The best evaluation on a grid of θ; each solve starts at the solutions for the θ before it."""
     checked_criterion(criterion)
     if not isinstance(grid, Iterable) or isinstance(grid, str):
         raise TypeError(f"grid: got {grid!r}, expected a sequence of θ; write [{grid!r}]")
@@ -159,7 +166,7 @@ def best_on_grid(criterion: Criterion, grid: Iterable[np.ndarray | float]) -> Ev
 
 @final
 class _Journal:
-    """Evaluates with warm starts, and keeps the best and the record."""
+    """Evaluates a criterion with warm starts, and keeps the best evaluation and the records of all."""
 
     def __init__(self, criterion: Criterion, known: Evaluation | None, bar: Any, verbose: bool) -> None:
         self._criterion, self._bar, self._verbose = criterion, bar, verbose
@@ -209,9 +216,8 @@ def _lbfgs(
         },
     )  # fmt: skip
     left = 2 * steps - len(journal.records)
-    if (
-        result.status == 2 and left > 1 and journal.best is not None
-    ):  # the line search found nothing: go on by gradient steps
+    if result.status == 2 and left > 1 and journal.best is not None:
+        # The line search found no decrease: gradient steps go on.
         return _gradient(journal, journal.best.log_hyperparameters, low, high, left, tolerance)
     return bool(result.success), f"L-BFGS-B: {str(result.message).strip()}"
 

@@ -1,4 +1,4 @@
-"""Is the derivative on the support justified? The condition on the *extended* support, and what stands in the way.
+"""Whether the derivative on the support is justified, by the condition on the *extended* support.
 
 For the Lasso, every element of the generalized Jacobian belongs to a set between the support S and the extended support
 E = {j : |x_jᵀ(y − Xw)|/n = λ}, and is invertible if X_E has full column rank (Bolte, Le, Pauwels, Silveti-Falls,
@@ -28,7 +28,12 @@ _SHOWN = 5  # names in one sentence
 
 @final
 class Side(Enum):
-    """Which of a kink's features count as active: as the solution has them, none of them, all of them."""
+    """Which of the features at a kink count as active.
+
+    - OWN: those that are active in the solution.
+    - LOW: none of them.
+    - HIGH: all of them.
+    """
 
     OWN = "own"
     LOW = "low"
@@ -37,9 +42,11 @@ class Side(Enum):
 
 @final
 class Spectrum(NamedTuple):
-    """Extreme singular values of a system with columns of length one, and when it counts as singular.
+    """The extreme singular values of a system whose columns are scaled to length one.
 
-    cutoff: the ratio of the two at which it does. blamed: the columns that cause it.
+    smallest, largest: the singular values.
+    cutoff: the ratio of the two below which the system counts as singular.
+    blamed: the columns that make it singular.
     """
 
     smallest: float
@@ -49,14 +56,15 @@ class Spectrum(NamedTuple):
 
     @property
     def regular(self) -> bool:
-        """Whether it is not singular."""
+        """Whether the system is not singular."""
         return self.smallest > self.cutoff * self.largest
 
 
 class Conditions(ABC):
     """The optimality conditions at a solution: the kinks, and the linearizations on both sides of them.
 
-    Items are what the conditions are counted by: the features, or the samples of a support vector machine.
+    item: what has a condition of its own, "feature", or "sample" for a support vector machine.
+    repair: what the user can do about items that are linearly dependent.
     """
 
     item: str = "feature"
@@ -65,7 +73,7 @@ class Conditions(ABC):
     @property
     @abstractmethod
     def start(self) -> np.ndarray:
-        """What a neighbouring solve may start from."""
+        """The coordinates from which a solve at a θ nearby may start."""
 
     @property
     @abstractmethod
@@ -94,29 +102,29 @@ class Conditions(ABC):
 
     @property
     def margin(self) -> float:
-        """The distance from the nearest kink, infinite without one."""
+        """The distance of the nearest kink; infinite if there is none."""
         return float(self.distances.min(initial=np.inf))
 
     @property
     def kink_tolerance(self) -> float:
-        """The largest distance at which an item counts as being at one."""
+        """The largest distance at which an item counts as lying at a kink."""
         return float(self.tolerances.max(initial=0.0))
 
     @abstractmethod
     def linearized(self, side: Side) -> Linearization:
-        """The linearization that counts kinks as that side says."""
+        """The linearization in which ``side`` says which items at kinks are active."""
 
     @abstractmethod
     def spectrum(self, side: Side) -> Spectrum:
-        """The singular values that say whether it is invertible."""
+        """The singular values that decide whether the linearization is invertible."""
 
     @abstractmethod
     def split(self, z: np.ndarray) -> tuple[np.ndarray, float]:
-        """(w, c) of the coordinates, or a change of them."""
+        """(w, c) from the coordinates z, or a change of (w, c) from a change of z."""
 
     @abstractmethod
     def pull_back(self, coef_bar: np.ndarray, intercept_bar: float) -> np.ndarray:
-        """The cotangent of the coordinates."""
+        """The cotangent of the coordinates z for a cotangent of (w, c)."""
 
 
 @final
@@ -124,19 +132,30 @@ class Conditions(ABC):
 class SupportCertificate:
     """What is known of the derivative of a Lasso-type solution in its hyperparameters.
 
-    verdict: ``classical``: no kink, the extended support is the support, and the system on it is invertible;
-    ``certified``: kinks, and every system between is; ``uncertified``: that of the support is, that of the extended
-    support is not, or the point did not converge; ``least_squares``: that of the support is singular.
+    verdict: what can be said of the derivative (below).
+    support: the indices of the features on the support, (s,); of samples for a support vector machine.
+    extended: those of the extended support, (e,).
+    kinks: those that lie at a kink.
+    margin: the distance of the nearest kink in the units of λ: the least of λ − |x_jᵀr|/n off the support and of
+    |w_j|·‖x_j‖²/n on it.
+    kink_tolerance: the largest distance at which an item counts as lying at a kink: 100 times what a Newton step from
+    the solution's own residual would change, plus 1e−12 of the scale of the data (the least λ at which w = 0).
+    smallest_singular_value: that of X_E with columns of length one; with other losses that of its analogue, for a
+    support vector machine that of the linear system.
+    condition: the condition number of the same matrix.
+    residual: the largest violation of the optimality conditions over all features, over the scale of the data.
+    converged: whether the residual is rounding.
+    blamed: the names of the items that are linearly dependent.
+    kink_names: the names of the items at kinks.
+    item, repair: as in ``Conditions``.
 
-    support, extended (s,), (e,): indices of features (of samples, for a support vector machine). kinks: those whose
-    place is undecided. margin: the distance from the nearest kink in the units of λ, λ − |x_jᵀr|/n off the support and
-    |w_j|·‖x_j‖²/n on it, whichever is least. An item is at a kink where that is below kink_tolerance: 100 times what a
-    Newton step from the solution's own residual would change, and 1e−12 of the scale of the data (the least λ at which
-    w = 0).
+    The verdicts mean:
 
-    smallest_singular_value, condition: of X_E with columns of length one (its analogue with other losses; for a support
-    vector machine, of the linear system). residual: the largest violation of the optimality conditions over all
-    features, in that scale. blamed: the names of what is linearly dependent.
+    - ``classical``: there is no kink, and the system on the support is invertible.
+    - ``certified``: there are kinks, and every system between the support and the extended support is invertible.
+    - ``uncertified``: the system on the support is invertible, but that on the extended support is not, or the point
+      did not converge.
+    - ``least_squares``: the system on the support is singular.
     """
 
     verdict: Verdict
@@ -161,7 +180,7 @@ class SupportCertificate:
 
     @property
     def advice(self) -> str:
-        """What stands in the way and what to do about it; empty where nothing does."""
+        """What stands in the way of a derivative, and what the user can do about it; empty if nothing does."""
         said = []
         if not self.converged:
             said.append(
@@ -187,10 +206,10 @@ class SupportCertificate:
 def certify(
     conditions: Conditions, residual: float, converged: bool, names: Sequence[str] | None = None
 ) -> SupportCertificate:
-    """The certificate of a solution; names: of the features (or samples), for the messages."""
+    """The certificate of a solution; names: the names of the features (or samples), for messages."""
     own = conditions.spectrum(Side.OWN)
     kinks = conditions.kinks
-    # With kinks, the two extremes decide over everything between them; without, they are the system itself.
+    # With kinks the two extremes decide over all systems between them; without kinks both are the system itself.
     extremes = [conditions.spectrum(side) for side in (Side.LOW, Side.HIGH)] if kinks.size else [own]
     worst = min(extremes, key=lambda s: s.smallest / max(s.largest, 1e-300))
     if not own.regular:

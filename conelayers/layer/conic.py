@@ -33,14 +33,19 @@ from conelayers.support.errors import Status
 __all__ = ["ConeSolution", "solve_and_differentiate"]
 
 
-_ASYMMETRY = 1e-10
-_SHIFT = 1e-9  # of a diagonal of ones: rounding of P may make an eigenvalue so much negative
+_ASYMMETRY = 1e-10  # times √(Pᵢᵢ Pⱼⱼ): a difference of Pᵢⱼ and Pⱼᵢ up to which P counts as symmetric
+_SHIFT = 1e-9  # added to P's diagonal, scaled to 1: rounding errors of P may make an eigenvalue so much negative
 
 
 @final
 @dataclass(frozen=True)
 class ConeSolution:
-    """x (n,), y (m,), s (m,), status and residuals of a cone program, and the derivative of its solution map."""
+    """The solution of a cone program, and the derivative of its solution map.
+
+    x, y, s: the solution, (n,), (m,) and (m,).
+    status: how the solve ended.
+    residuals: the relative errors in the optimality conditions, recomputed from the data.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -52,14 +57,15 @@ class ConeSolution:
     _linearization: SolutionMap
 
     def certify(self) -> Certificates:
-        """Whether the derivative is justified: a sequence of one Certificate."""
+        """Whether the derivative is justified: a sequence with one Certificate."""
         names = Names.of_rows(self._structure.n, self._structure.m)
         return certify(self._linearization, self._solution, names)
 
     def jvp(self, dP: Any, dq: Any, dA: Any, db: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(dx, dy, ds) along (dP, dq, dA, db); each may be None for zero, matrices sparse or dense; dP is symmetrised.
+        """(dx, dy, ds) along (dP, dq, dA, db).
 
-        Raises ValueError for wrong shapes; warns SingularDerivativeWarning where J is singular.
+        Each may be None for zero. dP and dA may be sparse or dense; dP is symmetrised. Raises ValueError for wrong
+        shapes; warns SingularDerivativeWarning where J is singular.
         """
         n, m = self.x.size, self.y.size
         dP, dA = _matrix("dP", dP, (n, n)), _matrix("dA", dA, (m, n))
@@ -69,10 +75,10 @@ class ConeSolution:
         return dx[0], dy[0], ds[0]
 
     def vjp(self, dx: Any, dy: Any = None, ds: Any = None) -> tuple[sp.csc_array, np.ndarray, sp.csc_array, np.ndarray]:
-        """(dP, dq, dA, db), the gradients of ⟨dx, x⟩ + ⟨dy, y⟩ + ⟨ds, s⟩; None stands for zero.
+        """(dP, dq, dA, db), the gradients of ⟨dx, x⟩ + ⟨dy, y⟩ + ⟨ds, s⟩.
 
-        dP and dA are sparse, on the patterns of P (symmetric) and A. Raises ValueError for wrong shapes; warns
-        SingularDerivativeWarning where J is singular.
+        dy and ds may be None for zero. The returned dP and dA are sparse, on the patterns of P (symmetric) and A.
+        Raises ValueError for wrong shapes; warns SingularDerivativeWarning where J is singular.
         """
         n, m = self.x.size, self.y.size
         lam, mu = (
@@ -130,8 +136,8 @@ def solve_and_differentiate(
     _check_bounds(b, cones)
     if not _is_symmetric(P):
         raise ValueError(
-            "P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) "
-            "/ 2"
+            "P: got a matrix that is not symmetric, expected the full symmetric one (not a triangle); pass (P + P.T) / "
+            "2"
         )
     P = sp.csc_array((P + P.T) / 2)  # a symmetric pattern
     P.sort_indices()
@@ -165,13 +171,12 @@ def _check_bounds(b: np.ndarray, cones: Cones) -> None:
         fix = "" if np.isnan(b[i]) else "; leave out the row, which infinity makes void or infeasible"
         raise ValueError(
             f"b: got NaN or infinite entries ({b[i]} at [{i}]), expected finite ones, or inf in rows of the "
-            "nonnegative cone, "
-            f"{_rows_of(cones)}{fix}"
+            f"nonnegative cone, {_rows_of(cones)}{fix}"
         )
 
 
 def _rows_of(cones: Cones) -> str:
-    """Which rows are the nonnegative cone's."""
+    """Which rows belong to the nonnegative cone, in words."""
     if not cones.nonneg:
         return "of which there are none"
     return f"rows {cones.zero} to {cones.zero + cones.nonneg - 1}"

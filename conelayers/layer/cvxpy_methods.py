@@ -1,8 +1,7 @@
 """Derivatives of a cvxpy problem without a framework, exact, for every cone and solver.
 
-They fill what ``Problem.backward`` and ``Problem.derivative`` of cvxpy fill.
-
-cvxpy's own need a solve with ``requires_grad=True`` by SCS through diffcp; these need values of the parameters only.
+``backward`` and ``derivative`` fill the attributes that ``Problem.backward`` and ``Problem.derivative`` of cvxpy fill.
+Those need a solve with ``requires_grad=True`` by SCS through diffcp; these need values of the parameters only.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from conelayers.support.arguments import as_array, as_flag, described
 
 __all__ = ["backward", "derivative"]
 
-_KEPT = "_conelayers"
+_KEPT = "_conelayers"  # the attribute of a problem that holds its layers, by their options
 
 
 def backward(problem: cp.Problem, *, gp: bool = False, **options: Any) -> LayerSolution:
     """Fill ``parameter.gradient`` of all parameters with Dᵀ g, D = ∂(variables)/∂(parameters) at their present values.
 
-    g is ``variable.gradient`` of each variable, ones where that is None, as for ``Problem.backward``.
-    A complex parameter gets ∂/∂Re + i ∂/∂Im.
+    g is ``variable.gradient`` of each variable, or ones if that is None, as for ``Problem.backward``. A complex
+    parameter gets ∂/∂Re + i ∂/∂Im.
 
     gp: the problem is a geometric program.
     options: those of Layer.
 
-    Solves the problem; returns the LayerSolution, of which ``certify()`` tells whether the gradient is justified. The
+    Solves the problem and returns the LayerSolution, whose ``certify()`` says whether the gradient is justified. The
     layer is made at the first call and kept with the problem. Raises ValueError for a parameter without a value,
     SolveError where there is no solution.
     """
@@ -46,7 +45,7 @@ def backward(problem: cp.Problem, *, gp: bool = False, **options: Any) -> LayerS
 
 
 def derivative(problem: cp.Problem, *, gp: bool = False, **options: Any) -> LayerSolution:
-    """Fill ``variable.delta`` of all variables with D δ, δ = ``parameter.delta``, zero where that is None.
+    """Fill ``variable.delta`` of all variables with D δ, δ = ``parameter.delta``, or zero if that is None.
 
     Takes, returns and raises what ``backward`` does.
     """
@@ -81,7 +80,7 @@ def _solved(problem: cp.Problem, gp: bool, options: dict[str, Any]) -> LayerSolu
 
 
 def _value(parameter: cp.Parameter) -> Any:
-    """Sparse where the parameter was declared so."""
+    """The parameter's value, sparse if the parameter was declared so."""
     return parameter.value_sparse if parameter.attributes["sparsity"] else parameter.value
 
 
@@ -97,5 +96,5 @@ def _given(leaf: Any, value: Any, what: str) -> np.ndarray:
 
 
 def _scalar(value: Any) -> Any:
-    """cvxpy's gradients of scalars are numbers."""
+    """A number for a scalar, as cvxpy's own gradients are."""
     return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value

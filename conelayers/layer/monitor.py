@@ -1,9 +1,9 @@
 """Watch a training run: does the layer move as its derivative says?
 
-A derivative that exists at every iterate is no assurance: between two of them the solution map may jump, and gradient
-descent then follows slopes that have nothing to do with where it goes. A step from θ to θ + Δ tells: where the solution
-map is Lipschitz, S(θ + Δ) − S(θ) is DΔ up to second order, and across a kink still between the predictions of both
-sides; across a jump it is neither.
+That the derivative exists at every iterate assures nothing: between two iterates the solution map may jump, and then
+gradient descent follows slopes that have nothing to do with where it goes. A step from θ to θ + Δ shows whether it did.
+Where the solution map is differentiable, S(θ + Δ) − S(θ) is DΔ up to second order. Across a kink it lies between the
+predictions from both sides. Across a jump it is neither.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from conelayers.support.arguments import described
 
 __all__ = ["Monitor", "Step"]
 
-_ROUNDING = 1e-7  # of 1 + ‖S‖: movements up to this are taken for none
+_ROUNDING = 1e-7  # times 1 + ‖S‖: a movement up to this size counts as none
 
 
 @final
@@ -36,7 +36,7 @@ class Step:
     size: ‖Δ‖.
     seen: ‖S(θ + Δ) − S(θ)‖.
     predicted: ‖DΔ‖ with the derivative at θ.
-    error: ‖S(θ + Δ) − S(θ) − DΔ‖/max(seen, predicted), 0 where both are rounding.
+    error: ‖S(θ + Δ) − S(θ) − DΔ‖/max(seen, predicted), or 0 if both are rounding errors.
     jumps: how many instances of the batch jumped.
     margin: the smallest distance from a kink at θ + Δ, over the batch and the blocks of the cone.
     """
@@ -65,12 +65,12 @@ class Monitor:
 
     layer: a Layer, or the ConeLayer of an adapter.
     every: compare one call out of so many.
-    jump: an instance jumps where it moves so many times farther than the derivatives at both ends of the step predict.
+    jump: an instance jumps if it moves so many times farther than the derivatives at both ends of the step predict.
 
-    Calls are compared with the ones before them of the same batch size in the same thread: a step's Δ is the change of
-    all parameter values, so the instances should be the same ones from step to step; calls that change nothing do not
-    count, nor those of which some instances have no solution. It costs a solve with a factorization that the gradient
-    needs as well, and a projection. ``steps`` holds what was seen, ``plot()`` draws it.
+    A call is compared with the one before it that has the same batch size and thread. Δ is the change of all parameter
+    values, so the instances should be the same ones from step to step. Calls that change nothing do not count, nor do
+    calls of which some instances have no solution. A comparison costs a solve with the factorization that the gradient
+    needs too, and a projection. ``steps`` holds what was seen, ``plot()`` draws it.
     """
 
     def __init__(self, layer: Any, *, every: int = 1, jump: float = 10.0) -> None:
@@ -101,7 +101,7 @@ class Monitor:
 
     @property
     def jumps(self) -> int:
-        """How many instances jumped in all of them."""
+        """How many instances jumped, in all steps together."""
         return sum(step.jumps for step in self._steps)
 
     @property
@@ -125,7 +125,7 @@ class Monitor:
             key = threading.get_ident(), len(theta)
             before = self._runs.get(key)
             if before is not None and np.array_equal(before.theta, theta):
-                return  # the same point again: a gradient's own call
+                return  # the same point again, as in the second solve of a gradient
             index = 1 if before is None else before.number + 1
             if before is not None and index % self._every == 0:
                 self._steps.append(self._compare(before, index, theta, solution))
@@ -133,13 +133,14 @@ class Monitor:
 
     def _compare(self, before: _Run, index: int, theta: np.ndarray, solution: LayerSolution) -> Step:
         delta = np.subtract(theta, before.theta, out=np.zeros_like(theta), where=theta != before.theta)  # inf stays inf
-        finite = np.where(np.isinf(delta), 0.0, delta)  # a bound that comes from infinity moves nothing on its way
+        # A bound that comes from infinity meets nothing on its way there: it is left out of the prediction.
+        finite = np.where(np.isinf(delta), 0.0, delta)
         old, new = before.solution.flat_variables(), solution.flat_variables()
         seen = new - old
         ahead = before.solution.predict(finite)
         lengths, floor = _norms(seen), _ROUNDING * (1 + _norms(old))
         jumped = lengths > self._jump * _norms(ahead) + floor
-        if jumped.any():  # a kink between the two lets the other end's derivative tell more
+        if jumped.any():  # across a kink the derivative at the other end may predict the step
             jumped &= lengths > self._jump * _norms(solution.predict(finite)) + floor
         _, y, s = solution.points
         moved, predicted = float(np.linalg.norm(seen)), float(np.linalg.norm(ahead))
@@ -201,7 +202,7 @@ def _check(every: Any, jump: Any) -> None:
 
 
 def _curve(axes: Any, x: Sequence[int], y: Sequence[float], **style: Any) -> None:
-    """On a logarithmic scale that goes on to zero below the smallest positive value."""
+    """Draw y over x on a logarithmic scale that is linear, down to zero, below the smallest positive value."""
     values = np.array(y, dtype=float)
     values[~np.isfinite(values)] = np.nan
     axes.plot(x, values, **style)

@@ -19,8 +19,8 @@ import cvxpy as cp
 
 from conelayers.derivatives.policies import Singular, as_singular
 from conelayers.derivatives.smoothing import Smoothing
+from conelayers.layer.chunk_executor import check_chunk_size, check_executor
 from conelayers.layer.outcome import OnFailure, as_on_failure
-from conelayers.layer.workers import check_chunk_size, check_executor
 from conelayers.numerics.cones import Selection, as_selection
 from conelayers.problem.canonicalize import known_backend
 from conelayers.solve.backends import find_solver, merge_solver_args
@@ -51,12 +51,12 @@ def _smoothing(name: str, smoothing: Any) -> Smoothing | None:
 
 
 def _ignoring_name(check: Callable[[Any], Any]) -> _Check:
-    """A check whose messages name the option by themselves."""
+    """The check of an option whose messages name it without being told its name."""
     return lambda _, value: check(value)
 
 
 def _about(text: str, check: _Check) -> dict[str, Any]:
-    """What is known of an option beside its name, type and default: its text in help(), and its check."""
+    """The metadata of an option's field: its text in help(), and its check."""
     return {"text": text, "check": check}
 
 
@@ -70,8 +70,8 @@ class Options:
     solver: str | None = field(
         default=None,
         metadata=_about(
-            '"CLARABEL", "SCS", "ECOS", or None: the cheapest way near the solution, and Clarabel where Newton\'s '
-            "method does not finish from there (docs/method.md). Where a named one fails the others are asked, unless "
+            '"CLARABEL", "SCS", "ECOS", or None: the cheapest starting method, and Clarabel where Newton\'s method '
+            "does not finish from there (docs/method.md). If a named solver fails, the others are tried, unless "
             'solver_args={"fallback": False}.',
             _solver_name,
         ),
@@ -121,8 +121,7 @@ class Options:
         metadata=_about(
             "None for the exact derivative, or what stands in for it, ``LPGD(tau=…)`` or "
             "``ProximalSmoothing(temperature=…)`` (in torch and JAX in reverse mode only). The solution itself stays "
-            "the "
-            "exact one.",
+            "the exact one.",
             _smoothing,
         ),
     )
@@ -131,8 +130,7 @@ class Options:
         kw_only=True,
         metadata=_about(
             "where the problem is not DPP, replace expressions of parameters by new parameters, which the layer's "
-            "framework "
-            "computes (``layer.lifted``; docs/parameters.md). False refuses such a problem.",
+            "framework computes (``layer.lifted``; docs/parameters.md). False refuses such a problem.",
             as_flag,
         ),
     )
@@ -145,8 +143,8 @@ class Options:
         default=OnFailure.RAISE,
         kw_only=True,
         metadata=_about(
-            'where instances have no solution, "raise" a SolveError, or go on with NaN for those ("nan"), or that with '
-            'a FailedInstancesWarning ("warn"). ``layer.last`` says how each instance ended, whatever happened '
+            'if instances have no solution, "raise" a SolveError, return NaN for them ("nan"), or return NaN with '
+            'a FailedInstancesWarning ("warn"). ``layer.last`` says how each instance ended, also after an error '
             "(docs/failures.md).",
             _ignoring_name(as_on_failure),
         ),
@@ -156,8 +154,7 @@ class Options:
         kw_only=True,
         metadata=_about(
             "any ``concurrent.futures.Executor``, on which batches are solved and differentiated in chunks. It stays "
-            "the "
-            "caller's to shut down (docs/scale_out.md).",
+            "the caller's to shut down (docs/scale_out.md).",
             _ignoring_name(check_executor),
         ),
     )
@@ -201,7 +198,7 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _ConstructorArguments(Options, _Problem):
-    """Stands for the parameters of a constructor: a dataclass has its bases' fields from the last base to the first."""
+    """A constructor's parameters, as type checkers see them: a dataclass has the fields of its last base first."""
 
 
 def _options_of(
@@ -210,7 +207,7 @@ def _options_of(
     [Callable[[_Layer, cp.Problem, Sequence[cp.Parameter], Sequence[cp.Variable], Options], None]],
     Callable[Concatenate[_Layer, _Arguments], None],
 ]:
-    """The decorator whose constructors have the parameters of ``declared``."""
+    """A decorator that gives constructors the parameters of ``declared``."""
     known = inspect.signature(declared).parameters
     first = [f.name for f in fields(_Problem)]
     options = [f.name for f in fields(Options)]

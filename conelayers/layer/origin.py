@@ -1,6 +1,6 @@
-"""Where a layer's cone program comes from, and so whether it can be had with a linear objective.
+"""Where a layer's cone program comes from, which decides whether it can be made once more with a linear objective.
 
-Backends that take no quadratic objective need one, and a call may name such a backend after the layer was made.
+A call may name a backend that takes no quadratic objective, after the layer was made for one that does.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ class CvxpyProblem:
         )
 
     def linear(self, solver: str) -> ParametricProgram:
-        """Canonicalized once more."""
+        """The program with a linear objective: the problem is canonicalized once more."""
         return self.compiled(quadratic=False)
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
-        # cvxpy's objects carry process-wide ids that can collide in another process: only the compiled program travels.
+        # cvxpy's objects carry ids that are unique in their own process only: the problem is not sent to another one.
         return TravelledProblem, ()
 
 
 @final
 @dataclass(frozen=True)
 class TravelledProblem:
-    """A cvxpy problem that stayed in another process."""
+    """What a pickled layer has instead of the cvxpy problem, which stayed in the process that made the layer."""
 
     def linear(self, solver: str) -> ParametricProgram:
         """Raises ValueError."""
         raise ValueError(
             f"solver_args: got solve_method {solver}, expected CLARABEL or SCS: {solver} needs the problem compiled "
-            "with a "
-            f"linear objective, which a layer that was pickled cannot do; construct the layer with solver={solver!r}"
+            "with a linear objective, which a layer that was pickled cannot do; construct the layer with "
+            f"solver={solver!r}"
         )
 
 
@@ -81,6 +81,5 @@ class ConicForm:
         """Raises ValueError."""
         raise ValueError(
             f"solver: got {solver}, expected one for this P: {solver} takes no quadratic objective; use Clarabel or "
-            "SCS, or "
-            "write the objective as a second-order cone"
+            "SCS, or write the objective as a second-order cone"
         )

@@ -1,8 +1,8 @@
-"""What a call does about instances without a solution, and what it tells of all of them.
+"""What a call does about instances without a solution, and what it reports of all of them.
 
-An instance that is infeasible, unbounded or not solved concerns itself only: the others keep their values and
-gradients. Under ``OnFailure.NAN`` its own value is NaN, its tangent is NaN, and its gradient is NaN, or zero where its
-cotangent is zero: a loss that masks it out stays finite, also in the gradients of values that the batch shares.
+If an instance is infeasible, unbounded or not solved, the others keep their values and gradients. Under
+``OnFailure.NAN`` its own value and tangent are NaN, and its gradient is NaN, or zero if its cotangent is zero: a loss
+that masks the instance out stays finite, also in the gradients of values that the whole batch shares.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ __all__ = ["CallInfo", "OnFailure", "PartialLinearization", "as_on_failure", "po
 
 @final
 class OnFailure(Enum):
-    """RAISE a SolveError that names the instances; give NAN for them, silently; or NaN and a warning (WARN)."""
+    """What a call does about instances without a solution.
+
+    - RAISE: it raises a SolveError that names the instances.
+    - NAN: it returns NaN for them, without a warning.
+    - WARN: it returns NaN for them, with a FailedInstancesWarning.
+    """
 
     RAISE = "raise"
     NAN = "nan"
@@ -60,8 +65,8 @@ class CallInfo:
 
     status: a Status, whose ``advice`` says what to do.
     residuals: the relative errors in the optimality conditions, recomputed from the data, NaN without a solution.
-    solver: whose point was taken.
-    message: the solver's own words.
+    solver: the solver whose point was taken.
+    message: what that solver said.
     """
 
     status: tuple[Status, ...]
@@ -72,12 +77,12 @@ class CallInfo:
 
     @classmethod
     def of(cls, solution: Solution) -> CallInfo:
-        """Of the solutions of a batch."""
+        """The information on the solutions of a batch."""
         return cls(solution.status, solution.residuals, solution.solver, solution.message, solution.attempts)
 
     @cached_property
     def attempts(self) -> tuple[tuple[Attempt, ...], ...]:
-        """Who was tried at each instance, in order."""
+        """The starting methods and backends that were tried at each instance, in order."""
         return self._attempts.by_instance(len(self.status))
 
     @cached_property
@@ -87,7 +92,7 @@ class CallInfo:
 
     @property
     def failed(self) -> tuple[int, ...]:
-        """The positions of those without one."""
+        """The positions of the instances without a solution."""
         return tuple(np.flatnonzero(~self.solved).tolist())
 
     def counts(self) -> str:
@@ -99,7 +104,7 @@ class CallInfo:
         return f"CallInfo({self.counts()})"
 
     def _repr_html_(self) -> str:
-        """The failed ones first."""
+        """A table in which the failed instances come first."""
         order = sorted(
             range(len(self.status)), key=lambda i: (bool(self.solved[i]), -np.nan_to_num(self.residuals.worst[i]))
         )
@@ -160,7 +165,7 @@ def react(solution: Solution, policy: OnFailure, naming: Naming) -> None:
 
 
 def poisoned(cotangents: Sequence[np.ndarray]) -> np.ndarray:
-    """NaN for the instances with a cotangent that is not zero, zero for the others, (B,)."""
+    """The gradients of instances without a solution, (B,): NaN if a cotangent is not zero, else zero."""
     asked = np.zeros(len(cotangents[0]), dtype=bool)
     for g in cotangents:
         asked |= (g != 0).any(axis=1)
@@ -168,7 +173,7 @@ def poisoned(cotangents: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def scattered(values: np.ndarray, members: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The rows of the members of a batch, and one number (B,) for each of the rest."""
+    """A batch's rows: ``values`` for its members, and for each of the rest one number, of ``others`` (B,)."""
     out = np.repeat(others[:, None], values.shape[1], axis=1)
     out[members] = values
     return out
@@ -182,28 +187,28 @@ class PartialLinearization:
     inner: Linearization
     members: np.ndarray
     batch: int
-    on_trouble: Callable[[SolutionMap, Trouble], None] | None = None  # None: the inner one's
+    on_trouble: Callable[[SolutionMap, Trouble], None] | None = None  # None: the reaction of ``inner``
 
     @classmethod
     def of(cls, whole: Linearization, solution: Solution) -> SolutionMap:
-        """The whole one, or the part of it that there is."""
+        """``whole`` if every instance has a solution; else the map of those that have one."""
         usable = usable_mask(solution.status)
         return whole if usable.all() else cls(whole.take(np.flatnonzero(usable)), np.flatnonzero(usable), usable.size)
 
     @property
     def structure(self) -> Structure:
-        """That of the program."""
+        """The structure of the program."""
         return self.inner.structure
 
     def take(self, index: np.ndarray | list[int]) -> Linearization:
-        """That of a part of the batch, at ascending positions which all have a solution."""
+        """The solution map of a part of the batch, at ascending positions which all have a solution."""
         return self.inner.take(np.searchsorted(self.members, np.asarray(index)))
 
     def _matters(self, matters: NullTest) -> NullTest:
         return lambda i, null: matters(int(self.members[i]), null)
 
     def _told(self, tell: Tell | None) -> Tell:
-        """``tell``, which speaks of positions in the whole batch."""
+        """``tell``, or else the reaction to trouble, called with positions in the whole batch."""
         positions = self.members.tolist()
 
         def tell_in_whole_batch(trouble: Trouble) -> None:
@@ -232,7 +237,7 @@ class PartialLinearization:
     def adjoint(
         self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, matters: NullTest = always, *, tell: Tell | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """λ (B, n) and μ (B, m); for instances without a solution NaN, or zero where their cotangents are."""
+        """λ (B, n) and μ (B, m); NaN for instances without a solution, or zero if their cotangents are zero."""
         others = poisoned((gx, gy, gs))
         gx, gy, gs = (h[self.members] for h in (gx, gy, gs))
         lam, mu = self.inner.adjoint(gx, gy, gs, self._matters(matters), tell=self._told(tell))

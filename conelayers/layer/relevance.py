@@ -1,7 +1,8 @@
-"""Whether what a caller reads of a singular derivative is affected by its null vectors.
+"""Whether null vectors change what a caller reads of a singular derivative.
 
-Where J is singular its solutions are determined up to null vectors only. What the caller asks for, the variables along
-(dx, dy) or the parameters' gradients made of (λ, μ), may still be determined: then nothing is wrong.
+Where J is singular, the solutions of its systems are determined up to null vectors only. What the caller reads (the
+variables along (dx, dy), or the parameters' gradients made of (λ, μ)) may be determined all the same; then nothing is
+wrong.
 """
 
 from __future__ import annotations

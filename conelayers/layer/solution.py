@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 
 from conelayers.derivatives.certificate import Certificates
-from conelayers.derivatives.linearization import NullTest, SolutionMap
+from conelayers.derivatives.linearization import SolutionMap
 from conelayers.derivatives.policies import Policies
 from conelayers.derivatives.regularity import certify
-from conelayers.derivatives.smoothing import Adjoint, Base, Smoothing
-from conelayers.layer.outcome import CallInfo, OnFailure, PartialLinearization, poisoned, react, scattered
-from conelayers.layer.relevance import gradients_move, outputs_move
-from conelayers.layer.zero_gradients import AT_A_VERTEX, is_zero
-from conelayers.numerics.trouble import ignored
+from conelayers.derivatives.smoothing import Base, Smoothing
+from conelayers.layer.outcome import CallInfo, OnFailure, react
+from conelayers.layer.program_derivative import ProgramDerivative
 from conelayers.problem.input_map import InputMap
 from conelayers.problem.numpy_values import ARRAYS
 from conelayers.problem.parameters import Batch, ParameterSpec, flatten, unflatten
@@ -26,11 +24,9 @@ from conelayers.program.cones import Cones
 from conelayers.program.solution import Residuals, Solution
 from conelayers.support.arguments import as_array, as_flags, as_real, check_count
 from conelayers.support.display import html_table
-from conelayers.support.errors import Status, usable_mask
+from conelayers.support.errors import Status
 
 __all__ = ["LayerSolution"]
-
-_Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _shown(values: np.ndarray) -> str:
@@ -41,12 +37,14 @@ def _shown(values: np.ndarray) -> str:
 class LayerSolution:
     """The solution of one call, and its derivatives.
 
-    variables: the requested variables, in their order, each (*shape) or (B, *shape). x (n,), y (m,), s (m,): the cone
-    program's solution, with a leading B in a batched call; status: a Status, or a tuple of B; residuals: a Residuals.
-    The factored linear system is made at the first derivative and kept.
+    variables: the requested variables, in their order, each (*shape) or (B, *shape).
+    x, y, s: the cone program's solution, (n,), (m,) and (m,), with a leading B in a batched call.
+    status: a Status, or a tuple of B.
+    residuals: the relative errors in the optimality conditions.
 
-    Where ``on_failure`` lets a call return without some instances' solutions, their values and tangents are NaN, and
-    their gradients NaN, or zero where their cotangents are zero.
+    The linear system is factored at the first derivative and kept. If ``on_failure`` lets a call return although some
+    instances have no solution, their values and tangents are NaN, and their gradients NaN, or zero if their cotangents
+    are zero.
     """
 
     variables: tuple[np.ndarray, ...]
@@ -58,9 +56,9 @@ class LayerSolution:
     _on_failure: OnFailure = OnFailure.RAISE
     _smoothing: Smoothing | None = None
     _base: Base | None = None  # the instances that have a solution
-    # Who tells of a gradient that is zero, where it may be: of linear programs, and of smoothed ones.
+    # What warns of a gradient that is zero in every parameter; None for programs in which that does not happen.
     _policies: Policies | None = None
-    _seen_through: InputMap | None = None  # what the user's parameters and variables are; None: those of the program
+    _user_map: InputMap | None = None  # from the user's parameters and variables; None if they are the program's
     _given: tuple[Any, ...] = ()  # the user's values, for an input map that is not the identity
 
     def __repr__(self) -> str:
@@ -77,14 +75,17 @@ class LayerSolution:
 
     @property
     def _input_map(self) -> InputMap:
-        return self._seen_through or self._compiled.identity
+        return self._user_map or self._compiled.identity
 
-    def seen_through(self, input_map: InputMap, given: Sequence[Any]) -> LayerSolution:
-        """The same solution for the user, whose values ``given`` the input map turned into the program's parameters."""
+    def for_user(self, input_map: InputMap, given: Sequence[Any]) -> LayerSolution:
+        """The same solution in the user's parameters and variables.
+
+        given: the user's values, of which the input map made the values of the program's parameters.
+        """
         if input_map.is_identity:
             return self
         variables = input_map.recover(self.variables, ARRAYS)
-        return replace(self, variables=variables, _seen_through=input_map, _given=tuple(given))
+        return replace(self, variables=variables, _user_map=input_map, _given=tuple(given))
 
     def _unbatch(self, values: Any) -> Any:
         if self._batch.batched:
@@ -112,25 +113,23 @@ class LayerSolution:
         return self._solution.x, self._solution.y, self._solution.s
 
     @cached_property
+    def program_derivative(self) -> ProgramDerivative:
+        """The derivative in the program's own terms: from its parameters θ to its outputs, x, y and s."""
+        return ProgramDerivative(
+            compiled=self._compiled,
+            theta=self._batch.theta,
+            solution=self._solution,
+            linearization=self._linearization,
+            on_failure=self._on_failure,
+            smoothing=self._smoothing,
+            base=self._base,
+            policies=self._policies,
+        )
+
+    @property
     def solved(self) -> np.ndarray:
         """Which instances have a solution, (B,) bool."""
-        return usable_mask(self._solution.status)
-
-    @cached_property
-    def finite_points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """``points`` with zeros where there is no solution."""
-        if self.solved.all():
-            return self.points
-        x, y, s = (np.where(self.solved[:, None], h, 0.0) for h in self.points)
-        return x, y, s
-
-    def outputs_move(self) -> NullTest:
-        """Whether the variables of instance i change along null vectors (dx, dy) of J."""
-        return outputs_move(self._compiled.outputs, *self.points[:2])
-
-    def gradients_move(self, chosen: ParametricProgram | None = None) -> NullTest:
-        """Whether gradients of instance i (of ``chosen`` parameters) change along null vectors (λ, μ) of Jᵀ."""
-        return gradients_move(chosen or self._compiled, self._batch.theta, *self.points[:2])
+        return self.program_derivative.solved
 
     @property
     def linearization(self) -> SolutionMap:
@@ -149,7 +148,7 @@ class LayerSolution:
 
     @property
     def info(self) -> CallInfo:
-        """How each instance ended: statuses, residuals, and who was tried."""
+        """How each instance ended: its status and residuals, and which solvers were tried."""
         return CallInfo.of(self._solution)
 
     @property
@@ -160,9 +159,9 @@ class LayerSolution:
 
     @property
     def worst(self) -> str | tuple[str, ...]:
-        """What has the largest residual, by the user's names.
+        """Where the largest residual is, by the user's names.
 
-        It is a constraint with its entry, a variable's optimality condition, or the gap.
+        That is a constraint with its entry, a variable's optimality condition, or the gap.
         """
         residuals, names = self._solution.residuals, self._compiled.names
         return self._unbatch(tuple(residuals.named(i, names) for i in range(len(self._solution.status))))
@@ -173,14 +172,14 @@ class LayerSolution:
         return self._unbatch(self._value)
 
     def react(self) -> None:
-        """Raise or warn where an instance has no solution, as ``on_failure`` asks.
+        """Raise or warn if an instance has no solution, as ``on_failure`` says.
 
-        Gives an InaccurateSolutionWarning where a solution misses the accuracy.
+        An InaccurateSolutionWarning is given if a solution misses the accuracy.
         """
         react(self._solution, self._on_failure, self._compiled.naming)
 
     def certify(self) -> Certificates:
-        """A Certificate for each instance: is its derivative justified? Takes at most three factorizations each."""
+        """Whether the derivative is justified: a Certificate for each instance, by at most three factorizations."""
         return certify(self._linearization, self._solution, self._compiled.names)
 
     @property
@@ -195,8 +194,7 @@ class LayerSolution:
 
     def predict(self, direction: np.ndarray) -> np.ndarray:
         """DΔ (B, size) for Δ = ``direction`` (B, p), in least squares where J is singular; never warns."""
-        x, y, _ = self.finite_points
-        moved = self._push_at(x, y, self._linearization, self._batch.theta, direction, silent=True)
+        moved = self.program_derivative.exact_tangents(direction)
         return np.concatenate([np.empty((len(direction), 0)), *moved], axis=1)
 
     def jvp(self, *dtheta: Any) -> tuple[np.ndarray, ...]:
@@ -204,19 +202,19 @@ class LayerSolution:
 
         Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
         """
-        input_map, theta = self._input_map, self._batch.theta
+        input_map = self._input_map
         check_count("jvp", "tangents", dtheta, len(input_map.parameters), "parameter")
         tangents = [
             None if d is None else _shaped(f"jvp: tangent {i} ({spec.label})", d, shape, spec.is_complex)
             for i, (d, spec, shape) in enumerate(zip(dtheta, input_map.parameters, self._given_shapes(), strict=True))
         ]
         specs, moved = self._compiled.parameters, input_map.push_tangents(self._given, tangents)
-        direction = np.zeros((theta.shape[0], sum(spec.size for spec in specs)))
+        direction = np.zeros((len(self._batch.theta), sum(spec.size for spec in specs)))
         for spec, d, batched in zip(specs, moved, self._batch.batched_parameters, strict=True):
             if d is not None:
                 direction[:, spec.columns] = flatten(d if batched else d[None])
         outputs = self._compiled.outputs
-        flats = self._push(theta, direction)
+        flats = self.program_derivative.tangents(direction)
         parts = [self._unbatch(unflatten(flat, o.shape)) for flat, o in zip(flats, outputs, strict=True)]
         return input_map.recover(parts, ARRAYS)
 
@@ -230,44 +228,15 @@ class LayerSolution:
             for spec, batched in zip(specs, batch.batched_parameters, strict=True)
         ]
 
-    def _push(self, theta: np.ndarray, direction: np.ndarray) -> list[np.ndarray]:
-        """The tangents of the outputs' values along dθ (B, p)."""
-        (x, y, _), linearization = self.finite_points, self._linearization
-        if self._smoothing is not None:
-            assert self._base is not None
-            x, y, smoothed = self._smoothing.linearized(self._base)
-            members = np.flatnonzero(self.solved)
-            linearization = PartialLinearization(smoothed, members, self.solved.size)
-            zero = np.zeros(self.solved.size)
-            x, y = scattered(x, members, zero), scattered(y, members, zero)
-        return self._push_at(x, y, linearization, theta, direction)
-
-    def _push_at(
-        self,
-        x: np.ndarray,
-        y: np.ndarray,
-        linearization: SolutionMap,
-        theta: np.ndarray,
-        direction: np.ndarray,
-        *,
-        silent: bool = False,
-    ) -> list[np.ndarray]:
-        outputs = self._compiled.outputs
-        dprogram = self._compiled.tangent(theta, direction)
-        r1 = -(dprogram.Px(x) + dprogram.ATy(y) + dprogram.q)
-        r2 = dprogram.Ax(x) - dprogram.b
-
-        dx, dy, _ = linearization.tangent(r1, r2, self.outputs_move(), tell=ignored if silent else None)
-        own_x, own_y, _ = self.finite_points
-        return [o.tangent(o.value(own_x, own_y), dx, dy) for o in outputs]
-
     def vjp(self, *cotangents: Any, needed: Sequence[bool] | None = None) -> tuple[np.ndarray | None, ...]:
         """The gradients with respect to the parameters for cotangents of the variables (None for zero).
 
-        Each gradient has the shape of the parameter's value; an unbatched parameter in a batched call gets the sum over
+        needed: for each parameter, whether its gradient is computed; the others are None.
+
+        Each gradient has the shape of the parameter's value. An unbatched parameter in a batched call gets the sum over
         the batch, a symmetric one its symmetric gradient, a complex one ∂/∂Re + i ∂/∂Im (cotangents of complex
-        variables are of this form too). With ``needed``, the others are not computed and come as None. Raises
-        ValueError for a wrong number or shape; warns SingularDerivativeWarning where J is singular.
+        variables are of this form too). Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning
+        where J is singular.
         """
         input_map, outputs = self._input_map, self._compiled.outputs
         check_count("vjp", "cotangents", cotangents, len(input_map.outputs), "variable")
@@ -277,7 +246,7 @@ class LayerSolution:
             None if g is None else _shaped(f"vjp: cotangent {i} ({names[i]})", g, value.shape, len(positions) > 1)
             for i, (g, value, positions) in enumerate(zip(cotangents, self.variables, input_map.outputs, strict=True))
         ]
-        x, y, _ = self.finite_points
+        x, y, _ = self.program_derivative.points
         gx, gy = np.zeros_like(x), np.zeros_like(y)
         for o, g in zip(outputs, input_map.split(shaped), strict=True):
             if g is not None:
@@ -290,7 +259,10 @@ class LayerSolution:
     def vjp_points(
         self, gx: Any = None, gy: Any = None, gs: Any = None, *, needed: Sequence[bool] | None = None
     ) -> tuple[np.ndarray | None, ...]:
-        """The gradients with respect to the program's parameters for cotangents of its own solution x, y and s."""
+        """The gradients with respect to the program's parameters for cotangents of its own solution x, y and s.
+
+        needed: for each of the program's parameters, whether its gradient is computed; the others are None.
+        """
         wanted = as_flags("vjp_points: needed", needed, len(self._compiled.parameters), "parameter")
         cotangents = zip(("x", "y", "s"), (gx, gy, gs), self.points, strict=True)
         batched = self._batch.batched
@@ -310,81 +282,18 @@ class LayerSolution:
         specs = self._compiled.parameters
         if not any(wanted):
             return (None,) * len(specs)
-        gradient = self._pull(gx, gy, gs, self._compiled.restricted(wanted))
+        gradient = self.program_derivative.gradient(gx, gy, gs, self._compiled.restricted(wanted))
         return tuple(
             self._parameter_gradient(gradient, spec, batched) if want else None
             for spec, batched, want in zip(specs, self._batch.batched_parameters, wanted, strict=True)
         )
 
-    def _pull(
-        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, chosen: ParametricProgram, *, silent: bool = False
-    ) -> np.ndarray:
-        """The gradient with respect to θ, (B, p)."""
-        return chosen.adjoint(self._batch.theta, *self.adjoint(gx, gy, gs, chosen, silent=silent))
-
-    def adjoint(
-        self,
-        gx: np.ndarray,
-        gy: np.ndarray,
-        gs: np.ndarray,
-        chosen: ParametricProgram | None = None,
-        *,
-        silent: bool = False,
-    ) -> Adjoint:
-        """What the gradient of ⟨gx, x⟩ + ⟨gy, y⟩ + ⟨gs, s⟩ is made of, (B, ·), exact or smoothed."""
-        if self._smoothing is not None:
-            assert self._base is not None
-            others = poisoned((gx, gy, gs))
-            members = np.flatnonzero(self.solved)
-            nan = self._on_failure is not OnFailure.RAISE
-            if members.size:
-                cotangents = gx[members], gy[members], gs[members]
-                found = self._smoothing.adjoint(self._base, *cotangents, nan=nan)
-                if not silent:
-                    self._heed_zero(members, cotangents, self._smoothing.without_rounding(found, cotangents[2]), chosen)
-            else:
-                found = Adjoint(gx[members], gy[members], gx[members], gy[members])
-            return Adjoint(*(scattered(h, members, others) for h in found))
-        before = self.troubles
-        lam, mu = self._linearization.adjoint(gx, gy, gs, self.gradients_move(chosen))
-        if not silent and self.troubles == before:
-            self.heed_zero((gx, gy, gs), lam, mu, chosen)
-        x, y, _ = self.finite_points
-        return Adjoint(x, y, lam, mu)
-
-    @property
-    def troubles(self) -> int:
-        """How often the layer's derivatives were singular so far: the user was told, and a zero there means nothing."""
-        return 0 if self._policies is None else self._policies.counts["trouble"]
-
-    def heed_zero(
-        self, cotangents: _Triple, lam: np.ndarray, mu: np.ndarray, chosen: ParametricProgram | None = None
-    ) -> None:
-        """Warn, once a layer, where a linear program's gradient, made of λ (B, n) and μ (B, m), is zero."""
-        if self._smoothing is None and self._policies is not None:
-            members = np.flatnonzero(self.solved)
-            x, y, _ = self.points
-            found = Adjoint(x[members], y[members], lam[members], mu[members])
-            gx, gy, gs = cotangents
-            self._heed_zero(members, (gx[members], gy[members], gs[members]), found, chosen)
-
-    def _heed_zero(
-        self, members: np.ndarray, cotangents: _Triple, found: Adjoint, chosen: ParametricProgram | None
-    ) -> None:
-        policies, smoothing, theta = self._policies, self._smoothing, self._batch.theta[members]
-        if policies is None or not theta.size or not policies.asks_for_zeros(smoothing):
-            return
-        points = [h[members] for h in self.points]
-        if not is_zero(chosen or self._compiled, theta, points, cotangents, found):
-            return
-        advice = AT_A_VERTEX if smoothing is None else smoothing.advice
-        policies.tell_zero(smoothing, f"The gradient is zero in every parameter: {advice} (docs/degenerate.md).")
-
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
         """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
 
-        In a batch each instance's own, also for unbatched parameters. One factorization, and a solve for each entry of
-        the variables or of the parameters, whichever are fewer. Raises NotImplementedError for complex parameters.
+        In a batch every instance has its own Jacobian, also for unbatched parameters. It takes one factorization, and a
+        solve for each entry of the variables or of the parameters, whichever are fewer. Raises NotImplementedError for
+        complex parameters.
         """
         input_map = self._input_map
         for spec in input_map.parameters:
@@ -393,41 +302,10 @@ class LayerSolution:
                     f"jacobian: parameter {spec.label} is complex; use jvp and vjp, or a real parameter for each of "
                     "its parts"
                 )
-        blocks = self._program_jacobian()
+        blocks = self.program_derivative.jacobian()
         if not input_map.is_identity:
             blocks = input_map.pull_jacobian(self._given, len(self._batch.theta), self._compiled.parameters, blocks)
         return tuple(tuple(np.asarray(self._unbatch(block)) for block in row) for row in blocks)
-
-    def _program_jacobian(self) -> list[list[np.ndarray]]:
-        """∂output/∂parameter for the outputs and parameters of the program, (B, *output.shape, *parameter.shape)."""
-        compiled, theta = self._compiled, self._batch.theta
-        outputs, specs = compiled.outputs, compiled.parameters
-        x, y, _ = self.finite_points
-        values = [o.value(x, y) for o in outputs]
-        rows = [v.shape[1] for v in values]
-        batch, count = x.shape[0], sum(spec.size for spec in specs)
-        J = np.zeros((batch, sum(rows), count))
-        forward = self._smoothing is None or self._smoothing.forward_mode
-        if sum(rows) <= count or not forward:
-            first = 0
-            for o, value in zip(outputs, values, strict=True):
-                for k in range(value.shape[1]):
-                    unit = np.zeros_like(value)
-                    unit[:, k] = 1.0
-                    g = o.adjoint(value, unit)
-                    gx, gy = (g, np.zeros_like(y)) if o.primal else (np.zeros_like(x), g)
-                    J[:, first + k] = self._pull(gx, gy, np.zeros_like(y), compiled, silent=True)
-                first += value.shape[1]
-        else:
-            for k in range(count):
-                direction = np.zeros((batch, count))
-                direction[:, k] = 1.0
-                J[:, :, k] = np.concatenate(self._push(theta, direction), axis=1)
-        starts = np.cumsum([0, *rows])
-        return [
-            [_by_entries(J[:, a : a + size, spec.columns], o.shape, spec.shape) for spec in specs]
-            for o, a, size in zip(outputs, starts, rows, strict=False)
-        ]
 
     def _parameter_gradient(self, gradient: np.ndarray, spec: ParameterSpec, batched: bool) -> np.ndarray:
         full = unflatten(gradient[:, spec.columns], spec.shape)
@@ -439,12 +317,3 @@ def _shaped(what: str, value: Any, shape: tuple[int, ...], complex_too: bool = F
     if value.shape != shape:
         raise ValueError(f"{what}: got shape {value.shape}, expected {shape}")
     return value
-
-
-def _by_entries(block: np.ndarray, outer: tuple[int, ...], inner: tuple[int, ...]) -> np.ndarray:
-    """(B, rows, columns), both column-major, to (B, *outer, *inner)."""
-    batch = block.shape[0]
-    by_row = unflatten(block.reshape(-1, block.shape[2]), inner).reshape(batch, block.shape[1], -1)
-    by_column = unflatten(np.swapaxes(by_row, 1, 2).reshape(-1, block.shape[1]), outer)
-    full = by_column.reshape(batch, -1, *outer)
-    return np.moveaxis(full, 1, -1).reshape(batch, *outer, *inner)

@@ -1,25 +1,24 @@
 """A parametric program's linear maps in a framework's own operations, which its transformations differentiate.
 
-The arrays here are tensors of torch or arrays of JAX; ``Operations`` is what is asked of a framework.
+The arrays here are tensors of torch or arrays of JAX; ``Operations`` is what a framework has to provide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.layer.outcome import scattered
-from conelayers.numerics.cones import Selection, product_cone
+from conelayers.layer.projection_derivatives import ProgramProjection
+from conelayers.numerics.cones import Selection
 from conelayers.problem.parameters import ParameterSpec
 from conelayers.problem.parametric import AffineMap, OutputSpec, ParametricProgram
 from conelayers.program.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
 from conelayers.program.patterns import Pattern
 
-__all__ = ["Formulas", "Operations"]
+__all__ = ["Operations", "TracedProgram"]
 
 Array = Any  # of the framework
 
@@ -28,7 +27,7 @@ class Operations(Protocol):
     """A framework's operations on arrays (B, ·) and (..., m)."""
 
     def constant(self, array: np.ndarray) -> Array:
-        """The array as the framework's constant, whatever transformation is under way."""
+        """The array as a constant of the framework that belongs to no transformation under way."""
 
     def take(self, h: Array, index: Array) -> Array:
         """h[:, index]."""
@@ -40,7 +39,7 @@ class Operations(Protocol):
         """log h where the mask holds, zero elsewhere, with a derivative that is zero there too."""
 
     def exp(self, h: Array) -> Array:
-        """Entry by entry; NaN has the derivative 1, so that what does not depend on it does not become NaN."""
+        """eʰ entry by entry; the derivative at NaN is 1, so that gradients elsewhere do not become NaN."""
 
     def join(self, a: Array, b: Array) -> Array:
         """(B, p + q) from (B, p) and (B, q)."""
@@ -52,7 +51,7 @@ class Operations(Protocol):
 @final
 @dataclass(frozen=True)
 class _Sparse:
-    """A constant sparse matrix by its entries."""
+    """A constant sparse matrix, given by its entries."""
 
     ops: Operations
     rows: Array
@@ -86,7 +85,7 @@ def _constant(ops: Operations, array: np.ndarray) -> Array:
 @final
 @dataclass(frozen=True)
 class _Affine:
-    """An AffineMap whose matrix has the positions in its range."""
+    """An AffineMap in the framework's arrays; the rows of its matrix are the positions of the entries."""
 
     constant: Array
     matrix: _Sparse
@@ -102,7 +101,7 @@ class _Affine:
 @final
 @dataclass(frozen=True)
 class _Entries:
-    """Where a pattern's entries are."""
+    """The rows and columns of a pattern's entries, for products with matrices of that pattern."""
 
     ops: Operations
     rows: Array
@@ -127,32 +126,28 @@ class _Entries:
 
 
 @final
-class Formulas:
-    """φ ↦ P, q, A, b; (x, y) ↦ outputs; and products with them, for φ = θ, or (θ, log θ) of a geometric program."""
+class TracedProgram:
+    """A parametric program in a framework's operations, for φ = θ, or φ = (θ, log θ) of a geometric program.
+
+    Its methods are the maps φ ↦ P, q, A, b and (x, y) ↦ outputs, and products with their derivatives.
+    """
 
     def __init__(self, compiled: ParametricProgram, ops: Operations, selection: Selection = Selection.DEFAULT) -> None:
-        self.compiled, self.ops, self.selection = compiled, ops, selection
-        self.cones = compiled.structure.cones
+        self.compiled, self.ops = compiled, ops
+        cones = compiled.structure.cones
+        self.projection = ProgramProjection(cones, selection)
         self.P, self.q, self.A, self.b, self.constant = (
             _Affine.of(ops, getattr(compiled, name)) for name in ("P", "q", "A", "b", "constant")
         )
         self.P_entries, self.A_entries = _Entries.of(ops, compiled.structure.P), _Entries.of(ops, compiled.structure.A)
         self.outputs: list[tuple[OutputSpec, _Sparse]] = [(o, _matrix(ops, o.matrix)) for o in compiled.outputs]
         self._logarithmic = ops.constant(np.array(compiled.logarithmic, dtype=np.bool_))
-        self.free = ops.constant(np.arange(self.cones.dimension) < self.cones.zero)
+        self.free = ops.constant(np.arange(cones.dimension) < cones.zero)
 
     @property
     def piecewise(self) -> bool:
-        """Whether D is diag(v > 0 or free), in the framework's own operations."""
-        return not self.cones.curved and self.selection is Selection.DEFAULT
-
-    def derivative(self, v: np.ndarray, h: np.ndarray) -> np.ndarray:
-        """D(v)h of the selected element for v, h (..., m); where v is NaN (no solution) NaN, or zero for h = 0."""
-        return _where_solved(lambda v, h: product_cone(self.cones).element(v, self.selection).apply(h), v, h)
-
-    def second_derivative(self, v: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """D²Π(v)[a, c] for v, a, c (..., m), likewise."""
-        return _where_solved(product_cone(self.cones).second_derivative, v, a, c)
+        """Whether D is diag(v > 0 or free), which the framework's own operations can apply."""
+        return not self.projection.curved and self.projection.selection is Selection.DEFAULT
 
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:
@@ -208,6 +203,22 @@ class Formulas:
         """dAᵀy along dφ."""
         return self.A_entries.transposed_times(self.A.matrix.times(dphi), y)
 
+    def right_hand_sides(self, dphi: Array, x: Array, y: Array) -> tuple[Array, Array]:
+        """r₁ (B, n) and r₂ (B, m) of the tangent's system J·[dx; dv] = −F_φ dφ at x and y."""
+        r1 = -(self.dP(dphi, x) + self.dAT(dphi, y) + self.q.matrix.times(dphi))
+        return r1, self.dA(dphi, x) - self.b.matrix.times(dphi)
+
+    def optimal_value(self, phi: Array, x: Array) -> Array:
+        """½ xᵀPx + qᵀx + c, (B,)."""
+        half = 0.5 * self.P_entries.times(self.P_values(phi), x) + self.q_value(phi)
+        return (half * x).sum(1) + self.constant_value(phi)
+
+    def optimal_value_tangent(self, dphi: Array, x: Array, y: Array) -> Array:
+        """dV = ½ xᵀdP x + dqᵀx + yᵀ(dA x − db) + dc, (B,): by the envelope theorem x and y stand still."""
+        slope = 0.5 * self.dP(dphi, x) + self.q.matrix.times(dphi)
+        rows = self.dA(dphi, x) - self.b.matrix.times(dphi)
+        return (slope * x).sum(1) + (rows * y).sum(1) + self.constant.matrix.times(dphi)[:, 0]
+
     def P_gradient(self, left: Array, right: Array) -> Array:
         """The gradient of leftᵀ P right with respect to φ."""
         outer = 0.5 * (self.P_entries.outer(left, right) + self.P_entries.outer(right, left))
@@ -223,19 +234,6 @@ class Formulas:
         gradient = gradient + self.P.matrix.transposed_times(P_gradient(self.P_entries.outer, x, lam))
         gradient = gradient + self.q.matrix.transposed_times(q_gradient(lam))
         return gradient + self.b.matrix.transposed_times(b_gradient(mu))
-
-
-def _where_solved(function: Callable[..., np.ndarray], v: np.ndarray, *others: np.ndarray) -> np.ndarray:
-    if np.isfinite(v).all():
-        return function(v, *others)
-    v = np.where(np.isneginf(v), -1.0, v)  # where nothing bounds v is as far from the kink as with any other slack
-    flat, *rest = (h.reshape(-1, h.shape[-1]) for h in (v, *others))
-    members = np.flatnonzero(np.isfinite(flat).all(axis=1))
-    nothing = np.zeros(len(flat), dtype=bool)
-    for h in rest:
-        nothing |= (h == 0).all(axis=1)
-    values = function(*(h[members] for h in (flat, *rest))) if members.size else np.zeros((0, flat.shape[1]))
-    return scattered(values, members, np.where(nothing, 0.0, np.nan)).reshape(v.shape)
 
 
 def _matrix(ops: Operations, matrix: sp.csr_array) -> _Sparse:

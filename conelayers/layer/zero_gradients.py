@@ -11,14 +11,12 @@ from conelayers.problem.parametric import ParametricProgram
 
 __all__ = ["AT_A_VERTEX", "is_zero"]
 
-_ZERO = 1e-11  # size, relative to those of solution, cotangent and parameter, up to which a gradient is rounding errors
+_ZERO = 1e-11  # times the sizes of solution and cotangent, over that of the parameter: smaller gradients are rounding
 
 AT_A_VERTEX = (
     "the solution of a linear program is a vertex, which stays where it is while the costs change a little, so that "
-    "nothing can be "
-    "learned from its derivative. Give the layer smoothing=conelayers.LPGD(tau=…) or "
-    "ProximalSmoothing(temperature=…), or, where zero is "
-    "what you want, singular='least_squares'"
+    "nothing can be learned from its derivative. Give the layer smoothing=conelayers.LPGD(tau=…) or "
+    "ProximalSmoothing(temperature=…), or, where zero is what you want, singular='least_squares'"
 )
 
 
@@ -29,9 +27,10 @@ def is_zero(
     cotangents: Sequence[np.ndarray],
     adjoint: Adjoint,
 ) -> bool:
-    """Whether the gradient at θ (B, p) made of an adjoint is zero in every parameter, though the cotangents are not.
+    """Whether the gradient at θ (B, p) is zero in every parameter, although some cotangent is not zero.
 
-    points, cotangents: x, y and s, and what belongs to them.
+    points, cotangents: x, y and s, and their cotangents.
+    adjoint: what the gradient is made of.
     """
     if not any(g.any() for g in cotangents):
         return False

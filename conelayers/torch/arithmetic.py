@@ -1,4 +1,4 @@
-"""torch's arithmetic, as the evaluation of an expression asks for it."""
+"""The arithmetic of expressions (problem/expressions/arithmetic.py) over tensors of torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TorchArithmetic:
         self.device = device
 
     def constant(self, array: np.ndarray) -> Tensor:
-        # Tensors made under a transformation are its own, and dead when it ends.
+        # A tensor that is made under a transformation of torch.func cannot be used after the transformation has ended.
         with torch._C._DisableFuncTorch():
             return torch.tensor(array, device=self.device)
 

@@ -1,4 +1,4 @@
-"""One call of a layer: what is solved and how, and what the solve left behind for the linear systems."""
+"""One call of a layer, shared by the autograd Functions that solve and those that differentiate."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from conelayers.derivatives.linearization import NullTest, SolutionMap
+from conelayers.derivatives.linearization import NullTest, SolutionMap, always
 from conelayers.derivatives.smoothing import Smoothing
 from conelayers.layer.layer import Layer
 from conelayers.layer.solution import LayerSolution
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.torch.conversion import from_array, to_array
 
 __all__ = ["Call"]
@@ -21,27 +21,29 @@ __all__ = ["Call"]
 
 @final
 class Call:
-    """One call of a layer: what is solved and how, and what the solve left behind for the linear systems.
+    """One call of a layer: what is solved with which options, and its solution with the factors of its linear systems.
 
-    ``points``: x, y and s are asked for, not the variables.
+    layer, options: the layer, and the options of the call.
+    traced: makes the program that is solved in torch's operations.
+    points: whether the outputs are x, y and s, not the user's variables.
     """
 
     def __init__(
-        self, layer: Layer, formulas: Callable[[], Formulas], options: dict[str, Any], *, points: bool = False
+        self, layer: Layer, traced: Callable[[], TracedProgram], options: dict[str, Any], *, points: bool = False
     ) -> None:
-        self.layer, self.options, self.points, self._make = layer, options, points, formulas
+        self.layer, self.options, self.points, self._make = layer, options, points, traced
         self.solution: LayerSolution | None = None
-        self._theta: np.ndarray | None = None  # of the solution; None where that was given
+        self._theta: np.ndarray | None = None  # of the solution; None if ``with_solution`` was given the solution
         self._remade: tuple[np.ndarray, np.ndarray, SolutionMap] | None = None
 
     @cached_property
-    def formulas(self) -> Formulas:
-        """Those of the program that is solved; the plain way needs none."""
+    def traced(self) -> TracedProgram:
+        """The program in torch's operations, made when a transformation first needs it; the plain way does not."""
         return self._make()
 
     @property
     def smoothing(self) -> Smoothing | None:
-        """What stands in for the exact derivative."""
+        """What stands in for the exact derivative; None for the exact one."""
         return self.layer.smoothing_for(self.options.get("solver_args"))
 
     def solve(self, theta: np.ndarray) -> LayerSolution:
@@ -53,27 +55,34 @@ class Call:
 
     def solve_at(self, phi: torch.Tensor) -> LayerSolution:
         """The solution at φ (B, ·), which begins with θ."""
-        return self.solve(to_array(phi)[:, : self.formulas.size])
+        return self.solve(to_array(phi)[:, : self.traced.size])
 
     def points_at(self, phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x (B, n), y (B, m) and s (B, m) there."""
+        """x (B, n), y (B, m) and s (B, m) at φ (B, ·)."""
         x, y, s = self.solve_at(phi).points
         return from_array(x.copy()), from_array(y.copy()), from_array(s.copy())
 
-    def known(self, solution: LayerSolution) -> Call:
-        """A call whose solution is known."""
+    def with_solution(self, solution: LayerSolution) -> Call:
+        """The same call with its solution, which is not solved for again."""
         call = Call(self.layer, self._make, self.options, points=self.points)
         call.solution = solution
         return call
 
-    def concerns(self) -> tuple[NullTest, NullTest]:
-        """Which null vectors affect the gradients and the outputs; all of them for callers that use x, y and s."""
+    def null_tests(self) -> tuple[NullTest, NullTest]:
+        """Which null vectors change the gradients, and which the outputs.
+
+        For callers that use all of x, y and s, every null vector does.
+        """
         if self.solution is None or self.points:
-            return (lambda *_: True), (lambda *_: True)
-        return self.solution.gradients_move(), self.solution.outputs_move()
+            return always, always
+        derivative = self.solution.program_derivative
+        return derivative.gradients_move(), derivative.outputs_move()
 
     def linearization(self, theta: np.ndarray, v: np.ndarray) -> SolutionMap:
-        """The one that the solve left, if it was for these arguments; else made anew."""
+        """The solution map at θ (B, p) and v (B, m).
+
+        It is that of the call's own solution if that is there; elsewhere it is linearized once more, and kept.
+        """
         if self.solution is not None and self._theta is not None and np.array_equal(self._theta, theta):
             _, y, s = self.solution.points
             if np.array_equal(y - s, v, equal_nan=True):
@@ -81,5 +90,5 @@ class Call:
         if self._remade is None or not (
             np.array_equal(self._remade[0], theta) and np.array_equal(self._remade[1], v, equal_nan=True)
         ):
-            self._remade = theta, v, self.layer.linearize(self.formulas.compiled, theta, v)
+            self._remade = theta, v, self.layer.linearize(self.traced.compiled, theta, v)
         return self._remade[2]

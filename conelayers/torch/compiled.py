@@ -1,7 +1,7 @@
 """The layer as custom operators, which torch.compile keeps in its graph: the solve, and its gradient.
 
-Between the two travels a handle, an integer tensor (a digest of the arguments), under which the last few solutions with
-their factors are kept; where one has been forgotten the gradient solves again.
+The solve returns a handle, an integer tensor (a digest of the arguments), which the gradient is given. The last few
+solutions are kept with their factors under their handles; if a solution has been forgotten, the gradient solves again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEPT: Recent[int, LayerSolution] = Recent(8)
 
 
 def register(layer: Layer) -> int:
-    """The number by which the operators know a layer, while it lives in this process."""
+    """The number by which the operators find a layer, for as long as it lives in this process."""
     number = next(_NUMBERS)
     _LAYERS[number] = layer
     return number
@@ -54,7 +54,7 @@ def _solve(params: list[Tensor], number: int) -> list[Tensor]:
 
 
 def _handle(number: int, arrays: Sequence[np.ndarray]) -> int:
-    """The same for the same arguments, as an operator's results have to be."""
+    """The handle of these arguments: the same for equal ones, as torch asks of an operator's results."""
     return int.from_bytes(digest(*arrays, of=str(number), size=8), "big") >> 1
 
 

@@ -13,7 +13,7 @@ import torch
 from conelayers.layer.layer import ConicLayer, Layer
 from conelayers.layer.options import Options
 from conelayers.layer.outcome import OnFailure, as_on_failure
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.problem.input_map import InputMap
 from conelayers.problem.parameters import ParameterSpec
 from conelayers.problem.parametric import AffineMap, ParametricProgram, bounds_only
@@ -27,8 +27,8 @@ from conelayers.support.arguments import as_integers, described
 from conelayers.support.recent import Recent
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import check_tensor, to_array
-from conelayers.torch.layer import solve_parameters
-from conelayers.torch.operations import formulas_of
+from conelayers.torch.operations import traced_program
+from conelayers.torch.solve_parameters import solve_parameters
 
 __all__ = ["ConeProgramSolution", "solve_cone_program"]
 
@@ -92,12 +92,12 @@ def solve_cone_program(
     P_entries = None if P is None else _entries("P_pattern", P_pattern, (n, n), symmetric=True)
     A_entries = _entries("A_pattern", A_pattern, (m, n))
     solver_args = merge_solver_args({}, solver_args)
-    layer, formulas = _known(n, cones, P_entries, A_entries, P is not None, solver, solver_args)
+    layer, traced = _known(n, cones, P_entries, A_entries, P is not None, solver, solver_args)
     params = (q, A, b) if P is None else (P, q, A, b)
     policy = as_on_failure(on_failure)
-    # The default leaves the word to solver_args={"raise_on_error": …}, which are the layer's.
+    # Under the default, solver_args={"raise_on_error": …} decide, which are the layer's.
     options = {"solver_args": None, "warm_start": None, "on_failure": None if policy is OnFailure.RAISE else policy}
-    call = Call(layer, lambda: formulas, options, points=True)
+    call = Call(layer, lambda: traced, options, points=True)
     _check_convex(P, P_entries, n)
     return ConeProgramSolution(*solve_parameters(call, params))
 
@@ -106,7 +106,7 @@ _Entries = tuple[np.ndarray, np.ndarray]
 
 
 def _entries(name: str, pattern: Any, shape: tuple[int, int], *, symmetric: bool = False) -> _Entries | None:
-    """The rows and columns of the entries; None for a dense matrix."""
+    """The rows and columns of a pattern's entries; None for a dense matrix."""
     if pattern is None:
         return None
     if sp.issparse(pattern):
@@ -141,7 +141,7 @@ def _entries(name: str, pattern: Any, shape: tuple[int, int], *, symmetric: bool
     return rows, cols
 
 
-_LAYERS: Recent[Any, tuple[Layer, Formulas]] = Recent(32)
+_LAYERS: Recent[Any, tuple[Layer, TracedProgram]] = Recent(32)
 
 
 def _known(
@@ -152,21 +152,21 @@ def _known(
     quadratic: bool,
     solver: str | None,
     solver_args: Mapping[str, Any] | None,
-) -> tuple[Layer, Formulas]:
-    """The layer of this structure, made once: its symbolic work is that of all calls."""
+) -> tuple[Layer, TracedProgram]:
+    """The layer for programs of this structure, made once: all calls share its symbolic work."""
     sides = tuple(None if e is None else (e[0].tobytes(), e[1].tobytes()) for e in (P, A))
     key = n, cones, sides, quadratic, solver, repr(sorted((solver_args or {}).items()))
 
-    def make() -> tuple[Layer, Formulas]:
+    def make() -> tuple[Layer, TracedProgram]:
         compiled = _program(n, cones, P, A, quadratic)
         options = Options(solver=solver, solver_args=solver_args)
-        return ConicLayer(compiled, options), formulas_of(compiled)
+        return ConicLayer(compiled, options), traced_program(compiled)
 
     return _LAYERS.get_or_make(key, make)
 
 
 def _program(n: int, cones: Cones, P: _Entries | None, A: _Entries | None, quadratic: bool) -> ParametricProgram:
-    """The data themselves as parameters."""
+    """The parametric program whose parameters are P, q, A and b themselves."""
     m = cones.dimension
     specs: list[ParameterSpec] = []
     shapes: list[tuple[str, tuple[int, ...]]] = [("q", (n,)), ("A", (m, n) if A is None else A[0].shape), ("b", (m,))]
@@ -229,11 +229,11 @@ def _matrix_map(
 
 
 def _check_convex(P: torch.Tensor | None, entries: _Entries | None, n: int) -> None:
-    """ValueError where P has a clearly negative eigenvalue."""
+    """Raises ValueError if P has a clearly negative eigenvalue."""
     if P is None or torch._C._are_functorch_transforms_active() or entries is not None:
-        return  # under transformations values cannot be read; large sparse ones are judged by the solver
+        return  # under transformations values cannot be read; sparse matrices may be large: the solver judges them
     if P.shape[-2:] != (n, n):
-        return  # reported with the other shapes
+        return  # a wrong shape is reported with the other ones
     matrix = to_array(P).reshape(-1, n, n)
     shift = 1e-9 * np.abs(matrix).max(initial=0.0) + 1e-300
     try:
@@ -244,6 +244,5 @@ def _check_convex(P: torch.Tensor | None, entries: _Entries | None, n: int) -> N
         if broken.size:
             raise ValueError(
                 f"P: got an eigenvalue {smallest[broken].min():g} at batch index {broken[:10].tolist()}, expected a "
-                "positive "
-                "semidefinite matrix; the problem is not convex"
+                "positive semidefinite matrix; the problem is not convex"
             ) from None

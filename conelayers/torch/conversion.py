@@ -1,4 +1,4 @@
-"""Between tensors and arrays."""
+"""Conversions between tensors and NumPy arrays, and the checks of what can be converted."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-__all__ = ["check_tensor", "from_array", "output_type", "to_array"]
+__all__ = ["check_tensor", "from_array", "output_type", "refuse_hidden_batch", "to_array"]
 
 
 def check_tensor(name: str, tensor: torch.Tensor, device: torch.device) -> None:
-    """Raises TypeError or ValueError, naming it, for a tensor without values, on another device, or sparse."""
+    """Raises TypeError or ValueError naming the tensor, if it has no values, is on another device, or is sparse."""
     if tensor.is_meta:
         raise ValueError(
             f"{name}: got one that is on meta, expected {'cpu' if device.type == 'meta' else device}: a tensor with "
@@ -25,31 +25,40 @@ def check_tensor(name: str, tensor: torch.Tensor, device: torch.device) -> None:
     if tensor.layout is not torch.strided:
         raise TypeError(
             f"{name}: got a sparse tensor ({tensor.layout}), expected a dense one; convert it with .to_dense(), or "
-            "pass its values and "
-            f"{name}_pattern"
+            f"pass its values and {name}_pattern"
         )
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:
-    """float64 on the CPU, whatever it was: any strides, stride 0 included; bfloat16 has no NumPy counterpart."""
+    """The tensor's values as a float64 array, from any device, dtype and strides, expanded tensors included."""
+    refuse_hidden_batch(tensor, "", "solver")
+    return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
+
+
+def refuse_hidden_batch(tensor: torch.Tensor, prefix: str, what: str) -> None:
+    """Raises NotImplementedError for a tensor whose batch axis torch hides.
+
+    prefix, what: the start of the message, and what does not see the batch.
+    """
     if torch._C._functorch.is_legacy_batchedtensor(tensor):
         raise NotImplementedError(
-            "is_grads_batched=True (and vectorize=True of torch.autograd.functional) hides its batch from the solver: "
-            "use "
-            "torch.func.vmap, jacrev or jacfwd"
+            f"{prefix}is_grads_batched=True (and vectorize=True of torch.autograd.functional) hides its batch from the "
+            f"{what}: use torch.func.vmap, jacrev or jacfwd"
         )
-    return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
 
 
 def from_array(
     array: np.ndarray, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """A tensor over the array, or a copy of another kind."""
+    """A tensor that shares the array's memory, or a copy if dtype, device or order differ."""
     return torch.as_tensor(np.asarray(array, order="C")).to(dtype=dtype, device=device)
 
 
 def output_type(tensors: Sequence[torch.Tensor]) -> tuple[torch.dtype, torch.device]:
-    """The common dtype of the inputs that are not integers (the default one without any), and their device."""
+    """The dtype and the device of the outputs for these inputs.
+
+    The dtype is the common one of the inputs that are not integers, or torch's default if all are.
+    """
     if not tensors:
         return torch.get_default_dtype(), torch.device("cpu")
     dtypes = [t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]

@@ -1,4 +1,4 @@
-"""torch's operations, as the formulas of a program ask for them."""
+"""The operations of a traced program (layer/traced_program.py) over tensors of torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import final
 import numpy as np
 import torch
 
-from conelayers.layer.traced_program import Formulas
+from conelayers.layer.traced_program import TracedProgram
 from conelayers.numerics.cones import Selection
 from conelayers.problem.parametric import ParametricProgram
 
-__all__ = ["flatten", "formulas_of"]
+__all__ = ["flatten", "traced_program"]
 
 Tensor = torch.Tensor
 
@@ -50,8 +50,8 @@ class _Operations:
         return value.permute(0, *range(len(shape), 0, -1)) if len(shape) > 1 else value
 
 
-def formulas_of(compiled: ParametricProgram, selection: Selection = Selection.DEFAULT) -> Formulas:
-    """The program's formulas over tensors."""
-    # Tensors made under a transformation are its own, and dead when it ends.
+def traced_program(compiled: ParametricProgram, selection: Selection = Selection.DEFAULT) -> TracedProgram:
+    """The program in operations on tensors."""
+    # A tensor that is made under a transformation of torch.func cannot be used after the transformation has ended.
     with torch._C._DisableFuncTorch():
-        return Formulas(compiled, _Operations(), selection)
+        return TracedProgram(compiled, _Operations(), selection)

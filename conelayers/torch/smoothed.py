@@ -1,6 +1,6 @@
-"""The solution map with a smoothed derivative in place of the exact one (smoothing.py), for torch's transformations.
+"""The solution map with a smoothed derivative (derivatives/smoothing.py), for torch's transformations.
 
-Reverse mode only, once: what stands in for a gradient has no derivative of its own.
+It has reverse mode only, and only once: what stands in for a gradient has no derivative of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.autograd import Function
 
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import from_array, to_array
-from conelayers.torch.functions import front
+from conelayers.torch.rules import front
 
 __all__ = ["solve_smoothed"]
 
@@ -42,7 +42,7 @@ class _SmoothedSolve(Function):
     @torch.compiler.disable
     def backward(ctx: Any, gx: Tensor, gy: Tensor, gs: Tensor) -> tuple[None, Tensor]:
         (phi,) = ctx.saved_tensors
-        return None, ctx.call.formulas.gradient(*_Adjoint.apply(ctx.call, phi, gx, gy, gs))
+        return None, ctx.call.traced.gradient(*_Adjoint.apply(ctx.call, phi, gx, gy, gs))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -61,8 +61,8 @@ class _Adjoint(Function):
     @staticmethod
     @torch.compiler.disable
     def forward(call: Call, phi: Tensor, gx: Tensor, gy: Tensor, gs: Tensor) -> tuple[Tensor, ...]:
-        solution = call.solve_at(phi)
-        return tuple(from_array(h) for h in solution.adjoint(to_array(gx), to_array(gy), to_array(gs)))
+        derivative = call.solve_at(phi).program_derivative
+        return tuple(from_array(h) for h in derivative.adjoint(to_array(gx), to_array(gy), to_array(gs)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -83,9 +83,10 @@ class _Adjoint(Function):
 
 
 def _folded(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor) -> list[Tensor]:
-    """(size·B, ·) from tensors (B, ·) that have the mapped axis, or not."""
+    """Tensors (size·B, ·) from tensors (B, ·) with or without the mapped axis, which is folded into the batch."""
     return [front(t, dim, size).flatten(0, 1) for t, dim in zip(tensors, in_dims, strict=True)]
 
 
 def _unfolded(size: int, tensors: tuple[Tensor, ...]) -> tuple[Any, Any]:
+    """The tensors with the mapped axis in front again, and where it is."""
     return tuple(t.unflatten(0, (size, t.shape[0] // size)) for t in tensors), (0,) * len(tensors)

@@ -1,4 +1,4 @@
-"""Tensors as the values of parameters that are not the program's own; see input_map.py."""
+"""Tensors as the values of the user's parameters, from which the program's are made (problem/input_map.py)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tensor = torch.Tensor
 
 @final
 class _Tensors:
-    """Dense tensors, and sparse ones in any of torch's layouts."""
+    """Values that are dense tensors, or sparse ones in any of torch's layouts."""
 
     arithmetic: Arithmetic = TorchArithmetic()
 

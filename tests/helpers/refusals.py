@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "bad_input.md"
 AFTER_A_SOLVE = ("SolveError", "SingularDerivativeError", "NotImplementedError")
 
 SOLVES = (
-    "conelayers.layer.layer.solve_batch",
+    "conelayers.layer.solve_and_linearize.solve_batch",
     "conelayers.layer.conic.solve_batch",
     "conelayers.lasso.problem.first_guess",
     "conelayers.lasso.svm._Machine._guess",

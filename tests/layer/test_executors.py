@@ -247,7 +247,7 @@ def test_layers_travel_without_their_executor_and_are_collected(threads) -> None
     twin = pickle.loads(pickle.dumps(layer))
     assert twin.executor is None
     np.testing.assert_allclose(twin.solve(*_values()).value, layer.solve(*_values()).value, atol=1e-12)
-    token, gone = layer._spread._token, weakref.ref(layer)
+    token, gone = layer._chunked_solver.tasks.token, weakref.ref(layer)
     assert any(key[0] == token for key in conelayers.layer.workers._KEPT._maps)
     del layer
     gc.collect()

@@ -93,7 +93,7 @@ def methods_of(options: dict[str, Any], case: Callable[..., Case] = quadratic, s
     """The names of the methods, in order."""
     *made, _ = case()
     layer = Layer(*made, solver=solver, solver_args=options)
-    _, order, compiled = layer._order_for(None)
+    _, order, compiled = layer._programs.settings_for(None)
     return [method.name for method in order.methods(compiled.structure, 5)]
 
 

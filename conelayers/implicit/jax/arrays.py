@@ -22,7 +22,7 @@ def _flattened(tree: Any) -> tuple[list[Array], Any]:
 
 
 def _ratio(a: Array, b: Array) -> Array:
-    """Without a division by 0, at which jax_debug_nans and jax_debug_infs would stop."""
+    """a/b without a division by 0, at which jax_debug_nans and jax_debug_infs would stop."""
     r = jnp.where(a == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
     return jnp.where(jnp.isfinite(r) & ((b != 0) | (a == 0)), r, jnp.inf)
 

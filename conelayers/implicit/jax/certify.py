@@ -80,7 +80,7 @@ def _certified(
         raise TypeError(f"{name}: got a traced array, expected concrete ones; call it outside of jit, grad and vmap")
     equation = _at_point(Options(name, fixed, batched), function, z, theta, jax.jit)
     of_pre = Options(name, False, batched, letter="separable.pre")
-    # The matrix of pre is asked for once only, which does not pay for a compilation.
+    # The matrix of pre is computed only once, so that a compilation would not pay.
     pre = lambda function: _at_point(of_pre, function, z, theta, lambda matrices: matrices)  # noqa: E731
     made = certificates(name, equation, pre, separable, smooth, tol, samples)
     return made if batched else made[0]
@@ -118,7 +118,7 @@ def _at_point(
 
 
 def _moved(h: Array, generator: np.random.Generator) -> Array:
-    """A point nearby."""
+    """h at a point nearby, to which the generator moves it."""
     if not jnp.issubdtype(h.dtype, jnp.floating):
         return h
     size = distance_moved(jnp.max(jnp.nan_to_num(jnp.abs(h), posinf=0.0), initial=0.0))

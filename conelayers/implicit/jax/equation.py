@@ -1,4 +1,4 @@
-"""An equation in JAX: the traced user's function, in which what it closes over becomes an argument."""
+"""An equation in JAX: the user's function is traced, and arrays that it closes over become arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mapped(
 ) -> tuple[Equation, Sequence[Any]]:
     """The equation with one more axis of instances, which the user's function knows by name, and (z, *leaves) for it.
 
-    dims: where the arguments have the axis; z has it in front afterwards.
+    dims: the position of the axis in each argument; z has it in front afterwards.
     """
     function = jax.vmap(equation.function, in_axes=(0, *dims[1:]), axis_name=axis.name)
     return equation.with_axis(function), (front(args[0], dims[0], axis.size), *args[1:])
@@ -33,7 +33,10 @@ def mapped(
 def pose(
     options: Options, function: Callable[..., Any], z0: Any, theta: tuple[Any, ...]
 ) -> tuple[Equation, Array, tuple[Array, ...]]:
-    """The equation as a function of arrays alone, z0 in its dtype, and the arrays: theta's, and those closed over."""
+    """The equation as a function of arrays alone, z0 in its dtype, and these arrays.
+
+    They are the arrays of theta, and those that the function closes over.
+    """
     options, own_function, z0, restored = prepared(ARRAYS, options, function, z0)
     z0 = jax.lax.stop_gradient(jnp.asarray(z0, jnp.asarray(z0).dtype))
     leaves, structure = jax.tree.flatten(theta)

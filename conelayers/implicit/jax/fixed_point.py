@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from conelayers.implicit.fixed_point import DIVERGED, Residual, mixed_step
 from conelayers.implicit.jax.arrays import ARRAYS
+from conelayers.implicit.jax.linear import solve_with_diagonal
 from conelayers.implicit.points import Best, better_of
 from conelayers.implicit.settings import Anderson
 
@@ -31,7 +32,7 @@ _State = tuple[Best, Array, _Memory, Array]
 
 
 def anderson(f: Callable[[Array], Array], start: Best, residual_of: Residual, settings: Anderson) -> Best:
-    """The best points (N, n) met; steps from start.z."""
+    """The best points (N, n) on the way from start.z."""
     m, tolerance, z0 = settings.memory, residual_of.tolerance, start.z
 
     def unfinished(state: _State) -> Array:
@@ -45,9 +46,9 @@ def anderson(f: Callable[[Array], Array], start: Best, residual_of: Residual, se
         best = better_of(ARRAYS, best, z, residual)
         done = best.residual <= tolerance
         lost = ~(residual <= DIVERGED * best.residual)
-        # A lost instance goes back to its best point, with an empty memory and without a step.
+        # An instance that diverges goes back to its best point, with an empty memory and without a step.
         live = memory.live & ~lost
-        moved = z + mixed_step(ARRAYS, z, g, memory.Z, memory.G, live, settings.damping, _solve)
+        moved = z + mixed_step(ARRAYS, z, g, memory.Z, memory.G, live, settings.damping, solve_with_diagonal)
         place = k % m
         memory = _Memory(memory.Z.at[place].set(z), memory.G.at[place].set(g), live.at[place].set(~lost))
         z = jnp.where(lost[:, None], best.z, jnp.where(done[:, None], z, moved))
@@ -56,7 +57,3 @@ def anderson(f: Callable[[Array], Array], start: Best, residual_of: Residual, se
     empty = jnp.zeros((m, *z0.shape), z0.dtype)
     memory = _Memory(empty, empty, jnp.zeros((m, z0.shape[0]), bool))
     return jax.lax.while_loop(unfinished, step, (start, z0, memory, jnp.zeros((), jnp.int32)))[0]
-
-
-def _solve(gram: Array, diagonal: Array, right: Array) -> Array:
-    return jnp.linalg.solve(gram + jax.vmap(jnp.diag)(diagonal), right)

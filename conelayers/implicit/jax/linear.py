@@ -1,4 +1,4 @@
-"""B t = r in JAX, B = ∂F/∂z block-diagonal over N instances: t, r (N, n). torch/linear.py in traced loops."""
+"""Solving B t = r in JAX by traced loops, B = ∂F/∂z block-diagonal over N instances; t, r (N, n)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conelayers.implicit.jax.arrays import ARRAYS
 from conelayers.implicit.linear import Answer, answer_of, bicgstab, growth_is_regular, probes, target_of, unit
 from conelayers.implicit.settings import GMRES, Dense, LinearSolver
 
-__all__ = ["matrix_of", "solve_dense", "solve_linear"]
+__all__ = ["matrix_of", "solve_dense", "solve_linear", "solve_with_diagonal"]
 
 Array = jax.Array
 _Product = Callable[[Array], Array]  # (N, n) to (N, n)
@@ -26,7 +26,7 @@ def matrix_of(times: _Product, like: Array) -> Array:
 
 
 def solve_linear(times: _Product, r: Array, settings: LinearSolver) -> Answer:
-    """``times`` is the product with B."""
+    """B⁻¹r by the settings' method; ``times`` is the product with B."""
     if not r.size:
         return Answer(r, jnp.zeros(r.shape[0], r.dtype), settings.rtol)
     if isinstance(settings, Dense):
@@ -48,6 +48,11 @@ def solve_dense(B: Array, r: Array) -> Array:
     regular = growth_is_regular(ARRAYS, t[..., 1:], sizes)
     t = t[..., :1] + solve(factors, columns - B @ t[..., :1])
     return jnp.where(regular[:, None], t[..., 0], jnp.inf)
+
+
+def solve_with_diagonal(gram: Array, diagonal: Array, right: Array) -> Array:
+    """(G + diag(d))⁻¹ times right-hand sides (N, n, k), for G (N, n, n) and d (N, n)."""
+    return jnp.linalg.solve(gram + jax.vmap(jnp.diag)(diagonal), right)
 
 
 def _gmres(times: _Product, r: Array, settings: GMRES) -> Array:

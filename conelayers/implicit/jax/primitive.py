@@ -1,9 +1,9 @@
 """The solution of an equation as a function of θ, in JAX: a primitive that returns z, with the rule B dz = −A dθ.
 
 The rule is evaluated at a z that carries the outer transformations, and its linear system is a
-``jax.lax.custom_linear_solve``, whose derivatives, transposes and batches are known to JAX: all modes and orders
-follow. What computes z sees no tangents. (A ``custom_jvp`` would not do: the reverse mode of ``jax.lax.scan`` forgets
-such rules, and a second derivative would differentiate the iteration.)
+``jax.lax.custom_linear_solve``, which JAX can differentiate, transpose and batch: derivatives of all modes and orders
+follow. The iteration that computes z is not differentiated. (A ``custom_jvp`` would not do: the reverse mode of
+``jax.lax.scan`` forgets such rules, and a second derivative would differentiate the iteration.)
 """
 
 from __future__ import annotations
@@ -65,4 +65,4 @@ _root.def_impl(_same)
 _root.def_abstract_eval(_same)
 mlir.register_lowering(_root, mlir.lower_fun(_same, multiple_results=False))
 ad.primitive_jvps[_root] = _tangent
-batching.fancy_primitive_batchers[_root] = _mapped  # those that are told the axis's name
+batching.fancy_primitive_batchers[_root] = _mapped  # a batching rule of this kind is told the axis's name

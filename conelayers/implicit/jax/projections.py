@@ -8,7 +8,7 @@ kink.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +16,8 @@ import numpy as np
 from conelayers.implicit import projections
 from conelayers.implicit.cone_element import ConeElement
 from conelayers.implicit.jax.arrays import ARRAYS
-from conelayers.jax.primitives import derivative
+from conelayers.jax.host_primitive import check_handed_over
+from conelayers.jax.projection_derivatives import times_element
 from conelayers.numerics.cones import Selection
 from conelayers.program.cones import Cones
 
@@ -76,8 +77,9 @@ def project_cone(
     """Π_K(v) for v (..., m), K a product of cones (``conelayers.Cones``); Π_{K*}(v) if ``dual``.
 
     Its derivative is the Clarke element that the cones' own projections give: Π_K(v) = v + Π_{K*}(−v) (Moreau), D = I −
-    D_{K*}(−v); each cone's class says which is its default. Second derivatives where Π is twice differentiable; a third
-    is refused for curved cones. Computed in double precision on the host, by a callback where compiled.
+    D_{K*}(−v); each cone's class says which is its default. It has second derivatives where Π is twice differentiable;
+    a third derivative is refused for curved cones. It is computed in double precision on the host, in compiled
+    functions by a callback.
     """
     element, v = projections.cone_element(ARRAYS, v, cones, selection, dual)
     return _project(element, v) if dual else v + _project(element, -v)
@@ -90,12 +92,7 @@ def _project(element: ConeElement, v: Array) -> Array:
 
     def projected(h: Any) -> np.ndarray:
         given = np.asarray(h)
-        if given.dtype != dtype:
-            raise TypeError(
-                f"project_cone: compiled for {dtype}, but JAX handed over {given.dtype}: its context manager "
-                "enable_x64 does not reach "
-                'the threads of callbacks; set jax.config.update("jax_enable_x64", True) at the start'
-            )
+        check_handed_over("project_cone", [given], [dtype])
         return element.project(given)
 
     return jax.pure_callback(projected, jax.ShapeDtypeStruct(v.shape, dtype), v, vmap_method="expand_dims")
@@ -104,4 +101,4 @@ def _project(element: ConeElement, v: Array) -> Array:
 @_project.defjvp
 def _(element: ConeElement, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (v,), (dv,) = primals, tangents
-    return _project(element, v), derivative(cast(Any, element), v, dv)
+    return _project(element, v), times_element(element, v, dv)

@@ -35,13 +35,13 @@ def root(
     solve: ``Newton()`` by default, or a callable (F, z0, theta) -> z of yours that can be traced, theta a tuple.
     linear: ``Dense()`` up to 256 unknowns, ``GMRES()`` beyond, or ``BiCGStab()``.
     batched: whether the leading axis of z counts instances, each a system of its own (row i of F depends on row i of z
-    only). No axis of theta is treated so: F sees all of it. Under ``vmap`` no such option is needed.
-    tol: what z is held to, relative (conelayers.implicit.settings says to what); the solver's own by default, 1e−8 for
-    a callable.
-    on_failure: "raise", or "nan" for the instances that failed, in z and in derivatives.
+    only). theta has no such axis: F is given all of it. Under ``vmap`` no such option is needed.
+    tol: the relative tolerance for z (conelayers.implicit.settings says relative to what); the solver's own by default,
+    1e−8 for a callable.
+    on_failure: "raise", or "nan": z and derivatives are NaN in the instances that failed.
 
-    Raises ConvergenceError where the residual, recomputed, misses ``tol``; LinearSolveError where a derivative's system
-    was not solved (under ``jit``, and for derivatives, their text in JAX's error for callbacks); TypeError or
+    Raises ConvergenceError if the recomputed residual misses ``tol``; LinearSolveError if a derivative's system was not
+    solved (under ``jit``, and for derivatives, their text in JAX's error for callbacks); TypeError or
     ValueError for arguments that do not fit. Without ``jit`` around it every call is compiled anew.
     """
     return _solved(F, z0, theta, Options("root", False, batched, solve, linear, tol, on_failure))

@@ -1,4 +1,4 @@
-"""Which roots are singular (singular_roots.py), in JAX: a primitive, so that a vmap's axis becomes one of instances.
+"""Which roots are singular (singular_roots.py), in JAX: a primitive, in which a vmap's axis counts instances.
 
 The matrices that the test takes are made only where some instance is suspect; the test itself runs on the host.
 """
@@ -47,7 +47,7 @@ def singular_instances(equation: Equation, z: Array, leaves: Sequence[Array]) ->
 
 
 def warn_of(equation: Equation, singular: Array) -> Array:
-    """``singular`` (N,), after a warning from the host where one of them is."""
+    """``singular`` (N,), after the host has warned if an instance is singular."""
 
     def told(flags: Any) -> np.ndarray:
         flags = np.asarray(flags)

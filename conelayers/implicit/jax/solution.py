@@ -14,7 +14,7 @@ from conelayers.implicit.equation import Equation
 from conelayers.implicit.errors import LinearSolveError
 from conelayers.implicit.jax.arrays import ARRAYS
 from conelayers.implicit.jax.fixed_point import anderson
-from conelayers.implicit.jax.linear import matrix_of, solve_linear
+from conelayers.implicit.jax.linear import matrix_of, solve_linear, solve_with_diagonal
 from conelayers.implicit.jax.singular import singular_instances, warn_of
 from conelayers.implicit.newton import Newtonian
 from conelayers.implicit.settings import Newton
@@ -28,7 +28,7 @@ _Leaves = Sequence[Array]
 
 
 def solution(equation: Equation, z0: Array, leaves: _Leaves) -> Array:
-    """z; where the residual recomputed at it misses the tolerance, ConvergenceError or NaN."""
+    """z. Raises ConvergenceError, or puts NaN, if the residual recomputed at z misses the tolerance."""
     options, shape, (count, n) = equation.options, z0.shape, equation.sizes(z0)
     flat = lambda Z: equation.function(Z.reshape(shape), *leaves).reshape(count, n)  # noqa: E731
     residual = (lambda Z: flat(Z) - Z) if options.fixed else flat
@@ -42,7 +42,7 @@ def solution(equation: Equation, z0: Array, leaves: _Leaves) -> Array:
         bad = ~jnp.isfinite(t).all(1)
 
         def damped(t: Array, bad: Array) -> Array:
-            return damped_steps(ARRAYS, matrix_of(partial(times, Z), value), value, t, bad, _solve)
+            return damped_steps(ARRAYS, matrix_of(partial(times, Z), value), value, t, bad, solve_with_diagonal)
 
         return jax.lax.cond(bad.any(), damped, lambda t, _: t, t, bad), ~bad
 
@@ -64,13 +64,13 @@ def solution(equation: Equation, z0: Array, leaves: _Leaves) -> Array:
 
     good = _accepted(equation, point.accepted, point.residual, refuse)
     if isinstance(solver, Newton) or (callable(solver) and not options.fixed):
-        # Through what is returned, or the compiler would drop the warning.
+        # What is returned depends on the warning, or the compiler would drop it.
         good = jnp.where(point.singular & good, warn_of(equation, point.singular & good), good)
     return jnp.where(good[:, None], point.z, jnp.nan).reshape(shape)
 
 
 def linear_solution(equation: Equation, z: Array, r: Array, leaves: _Leaves) -> Array:
-    """B⁻¹r for r of z's shape, B = ∂F/∂z; LinearSolveError or NaN where the residual misses the tolerance."""
+    """B⁻¹r for r of z's shape, B = ∂F/∂z; LinearSolveError or NaN if the residual misses the tolerance."""
     shape, (count, n) = z.shape, equation.sizes(z)
     settings = equation.options.linear_solver(n, count)
     singular, inverse = jnp.zeros(count, bool), jnp.zeros((count, n, n), z.dtype)
@@ -86,14 +86,14 @@ def linear_solution(equation: Equation, z: Array, r: Array, leaves: _Leaves) -> 
         answer = solve_linear(flat, known, settings)
         stands_in = jnp.einsum("nij,ni->nj" if transposed else "nji,ni->nj", inverse, known)
         t, missed = jnp.where(singular[:, None], stands_in, answer.t), jnp.where(singular, 0.0, answer.residual)
-        tolerance = answer.tolerance  # no tracer may outlive the trace in what follows
+        tolerance = answer.tolerance  # a callback must not hold the answer, whose arrays may be tracers
 
         def refuse(reached: np.ndarray, good: np.ndarray) -> None:
             worst = float(np.max(np.where(np.isnan(reached), np.inf, reached), initial=0.0))
             if not good.all():
                 raise LinearSolveError(equation.options.name, type(settings).__name__, worst, tolerance)
 
-        # A point that is NaN has no derivative, and its failure was reported.
+        # A point that is NaN has no derivative, and its failure was reported by the solve.
         there = jnp.isfinite(jax.lax.stop_gradient(z)).reshape(count, n).all(1)
         missed = jnp.where(there, missed, 0.0)
         good = _accepted(equation, missed <= tolerance, missed, refuse)
@@ -106,7 +106,10 @@ def linear_solution(equation: Equation, z: Array, r: Array, leaves: _Leaves) -> 
 def _accepted(
     equation: Equation, good: Array, residual: Array, refuse: Callable[[np.ndarray, np.ndarray], None]
 ) -> Array:
-    """``good`` (N,). If failures are to be raised, ``refuse`` does so on the host, given residuals and ``good``."""
+    """``good`` (N,), after ``refuse`` has raised an error on the host if an instance is not good.
+
+    refuse: takes the residuals and ``good``. It is not called if failures give NaN.
+    """
     if equation.options.on_failure == "nan":
         return good
     if not isinstance(residual, jax.core.Tracer):
@@ -119,7 +122,3 @@ def _accepted(
 
     result = jax.ShapeDtypeStruct(good.shape, good.dtype)
     return jax.pure_callback(checked, result, residual, good, vmap_method="broadcast_all")
-
-
-def _solve(gram: Array, diagonal: Array, right: Array) -> Array:
-    return jnp.linalg.solve(gram + jax.vmap(jnp.diag)(diagonal), right)

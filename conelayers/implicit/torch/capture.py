@@ -1,10 +1,10 @@
 """A function of tensors that closes over others (``nn.Module`` parameters and the like), made a function of those too.
 
-Derivatives call the function again, when a module's parameters may be others (``torch.func.functional_call`` sets them
-for one call only), and transformations of torch follow inputs, not closures. So the function is called once under a
-mode that sees every operation's arguments; those that need a derivative and are no input become inputs. When the
-function is called again, parameters are set in their modules by ``functional_call``; other tensors are exchanged in the
-arguments of the operations.
+Derivatives call the function again. By then a module's parameters may have changed (``torch.func.functional_call``
+sets them for one call only), and transformations of torch follow inputs, not closures. So the function is called once
+under a mode that sees the arguments of every operation; those that need a derivative and are no input become inputs.
+When the function is called again, ``functional_call`` sets parameters in their modules; other tensors are exchanged in
+the arguments of the operations.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = ["Captured", "capture"]
 
 Tensor = torch.Tensor
-_DEPTH = 4  # of attributes, closures and containers in which modules are looked for
+_DEPTH = 4  # how many attributes, closures and containers deep modules are looked for
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """What a function of (z, *theta) closes over: ``tensors``, and what it returned when they were looked for."""
+    """A function of (z, *theta), the ``tensors`` that it closes over, and its output when they were looked for."""
 
     function: Callable[..., Any]
     tensors: tuple[Tensor, ...]
@@ -56,8 +56,7 @@ class Captured:
         if exchange.unused:
             raise RuntimeError(
                 "the function no longer uses a tensor that it closed over when the equation was solved (a parameter "
-                "swapped by "
-                "functional_call, or a closure that was rebound): pass it in theta"
+                "swapped by functional_call, or a closure that was rebound): pass it in theta"
             )
         return value
 
@@ -68,7 +67,7 @@ def capture(name: str, function: Callable[..., Any], z: Tensor, theta: Sequence[
     Raises ValueError where the result depends on a parameter that no operation of torch was seen to take, or an input
     is changed.
     """
-    # Copies: a tensor that is both an input and closed over is two things.
+    # The inputs are copied, since a tensor that is an input may be closed over too: then it counts as two tensors.
     detach = lambda h: h.detach() if isinstance(h, Tensor) else h  # noqa: E731
     inputs = (z.clone(), *tree_map(detach, tuple(theta)))
     versions = _versions(inputs)
@@ -77,8 +76,7 @@ def capture(name: str, function: Callable[..., Any], z: Tensor, theta: Sequence[
     if _versions(inputs) != versions:
         raise ValueError(
             f"{name}: the function changes z or theta in place, expected one that leaves its arguments as they are: "
-            "write "
-            "z = z + … for z += …, or start with z = z.clone()"
+            "write z = z + … for z += …, or start with z = z.clone()"
         )
     found = tuple(record.captured.values())
     if not torch._C._are_functorch_transforms_active() and isinstance(output, Tensor):
@@ -93,7 +91,7 @@ def capture(name: str, function: Callable[..., Any], z: Tensor, theta: Sequence[
 
 @final
 class _Modules(torch.nn.Module):
-    """The modules that a function reaches, under one roof: calling it calls the function."""
+    """A module that holds all modules that a function reaches; calling it calls the function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -131,7 +129,7 @@ def _reached(thing: Any, depth: int, seen: set[int]) -> list[torch.nn.Module]:
 
 
 def _versions(inputs: Any) -> list[int]:
-    """How often each tensor was changed in place; tensors of inference mode do not count."""
+    """How often each tensor was changed in place; tensors of inference mode have no such count."""
     return [h._version for h in _tensors(inputs) if not h.is_inference()]
 
 
@@ -140,7 +138,7 @@ def _tensors(args: Any) -> list[Tensor]:
 
 
 def _follows(t: Tensor) -> bool:
-    """Whether a derivative or a transformation follows t."""
+    """Whether a derivative or a transformation depends on t."""
     if t.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(t):
         return True
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None
@@ -183,7 +181,10 @@ class _Exchange(TorchFunctionMode):
 
 
 def _refuse_unseen(name: str, output: Tensor, record: _Record) -> None:
-    """Raises unless the graph of ``output`` ends in recorded tensors; an autograd Function hides what it takes."""
+    """Raises ValueError if the graph of ``output`` ends in a tensor that was not recorded.
+
+    An autograd Function hides the tensors that it takes.
+    """
     ends = {t.grad_fn for t in record.captured.values() if t.grad_fn is not None}
     waiting, seen = [output.grad_fn], set()
     while waiting:
@@ -195,7 +196,6 @@ def _refuse_unseen(name: str, output: Tensor, record: _Record) -> None:
         if leaf is not None and id(leaf) not in record.known:
             raise ValueError(
                 f"{name}: the function depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient and "
-                "that only an "
-                "autograd Function was seen to take: pass it in theta"
+                "that only an autograd Function was seen to take: pass it in theta"
             )
         waiting += [following for following, _ in node.next_functions]

@@ -78,8 +78,7 @@ def _certified(
     if torch._C._are_functorch_transforms_active():
         raise TypeError(
             f"{name}: got called under a transformation of torch.func, expected plain tensors: it reads the values of "
-            "tensors; call it "
-            "outside of grad, vmap, vjp and jvp"
+            "tensors; call it outside of grad, vmap, vjp and jvp"
         )
     with torch.no_grad():
         equation = _at_point(Options(name, fixed, batched), function, z, theta)
@@ -112,7 +111,7 @@ def _at_point(options: Options, function: Callable[..., Any], z: Any, theta: tup
 
 
 def _moved(h: Tensor, generator: np.random.Generator) -> Tensor:
-    """A point nearby."""
+    """h at a point nearby, to which the generator moves it."""
     if not h.is_floating_point():
         return h
     size = distance_moved(h.abs().nan_to_num(0.0, 0.0).max() if h.numel() else 0.0)

@@ -1,4 +1,4 @@
-"""An equation in PyTorch: what the user's function closes over becomes an argument."""
+"""An equation in PyTorch: tensors that the user's function closes over become arguments."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ Tensor = torch.Tensor
 
 
 def mapped(equation: Equation, dims: Sequence[int | None]) -> Equation:
-    """With one more axis of instances in front of z, and along ``dims`` of the leaves."""
+    """The equation with one more axis of instances, which is in front of z and at ``dims`` of the leaves."""
     return equation.with_axis(torch.func.vmap(equation.function, in_dims=(0, *dims)))
 
 
 def pose(
     options: Options, function: Callable[..., Any], z0: Any, theta: tuple[Any, ...]
 ) -> tuple[Equation, Tensor, list[Tensor]]:
-    """The equation as a function of tensors alone, z0 in its dtype, and the tensors: theta's, and those closed over."""
+    """The equation as a function of tensors alone, z0 in its dtype, and these tensors.
+
+    They are the tensors of theta, and those that the function closes over.
+    """
     options, as_written, z0, restored = prepared(TENSORS, options, function, z0)
     z0 = z0.detach().clone()
     found = capture(options.name, getattr(as_written, "_torchdynamo_orig_callable", as_written), z0, theta)

@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 
 
 def anderson(f: Callable[[Tensor], Tensor], start: Best, residual_of: Residual, settings: Anderson) -> Best:
-    """The best points (N, n) met; steps from start.z."""
+    """The best points (N, n) on the way from start.z."""
     best, z = start, start.z
     points: list[tuple[Tensor, Tensor]] = []
     live = torch.ones(0, len(z), dtype=torch.bool, device=z.device)  # which points of the memory an instance may use
@@ -29,7 +29,7 @@ def anderson(f: Callable[[Tensor], Tensor], start: Best, residual_of: Residual, 
         if bool(done.all()):
             break
         lost = ~(residual <= DIVERGED * best.residual)
-        if bool(lost.any()):  # a lost instance goes back to its best point, with an empty memory
+        if bool(lost.any()):  # a diverging instance goes back to its best point, with an empty memory
             z = torch.where(lost[:, None], best.z, z)
             g = torch.where(lost[:, None], f(z) - z, g)
             live = live & ~lost

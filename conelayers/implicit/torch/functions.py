@@ -1,7 +1,7 @@
 """The root of an equation and the linear systems of its derivatives, as autograd Functions.
 
-All of torch's transformations compose them. With F(z, θ) = 0, A = ∂F/∂θ and B = ∂F/∂z (elements that automatic
-differentiation gives) there are two, and the derivatives of each are written in terms of both:
+All of torch's transformations compose them. Let F(z, θ) = 0, A = ∂F/∂θ and B = ∂F/∂z (elements that automatic
+differentiation gives). There are two Functions, and the derivatives of each are written in terms of both:
 
     root     θ ↦ z                       along dθ: B dz = −A dθ;     backward: Bᵀλ = g, then −Aᵀλ
     linear   (z, θ, r) ↦ B⁻¹r or B⁻ᵀr    along d: B dt = dr − dB t;  backward of B⁻¹: g = B⁻ᵀw, −∇⟨g, B t⟩ for z, θ
@@ -11,18 +11,17 @@ Products with A, B and their derivatives are torch.func's, at a point that carri
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from conelayers.implicit.equation import Equation
 from conelayers.implicit.torch.equation import mapped
 from conelayers.implicit.torch.products import each, primal, push
 from conelayers.implicit.torch.solution import linear_solution, solution
-from conelayers.torch.functions import front
+from conelayers.torch.rules import front, tangent_rule
 
 __all__ = ["linear", "solve_equation"]
 
@@ -41,7 +40,7 @@ def linear(equation: Equation, transposed: bool, z: Tensor, r: Tensor, leaves: _
 
 
 def _of_some(function: Callable[..., Tensor], primals: _Leaves, places: Iterable[int]) -> Callable[..., Tensor]:
-    """The function of the primals at ``places`` alone."""
+    """The function as one of the primals at ``places``; the others stay what they are."""
 
     def moved(*values: Tensor) -> Tensor:
         every = list(primals)
@@ -53,7 +52,7 @@ def _of_some(function: Callable[..., Tensor], primals: _Leaves, places: Iterable
 
 
 def _along(function: Callable[..., Tensor], primals: _Leaves, tangents: Sequence[Tensor | None]) -> Tensor | None:
-    """The derivative of ``function`` at the primals along the tangents that are there; None where none is."""
+    """The derivative of ``function`` at the primals along the tangents that are not None; None for zero."""
     present = {i: t for i, t in enumerate(tangents) if t is not None}
     if not present:
         return None
@@ -64,7 +63,7 @@ def _along(function: Callable[..., Tensor], primals: _Leaves, tangents: Sequence
 def _gradients(
     function: Callable[..., Tensor], primals: _Leaves, needed: Sequence[bool], cotangent: Tensor
 ) -> list[Tensor | None]:
-    """The cotangent pulled back to the primals that are needed."""
+    """The cotangent pulled back to the primals that are needed; None for the others."""
     places = [
         i for i, need in enumerate(needed) if need and (primals[i].is_floating_point() or primals[i].is_complex())
     ]
@@ -76,18 +75,6 @@ def _gradients(
     for i, gradient in zip(places, pull(cotangent), strict=True):
         gradients[i] = gradient
     return gradients
-
-
-def _tangent_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """A ``jvp`` whose own operations carry the tangents of outer levels, for forward over forward; torch drops them."""
-
-    @functools.wraps(rule)
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        with forward_ad._set_fwd_grad_enabled(True):
-            primals = [forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors]
-            return rule(ctx, primals, *tangents)
-
-    return jvp
 
 
 class _Root(Function):
@@ -113,7 +100,7 @@ class _Root(Function):
         return None, None, *_gradients(of_leaves, leaves, needed, -lam)
 
     @staticmethod
-    @_tangent_rule
+    @tangent_rule
     def jvp(ctx: Any, saved: list[Tensor], _: None, __: Tensor | None, *tangents: Tensor | None) -> Tensor:
         z, *leaves = saved
         moved = _along(lambda *h: ctx.equation.residual(z, *h), leaves, tangents)
@@ -152,7 +139,7 @@ class _Linear(Function):
         return None, None, dz, g, *rest
 
     @staticmethod
-    @_tangent_rule
+    @tangent_rule
     def jvp(
         ctx: Any, saved: list[Tensor], _: None, __: None, dz: Tensor | None, dr: Tensor | None, *tangents: Tensor | None
     ) -> Tensor:
@@ -181,7 +168,7 @@ class _Linear(Function):
     ) -> tuple[Any, Any]:
         size = info.batch_size
         dims = in_dims[4:]
-        if in_dims[2] is None and all(d is None for d in dims):  # more right-hand sides for the same systems
+        if in_dims[2] is None and all(d is None for d in dims):  # the systems are not mapped, only right-hand sides
             r = front(r, in_dims[3], size)
             folded = linear(equation, transposed, z, r.flatten(0, 1), leaves)
             return folded.reshape(r.shape), 0

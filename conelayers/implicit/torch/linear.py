@@ -1,4 +1,4 @@
-"""B t = r and Bᵀt = r in PyTorch, B = ∂F/∂z block-diagonal over N instances; t, r (K, N, n), K right-hand sides."""
+"""Solving B t = r and Bᵀt = r in PyTorch, B = ∂F/∂z block-diagonal over N instances; t, r (K, N, n)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ def solve_linear(
     transposed: bool,
     matrix: Tensor | None = None,
 ) -> Answer:
-    """``times`` is the product with B, ``transposed_times`` that with Bᵀ; matrix: B, where that is known."""
+    """B⁻¹r, or B⁻ᵀr if ``transposed``, for K right-hand sides, by the settings' method.
+
+    times, transposed_times: the products with B and with Bᵀ.
+    matrix: B, if it is known.
+    """
     apply = transposed_times if transposed else times
     if isinstance(settings, Dense):
         B = matrix_of(transposed_times, r[0]) if matrix is None else matrix
@@ -87,7 +91,7 @@ def _gmres(apply: _Product, r: Tensor, settings: GMRES) -> Tensor:
         residual = r - apply(t)
         products += 1
         norm = residual.norm(dim=-1)
-        if not bool((norm < 0.999 * last).any()):  # stagnation: more cycles from here change nothing
+        if not bool((norm < 0.999 * last).any()):  # stagnation: further cycles change nothing
             break
         last = norm
     return t

@@ -19,7 +19,7 @@ Tensor = torch.Tensor
 
 
 def push(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
-    """The derivative along the tangents."""
+    """The derivative of ``function`` at the primals along the tangents."""
     with _joined_dual_level():  # dual numbers do not take expanded tensors
         return torch.func.jvp(function, *(tuple(h.contiguous() for h in hs) for hs in (primals, tangents)))[1]
 
@@ -28,7 +28,7 @@ def push(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents:
 def _joined_dual_level() -> Iterator[None]:
     """Lets torch.func.jvp run inside of a plain ``forward_ad.dual_level``, as it runs inside of itself.
 
-    Torch opens no second level.
+    Torch refuses to open a second level there.
     """
     alone = forward_ad._current_level >= 0 and eager_transforms.JVP_NESTING == 0
     if alone:
@@ -41,7 +41,7 @@ def _joined_dual_level() -> Iterator[None]:
 
 
 def primal(t: Tensor) -> Tensor:
-    """Without the tangent of an open dual level."""
+    """t without the tangent of an open dual level."""
     return forward_ad.unpack_dual(t).primal if forward_ad._current_level >= 0 else t
 
 
@@ -63,7 +63,7 @@ class Products:
         return torch.func.vjp(self._of_z, self._z)[1]
 
     def times(self, h: Tensor) -> Tensor:
-        # Of numbers without axes torch's forward mode makes double precision.
+        # For tensors without axes torch's forward mode returns double precision.
         pushed = each(lambda t: push(self._of_z, (self._z,), (t,)), h.reshape(len(h), *self._shape))
         return pushed.reshape(h.shape).to(h.dtype)
 

@@ -17,7 +17,8 @@ from conelayers.implicit.torch.arrays import TENSORS
 from conelayers.numerics.cones import Selection
 from conelayers.program.cones import Cones
 from conelayers.torch.conversion import from_array, to_array
-from conelayers.torch.functions import derivative
+from conelayers.torch.projection_derivatives import times_element
+from conelayers.torch.rules import tangent_rule
 
 __all__ = ["project_box", "project_cone", "project_l1_ball", "project_l2_ball", "project_simplex", "soft_threshold"]
 
@@ -77,8 +78,8 @@ def project_cone(
     """Π_K(v) for v (..., m), K a product of cones (``conelayers.Cones``); Π_{K*}(v) if ``dual``.
 
     Its derivative is the Clarke element that the cones' own projections give: Π_K(v) = v + Π_{K*}(−v) (Moreau), D = I −
-    D_{K*}(−v); each cone's class says which is its default. Second derivatives where Π is twice differentiable; a third
-    is refused for curved cones. Computed in double precision on the host.
+    D_{K*}(−v); each cone's class says which is its default. It has second derivatives where Π is twice differentiable;
+    a third derivative is refused for curved cones. It is computed in double precision on the host.
     """
     element, v = projections.cone_element(TENSORS, v, cones, selection, dual)
     wide = v.to(torch.float64)
@@ -101,13 +102,12 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
-        return None, derivative(ctx.element, ctx.saved_tensors[0], g)
+        return None, times_element(ctx.element, ctx.saved_tensors[0], g)
 
     @staticmethod
-    def jvp(ctx: Any, _: None, dv: Tensor) -> Tensor:
-        with torch.autograd.forward_ad._set_fwd_grad_enabled(True):
-            v = torch.autograd.forward_ad.unpack_dual(ctx.saved_tensors[0]).primal
-            return derivative(ctx.element, v, dv)
+    @tangent_rule
+    def jvp(ctx: Any, saved: list[Tensor], _: None, dv: Tensor) -> Tensor:
+        return times_element(ctx.element, saved[0], dv)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], element: ConeElement, v: Tensor) -> tuple[Tensor, int]:

@@ -38,13 +38,13 @@ def root(
     once, with the mapped axes in front of z0, and F takes them so.
     linear: ``Dense()`` up to 256 unknowns, ``GMRES()`` beyond, or ``BiCGStab()``.
     batched: whether the leading axis of z counts instances, each a system of its own (row i of F depends on row i of z
-    only). No axis of theta is treated so: F sees all of it.
-    tol: what z is held to, relative (conelayers.implicit.settings says to what); the solver's own by default, 1e−8 for
-    a callable.
-    on_failure: "raise", or "nan" for the instances that failed, in z and in derivatives.
+    only). theta has no such axis: F is given all of it.
+    tol: the relative tolerance for z (conelayers.implicit.settings says relative to what); the solver's own by default,
+    1e−8 for a callable.
+    on_failure: "raise", or "nan": z and derivatives are NaN in the instances that failed.
 
-    Raises ConvergenceError where the residual, recomputed, misses ``tol``; LinearSolveError where a derivative's system
-    was not solved; TypeError or ValueError for arguments that do not fit.
+    Raises ConvergenceError if the recomputed residual misses ``tol``; LinearSolveError if a derivative's system was not
+    solved; TypeError or ValueError for arguments that do not fit.
     """
     return _solved(F, z0, theta, "root", False, batched, solve, linear, tol, on_failure)
 

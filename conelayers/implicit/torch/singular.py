@@ -1,4 +1,4 @@
-"""Which roots are singular (singular_roots.py), for plain tensors; matrices are made only for suspect instances."""
+"""Which roots are singular (singular_roots.py), for plain tensors; matrices are made if some instance is suspect."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SingularRoots(NamedTuple):
 
 
 def warn_of(equation: Equation, singular: Tensor) -> None:
-    """A warning that the roots of these instances (N,) are singular."""
+    """Warn that the roots of these instances (N,) are singular."""
     indices = torch.nonzero(singular)[:, 0].tolist()
     text = message(equation.options.name, indices, len(singular) > 1)
     warnings.warn(text, SingularDerivativeWarning, stacklevel=2)
@@ -46,7 +46,7 @@ def warn_of(equation: Equation, singular: Tensor) -> None:
 def singular_roots(
     equation: Equation, products: Products, z: Tensor, leaves: Sequence[Tensor], B: Tensor, points: Tensor
 ) -> SingularRoots | None:
-    """Those among the finite ``points`` (N,), with B (N, n, n) at z; None where there is none."""
+    """The singular roots among the finite ``points`` (N,), with B (N, n, n) at z; None if there is none."""
     if not bool(points.any()):
         return None
     (count, n), eps = equation.sizes(z), torch.finfo(z.dtype).eps

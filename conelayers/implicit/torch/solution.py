@@ -16,6 +16,7 @@ from conelayers.implicit.torch.fixed_point import anderson
 from conelayers.implicit.torch.linear import matrix_of, solve_linear
 from conelayers.implicit.torch.products import Products
 from conelayers.implicit.torch.singular import singular_roots, warn_of
+from conelayers.torch.conversion import refuse_hidden_batch
 
 __all__ = ["linear_solution", "solution"]
 
@@ -24,7 +25,7 @@ _Leaves = Sequence[Tensor]
 
 
 def solution(equation: Equation, z0: Tensor, leaves: _Leaves) -> Tensor:
-    """z. Raises ConvergenceError, or puts NaN, where the residual recomputed at z misses the tolerance."""
+    """z. Raises ConvergenceError, or puts NaN, if the residual recomputed at z misses the tolerance."""
     options, function = equation.options, equation.direct or equation.function
     shape, (count, n) = z0.shape, equation.sizes(z0)
     flat = lambda Z: function(Z.reshape(shape), *leaves).reshape(count, n)  # noqa: E731
@@ -58,14 +59,9 @@ def solution(equation: Equation, z0: Tensor, leaves: _Leaves) -> Tensor:
 
 
 def linear_solution(equation: Equation, z: Tensor, r: Tensor, leaves: _Leaves, transposed: bool) -> Tensor:
-    """B⁻¹r or B⁻ᵀr for r (K, *z.shape); LinearSolveError, or NaN, where the residual misses the tolerance."""
+    """B⁻¹r or B⁻ᵀr for r (K, *z.shape); LinearSolveError, or NaN, if the residual misses the tolerance."""
     options = equation.options
-    if torch._C._functorch.is_legacy_batchedtensor(r):
-        raise NotImplementedError(
-            f"{options.name}: is_grads_batched=True (and vectorize=True of torch.autograd.functional) hides its batch "
-            "from the linear "
-            "solver: use torch.func.vmap, jacrev or jacfwd"
-        )
+    refuse_hidden_batch(r, f"{options.name}: ", "linear solver")
     count, n = equation.sizes(z)
     if not r.numel():
         return r.clone()
@@ -96,7 +92,10 @@ def _solve(gram: Tensor, diagonal: Tensor, right: Tensor) -> Tensor:
 
 
 def _asked(equation: Equation, solver: Callable[..., Tensor], z0: Tensor, leaves: _Leaves) -> Tensor:
-    """What a user's solver returns, given copies: whatever it differentiates or changes in place stays its own."""
+    """What a user's solver returns.
+
+    It is given copies, so that nothing that it differentiates or changes in place reaches the caller's tensors.
+    """
     values = [h.detach() for h in leaves]
     z = solver(equation.of_user(values), z0.clone(), equation.unflatten(values))
     if not isinstance(z, Tensor) or z.shape != z0.shape:
