@@ -70,8 +70,8 @@ class Options:
     solver: str | None = field(
         default=None,
         metadata=_about(
-            '"CLARABEL", "SCS", "ECOS", or None: the cheapest way near the solution, and Clarabel where Newton\'s '
-            "method does not finish from there (docs/method.md). Where a named one fails the others are asked, unless "
+            '"CLARABEL", "SCS", "ECOS", "HIGHS" (linear programs), or None: the cheapest way near the solution, and '
+            "Clarabel where Newton's method does not finish from there (docs/method.md). Where a named one fails the others are asked, unless "
             'solver_args={"fallback": False}.',
             _solver_name,
         ),

@@ -17,7 +17,6 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.solve.active_set import ActiveSet
 from conelayers.solve.backends import SOLVERS, Settings, Solver
 from conelayers.solve.magnified import Magnified
-from conelayers.solve.simplex import Simplex
 from conelayers.solve.small_quadratic import SmallQuadratic
 from conelayers.solve.splitting import Splitting
 from conelayers.solve.starting_methods import Backend, StartingMethod
@@ -39,6 +38,8 @@ _CURVED = frozenset({"exp", "power"})
 # rows to change.
 _PATIENCE = 3
 _INTERIOR_PATIENCE = 1
+_LOOSE_STEPS = 12  # guarded Newton steps after a loose solve, which more of them would seldom lead to the solution
+_VERTEX_STEPS = 12  # guarded Newton steps after the simplex method
 _SPARSE = 12  # entries of P and A per row and column up to which ten factorizations cost less than SCS's iterations
 
 
@@ -85,10 +86,14 @@ class StartingOrder:
             # Backends fail on different programs: what this one leaves open goes to the others.
             for other in SOLVERS.values():
                 if other is not solver and other.takes(structure.cones, structure.P.nnz > 0):
-                    last = replace(_with_known_options(other, self._shared), tolerance=other.tight_tolerance)
-                    yield Backend(other, replace(last, max_iters=other.fallback_iterations), trusted=False)
-            if Simplex.suits(structure):
-                yield Simplex()
+                    yield self._last_resort(other)
+
+    def _last_resort(self, other: Solver) -> Backend:
+        """The tight solve by another backend, for what the chosen one left open."""
+        settings = replace(_with_known_options(other, self._shared), tolerance=other.tight_tolerance)
+        fallback = Backend(other, replace(settings, max_iters=other.fallback_iterations), trusted=False)
+        # The simplex method ends at a vertex, from which few of Newton's steps remain, and its status is the last word.
+        return replace(fallback, trusted=True, proximal_steps=_VERTEX_STEPS) if other is SOLVERS["HIGHS"] else fallback
 
     def _starts(self, structure: Structure, batch: int) -> Iterator[StartingMethod]:
         """The ways to a rough point. Options of a backend's own do not change what the solution is, so that our own ways stay open."""
@@ -169,7 +174,7 @@ def loose_by(solver: Solver, settings: Settings, structure: Structure) -> Backen
         curved = bool(structure.cones.kinds & _CURVED)
         tolerance = _INTERIOR_LINEAR if _is_linear(structure) else _INTERIOR_CURVED if curved else _INTERIOR_FLAT
     loosened = replace(settings, tolerance=tolerance, native=native)
-    return Backend(solver, loosened, trusted=False, proximal_steps=12)
+    return Backend(solver, loosened, trusted=False, proximal_steps=_LOOSE_STEPS)
 
 
 def _with_known_options(solver: Solver, settings: Settings) -> Settings:

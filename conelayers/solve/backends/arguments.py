@@ -2,11 +2,11 @@
 
 | name | meaning |
 | --- | --- |
-| ``eps``, ``tol`` | the backend's tolerances: SCS eps_abs, eps_rel; Clarabel tol_gap_abs, tol_gap_rel, tol_feas; ECOS abstol, reltol, feastol |
-| ``max_iters`` | the backend's iteration limit for each instance (Clarabel: max_iter) |
+| ``eps``, ``tol`` | the backend's tolerances: SCS eps_abs, eps_rel; Clarabel tol_gap_abs, tol_gap_rel, tol_feas; ECOS abstol, reltol, feastol; HiGHS primal_ and dual_feasibility_tolerance, at least 1e-10 |
+| ``max_iters`` | the backend's iteration limit for each instance (Clarabel: max_iter, HiGHS: maxiter) |
 | ``max_seconds`` | the time limit for the whole call: all instances, all backends and our own steps |
 | ``verbose`` | the backend prints its progress |
-| ``solve_method`` | the backend's name: "SCS", "ECOS" or "Clarabel" |
+| ``solve_method`` | the backend's name: "SCS", "ECOS", "Clarabel" or "HiGHS" |
 | ``n_jobs_forward``, ``n_jobs_backward`` | threads for the solves and for the derivative; −1 or absent: all cores |
 | ``mode`` | "lsqr", "lsmr" and "dense" are accepted and change nothing: the derivative is always solved directly. "lpgd", "lpgd_left" and "lpgd_right" with ``derivative_kwargs={"tau": …, "rho": …}`` are the layer's ``smoothing=LPGD(…)`` |
 | ``fallback`` | False: the backend that was named, or the default one, alone; True, the default: others are asked where it fails |

@@ -6,13 +6,15 @@ from conelayers.numerics.cones import real_form
 from conelayers.program.cones import Cones
 from conelayers.solve.backends.clarabel import Clarabel
 from conelayers.solve.backends.ecos import ECOS
+from conelayers.solve.backends.highs import HiGHS
 from conelayers.solve.backends.scs import SCS
 from conelayers.solve.backends.solver import Solver
 
 __all__ = ["SOLVERS", "choose_solver", "find_solver"]
 
-# In the order of preference for solver=None: Clarabel is the most exact of the three.
-SOLVERS: dict[str, Solver] = {solver.name: solver for solver in (Clarabel(), SCS(), ECOS())}
+# In the order of preference for solver=None: Clarabel is the most exact of those that take curved cones, and HiGHS takes
+# linear programs only.
+SOLVERS: dict[str, Solver] = {solver.name: solver for solver in (Clarabel(), SCS(), ECOS(), HiGHS())}
 
 
 def find_solver(name: str, argument: str = "solver") -> Solver:
