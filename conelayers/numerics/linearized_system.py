@@ -6,9 +6,8 @@ K is solved with, J decides: every solution is refined on J, and where K is sing
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 
@@ -33,6 +32,16 @@ _MAX_REFINEMENTS = 3
 
 _Pair = tuple[np.ndarray, np.ndarray]
 _Moves = Callable[[Factorization, int], bool]
+_NullSpace = tuple[np.ndarray, np.ndarray]
+
+
+@final
+@dataclass
+class _Computed:
+    """What was computed of a linearized system so far, at the first request: its factor, and ker K by instance (None: not found)."""
+
+    factorization: Factorization | None = None
+    null_spaces: dict[int, _NullSpace | None] = field(default_factory=dict)
 
 
 class System(NamedTuple):
@@ -58,6 +67,8 @@ class LinearizedSystem:
     jobs: int
     parts: tuple[tuple[np.ndarray, Factorization], ...] = ()
     max_seconds: float | None = None
+    # Made anew with each system, also by dataclasses.replace: a factor belongs to the points that it was made at.
+    computed: _Computed = field(init=False, default_factory=_Computed, repr=False, compare=False)
 
     @property
     def program(self) -> ConeProgram:
@@ -69,9 +80,14 @@ class LinearizedSystem:
         """That of the programs."""
         return self.presolved.whole.structure
 
-    @cached_property
+    @property
     def factorization(self) -> Factorization:
-        """The factored reduced KKT matrix."""
+        """The factored reduced KKT matrix, computed once."""
+        if self.computed.factorization is None:
+            self.computed.factorization = self._factorize()
+        return self.computed.factorization
+
+    def _factorize(self) -> Factorization:
         smaller = self.presolved.smaller
 
         def factor(missing: np.ndarray) -> Factorization:
@@ -98,8 +114,8 @@ class LinearizedSystem:
             parts=tuple(parts),
             **self._rest(index),
         )
-        if "factorization" in self.__dict__:
-            taken.__dict__["factorization"] = self.factorization.take(index)
+        if self.computed.factorization is not None:
+            taken.computed.factorization = self.computed.factorization.take(index)
         return taken
 
     def _rest(self, index: np.ndarray) -> dict[str, Any]:
@@ -149,24 +165,21 @@ class LinearizedSystem:
 
         return System(lambda f: solve(f, r1, r2), solve, residual, (r1, r2))
 
-    def null_vectors(self, i: int, factorization: Factorization | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+    def null_vectors(self, i: int, factorization: Factorization | None = None) -> _NullSpace | None:
         """ker K of an instance: what its factor knows, else found for its own sake, once; None if it is not found."""
         return self._or_found(i, (factorization or self.factorization).null_vectors(i))
 
-    def null_sample(self, i: int, factorization: Factorization | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+    def null_sample(self, i: int, factorization: Factorization | None = None) -> _NullSpace | None:
         """A few null vectors of an instance that stand for all: what is zero on them is zero on ker K."""
         return self._or_found(i, (factorization or self.factorization).null_sample(i))
 
-    def _or_found(self, i: int, known: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray] | None:
+    def _or_found(self, i: int, known: _NullSpace | None) -> _NullSpace | None:
         if known is not None or out_of_time():
             return known
-        if i not in self._found:
-            self._found[i] = null_space(self.presolved, self.point.element, i)
-        return self._found[i]
-
-    @cached_property
-    def _found(self) -> dict[int, tuple[np.ndarray, np.ndarray] | None]:
-        return {}
+        found = self.computed.null_spaces
+        if i not in found:
+            found[i] = null_space(self.presolved, self.point.element, i)
+        return found[i]
 
     @np.errstate(over="ignore", invalid="ignore")  # factors that broke down are found by their residuals
     def solve(self, steps: System, moves: _Moves, consequence: str = "", tell: Tell = ignored) -> tuple[_Pair, Trouble]:

@@ -6,7 +6,7 @@ subject to A x + s = b, s ∈ K     subject to P x + Aᵀy + q = 0, y ∈ K*
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, final
 
@@ -85,6 +85,14 @@ class Structure:
 
 
 @final
+@dataclass
+class _Computed:
+    """What was computed of a batch of programs so far, at the first request, and is taken along to a part of the batch."""
+
+    magnitudes: Magnitudes | None = None
+
+
+@final
 @dataclass(frozen=True)
 class ConeProgram:
     """The values of a batch over one structure: P (B, nnz P), q (B, n), A (B, nnz A), b (B, m).
@@ -99,6 +107,8 @@ class ConeProgram:
     A: np.ndarray
     b: np.ndarray
     operators: tuple[BatchOperator, BatchOperator] | None = None
+    # Made anew with each program, also by dataclasses.replace.
+    computed: _Computed = field(init=False, default_factory=_Computed, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -118,8 +128,8 @@ class ConeProgram:
             self.b[index],
             operators,
         )
-        if "magnitudes" in self.__dict__:
-            taken.__dict__["magnitudes"] = self.magnitudes.take(index)
+        if self.computed.magnitudes is not None:
+            taken.computed.magnitudes = self.computed.magnitudes.take(index)
         return taken
 
     def add_to_diagonal(self, diagonal: np.ndarray) -> ConeProgram:
@@ -140,9 +150,14 @@ class ConeProgram:
         """x ↦ A x."""
         return self.operators[1] if self.operators is not None else self.structure.A.operator(self.A)
 
-    @cached_property
+    @property
     def magnitudes(self) -> Magnitudes:
-        """|P| and |A|, against which residuals are measured."""
+        """|P| and |A|, against which residuals are measured; computed once."""
+        if self.computed.magnitudes is None:
+            self.computed.magnitudes = self._magnitudes()
+        return self.computed.magnitudes
+
+    def _magnitudes(self) -> Magnitudes:
         n, m = self.structure.n, self.structure.m
         P, A = self.P_operator.absolute(), self.A_operator.absolute()
         rows = max(self.P.shape[0], self.A.shape[0]) if self.operators is None else self.batch
