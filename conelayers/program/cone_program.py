@@ -57,6 +57,11 @@ class Structure:
         return self.A.shape[0]
 
     @property
+    def is_linear(self) -> bool:
+        """Whether the programs are linear ones: P = 0, and rows of zero and nonnegative cones only."""
+        return self.P.nnz == 0 and self.cones.kinds <= {"zero", "nonneg"}
+
+    @property
     def wants_one_blas_thread(self) -> bool:
         """Whether BLAS would start threads that its matrices are not worth (parallel.py)."""
         return _THREADS_FROM < self.n + self.m <= _THREADS_UP_TO

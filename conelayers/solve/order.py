@@ -156,7 +156,7 @@ def loose(structure: Structure, settings: Settings | None = None) -> Backend:
     settings = settings or Settings()
     kinds = structure.cones.kinds
     sparse = structure.P.nnz + structure.A.nnz <= _SPARSE * (structure.n + structure.m) and "psd" not in kinds
-    by_clarabel = _is_linear(structure) or bool(kinds & _CURVED) or sparse
+    by_clarabel = structure.is_linear or bool(kinds & _CURVED) or sparse
     if by_clarabel and clarabel.takes(structure.cones, structure.P.nnz > 0):
         return loose_by(clarabel, settings, structure)
     return loose_by(scs, settings, structure)
@@ -167,12 +167,12 @@ def loose_by(solver: Solver, settings: Settings, structure: Structure) -> Backen
     settings = _with_known_options(solver, settings)
     native = tuple(item for item in settings.native if item[0] not in solver.tolerance_options)
     if solver.name == "SCS":
-        tolerance = _SCS_LINEAR if _is_linear(structure) else _SCS_LOOSE
+        tolerance = _SCS_LINEAR if structure.is_linear else _SCS_LOOSE
         most = min(_LOOSE_ITERATIONS, settings.max_iters or _LOOSE_ITERATIONS)
         settings = replace(settings, max_iters=most)
     else:
         curved = bool(structure.cones.kinds & _CURVED)
-        tolerance = _INTERIOR_LINEAR if _is_linear(structure) else _INTERIOR_CURVED if curved else _INTERIOR_FLAT
+        tolerance = _INTERIOR_LINEAR if structure.is_linear else _INTERIOR_CURVED if curved else _INTERIOR_FLAT
     loosened = replace(settings, tolerance=tolerance, native=native)
     return Backend(solver, loosened, trusted=False, proximal_steps=_LOOSE_STEPS)
 
@@ -188,8 +188,3 @@ def _with_fewer_steps(method: StartingMethod) -> StartingMethod:
         interior = method.solver.name != "SCS"
         return replace(method, proximal_steps=0, patience=_INTERIOR_PATIENCE if interior else _PATIENCE)
     return replace(method, proximal_steps=0, patience=_PATIENCE) if isinstance(method, Splitting) else method
-
-
-def _is_linear(structure: Structure) -> bool:
-    """Whether it is a linear program's."""
-    return structure.P.nnz == 0 and structure.cones.kinds <= {"zero", "nonneg"}

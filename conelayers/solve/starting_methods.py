@@ -25,7 +25,6 @@ __all__ = ["Backend", "Previous", "Start", "StartingMethod", "start_of"]
 _LONG = (
     300  # n + m from which one solve takes long enough for Ctrl-C to need a way in, and for a thread to cost nothing
 )
-_INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 
@@ -149,10 +148,10 @@ def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool, jobs:
     That an instance is infeasible is reported only with a certificate of it, refined from what the solver left.
     """
     rays = {i: (raw.x, raw.y) for i, raw in enumerate(raws) if raw.status is not Status.SOLVED}
-    claimed = {i: [ray] for i, ray in rays.items() if raws[i].status in _INFEASIBLE}
+    claimed = {i: [ray] for i, ray in rays.items() if raws[i].status.infeasible}
     shown = proven(program, claimed, jobs) if claimed else {}
-    status = [shown.get(i, Status.FAILED) if raw.status in _INFEASIBLE else raw.status for i, raw in enumerate(raws)]
-    status = [s if trusted or s.usable or s in _INFEASIBLE else Status.FAILED for s in status]
+    status = [shown.get(i, Status.FAILED) if raw.status.infeasible else raw.status for i, raw in enumerate(raws)]
+    status = [s if trusted or s.usable or s.infeasible else Status.FAILED for s in status]
     x, v = np.zeros_like(program.q), np.zeros_like(program.b)
     returned = np.zeros(program.batch, dtype=bool)
     for i, raw in enumerate(raws):

@@ -59,6 +59,11 @@ class Status(Enum):
         """Whether there is a solution to return (SOLVED or INACCURATE)."""
         return self in (Status.SOLVED, Status.INACCURATE)
 
+    @property
+    def infeasible(self) -> bool:
+        """Whether the program has no solution (PRIMAL_INFEASIBLE or DUAL_INFEASIBLE)."""
+        return self in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
+
 
 _USABLE = frozenset({Status.SOLVED, Status.INACCURATE})
 

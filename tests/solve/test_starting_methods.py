@@ -23,8 +23,8 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import Pattern
 from conelayers.solve.active_set import ActiveSet
 from conelayers.solve.backends import SOLVERS, RawSolution, Settings
-from conelayers.solve.batch import _weigh_gaps
 from conelayers.solve.order import StartingOrder
+from conelayers.solve.progress import weigh_gaps
 from conelayers.solve.small_quadratic import SmallQuadratic
 from conelayers.solve.splitting import split
 from conelayers.solve.starting_methods import Backend
@@ -237,7 +237,7 @@ def test_the_gap_counts_where_it_is_what_is_wrong(before: float, kept: float, er
     """minimize 10⁶x, x ≥ 0: at x = 1e−11 the residual is tiny, and the gap is all there is: x is not zero."""
     program = linear_program([1e6], np.array([[-1.0]]), [0.0], Cones(nonneg=1))
     x, v, errors = np.array([[1e-11]]), np.array([[1e6]]), np.array([1e-11])
-    back = _weigh_gaps(program, np.array([0]), (np.array([[before]]), v.copy()), (x, v), errors)
+    back = weigh_gaps(program, np.array([0]), (np.array([[before]]), v.copy()), (x, v), errors)
     assert back.size == (kept == before)
     assert x[0, 0] == kept
     assert errors[0] == pytest.approx(error, rel=1e-4)
