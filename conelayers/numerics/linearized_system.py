@@ -1,6 +1,8 @@
-"""The linear systems of Newton's method and of derivatives at the points of a batch: J·z = r and Jᵀ·w = g, from one factored K.
+"""The linear systems J·z = r and Jᵀ·w = g of Newton's method and of derivatives, solved with one factored K for each
+instance.
 
-K is solved with, J decides: every solution is refined on J, and where K is singular the minimum-norm least-squares solution takes its place.
+Every solution by K is refined on J, and its residual on J decides whether it counts. If K is singular, the minimum-norm
+least-squares solution takes its place where needed.
 """
 
 from __future__ import annotations
@@ -23,29 +25,35 @@ from conelayers.support.parallel import one_blas_thread
 
 __all__ = ["LinearizedSystem", "System"]
 
-_ACCEPTED = 1e-10  # relative residual of J above which the factor is not trusted
-_ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
-_REFINED = 4e-15
-_CONSISTENT = 1e-6  # residual up to which a singular system may be a consistent one whose factor is a little off
-_PROMISING = 1e-3  # and the one up to which it is, where refinement makes it vanish
+_ACCEPTED = 1e-10  # relative residual on J above which a solution by the factor is not accepted
+_ILL_CONDITIONED = 1e-7  # relative residual up to which a nonsingular system counts as solved
+_REFINED = 4e-15  # relative residual at which refinement stops
+_CONSISTENT = 1e-6  # relative residual up to which a singular system may be consistent, its factor being inexact
+_PROMISING = (
+    1e-3  # relative residual up to which a singular system is refined: it is consistent if the residual vanishes
+)
 _MAX_REFINEMENTS = 3
 
 _Pair = tuple[np.ndarray, np.ndarray]
-_Moves = Callable[[Factorization, int], bool]
+_Moves = Callable[[Factorization, int], bool]  # whether the answer for an instance changes along null vectors of its K
 _NullSpace = tuple[np.ndarray, np.ndarray]
 
 
 @final
 @dataclass
 class _Computed:
-    """What was computed of a linearized system so far, at the first request: its factor, and ker K by instance (None: not found)."""
+    """What was computed of a linearized system so far, at the first request: its factor, and ker K by instance (None:
+    not found).
+    """
 
     factorization: Factorization | None = None
     null_spaces: dict[int, _NullSpace | None] = field(default_factory=dict)
 
 
 class System(NamedTuple):
-    """A system with J: its first solution and corrections by a factored K, its residual, and its right-hand side."""
+    """A system with J or Jᵀ: its solution and corrections of it by a factored K, its residual on J, and its right-hand
+    side.
+    """
 
     first: Callable[[Factorization], _Pair]
     correct: Callable[[Factorization, np.ndarray, np.ndarray], _Pair]
@@ -57,8 +65,13 @@ class System(NamedTuple):
 class LinearizedSystem:
     """J at the points of a batch.
 
-    ``presolved`` is the equilibrated program, ``point`` its x, v, y and D; ``scaling`` leads back to the user's units. What Newton's last
-    steps factored (``parts``) is used; the rest is factored when the first system is solved, and kept. ``max_seconds`` limits each solve.
+    - presolved: the equilibrated program.
+    - point: its x, v, y and D.
+    - scaling: the scaling that leads back to the user's units.
+    - jobs: the number of threads.
+    - parts: factors from Newton's last steps, with their instances; the others are factored for the first system, and
+    kept.
+    - max_seconds: the time limit of each solve.
     """
 
     presolved: Presolved
@@ -77,7 +90,7 @@ class LinearizedSystem:
 
     @property
     def structure(self) -> Structure:
-        """That of the programs."""
+        """The structure of the programs."""
         return self.presolved.whole.structure
 
     @property
@@ -97,7 +110,7 @@ class LinearizedSystem:
         return EliminatedFactorization.of(self.presolved, combine(self.parts, smaller.batch, factor))
 
     def take(self, index: np.ndarray | list[int]) -> Self:
-        """That of a part of the batch, at ascending positions."""
+        """The system of a part of the batch, at ascending positions."""
         index = np.asarray(index)
         if index.size == self.program.batch:
             return self
@@ -119,11 +132,11 @@ class LinearizedSystem:
         return taken
 
     def _rest(self, index: np.ndarray) -> dict[str, Any]:
-        """What a subclass has of a part of the batch, by its field."""
+        """The subclass's own fields for a part of the batch."""
         return {}
 
     def at(self, point: Point) -> Self:
-        """At another point; factors are kept where D is the same."""
+        """The system at another point; factors are kept for instances with the same D."""
         changed = np.any(point.element.values != self.point.element.values, axis=1)
         parts = []
         for members, inner in self.parts:
@@ -133,12 +146,14 @@ class LinearizedSystem:
         return replace(self, point=point, parts=tuple(parts))
 
     def newton_step(self) -> np.ndarray:
-        """dv of Newton's step on F from here, (B, m) in the equilibrated units: to first order, how far off v is."""
+        """dv of Newton's step on F, (B, m) in the equilibrated units: to first order the error of v."""
         steps = self.forward(-self.point.F1, -self.point.F2)
         return self.solve(steps, lambda *_: False)[0][1]
 
     def rounding_step(self) -> tuple[np.ndarray, np.ndarray]:
-        """dx (B, n) and dv (B, m) for an F of the size of its rounding errors, with random signs: how well x and v can be known at all."""
+        """dx (B, n) and dv (B, m) for an F of the size of its rounding errors, with random signs: the least error of x
+        and v.
+        """
         point, rng = self.point, np.random.default_rng(1)
         sizes = rounding_of(self.program, point)
         r1, r2 = (np.where(rng.random(h.shape) < 0.5, -h, h) for h in sizes)
@@ -152,7 +167,7 @@ class LinearizedSystem:
         return self.solve(steps, lambda *_: False)[1].error
 
     def forward(self, r1: np.ndarray, r2: np.ndarray) -> System:
-        """J·[dx; dv] = [r₁; r₂] in the equilibrated units."""
+        """The system J·[dx; dv] = [r₁; r₂] in the equilibrated units."""
         program, element = self.program, self.point.element
 
         def solve(factorization: Factorization, e1: np.ndarray, e2: np.ndarray) -> _Pair:
@@ -166,14 +181,14 @@ class LinearizedSystem:
         return System(lambda f: solve(f, r1, r2), solve, residual, (r1, r2))
 
     def null_vectors(self, i: int, factorization: Factorization | None = None) -> _NullSpace | None:
-        """ker K of an instance: what its factor knows, else found for its own sake, once; None if it is not found."""
-        return self._or_found(i, (factorization or self.factorization).null_vectors(i))
+        """ker K of an instance, from its factor, or else computed once by ``null_space``; None if it is not found."""
+        return self._or_computed(i, (factorization or self.factorization).null_vectors(i))
 
     def null_sample(self, i: int, factorization: Factorization | None = None) -> _NullSpace | None:
-        """A few null vectors of an instance that stand for all: what is zero on them is zero on ker K."""
-        return self._or_found(i, (factorization or self.factorization).null_sample(i))
+        """A few null vectors of an instance: a linear map that is zero on them is zero on ker K."""
+        return self._or_computed(i, (factorization or self.factorization).null_sample(i))
 
-    def _or_found(self, i: int, known: _NullSpace | None) -> _NullSpace | None:
+    def _or_computed(self, i: int, known: _NullSpace | None) -> _NullSpace | None:
         if known is not None or out_of_time():
             return known
         found = self.computed.null_spaces
@@ -183,13 +198,16 @@ class LinearizedSystem:
 
     @np.errstate(over="ignore", invalid="ignore")  # factors that broke down are found by their residuals
     def solve(self, steps: System, moves: _Moves, consequence: str = "", tell: Tell = ignored) -> tuple[_Pair, Trouble]:
-        """Solve on K, refine on J; where a factor does not deliver, or the ambiguity of a singular K reaches what was asked for,
-        with the pseudo-inverse. The solution, NaN where time ran out, and what is wrong with it, of which ``tell`` is told: of
-        ambiguity before the pseudo-inverse is computed, of the rest when it is known.
+        """Solve with K and refine on J, with the pseudo-inverse where necessary.
+
+        The pseudo-inverse is used if the residual stays too large, or if K is singular and the answer depends on the
+        choice among the solutions (``moves``). Returns the solution, NaN for instances that time did not suffice for,
+        and the trouble. ``tell`` is called with an ambiguity before the pseudo-inverse is computed, and with the rest
+        at the end.
         """
         with one_blas_thread(self.program.structure.wants_one_blas_thread), time_limit(self.max_seconds):
             factorization = self.factorization
-            singular = factorization.singular  # asked first: a factor may find out only then, and be replaced
+            singular = factorization.singular  # read before the solve: a factor may find out, and be replaced, only now
             solution, error = _refine(factorization, steps)
             trouble = Trouble(
                 error,
@@ -202,11 +220,12 @@ class LinearizedSystem:
                 tell(trouble)
             again = error > _ACCEPTED
             again[trouble.ambiguous] = True
-            told, unfinished = trouble.ambiguous, []
+            reported, unfinished = trouble.ambiguous, []
             if again.any():
                 factorization = factorization.use_pseudo_inverse(np.flatnonzero(again))
                 second, second_error = _refine(factorization, steps)
-                # An inconsistent system has no small residual; its regularized "solution" is of size 1/δ.
+                # An inconsistent system keeps a large residual, and its regularized "solution" is of size 1/δ: K⁺
+                # replaces it.
                 take = again & (factorization.singular | (second_error < error))
                 solution = (
                     np.where(take[:, None], second[0], solution[0]),
@@ -217,7 +236,7 @@ class LinearizedSystem:
                 late = [int(i) for i in np.flatnonzero(found) if moves(factorization, int(i))]
                 finite = np.isfinite(solution[0]).all(axis=1) & np.isfinite(solution[1]).all(axis=1)
                 unfinished = np.flatnonzero(again & ~finite).tolist() if out_of_time() else []
-                trouble = trouble._replace(ambiguous=sorted({*told, *late} - {*unfinished}))
+                trouble = trouble._replace(ambiguous=sorted({*reported, *late} - {*unfinished}))
             singular = factorization.singular
             inconsistent = np.flatnonzero(error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED))
             trouble = trouble._replace(
@@ -226,17 +245,20 @@ class LinearizedSystem:
                 inconsistent=[i for i in inconsistent.tolist() if i not in unfinished],
                 unfinished=unfinished,
             )
-            news = trouble._replace(ambiguous=[i for i in trouble.ambiguous if i not in told])
-            if news.instances:
-                tell(news)
+            unreported = trouble._replace(ambiguous=[i for i in trouble.ambiguous if i not in reported])
+            if unreported.instances:
+                tell(unreported)
             return solution, trouble
 
 
 def _refine(factorization: Factorization, steps: System) -> tuple[_Pair, np.ndarray]:
-    """Iterative refinement on J, which also recovers the digits that a tiny √Λ costs on K; the relative residual, (B,)."""
+    """The solution after iterative refinement on J, which recovers the digits that a tiny √Λ costs; and the relative
+    residual, (B,).
+    """
     first, correct, residual, rhs = steps
     size = np.maximum(largest(rhs[0]), largest(rhs[1]))
-    # Cotangents that are zero (or all but) have the solution zero, those that are not finite have none to be checked.
+    # Right-hand sides that are zero, or nearly, have the solution zero. Those that are not finite have none to be
+    # checked.
     size = np.where((size > 1e-290) & np.isfinite(size), size, np.inf)
     a, c = first(factorization)
     e1, e2 = residual(a, c)
@@ -257,7 +279,7 @@ def _refine(factorization: Factorization, steps: System) -> tuple[_Pair, np.ndar
         error = np.where(better[:, 0], next_error, error)
         if stalled:
             break
-    # K⁺ of an inconsistent system is the answer as it is.
+    # For an inconsistent system the answer is K⁺ without refinement.
     back = doubtful & (error > _ACCEPTED)
     if back.any():
         a, c = np.where(back[:, None], unrefined[0], a), np.where(back[:, None], unrefined[1], c)

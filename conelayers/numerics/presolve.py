@@ -1,12 +1,13 @@
-"""Definition rows are eliminated before anything is solved or factored.
+"""Presolve: definition rows are eliminated from a program before it is solved or factored.
 
-cvxpy writes ‖Lx − c‖² as ‖t‖² with t = Lx − c. A row i of the zero cone with an entry a in a column t that no other row has,
-and that P has on its diagonal only (p), reads a t + lᵀx = c. With t = (c − lᵀx)/a the objective ½p t² + q_t t becomes
+cvxpy writes ‖Lx − c‖² as ‖t‖² with t = Lx − c. A row i of the zero cone with an entry a in a column t that no other row
+has, and that P has on its diagonal only (p), reads a t + lᵀx = c. With t = (c − lᵀx)/a the objective ½p t² + q_t t
+becomes
 
     P' = P + (p/a²) l lᵀ,   q' = q − (p c/a² + q_t/a) l
 
-over the remaining variables, and the row's multiplier follows from the column's stationarity: y_i = −(q_t + p t)/a. The KKT
-matrix of the smaller program is the Schur complement of that of the whole (kkt/elimination.py).
+over the remaining variables, and the row's multiplier follows from the column's stationarity: y_i = −(q_t + p t)/a. The
+KKT matrix of the smaller program is the Schur complement of that of the whole (kkt/elimination.py).
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from conelayers.program.per_structure import once_per_structure
 
 __all__ = ["Definitions", "Elimination", "Presolved", "presolve"]
 
-_PIVOT = 1e-8  # |a| below this, relative to its row, is no pivot
+_PIVOT = 1e-8  # |a| relative to its row below which a is not used as a pivot
 _MANY_PAIRS = 20  # products l_j l_k per stored entry from which dense matrix products are cheaper
-_NEARLY_FULL = 4  # multiplications of the dense product for each one needed up to which it is the faster one
+_NEARLY_FULL = 4  # multiplications of the dense product per necessary one up to which the dense product is faster
 _FILL = 3  # entries of P' per entry eliminated above which elimination would cost more than it saves
-_SHORT = 8  # rows of up to so many entries are eliminated whatever the others are
+_SHORT = 8  # number of entries up to which a row is eliminated whatever the fill of all rows together
 
 
 @final
 @dataclass(frozen=True)
 class Definitions:
-    """What the pattern alone tells: the eliminated rows and columns, and where the values of the rest go."""
+    """What the pattern determines: the eliminated rows and columns, and the positions of all other values."""
 
     structure: Structure  # of the smaller program
     rows: np.ndarray  # eliminated rows, and the kept ones
@@ -55,7 +56,7 @@ class Definitions:
 
 
 def _candidates(structure: Structure) -> np.ndarray:
-    """Positions in A's values of one pivot for each definition row."""
+    """The positions in A's values of the pivots, one for each definition row."""
     A, P = structure.A, structure.P
     alone = np.diff(A.indptr) == 1
     alone[P.cols[P.rows != P.cols]] = False
@@ -76,12 +77,13 @@ def find_definitions(structure: Structure) -> Definitions | None:
     touched = np.unique(A.cols[entries]).size - pivots.size
     fill = min(int(np.sum(others.astype(np.int64) ** 2)), touched**2)
     if fill > _FILL * (int(others.sum()) + structure.P.nnz + pivots.size):
-        # Squaring long rows fills P: the factors of a covariance stay factors.
+        # Squaring long rows would fill P, such as the factor of a covariance matrix: only short rows are eliminated.
         pivots = pivots[others <= _SHORT]
     return _eliminate(structure, pivots)
 
 
 def _eliminate(structure: Structure, pivots: np.ndarray) -> Definitions | None:
+    """The definitions with these pivots; None if there are none, or if no column would be left."""
     A, P, n, m = structure.A, structure.P, structure.n, structure.m
     rows, cols = A.rows[pivots], A.cols[pivots]
     kept_rows, kept_cols = np.setdiff1d(np.arange(m), rows), np.setdiff1d(np.arange(n), cols)
@@ -156,12 +158,12 @@ class Elimination:
     """The values of a batch's eliminated rows."""
 
     definitions: Definitions
-    a: np.ndarray  # the pivots (B, k), (1, k) where they are shared
-    p: np.ndarray  # P's diagonal in their columns, likewise
-    L: BatchOperator  # the rest of the rows, on the kept columns
+    a: np.ndarray  # the pivots (B, k), or (1, k) if all instances share them
+    p: np.ndarray  # P's diagonal in their columns, (B, k) or (1, k)
+    L: BatchOperator  # the eliminated rows on the kept columns
 
     def take(self, index: np.ndarray | list[int]) -> Elimination:
-        """That of a part of the batch."""
+        """The elimination of a part of the batch."""
         return Elimination(
             self.definitions, values_of_part(self.a, index), values_of_part(self.p, index), self.L.take(index)
         )
@@ -170,9 +172,10 @@ class Elimination:
 @final
 @dataclass(frozen=True)
 class Presolved:
-    """A batch of programs and the smaller ones.
+    """A batch of programs, ``whole``, and the smaller ones that are left of them.
 
-    Where anything is eliminated ``whole`` multiplies through the blocks that the smaller ones use too, and has no values else.
+    If anything is eliminated, ``whole`` multiplies by P and A with the blocks that the smaller programs share, and
+    holds no values of its own.
     """
 
     whole: ConeProgram
@@ -180,7 +183,7 @@ class Presolved:
     elimination: Elimination | None = None
 
     def take(self, index: np.ndarray | list[int]) -> Presolved:
-        """Those of a part of the batch, at ascending positions."""
+        """The programs of a part of the batch, at ascending positions."""
         if len(index) == self.smaller.batch:
             return self
         smaller = self.smaller.take(index)
@@ -189,7 +192,7 @@ class Presolved:
         return Presolved(self.whole.take(index), smaller, self.elimination.take(index))
 
     def expand(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(x, v) of the whole program from those of the smaller."""
+        """(x, v) of the whole program from (x, v) of the smaller one."""
         if self.elimination is None:
             return x, v
         d, a = self.elimination.definitions, self.elimination.a
@@ -201,14 +204,14 @@ class Presolved:
         return whole_x, whole_v
 
     def restrict(self, x: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(x, v) of the smaller program from those of the whole."""
+        """(x, v) of the smaller program from (x, v) of the whole one."""
         if self.elimination is None:
             return x, v
         d = self.elimination.definitions
         return x[:, d.kept_cols], v[:, d.kept_rows]
 
     def element(self, element: ProductElement) -> ProductElement:
-        """D of the smaller program: the eliminated rows all lie in the zero cone, the first group."""
+        """D of the smaller program. The eliminated rows all lie in the zero cone, which belongs to the first group."""
         if self.elimination is None:
             return element
         d = self.elimination.definitions
@@ -220,7 +223,10 @@ class Presolved:
 
 
 def presolve(program: ConeProgram) -> Presolved:
-    """Eliminate the definition rows of a batch; nothing if there are none, or a pivot is too small for its row."""
+    """Eliminate the definition rows of a batch.
+
+    Nothing is eliminated if there are none, or if a pivot is too small for its row.
+    """
     d = find_definitions(program.structure)
     if d is None:
         return Presolved(program, program)
@@ -257,13 +263,13 @@ def presolve(program: ConeProgram) -> Presolved:
         _WholeP(d, d.P_kept.operator(program.P[:, d.P_values]), p),
         _WholeA(d, L, smaller.A_operator, a),
     )
-    # The blocks hold all entries: those of the whole would be kept until the derivative for nothing.
+    # The blocks hold all entries, so the values of the whole program need not be kept until the derivative.
     none = np.empty((1, 0))
     return Presolved(replace(program, P=none, A=none, operators=operators), smaller, Elimination(d, a, p, L))
 
 
 def _positions(pattern: Pattern, touched: np.ndarray) -> np.ndarray:
-    """Where the square of the touched columns lies in P', in column-major order."""
+    """The positions in P' of the products of touched columns, in column-major order."""
     size = pattern.shape[0]
     keys = (touched[:, None] * size + touched[None, :]).ravel()
     return np.searchsorted(pattern.cols * size + pattern.rows, keys)
@@ -272,7 +278,7 @@ def _positions(pattern: Pattern, touched: np.ndarray) -> np.ndarray:
 @final
 @dataclass(frozen=True)
 class _WholeP(BatchOperator):
-    """P of the whole: its kept part, and a diagonal on the eliminated columns."""
+    """P of the whole program: its kept part, and a diagonal on the eliminated columns."""
 
     definitions: Definitions
     kept: BatchOperator
@@ -298,7 +304,7 @@ class _WholeP(BatchOperator):
 @final
 @dataclass(frozen=True)
 class _WholeA(BatchOperator):
-    """A of the whole: [L, diag(a); A', 0]."""
+    """A of the whole program: [L, diag(a); A', 0]."""
 
     definitions: Definitions
     L: BatchOperator

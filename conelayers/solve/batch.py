@@ -1,4 +1,4 @@
-"""A batch of cone programs, solved: equilibrated, presolved, brought to a point by starting methods and Newton's steps, and judged."""
+"""A batch of cone programs, solved: equilibrated, presolved, brought to a point by starting methods, and judged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ _BETTER = 0.5  # of the error: a correction of the whole point that leaves more 
 
 @final
 class Solved(NamedTuple):
-    """The solution in the user's units, the linear system there, and which rows have no bound, (B, m) bool; None where all have."""
+    """The solution in the user's units, the linear system there, and which rows have no bound, (B, m) bool; None where
+    all have.
+    """
 
     solution: Solution
     system: LinearizedSystem
@@ -45,11 +47,11 @@ def solve_batch(
 ) -> Solved:
     """Solve every instance. A failure concerns its own instance only, and is reported by its Status.
 
-    The program is equilibrated and presolved. Then the order's starting methods follow, each with Newton's steps behind it, for the
-    instances that those before it left open. The residuals are recomputed here and decide between SOLVED and INACCURATE,
-    whatever a backend says. An instance is infeasible if there is a certificate of it (infeasibility/); a backend's word
-    is taken for limits only. Instances that are open after ``order.max_seconds`` are TIME_LIMIT. The values of instances
-    without a solution are NaN.
+    The program is equilibrated and presolved. Then the order's starting methods follow, each with Newton's steps behind
+    it, for the instances that those before it left open. The residuals are recomputed here and decide between SOLVED
+    and INACCURATE, whatever a backend says. An instance is infeasible if there is a certificate of it (infeasibility/);
+    a backend's word is taken for limits only. Instances that are open after ``order.max_seconds`` are TIME_LIMIT. The
+    values of instances without a solution are NaN.
     """
     with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(order.max_seconds):
         equilibrated, kept = equilibrate_program(program), np.zeros(program.b.shape, dtype=bool)
@@ -87,8 +89,9 @@ def _needed_bounds(
 ) -> np.ndarray | None:
     """The bounds that were set aside and are needed, (B, m) bool; None if none is.
 
-    Needed are bounds that the point violates, and all bounds of an instance for which no point was found without them. An
-    instance that is infeasible without its bounds stays so, and one that the user's limit stopped is not solved again.
+    Needed are bounds that the point violates, and all bounds of an instance for which no point was found without them.
+    An instance that is infeasible without its bounds stays so, and one that the user's limit stopped is not solved
+    again.
     """
     if equilibrated.aside is None:
         return None
@@ -112,8 +115,8 @@ def _needed_bounds(
 def _whole_point(presolved: Presolved, progress: Progress) -> tuple[Point, BackwardErrors | None]:
     """The point of the whole program, from that of the presolved one, and its errors if they are known.
 
-    A last correction is made there, since the elimination squares the matrix L of the definitions (presolve.py), and the
-    digits that this costs are still in L itself.
+    A last correction is made there, since the elimination squares the matrix L of the definitions (presolve.py), and
+    the digits that this costs are still in L itself.
     """
     whole = presolved.whole
     if presolved.elimination is None:

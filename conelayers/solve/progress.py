@@ -1,6 +1,7 @@
 """The loop over the starting methods of a batch, and what they have reached so far.
 
-Each method is tried at the instances that those before it left open. Newton's steps follow, and what they improve is kept.
+Each method is tried at the instances that those before it left open. Newton's steps follow, and what they improve is
+kept.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ __all__ = ["Progress", "Round", "run_starting_methods", "weigh_gaps"]
 _ENOUGH = 1e-10  # ‖F‖ up to which Newton's method has arrived
 _GAP_FROM = 1e-12  # ‖F‖ from which on the duality gap is computed as well
 _BETTER = 0.9  # of the old error: a new point with more may be worse in the residuals that decide
-# Newton steps from the previous vertex of a linear program: one tells whether it is still the solution, and more of them
+# Newton steps from the previous vertex of a linear program: one tells whether it is still the solution, and more of
+# them
 # seldom lead to the vertex that is.
 _LINEAR_STEPS = 1
 _WARM_STEPS = 10  # Newton steps from the previous solution of any other program

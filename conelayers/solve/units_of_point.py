@@ -1,4 +1,6 @@
-"""Units in which a large or unbalanced point keeps its digits: another solve in them finds what rounding hides in others."""
+"""Units in which a large or unbalanced point keeps its digits: another solve in them finds what rounding hides in
+others.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def units_of_the_point(presolved: Presolved, point: Point, status: Sequence[Stat
     """The units for another solve of instances that ended roughly at a large point, or None if none did.
 
     Where x is 1e6, digits are lost in units in which the data are 1. The units also bring y and s to one size in
-    those blocks in which v = y − s has no digits of the smaller one. None too where the points are in such units already.
+    those blocks in which v = y − s has no digits of the smaller one. None too where the points are in such units
+    already.
     """
     whole = presolved.whole
     cones = whole.structure.cones

@@ -1,4 +1,6 @@
-"""The verdict on a batch: statuses by residuals that are recomputed from the data, and by certificates, not by a solver's word."""
+"""The verdict on a batch: statuses by residuals that are recomputed from the data, and by certificates, not by a
+solver's word.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def judge(
     progress: Progress,
     jobs: int,
 ) -> Solution:
-    """The solution in the user's units, with the statuses that its residuals and the certificates of infeasibility justify."""
+    """The solution in the user's units, with the statuses that its residuals and the certificates of infeasibility
+    justify.
+    """
     whole, without_bound = presolved.whole, missing(program)
     residuals = residuals_of(whole, point, errors)
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
@@ -70,7 +74,8 @@ def judge(
 def certified(
     program: ConeProgram, status: list[Status], worst: np.ndarray, progress: Progress, jobs: int
 ) -> list[Status]:
-    """The statuses, replaced where there is a certificate of infeasibility, for instances without a solution or with a poor one.
+    """The statuses, replaced where there is a certificate of infeasibility, for instances without a solution or with a
+    poor one.
 
     A point is poor if it is so large that its direction may be a certificate, or if a row of it is wrong altogether
     (``worst`` holds the backward errors, (B,)). For failed and poor instances a certificate is searched for even if no
@@ -88,7 +93,9 @@ def certified(
 
 
 def doubt_large_points(solution: Solution, system: LinearizedSystem) -> Solution:
-    """The solution, INACCURATE in place of SOLVED where rounding of the data moves a large point by more than a solution may be off."""
+    """The solution, INACCURATE in place of SOLVED where rounding of the data moves a large point by more than a
+    solution may be off.
+    """
     point = system.point
     far = np.maximum(largest(point.x), largest(point.v)) >= LARGE
     far |= np.maximum(largest(solution.x), largest(solution.y)) >= _VERY_LARGE

@@ -14,7 +14,7 @@ __all__ = ["WarmStart"]
 
 @final
 class WarmStart(NamedTuple):
-    """A previous solution in the user's units: x (B, n), y (B, m), s (B, m), and which instances have one, (B,) bool."""
+    """A previous solution in the user's units: x (B, n), y (B, m), s (B, m), and which instances have one."""
 
     x: np.ndarray
     y: np.ndarray
@@ -23,7 +23,9 @@ class WarmStart(NamedTuple):
 
     @classmethod
     def of(cls, solution: Solution, batch: int) -> WarmStart:
-        """The start of a call with ``batch`` instances: instance i starts at solution i, the solutions repeated cyclically."""
+        """The start of a call with ``batch`` instances: instance i starts at solution i, the solutions repeated
+        cyclically.
+        """
         index = np.arange(batch) % solution.x.shape[0]
         usable = usable_mask(solution.status)
         return cls(solution.x[index], solution.y[index], solution.s[index], usable[index])

@@ -24,21 +24,23 @@ from conelayers.support.parallel import run_parallel
 
 __all__ = ["QuasiDefinite", "SparseFactorization"]
 
-_REGULARIZATION = 1e-8
+_REGULARIZATION = 1e-8  # δ
 _REFINED = 1e-14  # relative residual on K at which refinement stops
-_REFINED_ENOUGH = 1e-11  # and the one above which QDLDL's factor is given up for a pivoted LU
-_DENSE_UP_TO = 1500  # orders up to which a singular matrix is decomposed where proximal steps do not decide
-_DENSE_SUSPECT = 100  # and those up to which that is cheaper than proximal steps
-_MOST_UNEQUAL = 1e-3  # min e / max e from which on δe² would be no regularization of the one or dominate the other
-_QUIET = np.errstate(over="ignore", invalid="ignore")  # factors that broke down give infinities, which are looked for
+_REFINED_ENOUGH = 1e-11  # relative residual above which an LU with pivoting replaces QDLDL's factor
+_DENSE_UP_TO = 1500  # order up to which a singular matrix is decomposed if proximal steps do not decide
+_DENSE_SUSPECT = 100  # order up to which a decomposition is cheaper than proximal steps
+_MOST_UNEQUAL = 1e-3  # min e / max e below which δe² would regularize some rows too little or others too much
+_QUIET = np.errstate(
+    over="ignore", invalid="ignore"
+)  # a factor that broke down gives infinities, which are checked for
 
 
 @final
 class QuasiDefinite:
     """LDLᵀ of EKE + δ·diag(I, −I), which exists for every ordering since P + δI ≻ 0 ≻ −(N + δI); δ is refined away.
 
-    QDLDL takes any nonzero pivot and does not report growth: the residual of every solve is computed here, and a factor that
-    does not deliver is replaced by SuperLU's.
+    QDLDL accepts any nonzero pivot and does not report growth. So the residual of every solve is computed here, and
+    SuperLU's factor replaces one that does not solve to the accuracy.
     """
 
     def __init__(self, assembled: Assembled, apply: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
@@ -49,7 +51,9 @@ class QuasiDefinite:
     @cached_property
     @_QUIET
     def suspect(self) -> bool:
-        """Whether K is nearly singular: inverse iteration with the regularized factor ends at a unit z of tiny ‖EKE z‖."""
+        """Whether K is nearly singular: inverse iteration with the regularized factor finds a unit z with a tiny ‖EKE
+        z‖.
+        """
         if self.assembled.order == 0:
             return False
         z = self._probe
@@ -65,17 +69,19 @@ class QuasiDefinite:
 
     @cached_property
     def delivers(self) -> bool:
-        """Whether refinement solves a random system, which it cannot where K is singular: δ never comes off a null vector."""
+        """Whether refinement solves a random system. It cannot if K is singular, since δ stays along null vectors."""
         probe = self._probe
         return not probe.size or self._refine(probe / np.linalg.norm(probe))[1] <= _REFINED_ENOUGH
 
     def pivoted(self) -> QuasiDefinite:
-        """An LU with pivoting, which needs no δ."""
+        """The same matrix with an LU with pivoting, which needs no δ."""
         return QuasiDefinite(self.assembled, _superlu(self.assembled.matrix))
 
     @_QUIET
     def smallest(self, width: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """‖EKE z‖ (width,) and z (order, width) after so many steps of block inverse iteration; infinite where the factor broke down."""
+        """‖EKE z‖ (width,) and z (order, width) after ``steps`` of block inverse iteration; infinite if the factor
+        broke down.
+        """
         Z = np.random.default_rng(1).standard_normal((self.assembled.order, width))
         for _ in range(steps):
             Z = np.column_stack([self._apply_refined(z) for z in np.linalg.qr(Z)[0].T])
@@ -87,7 +93,7 @@ class QuasiDefinite:
         return values, Z @ V.T
 
     def _apply_refined(self, z: np.ndarray) -> np.ndarray:
-        """(EKE + δ·diag(I, −I))⁻¹z: factored without pivoting it is solved to 1e−8 only where K is singular."""
+        """(EKE + δ·diag(I, −I))⁻¹z, refined once: without pivoting the factor solves to 1e−8 only if K is singular."""
         solution = self._apply(z)
         signs = np.where(np.arange(z.size) < self.assembled.factored_positive, 1.0, -1.0)
         residual = z - self.assembled.multiply(solution) - self._delta * signs * solution
@@ -122,23 +128,23 @@ def _ldl(assembled: Assembled) -> Callable[[np.ndarray], np.ndarray]:
         return np.copy
     try:
         return qdldl.Solver(assembled.regularized(_REGULARIZATION), upper=True).solve
-    except RuntimeError:  # a pivot of exactly zero: N is not quite what it should be where D comes from a poor point
+    except RuntimeError:  # a pivot of exactly zero: at a poor point rounding may make N slightly indefinite
         return _superlu(assembled.matrix)
 
 
 def _superlu(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
-    # On structurally singular matrices SuperLU reads memory that it never wrote, and may end the process.
+    # On structurally singular matrices SuperLU reads memory that it never wrote, and the process may crash.
     if structural_rank(matrix) == matrix.shape[0]:
         try:
             return spla.splu(sp.csc_matrix(matrix)).solve
         except RuntimeError:  # exactly singular
             pass
-    return lambda rhs: np.full_like(rhs, np.inf)  # the singularity test sees the infinities
+    return lambda rhs: np.full_like(rhs, np.inf)  # the singularity test finds the infinities
 
 
 @final
 class DecidedPseudoInverse:
-    """K⁺ by proximal steps as long as these decide what is null, and by a decomposition from where they do not."""
+    """K⁺ by proximal steps until these do not decide which directions are null, and by a decomposition from then on."""
 
     def __init__(self, proximal: ProximalPseudoInverse, assembled: Assembled) -> None:
         self._proximal, self._assembled = proximal, assembled
@@ -174,7 +180,7 @@ _System = QuasiDefinite | DecidedPseudoInverse | DensePseudoInverse | KrylovPseu
 @final
 @dataclass(frozen=True)
 class _Instance:
-    """One instance's K and what solves with it; ``checked`` once it is known whether K is singular."""
+    """One instance's K and its solver; ``checked`` is True once it is known whether K is singular."""
 
     system: _System
     assembled: Assembled
@@ -182,8 +188,9 @@ class _Instance:
     minimum_norm: bool = False
 
     def check(self) -> _Instance:
-        """The same, with a factor that delivers; a suspect one is replaced by one that knows the null space, if there
-        is time.
+        """The same with a solver that reaches the accuracy.
+
+        If K is nearly singular, a solver that knows the null space replaces the factor, if there is time.
         """
         if self.checked or not isinstance(self.system, QuasiDefinite):
             return self
@@ -199,7 +206,10 @@ class _Instance:
             return self
 
     def decomposed(self) -> _Instance:
-        """The whole K, solved by a rank-revealing method: without its pins, K⁺ would not be of minimum norm."""
+        """The whole K with a rank-revealing solver.
+
+        The pins are put back, because K⁺ without them is not of minimum norm.
+        """
         if self.minimum_norm:
             return self
         try:
@@ -209,7 +219,7 @@ class _Instance:
 
     @cached_property
     def _decomposed(self) -> _Instance:
-        """Kept: several right-hand sides in a row may need it."""
+        """The decomposition, which is kept, since several right-hand sides in a row may need it."""
         whole = self.assembled.whole
         return _Instance(_pseudo_inverse(whole), whole, checked=True, minimum_norm=True)
 
@@ -220,7 +230,7 @@ class _Instance:
 
     @property
     def singular(self) -> bool:
-        """Whether K is; what could not be found out in time is taken for it."""
+        """Whether K is singular. If that could not be found out in time, the answer is yes."""
         return self.nullity > 0 or not self.checked
 
     def null_vectors(self, *, sample: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
@@ -252,14 +262,14 @@ def _pseudo_inverse(assembled: Assembled) -> DecidedPseudoInverse | DensePseudoI
 
 
 def _by_decomposition(assembled: Assembled) -> DensePseudoInverse | KrylovPseudoInverse:
-    """K⁺ by a decomposition, or by LSMR where K is too large for one. Raises OutOfTime."""
+    """K⁺ by a decomposition, or by LSMR if K is too large for one. Raises OutOfTime."""
     check_time()
     K = assembled.unscaled
     return DensePseudoInverse(K.toarray()) if assembled.order <= _DENSE_UP_TO else KrylovPseudoInverse(K)
 
 
 def _proximal(assembled: Assembled) -> ProximalPseudoInverse | None:
-    """K⁺ by proximal steps, with pivots if it does not work without; None where these do not tell the null space."""
+    """K⁺ by proximal steps, with a pivoted factor if necessary; None if they do not find the null space."""
     e = assembled.scales
     if e.min() < _MOST_UNEQUAL * e.max():
         return None
@@ -286,9 +296,9 @@ def _lu_shifted(assembled: Assembled, shift: np.ndarray) -> Callable[[np.ndarray
 
 @final
 class SparseFactorization(Factorization):
-    """One factored K an instance; the instances are factored and solved on a thread pool.
+    """The K of each instance, factored by itself on a thread pool.
 
-    Whether they are singular is found out when somebody asks: Newton's steps do not.
+    Whether an instance is singular is found out when a caller reads it. Newton's steps do not read it.
     """
 
     def __init__(self, instances: list[_Instance], jobs: int) -> None:

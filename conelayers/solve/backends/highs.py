@@ -2,8 +2,11 @@
 
 HiGHS says that a program is infeasible, but gives no certificate. Two more linear programs find one:
 
-minimize 1ᵀw  subject to  Ax + s ± w = b, s ≥ 0, w ≥ 0      if its minimum is positive, its multipliers y show that no x is feasible
-minimize qᵀx  subject to  Ax + s = 0, s ≥ 0, |x| ≤ 1        if its minimum is negative, its solution is a ray along which qᵀx falls
+    minimize 1ᵀw  subject to  Ax + s ± w = b, s ≥ 0, w ≥ 0
+    minimize qᵀx  subject to  Ax + s = 0, s ≥ 0, |x| ≤ 1
+
+If the minimum of the first is positive, its multipliers y show that no x is feasible. If that of the second is negative,
+its solution is a ray along which qᵀx falls without bound.
 """
 
 from __future__ import annotations
@@ -59,14 +62,14 @@ class _LinearProgram(NamedTuple):
         return _multipliers(result) if result.status == _OPTIMAL and result.fun > 0 else None
 
     def falling_ray(self, options: Mapping[str, Any]) -> np.ndarray | None:
-        """The direction within |x| ≤ 1 along which qᵀx falls fastest and no constraint is left; None if there is none."""
+        """The direction within |x| ≤ 1 along which qᵀx falls fastest without leaving a constraint, if any."""
         result = self._replace(b=np.zeros_like(self.b)).minimize(options, (-1, 1))
         return result.x if result.status == _OPTIMAL and result.fun < 0 else None
 
 
 @final
 class HiGHS(Solver):
-    """https://highs.dev, through scipy.optimize.linprog; eps sets both feasibility tolerances, max_iters sets maxiter."""
+    """https://highs.dev, through scipy.optimize.linprog; eps sets both tolerances, max_iters sets maxiter."""
 
     name: ClassVar[str] = "HIGHS"
     cones: ClassVar[frozenset[str]] = frozenset({"zero", "nonneg"})
