@@ -191,7 +191,7 @@ def test_a_zero_pivot_is_not_the_end(monkeypatch) -> None:
     point = evaluate(program, x, v)
     p1, p2 = np.ones((1, 9)), np.ones((1, CONES["mixed"].dimension))
     expected = DenseFactorization.of(program, point.element).solve(p1, p2)
-    monkeypatch.setattr("conelayers.numerics.kkt.sparse.qdldl.Solver", broken)
+    monkeypatch.setattr("conelayers.numerics.kkt.quasi_definite.qdldl.Solver", broken)
     factorization = SparseFactorization.of(program, point.element, 1)
     assert not factorization.singular.any()
     for a, b in zip(factorization.solve(p1, p2), expected, strict=True):

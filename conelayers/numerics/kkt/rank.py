@@ -18,7 +18,7 @@ from conelayers.numerics.kkt.choice import prefers_krylov
 from conelayers.numerics.kkt.condensed import CondensedFactorization, prefers_condensed
 from conelayers.numerics.kkt.elimination import extend_null_vectors
 from conelayers.numerics.kkt.factorization import SINGULAR_BELOW
-from conelayers.numerics.kkt.sparse import QuasiDefinite
+from conelayers.numerics.kkt.quasi_definite import QuasiDefinite
 from conelayers.numerics.presolve import Presolved
 
 __all__ = ["null_space"]
