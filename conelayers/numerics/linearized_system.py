@@ -42,9 +42,7 @@ _NullSpace = tuple[np.ndarray, np.ndarray]
 @final
 @dataclass
 class _Computed:
-    """What was computed of a linearized system so far, at the first request: its factor, and ker K by instance (None:
-    not found).
-    """
+    """What was computed of a linearized system so far: its factor, and ker K by instance (None: not found)."""
 
     factorization: Factorization | None = None
     null_spaces: dict[int, _NullSpace | None] = field(default_factory=dict)

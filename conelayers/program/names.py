@@ -23,7 +23,7 @@ class Names:
     ``row_constraint`` (m,) holds positions in ``constraints``, −1 for a row of a program given in conic form.
     ``row_entry`` (m,) is the entry of that constraint (column-major in its shape), −1 for rows that cvxpy added in
     rewriting it. Each variable has its name, its shape and the matrix (entries × n) that reads it off x. ``constant``
-    (m,) are the linear constraints that no parameter enters and whose multipliers nobody asked for.
+    (m,) are the linear constraints that no parameter enters and whose multipliers are not among the outputs.
     """
 
     constraints: tuple[str, ...]

@@ -45,9 +45,7 @@ class Instance(NamedTuple):
 
 
 class RawSolution(NamedTuple):
-    """A backend's answer in the package's convention, which nobody has checked; ``message`` is the backend's own
-    status.
-    """
+    """A backend's unchecked answer in the package's convention; ``message`` is the backend's own status."""
 
     x: np.ndarray
     y: np.ndarray
