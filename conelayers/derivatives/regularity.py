@@ -132,6 +132,11 @@ def _near_kinks(cones: Cones, point: Point) -> np.ndarray:
     return near
 
 
+def _uncertainty(linearization: Linearization) -> np.ndarray:
+    """How far off v may be, (B, m): what Newton's next step, and an F of the size of its rounding errors, change of it."""
+    return np.maximum(np.abs(linearization.newton_step()), np.abs(linearization.rounding_step()[1]))
+
+
 @final
 class Kinks(NamedTuple):
     """D_min and D_max of a batch; the distances of v's blocks from kinks and the tolerances within which they count as at one, (B, blocks), in
@@ -146,9 +151,13 @@ class Kinks(NamedTuple):
 
     @classmethod
     def of(cls, linearization: Linearization) -> Kinks:
-        """At the point of a linearization."""
+        """At the point of a linearization, whichever element was chosen there."""
         v, cones = linearization.point.v, linearization.program.structure.cones
-        step = np.maximum(np.abs(linearization.newton_step()), np.abs(linearization.rounding_step()[1]))
+        step = _uncertainty(linearization)
+        # At a kink the chosen element may count as a slack what by its sign is a multiplier: v is known as the less certain of the two.
+        by_sign = product_cone(cones).decompose(v)[2]
+        if (by_sign.values != linearization.point.element.values).any():
+            step = np.maximum(step, _uncertainty(linearization.at(linearization.point._replace(element=by_sign))))
         size = cones.block_maxima(np.abs(v))
         tolerance = cones.block_maxima(_STEPS * step + _ROUNDING * size)
         low, high, distance = product_cone(cones).extremes(v, tolerance)

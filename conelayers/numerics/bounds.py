@@ -3,8 +3,9 @@
 A right-hand side that dwarfs all others (scaling.py finds them) makes the rest of the program look like rounding
 errors, since solvers stop at tolerances relative to ‖b‖. Its row becomes 0·x + s = 1, and is checked when the rest is
 solved: the bounds that x violates are put back, and all bounds of an instance for which no point was found without
-them. A program that is infeasible without some of its rows is infeasible with them. b = ∞ means that there is no bound:
-such a row has s = ∞ and y = 0, and stays empty. b = −∞ leaves no feasible x.
+them. In a program that was not solved, rows whose b is only large are set aside too. A program that is infeasible
+without some of its rows is infeasible with them. b = ∞ means that there is no bound: such a row has s = ∞ and y = 0, and
+stays empty. b = −∞ leaves no feasible x.
 """
 
 from __future__ import annotations

@@ -22,17 +22,19 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import Segments, instance_values, values_of_part
 from conelayers.program.per_structure import once_per_structure
 
-__all__ = ["DWARFS", "ZERO", "Fit", "Fits", "fitted", "logarithms"]
+__all__ = ["DWARFS", "LARGE", "ZERO", "Fit", "Fits", "fitted", "logarithms"]
 
 _ROUGH = 0.5  # binary orders of magnitude by which q' and b' may differ in an open part
 _LIMIT = 300.0  # largest |log₂| of a factor
 DWARFS = 20.0  # binary orders by which a right-hand side lies above all others and is set aside: a factor of 1e6
+LARGE = 7.0  # binary orders for the same in a program that was not solved with that row: a factor of 128
 _SEVERAL = frozenset({"psd", "hermitian", "power", "power_dual"})  # cones with more than one factor a block
 _WEAK = 1e-2  # weight of q and b in the fit, so that they decide only what P and A leave open
 _RIDGE = 1e-10  # added to the diagonal of the fit's matrix, which is singular, relative to its largest entry
 _DENSE = 400  # number of unknowns up to which the inverse of the matrix is kept, not its sparse factor
 _PATTERNS = 16  # number of patterns of nonzero entries of one structure whose fits are kept
 _UNIT, _BIAS = 2.0**-20, 1023.0  # unit of the exponent in the high word of a double, and its bias
+_HIDDEN = round(46 / _UNIT)  # 46 binary orders in units of high words: 64 times the rounding of 1
 ZERO = -1000.0  # a logarithm below this stands for zero; 2·ZERO is stored
 
 
@@ -46,6 +48,38 @@ def _high_words(values: np.ndarray) -> np.ndarray:
     """Exponent and leading mantissa of |values| as integers h (0: zero); _UNIT·h − _BIAS interpolates log₂."""
     words = np.ascontiguousarray(values).view(np.int32).reshape(*values.shape, 2)
     return words[..., 1 if sys.byteorder == "little" else 0] & 0x7FFFFFFF
+
+
+@once_per_structure
+def _diagonal_of_P(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The positions in P's values of the entries off the diagonal, and of the diagonal entries of their rows and columns.
+
+    A diagonal entry that is not stored has the position nnz.
+    """
+    P = structure.P
+    place = np.full(structure.n, P.nnz)
+    on = np.flatnonzero(P.rows == P.cols)
+    place[P.rows[on]] = on
+    off = np.flatnonzero(P.rows != P.cols)
+    return off, place[P.rows[off]], place[P.cols[off]]
+
+
+def _without_rounding(structure: Structure, words: np.ndarray) -> np.ndarray:
+    """The high words of P; zero for a |Pⱼₖ| that is rounding of √(Pⱼⱼ Pₖₖ), its largest possible value in any units.
+
+    A product GᵀG has entries of 1e−17 for orthogonal columns, which must not be scaled to the size of the others.
+    """
+    off, rows, columns = _diagonal_of_P(structure)
+    if not off.size:
+        return words
+    wider = np.concatenate([words, np.zeros((len(words), 1), dtype=words.dtype)], axis=1)
+    most = wider[:, rows] // 2 + wider[:, columns] // 2
+    rounding = words[:, off] < most - _HIDDEN
+    if not rounding.any():
+        return words
+    words = words.copy()
+    words[:, off] = np.where(rounding, 0, words[:, off])
+    return words
 
 
 class _Entries(NamedTuple):
@@ -63,7 +97,7 @@ class _Entries(NamedTuple):
         """The high words of a batch. q and b take part if a block has several factors, since A alone may not determine
         them.
         """
-        P, A = _high_words(program.P), _high_words(program.A)
+        P, A = _without_rounding(program.structure, _high_words(program.P)), _high_words(program.A)
         cones = program.structure.cones
         if not cones.kinds & _SEVERAL:
             none = np.zeros((1, 0), dtype=np.int32)
@@ -155,27 +189,53 @@ class Fit:
         self._open_column, self._open_row = place[self._column], place[self._row]
 
     def shifts(self, log_q: np.ndarray, log_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """log t of the columns and of the rows, which brings q' and b' to one size in each open part that has both;
-        else zero.
+        """log t of the columns and of the rows, which brings q' and b' to one size in each open part that has both.
+
+        It is zero in parts that are not open. A part that has only one of q' and b' is brought to the largest size in the
+        other parts, because all parts share β and γ: beside an x ≤ 1e14 that no other row or cost determines, the rest
+        would be rounding.
         """
         of_b = _maxima(log_b, self._open_row, self.open_count)
         of_q = _maxima(log_q, self._open_column, self.open_count)
-        shift = np.where((of_b > ZERO) & (of_q > ZERO), np.rint(0.5 * (of_b - of_q)), 0.0)
+        both = (of_b > ZERO) & (of_q > ZERO)
+        shift = np.where(both, np.rint(0.5 * (of_b - of_q)), 0.0)
+        if not both.all() and self._of_P.size > 1:
+            rest_b, rest_q = (
+                np.maximum(
+                    np.where(both, of_h + sign * shift, 2 * ZERO).max(axis=1, initial=2 * ZERO),
+                    self._largest_closed(log_h, place),
+                )[:, None]
+                for of_h, log_h, place, sign in (
+                    (of_b, log_b, self._open_row, -1.0),
+                    (of_q, log_q, self._open_column, 1.0),
+                )
+            )
+            shift = np.where((of_b > ZERO) & (of_q <= ZERO) & (rest_b > ZERO), np.rint(of_b - rest_b), shift)
+            shift = np.where((of_q > ZERO) & (of_b <= ZERO) & (rest_q > ZERO), np.rint(rest_q - of_q), shift)
         shift = np.concatenate([np.where(np.abs(shift) <= _ROUGH, 0.0, shift), np.zeros((len(shift), 1))], axis=1)
         return shift[:, self._open_column], shift[:, self._open_row]
 
-    def dwarfing(self, candidates: np.ndarray, sizes: np.ndarray, others: np.ndarray, log_q: np.ndarray) -> np.ndarray:
-        """Which candidates, of sizes log|b'|, lie above a gap of ``DWARFS`` over all smaller sizes in their part of the
-        program.
+    def _largest_closed(self, logarithms: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The largest logarithm of the columns, or rows, that are in no open part, (B,)."""
+        return logarithms[:, place == self.open_count].max(axis=1, initial=2 * ZERO)
+
+    def dwarfing(
+        self, candidates: np.ndarray, sizes: np.ndarray, others: np.ndarray, log_q: np.ndarray, gap: float = DWARFS
+    ) -> np.ndarray:
+        """Which candidates, of sizes log|b'|, lie above such a gap over all smaller sizes in their part of the program.
 
         The largest size of all other data of a part counts as one size: b of the other rows, ``others`` (m,), and q if
-        the part has entries of P, which then give x a size.
+        the part has entries of P, which then give x a size. A part without any other data, even without q, is satisfied
+        by x = 0: there the largest size of all parts counts.
         """
         parts = self._of_P.size
         base = np.full(parts, 2 * ZERO)
         np.maximum.at(base, self._row, others)
         of_q = self._of_P[self._column]
         np.maximum.at(base, self._column[of_q], log_q[of_q])
+        asked = base > ZERO
+        asked[self._column[log_q > ZERO]] = True
+        base[~asked] = base.max(initial=2 * ZERO)
         based = np.flatnonzero(base > ZERO)
         label = np.concatenate([based, self._row[candidates]])
         size = np.concatenate([base[based], sizes])
@@ -183,8 +243,7 @@ class Fit:
         label, size = label[order], size[order]
         after = np.diff(label, prepend=-1) == 0
         before = np.concatenate([[2 * ZERO], size[:-1]])
-        gap = after & (size - before > DWARFS) & (before >= base[label])
-        gaps = np.cumsum(gap)
+        gaps = np.cumsum(after & (size - before > gap) & (before >= base[label]))
         start = np.flatnonzero(~after)
         above = gaps - np.repeat(gaps[start], np.diff(np.append(start, label.size)))
         found = np.zeros(label.size, dtype=bool)

@@ -15,7 +15,7 @@ import numpy as np
 
 from conelayers.numerics.kkt import EliminatedFactorization, Factorization, combine, factorize, null_space
 from conelayers.numerics.presolve import Presolved
-from conelayers.numerics.residual import Point, apply_jacobian, rounding_of
+from conelayers.numerics.residual import ROUNDING, Point, apply_jacobian, rounding_of
 from conelayers.numerics.scaling import Scaling
 from conelayers.numerics.trouble import Tell, Trouble, ignored
 from conelayers.program.cone_program import ConeProgram, Structure
@@ -27,11 +27,11 @@ __all__ = ["LinearizedSystem", "System"]
 
 _ACCEPTED = 1e-10  # relative residual on J above which a solution by the factor is not accepted
 _ILL_CONDITIONED = 1e-7  # relative residual up to which a nonsingular system counts as solved
+_ROUNDED = 1e-4  # relative residual up to which it does if rounding of the solution itself makes that residual
 _REFINED = 4e-15  # relative residual at which refinement stops
 _CONSISTENT = 1e-6  # relative residual up to which a singular system may be consistent, its factor being inexact
-_PROMISING = (
-    1e-3  # relative residual up to which a singular system is refined: it is consistent if the residual vanishes
-)
+# Relative residual up to which a singular system is refined: it is consistent if the residual vanishes.
+_PROMISING = 1e-3
 _MAX_REFINEMENTS = 3
 
 _Pair = tuple[np.ndarray, np.ndarray]
@@ -42,9 +42,15 @@ _NullSpace = tuple[np.ndarray, np.ndarray]
 @final
 @dataclass
 class _Computed:
-    """What was computed of a linearized system so far: its factor, and ker K by instance (None: not found)."""
+    """What was computed of a linearized system so far.
+
+    - factorization: its factor.
+    - inherited: which instances have the factors that Newton's last steps left, (B,) bool.
+    - null_spaces: ker K by instance; None if it was not found.
+    """
 
     factorization: Factorization | None = None
+    inherited: np.ndarray | None = None
     null_spaces: dict[int, _NullSpace | None] = field(default_factory=dict)
 
 
@@ -80,6 +86,26 @@ class LinearizedSystem:
     max_seconds: float | None = None
     # Made anew with each system, also by dataclasses.replace: a factor belongs to the points that it was made at.
     computed: _Computed = field(init=False, default_factory=_Computed, repr=False, compare=False)
+
+    @property
+    def _inherited(self) -> np.ndarray:
+        """Which instances have the factors that Newton's last steps left, (B,) bool."""
+        if self.computed.inherited is None:
+            self.computed.inherited = np.zeros(self.program.batch, dtype=bool)
+            for members, _ in self.parts:
+                self.computed.inherited[members] = True
+        return self.computed.inherited
+
+    def _factored_anew(self, stale: np.ndarray) -> Factorization:
+        """Factor the instances ``stale``, (B,) bool, at the point itself, and keep the factorization in place of the old one."""
+        parts = []
+        for members, inner in self.parts:
+            kept = np.flatnonzero(~stale[members])
+            if kept.size:
+                parts.append((members[kept], inner if kept.size == members.size else inner.take(kept)))
+        self.computed.factorization = replace(self, parts=tuple(parts)).factorization
+        self._inherited[stale] = False
+        return self.computed.factorization
 
     @property
     def program(self) -> ConeProgram:
@@ -127,6 +153,7 @@ class LinearizedSystem:
         )
         if self.computed.factorization is not None:
             taken.computed.factorization = self.computed.factorization.take(index)
+            taken.computed.inherited = self._inherited[index]
         return taken
 
     def _rest(self, index: np.ndarray) -> dict[str, Any]:
@@ -149,12 +176,15 @@ class LinearizedSystem:
         return self.solve(steps, lambda *_: False)[0][1]
 
     def rounding_step(self) -> tuple[np.ndarray, np.ndarray]:
-        """dx (B, n) and dv (B, m) for an F of the size of its rounding errors, with random signs: the least error of x
-        and v.
+        """dx (B, n) and dv (B, m) for an F of the size of its rounding errors: the least error of x and v.
+
+        The errors are random, between half of their size and all of it, with random signs. In full size a few errors of
+        the same sign may be what a move of x alone makes up for (rows A x = t with t nearly zero: their sizes are
+        |A||x|), which random errors are not.
         """
         point, rng = self.point, np.random.default_rng(1)
         sizes = rounding_of(self.program, point)
-        r1, r2 = (np.where(rng.random(h.shape) < 0.5, -h, h) for h in sizes)
+        r1, r2 = (h * rng.uniform(0.5, 1.0, h.shape) * np.where(rng.random(h.shape) < 0.5, -1.0, 1.0) for h in sizes)
         return self.solve(self.forward(r1, r2), lambda *_: False)[0]
 
     def probe(self) -> np.ndarray:
@@ -207,6 +237,12 @@ class LinearizedSystem:
             factorization = self.factorization
             singular = factorization.singular  # read before the solve: a factor may find out, and be replaced, only now
             solution, error = _refine(factorization, steps)
+            stale = (error > _ACCEPTED) & self._inherited
+            if stale.any():
+                # A last correction of the point may have moved v across a kink, so that D is not the one that was factored.
+                factorization = self._factored_anew(stale)
+                singular = factorization.singular
+                solution, error = _refine(factorization, steps)
             trouble = Trouble(
                 error,
                 singular,
@@ -216,7 +252,8 @@ class LinearizedSystem:
             )
             if trouble.ambiguous:
                 tell(trouble)
-            again = error > _ACCEPTED
+            rounded = self._rounded(steps, solution, error, singular)
+            again = (error > _ACCEPTED) & ~rounded
             again[trouble.ambiguous] = True
             reported, unfinished = trouble.ambiguous, []
             if again.any():
@@ -236,7 +273,8 @@ class LinearizedSystem:
                 unfinished = np.flatnonzero(again & ~finite).tolist() if out_of_time() else []
                 trouble = trouble._replace(ambiguous=sorted({*reported, *late} - {*unfinished}))
             singular = factorization.singular
-            inconsistent = np.flatnonzero(error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED))
+            wrong = error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED)
+            inconsistent = np.flatnonzero(wrong & ~(rounded & ~again))
             trouble = trouble._replace(
                 error=error,
                 singular=singular,
@@ -247,6 +285,28 @@ class LinearizedSystem:
             if unreported.instances:
                 tell(unreported)
             return solution, trouble
+
+    def _rounded(self, steps: System, solution: _Pair, error: np.ndarray, singular: np.ndarray) -> np.ndarray:
+        """The instances with a regular K whose residual is no more than rounding of the solution z in J·z, (B,) bool.
+
+        If a solution is 1e9 times as large as the right-hand side, such as multipliers beside a weight of 1e9, its rounding
+        alone makes a residual of 1e−7.
+        """
+        rounded = (error > _ACCEPTED) & (error <= _ROUNDED) & ~singular
+        if rounded.any():
+            sizes, cones = self.program.magnitudes, self.structure.cones
+            first, second = (np.abs(h) for h in solution)
+            # D mixes the rows of a block, and no row becomes larger than the block.
+            of_rows, of_D = (
+                np.repeat(cones.block_sums(h), cones.block_sizes, axis=1)
+                for h in (second + sizes.A.matvec(first), second)
+            )
+            of_columns = sizes.A.rmatvec(of_D)
+            if self.structure.P.nnz:
+                of_columns = of_columns + sizes.P.matvec(first)
+            for left, size in zip(steps.residual(*solution), (of_columns, of_rows), strict=True):
+                rounded &= (np.abs(left) <= ROUNDING * size).all(axis=1)
+        return rounded
 
 
 def _refine(factorization: Factorization, steps: System) -> tuple[_Pair, np.ndarray]:

@@ -13,11 +13,13 @@ How far a point is from one is said row by row, by backward errors: the relative
 (Oettli, Prager 1964), where in blocks of second-order, semidefinite, exponential and power cones ω and φ are maxima over the block. A number x_j
 is known to the rounding of the largest one at best, which where xⱼ itself is next to zero is more than all of ω; hence the floors
 
-    φᵢ = 64 ε Σ|Aᵢⱼ| ‖x‖∞,       φⱼ = 64 ε (Σ|Pⱼₖ| ‖x‖∞ + Σ|Aᵢⱼ| ‖y‖∞)
+    φᵢ = 64 ε Σ|Aᵢⱼ| ‖x‖∞,       φⱼ = 64 ε (Σ|Pⱼₖ| ‖x‖∞ + Σ|Aᵢⱼ| ψᵢ),       ψᵢ = min(‖y‖∞, ‖Ry‖∞ / Rᵢ),   Rᵢ = Σ|Aᵢⱼ|
 
-of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error", 1989), where y, being found
-from Px + q, counts as no less than the largest Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|: at a solution without active constraints all of y is rounding. Both count as √ε at
-least, the equilibration having given them the size 1. In a component of the program, which has nothing to do with the
+of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error", 1989). R, which is about 1 there,
+counts in programs with curved cones, whose blocks may have units of their own (solve/batch.py). ‖y‖∞ and ‖x‖∞ count as √ε at least, the equilibration having given them the size 1, and
+‖y‖∞ as no less than the largest Σ|Pⱼₖ xₖ| + |qⱼ|, from which y is found. At a solution without active constraints all of y is rounding: a block of y
+that is no larger than the largest 64 ε (Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|), the rounding of Px + q if x_k is known to that of the largest x only, might as well be
+zero, and φⱼ has Σ|Aᵢⱼ yᵢ| of it, too. In a component of the program, which has nothing to do with the
 others, ‖x‖∞ and ‖y‖∞ are no larger than its own, or its largest |q|. All of these are numbers without units, and no row
 hides behind another.
 """
@@ -86,6 +88,17 @@ class Point(NamedTuple):
                 all_[open_] = some
         return bounds
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def rough_errors(self, program: ConeProgram) -> np.ndarray:
+        """The largest |F| / (ω + φ/64ε), (B,), which measures each row by the largest x and y: what a loose solve can make small."""
+        terms = _terms(program, self)
+        sizes = _floors(program, self, terms, loose=True)
+        rough = np.zeros(program.batch)
+        for F, term, size in ((self.F1, terms.columns, sizes.columns), (self.F2, terms.rows, sizes.rows)):
+            errors = relative(np.abs(F), 0.0, term + size / ROUNDING)
+            rough = np.maximum(rough, errors.max(axis=1, initial=0.0))
+        return rough
+
     def error(self, program: ConeProgram, errors: BackwardErrors | None = None) -> np.ndarray:
         """How far the point is from a solution, (B,): the largest backward error, which is 1 at most, where that or ``distance`` is small.
 
@@ -110,15 +123,13 @@ class BackwardErrors(NamedTuple):
     """Those of the columns (B, n), rows (B, m), and of the duality gap, which with y ⊥ s is xᵀF₁ + yᵀF₂, (B,).
 
     gap: max(0, |xᵀPx + qᵀx + bᵀy| − φ) / Σ(absolute values of its terms), φ = Σ|xⱼ| φⱼ + Σ|yᵢ| φᵢ. aim: the largest |F| / ω of the rows and
-    columns with ω > φ, (B,), which Newton's last steps make small, though the floors may excuse it. rough: the largest |F| / (ω + φ/64ε), (B,), which
-    measures each row by the largest x and y: what a loose solve can make small.
+    columns with ω > φ, (B,), which Newton's last steps make small, though the floors may excuse it.
     """
 
     columns: np.ndarray
     rows: np.ndarray
     gap: np.ndarray
     aim: np.ndarray
-    rough: np.ndarray
 
     @property
     def worst(self) -> np.ndarray:
@@ -134,29 +145,25 @@ def _error_bounds(program: ConeProgram, point: Point) -> BackwardErrors:
     rows = relative(np.abs(point.F2), 0.0, program.structure.cones.block_maxima(abs_b + np.abs(point.s)))
     worst = np.maximum(columns.max(axis=1, initial=0.0), rows.max(axis=1, initial=0.0))
     gap = relative(_total(point), 0.0, _dot(abs_q, np.abs(point.x)) + _dot(abs_b, np.abs(point.y)))
-    return BackwardErrors(columns, rows, gap, worst, worst.copy())
+    return BackwardErrors(columns, rows, gap, worst)
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def _backward_errors(program: ConeProgram, point: Point) -> BackwardErrors:
-    terms, floors, sizes = _terms(program, point), _floors(program, point), _floors(program, point, 0.0)
+    terms = _terms(program, point)
+    floors = _floors(program, point, terms)
     abs_x, abs_y, F1, F2 = np.abs(point.x), np.abs(point.y), np.abs(point.F1), np.abs(point.F2)
     gap_floor = _dot(abs_x, floors.columns) + _dot(abs_y, floors.rows)
     gap_terms = _dot(abs_x, terms.own) + _dot(np.abs(program.b), abs_y)
-    aim, rough = np.zeros(program.batch), np.zeros(program.batch)
-    for F, term, floor, size in (
-        (F1, terms.columns, floors.columns, sizes.columns),
-        (F2, terms.rows, floors.rows, sizes.rows),
-    ):
+    aim = np.zeros(program.batch)
+    for F, term, floor in ((F1, terms.columns, floors.columns), (F2, terms.rows, floors.rows)):
         ratio = np.divide(F, term, out=np.zeros_like(term), where=term > floor)
         aim = np.maximum(aim, ratio.max(axis=1, initial=0.0))
-        rough = np.maximum(rough, relative(F, 0.0, term + size / ROUNDING).max(axis=1, initial=0.0))
     return BackwardErrors(
         relative(F1, floors.columns, terms.columns),
         relative(F2, floors.rows, terms.rows),
         relative(_total(point), gap_floor, gap_terms),
         aim,
-        rough,
     )
 
 
@@ -167,45 +174,69 @@ def _total(point: Point) -> np.ndarray:
 
 def rounding_of(program: ConeProgram, point: Point) -> tuple[np.ndarray, np.ndarray]:
     """What rounding makes of F₁ (B, n) and F₂ (B, m) at a point of an equilibrated program, entry by entry."""
-    terms, floors = _terms(program, point), _floors(program, point)
+    terms = _terms(program, point)
+    floors = _floors(program, point, terms)
     share = _EPSILON / ROUNDING
     return _EPSILON * terms.columns + share * floors.columns, _EPSILON * terms.rows + share * floors.rows
 
 
 @final
-class _Sizes(NamedTuple):
-    """ω, or φ, of the columns and rows; ``own`` is |P||x| + |q|, the part of ω in which y has none."""
+class _Floors(NamedTuple):
+    """φ of the columns and rows."""
+
+    columns: np.ndarray
+    rows: np.ndarray
+
+
+@final
+class _Terms(NamedTuple):
+    """ω of the columns and rows; ``own`` is |P||x| + |q|, the part in which y has none."""
 
     columns: np.ndarray
     rows: np.ndarray
     own: np.ndarray
 
 
-def _terms(program: ConeProgram, point: Point) -> _Sizes:
+def _terms(program: ConeProgram, point: Point) -> _Terms:
     sizes, abs_x = program.magnitudes, np.abs(point.x)
     own = np.abs(program.q)
     if program.structure.P.nnz:
         own = own + sizes.P.matvec(abs_x)
     rows = program.structure.cones.block_maxima(sizes.A.matvec(abs_x) + np.abs(point.s) + np.abs(program.b))
-    return _Sizes(own + sizes.A.rmatvec(np.abs(point.y)), rows, own)
+    return _Terms(own + sizes.A.rmatvec(np.abs(point.y)), rows, own)
 
 
-def _floors(program: ConeProgram, point: Point, least: float = _LEAST) -> _Sizes:
-    sizes, components = program.magnitudes, program.structure.components
+def _floors(program: ConeProgram, point: Point, terms: _Terms, *, loose: bool = False) -> _Floors:
+    """φ; ``loose``: 64 ε of the sizes by which a loose solve knows each row and column."""
+    sizes, cones, components = program.magnitudes, program.structure.cones, program.structure.components
+    least = 0.0 if loose else _LEAST
     x_size = x_rows = ROUNDING * np.maximum(largest(point.x), least)[:, None]
     if components is not None:
         # What a row has nothing to do with, not even through others, does not excuse it.
         data = np.maximum(components.column_maxima(np.abs(program.q)), least)
         of_x = ROUNDING * np.maximum(components.column_maxima(np.abs(point.x)), data)
         x_size, x_rows = (np.minimum(x_size, of_x[:, h]) for h in (components.columns, components.rows))
-    Px = sizes.columns_of_P * x_size
-    own = Px + ROUNDING * np.abs(program.q)
+    Px, abs_y, rows = sizes.columns_of_P * x_size, np.abs(point.y), cones.block_maxima(sizes.rows_of_A)
+    blurred = Px + ROUNDING * np.abs(program.q)  # of Px + q, if each x is known as well as the largest one only
+    own = blurred if loose else ROUNDING * terms.own
     y_size = np.maximum(ROUNDING * largest(point.y), own.max(axis=1, initial=ROUNDING * least))[:, None]
+    blur = blurred.max(axis=1, initial=0.0)[:, None]
+    on_columns = y_size
     if components is not None:
-        of_y = ROUNDING * np.maximum(components.row_maxima(np.abs(point.y)), data)
-        y_size = np.minimum(y_size, np.maximum(of_y, components.column_maxima(own))[:, components.columns])
-    rows = program.structure.cones.block_maxima(sizes.rows_of_A)
-    return _Sizes(Px + sizes.columns_of_A * y_size, rows * x_rows, own)
+        of_y = np.maximum(ROUNDING * np.maximum(components.row_maxima(abs_y), data), components.column_maxima(own))
+        y_size, on_columns = (np.minimum(y_size, of_y[:, h]) for h in (components.rows, components.columns))
+        blur = components.column_maxima(blurred)[:, components.rows]
+    if cones.curved:
+        # Units of a block's own (solve/batch.py) make its rows large and its y small, which is known no worse for that.
+        in_units = ROUNDING * np.maximum(largest(rows * abs_y), least)[:, None]
+        y_size = np.minimum(y_size, np.divide(in_units, rows, out=np.full(abs_y.shape, np.inf), where=rows > 0))
+        columns = Px + sizes.A.rmatvec(y_size)
+    else:
+        columns = Px + sizes.columns_of_A * on_columns
+    noise = np.where(cones.block_maxima(abs_y) <= blur, abs_y, 0.0)
+    if noise.any():
+        columns = columns + sizes.A.rmatvec(noise)
+    return _Floors(columns, rows * x_rows)
 
 
 def relative(value: np.ndarray, floor: np.ndarray | float, size: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from conelayers.numerics.curtis_reid import DWARFS, ZERO, Fits, fitted, logarithms
+from conelayers.numerics.curtis_reid import DWARFS, LARGE, ZERO, Fits, fitted, logarithms
 from conelayers.program.cone_program import ConeProgram
 from conelayers.program.cones import Cones
 from conelayers.program.patterns import largest, values_of_part
@@ -141,8 +141,14 @@ class Equilibrated(NamedTuple):
         return Equilibrated(scaling.program(program), scaling, self.aside)
 
 
-def equilibrate_program(program: ConeProgram, kept: np.ndarray | None = None) -> Equilibrated:
-    """Equilibrate each instance by itself. Rows ``kept``, (B, m) bool, are set aside only if their b is infinite."""
+def equilibrate_program(
+    program: ConeProgram, kept: np.ndarray | None = None, unsolved: np.ndarray | None = None
+) -> Equilibrated:
+    """Equilibrate each instance by itself.
+
+    Rows ``kept``, (B, m) bool, are set aside only if their b is infinite. In instances ``unsolved``, (B,) bool, rows are
+    set aside even if their b is only large.
+    """
     structure = program.structure
     if not program.batch:
         return Equilibrated(program, Scaling.identity(program), None)
@@ -150,7 +156,7 @@ def equilibrate_program(program: ConeProgram, kept: np.ndarray | None = None) ->
     moved = bool(d.any() or e.any())
     left, right = (np.exp2(e), np.exp2(d)) if moved else (np.ones_like(e), np.ones_like(d))
     log_q, log_b = logarithms(program.q) + d, logarithms(program.b) + e
-    aside = _set_aside(program, kinds, log_q, log_b, kept)
+    aside = _set_aside(program, kinds, log_q, log_b, kept, unsolved)
     if aside is not None:
         log_b = np.where(aside, 2 * ZERO, log_b)
     is_open = any(fit.open_count for _, fit in kinds)
@@ -202,7 +208,12 @@ def _sizes(log_q: np.ndarray, log_b: np.ndarray, curved: bool) -> tuple[np.ndarr
 
 
 def _set_aside(
-    program: ConeProgram, kinds: Fits, log_q: np.ndarray, log_b: np.ndarray, kept: np.ndarray | None
+    program: ConeProgram,
+    kinds: Fits,
+    log_q: np.ndarray,
+    log_b: np.ndarray,
+    kept: np.ndarray | None,
+    unsolved: np.ndarray | None,
 ) -> np.ndarray | None:
     """The rows of the nonnegative cone whose b is infinite, or far above all other data of its part of the program."""
     cones = program.structure.cones
@@ -211,7 +222,8 @@ def _set_aside(
     rows = slice(cones.zero, cones.zero + cones.nonneg)
     b = program.b[:, rows]
     spans = _span(log_b, log_q if program.structure.P.nnz else log_b)
-    if not (spans > DWARFS).any() and not np.isinf(b).any():  # if all are infinite, the span is not above DWARFS
+    gaps = np.full(program.batch, DWARFS) if unsolved is None else np.where(unsolved, LARGE, DWARFS)
+    if not (spans > gaps).any() and not np.isinf(b).any():  # if all are infinite, the span is not above any gap
         return None
     loose = (b > 0) & (b < np.inf)
     if kept is not None:
@@ -224,7 +236,7 @@ def _set_aside(
     others = log_b.copy()
     others[:, rows] = np.where(loose | infinite, 2 * ZERO, log_b[:, rows])
     least = np.minimum(least, np.where(others > ZERO, others, np.inf).min(axis=1, initial=np.inf))
-    suspects = np.flatnonzero(sizes.max(axis=1, initial=2 * ZERO) - least > DWARFS)
+    suspects = np.flatnonzero(sizes.max(axis=1, initial=2 * ZERO) - least > gaps)
     if not suspects.size and not infinite.any():
         return None
     aside = np.zeros(program.b.shape, dtype=bool)
@@ -233,7 +245,8 @@ def _set_aside(
         some = np.arange(program.batch)[members]
         for i in some[np.isin(some, suspects)]:
             candidates = cones.zero + np.flatnonzero(loose[i])
-            aside[i, candidates[fit.dwarfing(candidates, log_b[i, candidates], others[i], log_q[i])]] = True
+            found = fit.dwarfing(candidates, log_b[i, candidates], others[i], log_q[i], float(gaps[i]))
+            aside[i, candidates[found]] = True
     return aside if aside.any() else None
 
 

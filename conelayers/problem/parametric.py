@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from conelayers.problem.input_map import InputMap
 from conelayers.problem.parameter_checks import where_in_batch
 from conelayers.problem.parameters import ParameterSpec
+from conelayers.problem.void_rows import VoidRows
 from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
 from conelayers.program.names import Names, Naming
@@ -37,6 +38,15 @@ class AffineMap:
         linear.eliminate_zeros()
         rows = np.flatnonzero(np.diff(linear.indptr))
         return cls(constant, rows, sp.csr_array(linear[rows]))
+
+    @property
+    def whole(self) -> sp.csr_array:
+        """L with a row for each value."""
+        counts = np.zeros(self.constant.size, dtype=np.int64)
+        counts[self.rows] = np.diff(self.linear.indptr)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        shape = (self.constant.size, self.linear.shape[1])
+        return sp.csr_array((self.linear.data, self.linear.indices, starts), shape=shape)
 
     @property
     def unusable(self) -> np.ndarray:
@@ -245,7 +255,14 @@ class ParametricProgram:
         """The cone program of each instance, for θ (B, p)."""
         phi = self.phi(theta)
         P, A = (m.value(phi) if m.rows.size else m.constant[None] for m in (self.P, self.A))  # shared if constant
-        return ConeProgram(self.structure, P, self.q.value(phi), A, self.b.value(phi))
+        b = self._void_rows.cleaned(self.b.value(phi), A, phi)
+        return ConeProgram(self.structure, P, self.q.value(phi), A, b)
+
+    @cached_property
+    def _void_rows(self) -> VoidRows:
+        fixed = self.A.constant.copy()
+        fixed[self.A.rows] = 0.0
+        return VoidRows.of(self.structure, fixed, self.b.constant, self.b.whole, logarithms=self.gp)
 
     def value(self, theta: np.ndarray, program: ConeProgram, x: np.ndarray) -> np.ndarray:
         """The user's objective at x (B, n), (B,)."""

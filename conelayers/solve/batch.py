@@ -6,20 +6,21 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from conelayers.numerics.bounds import emptied, missing, put_back, restored
+from conelayers.numerics.bounds import emptied, missing, restored
 from conelayers.numerics.kkt import EliminatedFactorization, combine
 from conelayers.numerics.linearized_system import LinearizedSystem
 from conelayers.numerics.presolve import Presolved, presolve
-from conelayers.numerics.residual import POLISHED, ROUGH, BackwardErrors, Point, evaluate
-from conelayers.numerics.scaling import Equilibrated, equilibrate_program
+from conelayers.numerics.residual import ACCURACY, POLISHED, BackwardErrors, Point, evaluate
+from conelayers.numerics.scaling import equilibrate_program
 from conelayers.program.cone_program import ConeProgram
 from conelayers.program.solution import Solution
+from conelayers.solve.large_bounds import needed_bounds, unsolved_instances, with_more_aside
 from conelayers.solve.order import StartingOrder
 from conelayers.solve.progress import Progress, Round, run_starting_methods
 from conelayers.solve.units_of_point import units_of_the_point
-from conelayers.solve.verdict import certified, doubt_large_points, judge
+from conelayers.solve.verdict import doubt_large_points, judge
 from conelayers.solve.warm_start import WarmStart
-from conelayers.support.errors import Status, usable_mask
+from conelayers.support.errors import usable_mask
 from conelayers.support.limits import time_limit
 from conelayers.support.parallel import one_blas_thread
 
@@ -55,6 +56,7 @@ def solve_batch(
     """
     with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(order.max_seconds):
         equilibrated, kept = equilibrate_program(program), np.zeros(program.b.shape, dtype=bool)
+        natural, unsolved = equilibrated.scaling, np.zeros(program.batch, dtype=bool)
         rounds: list[Round] = []
         for remaining in reversed(range(_ROUNDS)):
             presolved = presolve(emptied(equilibrated.program, equilibrated.aside))
@@ -63,53 +65,31 @@ def solve_batch(
             point, errors = _whole_point(presolved, progress)
             if progress.out_of_time or not remaining:
                 break
-            needed = _needed_bounds(equilibrated, presolved, point, progress, jobs)
-            units = None if needed is not None else units_of_the_point(presolved, point, progress.status)
-            if needed is None and units is None:
+            unsolved |= unsolved_instances(presolved, point, progress, ACCURACY)
+            others, units = with_more_aside(program, equilibrated, kept, unsolved), None
+            if others is None:
+                needed = needed_bounds(equilibrated, presolved, point, progress, jobs)
+                if needed is not None:
+                    kept |= needed
+                    others = equilibrate_program(program, kept, unsolved)
+                else:
+                    units = units_of_the_point(presolved, point, progress.status)
+            if units is None and others is None:
                 break
             scaling = equilibrated.scaling
             warm = WarmStart(*scaling.unscale(point.x, point.y, point.s), usable_mask(progress.status))
             if units is not None:
                 equilibrated = equilibrated.rescaled(program, units)
-            elif needed is not None:
-                kept |= needed
-                equilibrated = equilibrate_program(program, kept)
+            elif others is not None:
+                equilibrated, natural = others, others.scaling
         parts = tuple(progress.parts)
         if equilibrated.aside is not None:
             whole, v = restored(equilibrated, point)
             presolved, parts = presolve(whole), ()
             point, errors = evaluate(presolved.whole, point.x, v), None
-        solution = judge(program, presolved, equilibrated.scaling, point, errors, progress, jobs)
+        solution = judge(program, presolved, equilibrated.scaling, natural, point, errors, progress, jobs)
         system = LinearizedSystem(presolved, point, equilibrated.scaling, derivative_jobs, parts)
         return Solved(doubt_large_points(solution, system), system, missing(program))
-
-
-def _needed_bounds(
-    equilibrated: Equilibrated, presolved: Presolved, point: Point, progress: Progress, jobs: int
-) -> np.ndarray | None:
-    """The bounds that were set aside and are needed, (B, m) bool; None if none is.
-
-    Needed are bounds that the point violates, and all bounds of an instance for which no point was found without them.
-    An instance that is infeasible without its bounds stays so, and one that the user's limit stopped is not solved
-    again.
-    """
-    if equilibrated.aside is None:
-        return None
-    errors = point.errors(presolved.whole)
-    close = errors.rough <= ROUGH
-    without_point = (Status.FAILED, Status.DUAL_INFEASIBLE)
-    is_open = np.array(
-        [s in without_point or (s.usable and not c) for s, c in zip(progress.status, close, strict=True)], dtype=bool
-    )
-    if is_open.any():
-        status = [Status.FAILED if o and s.usable else s for o, s in zip(is_open, progress.status, strict=True)]
-        status = certified(presolved.smaller, status, errors.worst, progress, jobs)
-        infeasible = np.array([s is Status.PRIMAL_INFEASIBLE for s in status], dtype=bool)
-        progress.status = [
-            Status.PRIMAL_INFEASIBLE if h else s for h, s in zip(infeasible, progress.status, strict=True)
-        ]
-        is_open &= ~infeasible
-    return put_back(equilibrated, point.x, is_open)
 
 
 def _whole_point(presolved: Presolved, progress: Progress) -> tuple[Point, BackwardErrors | None]:

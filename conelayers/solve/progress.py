@@ -25,9 +25,9 @@ from conelayers.solve.warm_start import WarmStart
 from conelayers.support.errors import Status, usable_mask
 from conelayers.support.limits import out_of_time
 
-__all__ = ["Progress", "Round", "run_starting_methods", "weigh_gaps"]
+__all__ = ["ENOUGH", "Progress", "Round", "run_starting_methods", "weigh_gaps"]
 
-_ENOUGH = 1e-10  # ‖F‖ up to which Newton's method has arrived
+ENOUGH = 1e-10  # ‖F‖ up to which Newton's method has arrived
 _GAP_FROM = 1e-12  # ‖F‖ from which on the duality gap is computed as well
 _BETTER = 0.9  # of the old error: a new point with more may be worse in the residuals that decide
 # Newton steps from the previous vertex of a linear program: one tells whether it is still the solution, and more of
@@ -64,7 +64,7 @@ class Progress:
 
     def unsolved(self, previous: StartingMethod | None) -> np.ndarray:
         """The instances for the next method: those that are not infeasible, and that no limit of the user's stopped."""
-        is_open = self.error > _ENOUGH
+        is_open = self.error > ENOUGH
         if not is_open.any():
             return np.zeros(0, dtype=np.int64)
         resumable = {Status.FAILED, Status.SOLVED, Status.INACCURATE}
@@ -92,7 +92,7 @@ class Progress:
                 x[kept],
                 v[kept],
                 tolerance=POLISHED,
-                enough=_ENOUGH,
+                enough=ENOUGH,
                 plain_steps=method.plain_steps,
                 patience=method.patience,
                 proximal_steps=method.proximal_steps,

@@ -168,7 +168,7 @@ def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool, jobs:
     stopped = np.flatnonzero(returned & np.array([s in _STOPPED for s in status], dtype=bool))
     if stopped.size:
         part = program.take(stopped)
-        near = evaluate(part, x[stopped], v[stopped]).errors(part).rough <= ROUGH
+        near = evaluate(part, x[stopped], v[stopped]).rough_errors(part) <= ROUGH
         for j in stopped[near]:
             status[int(j)] = Status.INACCURATE
     lost = np.array([not s.usable for s in status], dtype=bool)

@@ -25,6 +25,8 @@ from conelayers.support.errors import Status, usable_mask
 __all__ = ["certified", "doubt_large_points", "judge"]
 
 _FAR = 1e5  # size of an inaccurate point, in the equilibrated units, from which the program may have no solution
+# Size of a point, in units in which the data are 1, from which its rounding is 1e−6 of the data.
+_HIDING = 1e10
 _VERY_LARGE = 1e8  # size of a solution in the user's units from which it may be known badly
 _UNSURE = 1e-5  # relative change of x by rounding of the data from which a solution counts as inaccurate
 _UNSOLVED = (Status.FAILED, Status.ITERATION_LIMIT, Status.TIME_LIMIT)
@@ -34,30 +36,32 @@ def judge(
     program: ConeProgram,
     presolved: Presolved,
     scaling: Scaling,
+    natural: Scaling,
     point: Point,
     errors: BackwardErrors | None,
     progress: Progress,
     jobs: int,
 ) -> Solution:
-    """The solution in the user's units, with the statuses that its residuals and the certificates of infeasibility
-    justify.
+    """The solution in the user's units, with the statuses that its residuals and certificates of infeasibility justify.
+
+    ``scaling`` leads to the units of ``point``; ``natural`` leads to units in which the data are of size 1.
     """
     whole, without_bound = presolved.whole, missing(program)
     residuals = residuals_of(whole, point, errors)
     x, y, s = (point.x, point.y, point.s) if scaling.trivial else scaling.unscale(point.x, point.y, point.s)
     s = s if without_bound is None else np.where(without_bound, np.inf, s)
     worst, status = residuals.worst, progress.status
-    required = np.where(_size(progress) >= _FAR, POLISHED, ACCURACY)
-    if not (worst <= required).all() or not usable_mask(status).all():
+    required, hiding = np.where(_size(progress) >= _FAR, POLISHED, ACCURACY), _hides_the_data(natural, x, y)
+    if not (worst <= required).all() or not usable_mask(status).all() or hiding.any():
         unsolved = Status.TIME_LIMIT if progress.out_of_time else Status.FAILED
-        rough = np.maximum(point.errors(whole).rough, residuals.gap) <= ROUGH
+        rough = np.maximum(point.rough_errors(whole), residuals.gap) <= ROUGH
         by_residuals = [
             Status.SOLVED if error <= ACCURACY else Status.INACCURATE if close else unsolved
             for error, close in zip(worst, rough, strict=True)
         ]
         status = [unsolved if claimed is Status.FAILED else claimed for claimed in status]
         status = [ours if claimed.usable else claimed for ours, claimed in zip(by_residuals, status, strict=True)]
-        status = certified(presolved.smaller, status, worst, progress, jobs)
+        status = certified(presolved.smaller, status, worst, progress, jobs, hiding)
     elif Status.INACCURATE in status:
         status = [Status.SOLVED] * len(status)
     if without_bound is not None:
@@ -72,16 +76,22 @@ def judge(
 
 
 def certified(
-    program: ConeProgram, status: list[Status], worst: np.ndarray, progress: Progress, jobs: int
+    program: ConeProgram,
+    status: list[Status],
+    worst: np.ndarray,
+    progress: Progress,
+    jobs: int,
+    hiding: np.ndarray | None = None,
 ) -> list[Status]:
     """The statuses, replaced where there is a certificate of infeasibility, for instances without a solution or with a
     poor one.
 
-    A point is poor if it is so large that its direction may be a certificate, or if a row of it is wrong altogether
-    (``worst`` holds the backward errors, (B,)). For failed and poor instances a certificate is searched for even if no
+    A point is poor if it is so large that its direction may be a certificate, if a row of it is wrong altogether (``worst``
+    holds the backward errors, (B,)), or if it hides the data in its rounding (``hiding``, (B,) bool). For failed and poor instances a certificate is searched for even if no
     backend left a ray; instances that a limit stopped are only asked about the rays that there are.
     """
     poor = ((_size(progress) >= _FAR) & ~(worst <= POLISHED)) | ~(worst <= ROUGH)
+    poor = poor if hiding is None else poor | hiding
     searched = {i for i, s in enumerate(status) if s is Status.FAILED or (s.usable and poor[i])}
     asked = [i for i, s in enumerate(status) if s in _UNSOLVED or i in searched]
     if not asked or progress.out_of_time:
@@ -109,6 +119,12 @@ def doubt_large_points(solution: Solution, system: LinearizedSystem) -> Solution
     doubtful = set(index[moved & ~part.factorization.singular].tolist())
     status = tuple(Status.INACCURATE if i in doubtful else s for i, s in enumerate(solution.status))
     return replace(solution, status=status) if doubtful else solution
+
+
+def _hides_the_data(natural: Scaling, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The instances in which rounding of Ax or Aᵀy is not small beside b or q, so that relative errors say little, (B,)."""
+    x, y, _ = natural.scale(x, y, y)
+    return np.maximum(largest(x), largest(y)) >= _HIDING
 
 
 def _size(progress: Progress) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import high_precision
 import numpy as np
 
-from conelayers import Certificate, InaccurateSolutionWarning, SingularDerivativeWarning
+from conelayers import Certificate, InaccurateSolutionWarning, SingularDerivativeWarning, ZeroDerivativeWarning
 from conelayers.numerics.cones import svec_to_hermitian, svec_to_matrix
 from conelayers.program.cones import Cones
 
@@ -54,11 +54,11 @@ def within(seconds: float = LIMIT) -> Iterator[None]:
 
 @contextmanager
 def heard() -> Iterator[list[Warning]]:
-    """Those of the package's two kinds of warnings that were issued; any other warning is an error."""
+    """Those of the package's warnings of solutions and derivatives that were issued; any other warning is an error."""
     issued: list[Warning] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("error")
-        for expected in (InaccurateSolutionWarning, SingularDerivativeWarning):
+        for expected in (InaccurateSolutionWarning, SingularDerivativeWarning, ZeroDerivativeWarning):
             warnings.simplefilter("always", expected)
         yield issued
         issued.extend(w.message for w in caught if isinstance(w.message, Warning))

@@ -26,6 +26,7 @@ from conelayers import (
     SolveError,
     Status,
     Verdict,
+    ZeroDerivativeWarning,
 )
 from conelayers.layer.solution import LayerSolution
 
@@ -522,6 +523,11 @@ def _check_derivative(spec: ProblemSpec, built: Built, layer: Layer, solution: L
         gradients, tangents = solution.vjp(*g), solution.jvp(*directions)
     require(all(np.isfinite(h).all() for h in (*gradients, *tangents)), "no NaN", "in a derivative")
     check_warnings(warned, certificate)
+    if any(isinstance(w, ZeroDerivativeWarning) for w in warned):
+        counts["told that the gradient is zero"] += 1
+        largest = max(float(np.abs(h).max(initial=0)) for h in gradients)
+        values = sum(float(np.sum(np.abs(a) * np.abs(h))) for a, h in zip(g, solution.variables, strict=True))
+        require(largest <= 1e-9 * (1 + values), "zero", f"told to be zero, and a gradient is {largest:.1e}")
     if not verdict.justified:
         return
     terms = [np.real(np.conj(a) * d).ravel() for a, d in zip(gradients, directions, strict=True)]

@@ -93,7 +93,7 @@ class ProgramSpec:
         if "opposite row" in self.flaws and cones.nonneg > 1:
             A[flat - 1] = -A[flat - 2]
         x, (y, s) = draw(n), self._parts(rng, draw(m))
-        P = G @ G.T
+        P = _clean(G @ G.T)
         made = getattr(self, "_" + self.kind.replace(" ", "_"))(P, A, x, y, s, rng)
         return self._scaled(made, rng)
 
@@ -123,7 +123,11 @@ class ProgramSpec:
         z = self._nonzero(rng, dual=True)
         if not z.any():
             return self._regular(P, A, x, y, s, rng)
-        A = _clean(A - np.outer(z, z @ A) / (z @ z))
+        for _ in range(
+            2
+        ):  # what the first leaves of Aᵀz is rounding of A's entries, not of the small ones that it makes
+            A = A - np.outer(z, z @ A) / (z @ z)
+        A = _clean(A)
         b = A @ x + s
         return Data(P, -P @ x - A.T @ y, A, b - z * (1 + b @ z) / (z @ z), certificate=z)
 

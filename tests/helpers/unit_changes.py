@@ -321,7 +321,10 @@ def _drawn(family: Family, what: str, batch: int, rng: np.random.Generator) -> P
     b, q = _times(A, x) + s, -_times(P, x) - np.einsum("bij,bi->bj", A, y)
     if what == "primal infeasible":  # Aᵀz = 0, bᵀz = −1 for a z ∈ K*
         z = np.stack([_member(cones, True, rng) for _ in range(batch)])
-        A = A - np.einsum("bi,bj->bij", z, np.einsum("bij,bi->bj", A, z)) / _dot(z, z)[:, :, None]
+        for _ in range(
+            2
+        ):  # what the first leaves of Aᵀz is rounding of A's entries, not of the small ones that it makes
+            A = A - np.einsum("bi,bj->bij", z, np.einsum("bij,bi->bj", A, z)) / _dot(z, z)[:, :, None]
         b = _times(A, x) + s
         b, q = b - z * (1 + _dot(b, z)) / _dot(z, z), -_times(P, x) - np.einsum("bij,bi->bj", A, y)
     if what == "dual infeasible":  # P d = 0, A d + k = 0, qᵀd = −1 for a k ∈ K
@@ -344,11 +347,18 @@ def _matrix(element, m: int) -> np.ndarray:
 
 
 def _member(cones: Cones, dual: bool, rng: np.random.Generator) -> np.ndarray:
-    """A member of K* or of K, not of the zero cone only."""
+    """A member of K* or of K, not of the zero cone only, and whose small entries in power cones have as many digits as the others.
+
+    Units may make such an entry a large one, with the rounding that it has from the others.
+    """
+    powers = cones.dimension - 3 * len(cones.power)
     while True:
         y, s, _ = product_cone(cones).decompose(rng.standard_normal(cones.dimension))
-        if np.linalg.norm((y if dual else s)[cones.zero :]) > 0.5:
-            return y if dual else s
+        z = y if dual else s
+        sides = np.abs(z[powers:].reshape(-1, 3))
+        near_an_edge = (sides[:, :2] > 0) & (sides[:, :2] < _CLEAR * sides.max(axis=1, keepdims=True, initial=0.0))
+        if np.linalg.norm(z[cones.zero :]) > 0.5 and not near_an_edge.any():
+            return z
 
 
 def _point(family: Family, what: str, rng: np.random.Generator) -> np.ndarray:

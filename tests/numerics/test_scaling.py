@@ -5,13 +5,16 @@ from __future__ import annotations
 import cvxpy as cp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from random_programs import random_program
 
 from conelayers import Layer, SolveError, Status, solve_and_differentiate
 from conelayers.numerics.cones import product_cone
 from conelayers.numerics.residual import evaluate
 from conelayers.numerics.scaling import equilibrate_program
+from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.cones import Cones
+from conelayers.program.patterns import Pattern
 
 SCALES = [1e-10, 1e-6, 1e-3, 1e3, 1e6, 1e10]
 
@@ -144,3 +147,37 @@ def test_rounding_in_b_is_not_scaled_up_to_the_size_of_q(tiny: float, cones: Con
     assert solution.status is Status.SOLVED
     np.testing.assert_allclose(solution.x, expected.x, atol=1e-11)
     np.testing.assert_allclose(solution.y, expected.y, atol=1e-11)
+
+
+def test_rounding_in_P_has_no_units() -> None:
+    """GᵀG leaves 1e−17 where columns of G are orthogonal. As an entry that ought to be of size 1 it tore the units of x apart, by 1e5,
+    and with a bound of 1e8 made a point of value 1e9 a solution where −10 is the least.
+    """
+    P = np.array([[1.0, 0.0, -1.0], [0.0, 1.2, -0.6], [-1.0, -0.6, 2.8]])
+    rounded = P.copy()
+    rounded[0, 1] = rounded[1, 0] = -1.3e-17
+    units = np.array([1e6, 1.0, 1e-5])
+    for scale in (np.ones(3), units):
+        found = []
+        for matrix in (P, rounded):
+            values = (scale[:, None] * matrix * scale).ravel(order="F")[None]
+            structure = Structure(
+                Pattern.of(sp.csc_array(np.ones((3, 3)))), Pattern.of(sp.csc_array(np.eye(3))), Cones(nonneg=3)
+            )
+            program = ConeProgram(structure, values, np.ones((1, 3)), np.ones((1, 3)), np.ones((1, 3)))
+            found.append(equilibrate_program(program).scaling)
+        np.testing.assert_array_equal(found[0].d, found[1].d)
+        np.testing.assert_array_equal(found[0].e, found[1].e)
+
+
+@pytest.mark.parametrize("curved", [False, True])
+def test_a_bound_that_is_alone_in_its_part_hides_nothing(curved: bool) -> None:
+    """x₂ ≤ 1e14 with nothing else on x₂ made rounding of the rest, whose value was off by 3e−3, and x₂ one of 1e14."""
+    P = np.diag([0.0, 0.0, 1.0]) if curved else None
+    A = np.array([[-1.0, 0.0, 0.0], [-1.0, -1.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0]])
+    solution = solve_and_differentiate(P, [1.0, 2.0, 0.0], A, [0.3, -1.1, 0.7, 1e14], Cones(nonneg=4))
+    np.testing.assert_allclose(solution.x[:2], [1.8, -0.7], rtol=1e-12)
+    assert abs(solution.x[2]) <= 1
+    equality = np.vstack([[0.0, 0.0, 1.0], A[:3]])
+    fixed = solve_and_differentiate(None, [1.0, 2.0, 0.0], equality, [1e14, 0.3, -1.1, 0.7], Cones(zero=1, nonneg=3))
+    np.testing.assert_allclose(fixed.x, [1.8, -0.7, 1e14], rtol=1e-12)

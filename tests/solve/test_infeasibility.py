@@ -354,3 +354,21 @@ def test_noise_beside_a_large_entry_of_its_block_shows_nothing() -> None:
     # And on an orthant: Aᵀy = 0 holds up to more than bᵀy amounts to, so that x of the size of b may be feasible.
     flat = sp.csc_array(np.array([[1.0], [-2.0], [1.0]]))
     assert not is_primal_ray(flat, np.array([0.0, 0.0, -5.0]), Cones(nonneg=3), np.array([0.7, 0.35, 2.6e-17]))
+
+
+def test_rays_near_the_boundary_of_power_cones() -> None:
+    """Near the edge x = 1, y = 0 of x^0.9 y^0.1 ≥ |z| a distance of 1e−12 lets z go as far as 0.06; elsewhere not farther than in
+    any cone: rays inside were refused, and the program failed.
+    """
+    cones, nothing = Cones(power=(0.9,)), sp.csc_array((2, 2))
+    for side, z in ((1.0, 0.5), (1.0, -0.999), (0.1, 0.7), (1e-4, 0.1)):
+        s = np.array([1.0, side, z])
+        assert side**0.1 > abs(z)
+        A = -np.outer(s, [2.0, -1.0])
+        assert is_dual_ray(nothing, np.array([-1.0, 0.5]), sp.csc_array(A), cones, np.ones(2))
+    # y next to the edge of the dual cone, and outside of it by next to nothing: b − Ax ∈ K for x₁ = −1e20, x₂ = 0, say.
+    y, A = np.array([1.0, 0.0, 0.05]), np.array([[0.0, 0.05], [1.0, 0.0], [0.0, -1.0]])
+    assert not (A.T @ y).any()
+    assert not is_primal_ray(A, np.array([0.0, 0.0, -1.0]), cones, y)
+    # What it falls by is more than such moves make of it where b asks for the other entries.
+    assert is_primal_ray(A, np.array([-1.0, 0.0, 0.0]), cones, y)

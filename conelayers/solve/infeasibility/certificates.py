@@ -130,14 +130,9 @@ def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) ->
 
     None where that is nothing: in orthants, inside, and in blocks that are zero.
     """
-    exponents = [1.0] * (cones.zero + cones.nonneg)
-    exponents += [1.0 if d == 1 else 0.5 for d in (*cones.soc, *cones.psd, *cones.hermitian)]
-    exponents += [0.5] * (cones.exp + cones.exp_dual) + [min(abs(a), 1 - abs(a)) for a in cones.power]
-    order = np.repeat(np.array(exponents), cones.block_sizes)
     size = cones.block_maxima(terms)
-    width = np.where(
-        (order < 1) & (cones.block_maxima(np.abs(h)) > ROUNDING * size), _PLAY * ROUNDING**order * size, 0.0
-    )
+    share = _share(cones, h, size)
+    width = np.where((share > 0) & (cones.block_maxima(np.abs(h)) > ROUNDING * size), _PLAY * share * size, 0.0)
     if not width.any():
         return None
     # K and K* have the same normals: the projection on K* of −h moves where h is near the boundary of K.
@@ -152,6 +147,27 @@ def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) ->
     )
     width = np.where(flat[0], width, 0.0)
     return width if width.any() else None
+
+
+def _share(cones: Cones, h: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """What a distance of ε = ROUNDING lets pass along the boundary, as a part of each block's size, on its rows (m,); 0 in orthants.
+
+    √ε, as where any surface is round. Only in power cones there are places that are flatter: near the edge on which the entry
+    with the smaller exponent, κ, is zero, the third may go as far as |z| = εᵏ. Where that entry is t the curvature is that of
+    z = tᵏ, which leaves √ε·t^(κ − ½).
+    """
+    root = float(np.sqrt(ROUNDING))
+    shares = [0.0] * (cones.zero + cones.nonneg)
+    shares += [0.0 if d == 1 else root for d in (*cones.soc, *cones.psd, *cones.hermitian)]
+    shares += [root] * (cones.exp + cones.exp_dual + len(cones.power))
+    share = np.repeat(np.array(shares), cones.block_sizes)
+    first = cones.dimension - 3 * len(cones.power)
+    for row, alpha in zip(range(first, cones.dimension, 3), map(abs, cones.power), strict=True):
+        exponent, small = (alpha, row) if alpha <= 0.5 else (1 - alpha, row + 1)
+        entry = min(max(abs(h[small]), ROUNDING * size[small]), size[small])
+        if entry > 0:
+            share[row : row + 3] = root * (entry / size[small]) ** (exponent - 0.5)
+    return share
 
 
 def _differ(low: np.ndarray, high: np.ndarray) -> np.ndarray:

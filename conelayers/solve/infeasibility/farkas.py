@@ -38,6 +38,9 @@ _SHORTEST = 1e-4  # of a Newton step
 _HIDDEN = 1e-13  # of θ: what rounding may make of it, so that only its gradient tells whether a step was one forwards
 _FEASIBLE = 1e-10  # violations up to which, relative to the terms of their block, there are none
 _RANK = 1e-13  # singular values below it, relative to the largest, are zero: the data have no more digits
+# The same where a certificate is refined: a direction that only moves of 1e10 would mend is none that mattered in the rough one, and
+# what is left of its equation may pass, while such moves tear the others apart.
+_REFINING_RANK = 1e-10
 _ZERO = 4 * np.finfo(float).eps  # of the terms of Aᵀy: what rounding makes of it
 _NOTHING = 1e-12  # of its size before: what is left of a block that has to vanish
 _DENSE_WORK = 1e9  # multiplications of one least-squares problem up to which it is solved by a dense factorization
@@ -93,10 +96,17 @@ def refined(system: System, y: np.ndarray) -> Iterator[np.ndarray]:
     """Ever better certificates from y: its part in K*, then the nearest one, block by block in units of the one before, so that
     what is small keeps its digits.
     """
+    rough = _projected(system.cones, y)[0]
+    yield rough
+    for rank in (
+        (_REFINING_RANK, _RANK) if isinstance(system.A, np.ndarray) else (_RANK,)
+    ):  # sparse steps decide no rank
+        yield from _refined(system, rough, rank)
+
+
+def _refined(system: System, y: np.ndarray, rank: float) -> Iterator[np.ndarray]:
     A, _, cones = system
-    y = _projected(cones, y)[0]
     for _ in range(_PASSES):
-        yield y
         size = cones.block_maxima(np.abs(y))
         columns = abs(A).T @ size
         if not columns.any():
@@ -104,9 +114,9 @@ def refined(system: System, y: np.ndarray) -> Iterator[np.ndarray]:
         relative = np.divide(y, size, out=np.zeros_like(y), where=size > 0)
         kept = np.flatnonzero(columns)
         scaled = System(_scaled(A[:, kept], size, 1 / columns[kept]), -relative, cones)
-        z = _minimize(scaled, _REFINING_STEPS)
+        z = _minimize(scaled, _REFINING_STEPS, rank)
         y = size * np.where(cones.block_maxima(np.abs(z)) > _NOTHING, z, 0.0)
-    yield y
+        yield y
 
 
 def _scaled(A: Matrix, rows: np.ndarray, columns: np.ndarray) -> Matrix:
@@ -115,7 +125,7 @@ def _scaled(A: Matrix, rows: np.ndarray, columns: np.ndarray) -> Matrix:
     return sp.csc_array(sp.diags_array(rows) @ A @ sp.diags_array(columns))
 
 
-def _minimize(system: System, steps: int) -> np.ndarray:
+def _minimize(system: System, steps: int, rank: float = _RANK) -> np.ndarray:
     """Π_{K*}(Ax − b) at the minimum of θ, or as near as so many steps come, from x = 0."""
     A, b, cones = system
     if not b.size:
@@ -128,7 +138,7 @@ def _minimize(system: System, steps: int) -> np.ndarray:
         gradient = A.T @ y
         if (np.abs(gradient) <= _ZERO * (magnitudes @ cones.block_maxima(np.abs(y)))).all() or out_of_time():
             break
-        dx = _step(A, element, y)
+        dx = _step(A, element, y, rank)
         slope, dv = gradient @ dx, A @ dx
         if not (np.isfinite(dv).all() and slope < 0):
             break
@@ -154,7 +164,7 @@ def _projected(cones: Cones, v: np.ndarray) -> tuple[np.ndarray, ProductElement]
     return y[0], element
 
 
-def _step(A: Matrix, element: ProductElement, y: np.ndarray) -> np.ndarray:
+def _step(A: Matrix, element: ProductElement, y: np.ndarray, rank: float) -> np.ndarray:
     """The shortest dx that minimizes ‖√Λ Uᵀ(A dx + y)‖."""
     root = np.sqrt(element.values[0])
     rows = np.flatnonzero(root)
@@ -162,7 +172,7 @@ def _step(A: Matrix, element: ProductElement, y: np.ndarray) -> np.ndarray:
     if isinstance(A, np.ndarray):
         turned = A[rows] if element.is_diagonal else element.to_basis(A.T[:, None, :])[:, 0].T[rows]
         left = root[rows, None] * turned
-        return np.asarray(lstsq(left, right, cond=_RANK, lapack_driver="gelsy", check_finite=False)[0])
+        return np.asarray(lstsq(left, right, cond=rank, lapack_driver="gelsy", check_finite=False)[0])
     if element.is_diagonal:
         return _sparse_step(sp.csc_array(sp.diags_array(root[rows]) @ A.tocsr()[rows]), right)
     m, n = A.shape
