@@ -18,6 +18,7 @@ import conelayers.derivatives.linearization
 import conelayers.layer.layer
 import conelayers.problem.parametric
 import conelayers.solve.batch
+import conelayers.solve.progress
 from benchmarks.suite.case import Case
 from benchmarks.suite.families import FAMILIES
 from conelayers import Layer
@@ -32,10 +33,10 @@ STAGES: list[tuple[str, Any, str]] = [
     ("parameters", conelayers.problem.parametric.ParametricProgram, "program"),
     ("equilibrate", conelayers.solve.batch, "equilibrate_program"),
     ("presolve", conelayers.solve.batch, "presolve"),
-    ("start + Newton", conelayers.solve.batch._Outcome, "follow"),
-    ("of it Newton", conelayers.solve.batch, "polish"),
-    ("extend", conelayers.solve.batch, "_extend"),
-    ("judge", conelayers.solve.batch, "_judge"),
+    ("start + Newton", conelayers.solve.progress.Progress, "try_method"),
+    ("of it Newton", conelayers.solve.progress, "polish"),
+    ("extend", conelayers.solve.batch, "_whole_point"),
+    ("judge", conelayers.solve.batch, "judge"),
     ("forward", Layer, "solve"),
     ("linear solves", conelayers.derivatives.linearization.Linearization, "adjoint"),
     ("data gradients", conelayers.problem.parametric.ParametricProgram, "adjoint"),

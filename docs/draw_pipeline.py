@@ -11,7 +11,7 @@ STAGES = [
     ("numerics/scaling", "bounds, presolve", "powers of two; definitions eliminated", "call"),
     ("solve/order", "starting methods, backends/", "a point near the solution", "call"),
     ("numerics/newton", "residual, kkt/ cones/", "F(x, v) = 0, polished to 1e−13", "call"),
-    ("solve/batch", "infeasibility/", "residuals anew, in the user's units; statuses", "call"),
+    ("solve/verdict", "infeasibility/", "residuals anew, in the user's units; statuses", "call"),
     ("derivatives/linearization", "policies, smoothing", "one symmetric system, its last factors", "gradient"),
     ("derivatives/regularity", "certificate", "every element invertible? who is to blame?", "asked"),
     ("layer/", "solution, outcome, workers", "NumPy: solve, vjp, jvp, Jacobian, value", "call"),

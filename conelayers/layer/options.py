@@ -70,8 +70,9 @@ class Options:
     solver: str | None = field(
         default=None,
         metadata=_about(
-            '"CLARABEL", "SCS", "ECOS", or None: the cheapest starting method, and Clarabel where Newton\'s method '
-            "does not finish from there (docs/method.md). If a named solver fails, the others are tried, unless "
+            '"CLARABEL", "SCS", "ECOS", "HIGHS" (linear programs), or None: the cheapest starting method, and '
+            "Clarabel where Newton's method does not finish from there (docs/method.md). If a named solver fails, "
+            "the others are tried, unless "
             'solver_args={"fallback": False}.',
             _solver_name,
         ),

@@ -1,4 +1,6 @@
-"""The arithmetic on arrays: projections and Clarke elements, scaling, the residual map, the reduced KKT matrix, Newton's steps.
+"""The arithmetic on arrays: projections, Clarke elements, scaling, the residual map, the reduced KKT matrix, Newton's
+steps.
 
-In come cone programs and points; out go better points, factors and error measures. The compiled core will take this room's place.
+In come cone programs and points; out go better points, factors and error measures. The compiled core will replace this
+room.
 """

@@ -1,10 +1,11 @@
-"""Rows of the nonnegative cone that bound nothing, or next to nothing, are set aside while the rest is solved.
+"""Rows of the nonnegative cone whose bound is infinite or very large are set aside while the rest is solved.
 
-A right-hand side that dwarfs all others (scaling.py finds them) makes the rest of the program look like rounding: solvers stop at
-tolerances relative to ‖b‖. Its row is emptied, 0·x + s = 1, and checked when the rest is
-solved: the bounds that x violates are put back, and where nothing was found without them all are. Where a program was
-not solved, rows are set aside whose b is only large. A program that is infeasible without some of its rows is so with
-them. b = ∞ says that there is no bound: such a row has s = ∞ and y = 0 and stays empty. b = −∞ leaves no x.
+A right-hand side that dwarfs all others (scaling.py finds them) makes the rest of the program look like rounding
+errors, since solvers stop at tolerances relative to ‖b‖. Its row becomes 0·x + s = 1, and is checked when the rest is
+solved: the bounds that x violates are put back, and all bounds of an instance for which no point was found without
+them. In a program that was not solved, rows whose b is only large are set aside too. A program that is infeasible
+without some of its rows is infeasible with them. b = ∞ means that there is no bound: such a row has s = ∞ and y = 0, and
+stays empty. b = −∞ leaves no feasible x.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["emptied", "missing", "put_back", "restored"]
 
 
 def emptied(program: ConeProgram, rows: np.ndarray | None) -> ConeProgram:
-    """The program with 0·x + s = 1 in the place of these rows, (B, m) bool."""
+    """The program with 0·x + s = 1 in place of these rows, (B, m) bool."""
     if rows is None or not rows.any():
         return program
     entries = rows[:1] if (rows == rows[0]).all() else rows
@@ -30,22 +31,25 @@ def emptied(program: ConeProgram, rows: np.ndarray | None) -> ConeProgram:
 
 
 def missing(program: ConeProgram) -> np.ndarray | None:
-    """The rows without a bound, (B, m) bool, or None where there are none."""
+    """The rows without a bound, (B, m) bool; None if there are none."""
     infinite = np.isinf(program.b)
     return infinite if infinite.any() else None
 
 
 def _slacks(program: ConeProgram, x: np.ndarray) -> np.ndarray:
-    """b − Ax, which is infinite where there is no bound, (B, m)."""
+    """b − Ax, (B, m); infinite in rows without a bound."""
     return program.b - program.Ax(x)
 
 
-def put_back(equilibrated: Equilibrated, x: np.ndarray, open_: np.ndarray) -> np.ndarray | None:
-    """The rows that were set aside and are needed: those that x violates, and in instances ``open_`` (B,) bool all. None if there are none."""
+def put_back(equilibrated: Equilibrated, x: np.ndarray, unsolved: np.ndarray) -> np.ndarray | None:
+    """The rows that were set aside and are needed, (B, m) bool; None if there are none.
+
+    These are the rows that x violates, and all rows of the instances ``unsolved``, (B,) bool.
+    """
     program, _, aside = equilibrated
     assert aside is not None
     needed = aside & np.isfinite(program.b)
-    needed &= (_slacks(program, x) < 0) | open_[:, None]
+    needed &= (_slacks(program, x) < 0) | unsolved[:, None]
     return needed if needed.any() else None
 
 

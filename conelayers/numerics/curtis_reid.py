@@ -1,10 +1,11 @@
-"""The least squares fit of the logarithms of a program's entries, which its equilibration is made of (scaling.py).
+"""The least squares fit of the logarithms of a program's entries, for its equilibration (scaling.py).
 
     log|Aᵢⱼ| + log eᵢ + log dⱼ ≈ 0,    log|Pⱼₖ| + log dⱼ + log dₖ ≈ 0     over the entries that are not zero
 
-(Curtis, Reid, "On the automatic scaling of matrices for Gaussian elimination", 1972), where log e = S η (``Cones.scalings``). The normal equations depend on
-the pattern of what is not zero only: they are factored once for it. In semidefinite and power cones A alone may leave factors of a
-block open; there q and b have a small part in the fit.
+(Curtis, Reid, "On the automatic scaling of matrices for Gaussian elimination", 1972), where log e = S η
+(``Cones.scalings``). The matrix of the normal equations depends on the pattern of nonzero entries only, so it is
+factored once for each pattern. In semidefinite and power cones A alone may not determine all factors of a block; there
+q and b take part in the fit with a small weight.
 """
 
 from __future__ import annotations
@@ -24,34 +25,37 @@ from conelayers.program.per_structure import once_per_structure
 __all__ = ["DWARFS", "LARGE", "ZERO", "Fit", "Fits", "fitted", "logarithms"]
 
 _ROUGH = 0.5  # binary orders of magnitude by which q' and b' may differ in an open part
-_LIMIT = 300.0  # of log₂ of a factor
-DWARFS = 20.0  # by which a right-hand side is above all others when its row is set aside: a factor of 1e6
-LARGE = 7.0  # and where the program was not solved with that row: a factor of 128
+_LIMIT = 300.0  # largest |log₂| of a factor
+DWARFS = 20.0  # binary orders by which a right-hand side lies above all others and is set aside: a factor of 1e6
+LARGE = 7.0  # binary orders for the same in a program that was not solved with that row: a factor of 128
 _SEVERAL = frozenset({"psd", "hermitian", "power", "power_dual"})  # cones with more than one factor a block
 _WEAK = 1e-2  # weight of q and b in the fit, so that they decide only what P and A leave open
-_RIDGE = 1e-10  # of the fit's matrix, which is singular
-_DENSE = 400  # unknowns up to which its inverse is kept
-_PATTERNS = 16  # of zeros among the values, whose matrices are remembered
-_UNIT, _BIAS = 2.0**-20, 1023.0  # of the exponent and the mantissa in the high word of a double
-_HIDDEN = round(46 / _UNIT)  # the same of 64 times the rounding of 1
-ZERO = -1000.0  # a logarithm below this is that of zero, for which 2·ZERO stands
+_RIDGE = 1e-10  # added to the diagonal of the fit's matrix, which is singular, relative to its largest entry
+_DENSE = 400  # number of unknowns up to which the inverse of the matrix is kept, not its sparse factor
+_PATTERNS = 16  # number of patterns of nonzero entries of one structure whose fits are kept
+_UNIT, _BIAS = 2.0**-20, 1023.0  # unit of the exponent in the high word of a double, and its bias
+_HIDDEN = round(46 / _UNIT)  # 46 binary orders in units of high words: 64 times the rounding of 1
+ZERO = -1000.0  # a logarithm below this stands for zero; 2·ZERO is stored
 
 
 def logarithms(values: np.ndarray) -> np.ndarray:
-    """log₂|values| to a tenth, and 2·ZERO for zeros."""
+    """log₂|values| with an error below 0.1, and 2·ZERO for zeros."""
     high = _high_words(values)
     return np.where(high, high * _UNIT - _BIAS, 2 * ZERO)
 
 
 def _high_words(values: np.ndarray) -> np.ndarray:
-    """Exponent and leading mantissa of |values| as integers: _UNIT times that less _BIAS interpolates log₂ linearly; 0 for zeros."""
+    """Exponent and leading mantissa of |values| as integers h (0: zero); _UNIT·h − _BIAS interpolates log₂."""
     words = np.ascontiguousarray(values).view(np.int32).reshape(*values.shape, 2)
     return words[..., 1 if sys.byteorder == "little" else 0] & 0x7FFFFFFF
 
 
 @once_per_structure
 def _diagonal_of_P(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where P's values hold entries off the diagonal, and those of the diagonal beside them, nnz where there is none."""
+    """The positions in P's values of the entries off the diagonal, and of the diagonal entries of their rows and columns.
+
+    A diagonal entry that is not stored has the position nnz.
+    """
     P = structure.P
     place = np.full(structure.n, P.nnz)
     on = np.flatnonzero(P.rows == P.cols)
@@ -61,9 +65,9 @@ def _diagonal_of_P(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _without_rounding(structure: Structure, words: np.ndarray) -> np.ndarray:
-    """The high words of P, zero where |Pⱼₖ| is rounding of √(Pⱼⱼ Pₖₖ), the most that it can be whatever the units.
+    """The high words of P; zero for a |Pⱼₖ| that is rounding of √(Pⱼⱼ Pₖₖ), its largest possible value in any units.
 
-    A product GᵀG leaves 1e−17 where its columns are orthogonal, which is no entry to bring to the size of the others.
+    A product GᵀG has entries of 1e−17 for orthogonal columns, which must not be scaled to the size of the others.
     """
     off, rows, columns = _diagonal_of_P(structure)
     if not off.size:
@@ -79,7 +83,9 @@ def _without_rounding(structure: Structure, words: np.ndarray) -> np.ndarray:
 
 
 class _Entries(NamedTuple):
-    """The high words of P, A, q and b, or which of them are not zero; q and b without columns where they have no part in the fit."""
+    """The high words of P, A, q and b, or which of them are not zero; q and b have no columns if they take no part in
+    the fit.
+    """
 
     P: np.ndarray
     A: np.ndarray
@@ -88,7 +94,9 @@ class _Entries(NamedTuple):
 
     @classmethod
     def of(cls, program: ConeProgram) -> _Entries:
-        """Those of a batch. Blocks with several factors need q and b, as A alone may leave some of these open."""
+        """The high words of a batch. q and b take part if a block has several factors, since A alone may not determine
+        them.
+        """
         P, A = _without_rounding(program.structure, _high_words(program.P)), _high_words(program.A)
         cones = program.structure.cones
         if not cones.kinds & _SEVERAL:
@@ -100,19 +108,19 @@ class _Entries(NamedTuple):
 
     @property
     def batch(self) -> int:
-        """The number of instances, 1 where they share everything."""
+        """The number of instances; 1 if they share all entries."""
         return max(h.shape[0] for h in self)
 
     def take(self, index: Any) -> _Entries:
-        """Those of a part of the batch."""
+        """The entries of a part of the batch."""
         return _Entries(*(values_of_part(h, index) for h in self))
 
     def present(self) -> _Entries:
-        """Which are not zero."""
+        """Which entries are not zero."""
         return _Entries(*(h != 0 for h in self))
 
     def alike(self) -> list[Any]:
-        """The instances whose entries are zero in the same places."""
+        """The instances, grouped by the pattern of their nonzero entries."""
         if self.batch == 1:
             return [slice(None)]
         bits, found = [np.packbits(h, axis=1) for h in self], dict[bytes, list[int]]()
@@ -123,7 +131,7 @@ class _Entries(NamedTuple):
 
 @final
 class Fit:
-    """The least squares fit over the entries that are not zero: one matrix for all that share them.
+    """The least squares fit over the nonzero entries: one matrix for all instances with one pattern.
 
     The unknowns are log d (n,), the coordinates η of log e = S η (``Cones.scalings``), and the sizes of q and b.
     """
@@ -131,7 +139,7 @@ class Fit:
     def __init__(self, structure: Structure, present: _Entries) -> None:
         P, A, n, S = structure.P, structure.A, structure.n, structure.cones.scalings
         self._n, self._S = n, S
-        self._single = structure.cones.kinds <= {"zero", "nonneg"}  # a factor of its own for every row
+        self._single = structure.cones.kinds <= {"zero", "nonneg"}  # whether every row has its own factor
         in_P, in_A, in_q, in_b = (np.flatnonzero(h[0]) for h in present)
 
         def equations(columns: list[np.ndarray], rows: np.ndarray | None, size: int | None = None) -> sp.csr_array:
@@ -160,7 +168,7 @@ class Fit:
             self._factor = qdldl.Solver(sp.csc_matrix(normal + ridge * sp.eye_array(self._size)))
 
     def _find_parts(self, structure: Structure, normal: sp.csr_array, in_P: np.ndarray) -> None:
-        """The part of each column and row, of those that hang together; open are those with columns and without entries of P."""
+        """Find the connected part of each column and row. A part is open if it has columns, but no entries of P."""
         S = self._S
         first = S.indices[S.indptr[:-1]] if structure.m else np.zeros(0, dtype=np.int64)
         # All coordinates of a block belong together.
@@ -176,15 +184,16 @@ class Fit:
         self._of_P[self._column[structure.P.cols[in_P]]] = True
         opened = np.setdiff1d(self._column, np.flatnonzero(self._of_P))
         self.open_count = opened.size
-        place = np.full(count, opened.size)  # that of all others
+        place = np.full(count, opened.size)  # the last place stands for all parts that are not open
         place[opened] = np.arange(opened.size)
         self._open_column, self._open_row = place[self._column], place[self._row]
 
     def shifts(self, log_q: np.ndarray, log_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """log t of the columns and of the rows, zero but in open parts: there q' and b' become of one size, where there are both.
+        """log t of the columns and of the rows, which brings q' and b' to one size in each open part that has both.
 
-        A part that has one of the two only is brought to the largest of the others' sizes: β and γ are common to all parts, and
-        x ≤ 1e14 for an x that nothing else asks for would make rounding of the rest.
+        It is zero in parts that are not open. A part that has only one of q' and b' is brought to the largest size in the
+        other parts, because all parts share β and γ: beside an x ≤ 1e14 that no other row or cost determines, the rest
+        would be rounding.
         """
         of_b = _maxima(log_b, self._open_row, self.open_count)
         of_q = _maxima(log_q, self._open_column, self.open_count)
@@ -207,16 +216,17 @@ class Fit:
         return shift[:, self._open_column], shift[:, self._open_row]
 
     def _largest_closed(self, logarithms: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """The largest of the columns, or rows, that are in no open part, (B,)."""
+        """The largest logarithm of the columns, or rows, that are in no open part, (B,)."""
         return logarithms[:, place == self.open_count].max(axis=1, initial=2 * ZERO)
 
     def dwarfing(
         self, candidates: np.ndarray, sizes: np.ndarray, others: np.ndarray, log_q: np.ndarray, gap: float = DWARFS
     ) -> np.ndarray:
-        """Which candidates, of sizes log|b'|, lie above such a gap over all that is smaller in their part of the program.
+        """Which candidates, of sizes log|b'|, lie above such a gap over all smaller sizes in their part of the program.
 
-        What is no candidate counts there as one size: its b, ``others`` (m,), and where P gives x a size, q. A part in which there
-        is nothing else, not even a q, is fulfilled by x = 0: there the largest size of all parts counts.
+        The largest size of all other data of a part counts as one size: b of the other rows, ``others`` (m,), and q if
+        the part has entries of P, which then give x a size. A part without any other data, even without q, is satisfied
+        by x = 0: there the largest size of all parts counts.
         """
         parts = self._of_P.size
         base = np.full(parts, 2 * ZERO)
@@ -241,7 +251,7 @@ class Fit:
         return found[based.size :]
 
     def solve(self, structure: Structure, words: _Entries) -> tuple[np.ndarray, np.ndarray]:
-        """log₂ d (B, n) and log₂ e (B, m) for these entries, whole numbers but for the third rows of power cones."""
+        """log₂ d (B, n) and log₂ e (B, m) for these entries, integers except in the third rows of power cones."""
         rows = words.batch
         of_d = _UNIT * (structure.A.column_sums(words.A) + 2 * structure.P.column_sums(words.P))
         of_e = _UNIT * structure.A.row_sums(words.A)
@@ -265,26 +275,26 @@ class Fit:
 
 @once_per_structure
 def _fits(structure: Structure) -> dict[bytes, Fit]:
-    """The fits that were made over some of its entries; none at first."""
+    """The fits kept for this structure, by the pattern of nonzero entries; empty at first."""
     return {}
 
 
 def _fit(structure: Structure, present: _Entries | None, words: _Entries) -> Fit:
-    """The fit over these entries (None: all that are stored), from memory if it was made before."""
+    """The fit for this pattern of nonzero entries (None: all stored ones), made only if it is not kept already."""
     known = _fits(structure)
     key = b"" if present is None else b"|".join(np.packbits(h[0]).tobytes() for h in present)
     if key not in known:
         while len(known) >= _PATTERNS:
-            known.pop(next(iter(known)), None)  # threads may be here at once
+            known.pop(next(iter(known)), None)  # another thread may have taken it
         known[key] = Fit(structure, words.present() if present is None else present)
     return known[key]
 
 
-Fits = list[tuple[Any, Fit]]  # positions in the batch, and the fit of what is not zero there
+Fits = list[tuple[Any, Fit]]  # positions in the batch, and the fit for their pattern of nonzero entries
 
 
 def fitted(program: ConeProgram) -> tuple[np.ndarray, np.ndarray, Fits]:
-    """log₂ d and log₂ e, (1, ·) where all instances share what they are fitted to; and the fits."""
+    """log₂ d and log₂ e, (1, ·) if all instances share the entries that are fitted; and the fits."""
     structure, words = program.structure, _Entries.of(program)
     if all(bool(h.all()) for h in words):
         fit = _fit(structure, None, words)
@@ -299,7 +309,9 @@ def fitted(program: ConeProgram) -> tuple[np.ndarray, np.ndarray, Fits]:
 
 
 def _maxima(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
-    """The maximum of the columns of each part, (B, count), for values (B, ·) above 2·ZERO; places from ``count`` on are left out."""
+    """The maximum over each part, (B, count), of values (B, ·) above 2·ZERO; parts from number ``count`` on are left
+    out.
+    """
     out = np.full((values.shape[0], count), 2 * ZERO)
     if count == 1 and not place.any():
         out[:, 0] = values.max(axis=1, initial=2 * ZERO)
@@ -316,5 +328,5 @@ def _maxima(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
 
 
 def _rows_of(columns: np.ndarray, size: int) -> sp.csr_array:
-    """Unit rows with their ones in these columns."""
+    """Rows of the identity matrix: row i has its one in columns[i]."""
     return sp.csr_array((np.ones(columns.size), columns, np.arange(columns.size + 1)), shape=(columns.size, size))

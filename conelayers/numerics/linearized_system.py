@@ -1,14 +1,15 @@
-"""The linear systems of Newton's method and of derivatives at the points of a batch: J·z = r and Jᵀ·w = g, from one factored K.
+"""The linear systems J·z = r and Jᵀ·w = g of Newton's method and of derivatives, solved with one factored K for each
+instance.
 
-K is solved with, J decides: every solution is refined on J, and where K is singular the minimum-norm least-squares solution takes its place.
+Every solution by K is refined on J, and its residual on J decides whether it counts. If K is singular, the minimum-norm
+least-squares solution takes its place where needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 
@@ -24,20 +25,39 @@ from conelayers.support.parallel import one_blas_thread
 
 __all__ = ["LinearizedSystem", "System"]
 
-_ACCEPTED = 1e-10  # relative residual of J above which the factor is not trusted
-_ILL_CONDITIONED = 1e-7  # and the one up to which a nonsingular system counts as solved
-_ROUNDED = 1e-4  # and the one up to which it does where rounding of the solution itself makes that residual
-_REFINED = 4e-15
-_CONSISTENT = 1e-6  # residual up to which a singular system may be a consistent one whose factor is a little off
-_PROMISING = 1e-3  # and the one up to which it is, where refinement makes it vanish
+_ACCEPTED = 1e-10  # relative residual on J above which a solution by the factor is not accepted
+_ILL_CONDITIONED = 1e-7  # relative residual up to which a nonsingular system counts as solved
+_ROUNDED = 1e-4  # relative residual up to which it does if rounding of the solution itself makes that residual
+_REFINED = 4e-15  # relative residual at which refinement stops
+_CONSISTENT = 1e-6  # relative residual up to which a singular system may be consistent, its factor being inexact
+# Relative residual up to which a singular system is refined: it is consistent if the residual vanishes.
+_PROMISING = 1e-3
 _MAX_REFINEMENTS = 3
 
 _Pair = tuple[np.ndarray, np.ndarray]
-_Moves = Callable[[Factorization, int], bool]
+_Moves = Callable[[Factorization, int], bool]  # whether the answer for an instance changes along null vectors of its K
+_NullSpace = tuple[np.ndarray, np.ndarray]
+
+
+@final
+@dataclass
+class _Computed:
+    """What was computed of a linearized system so far.
+
+    - factorization: its factor.
+    - inherited: which instances have the factors that Newton's last steps left, (B,) bool.
+    - null_spaces: ker K by instance; None if it was not found.
+    """
+
+    factorization: Factorization | None = None
+    inherited: np.ndarray | None = None
+    null_spaces: dict[int, _NullSpace | None] = field(default_factory=dict)
 
 
 class System(NamedTuple):
-    """A system with J: its first solution and corrections by a factored K, its residual, and its right-hand side."""
+    """A system with J or Jᵀ: its solution and corrections of it by a factored K, its residual on J, and its right-hand
+    side.
+    """
 
     first: Callable[[Factorization], _Pair]
     correct: Callable[[Factorization, np.ndarray, np.ndarray], _Pair]
@@ -49,8 +69,13 @@ class System(NamedTuple):
 class LinearizedSystem:
     """J at the points of a batch.
 
-    ``presolved`` is the equilibrated program, ``point`` its x, v, y and D; ``scaling`` leads back to the user's units. What Newton's last
-    steps factored (``parts``) is used; the rest is factored when the first system is solved, and kept. ``max_seconds`` limits each solve.
+    - presolved: the equilibrated program.
+    - point: its x, v, y and D.
+    - scaling: the scaling that leads back to the user's units.
+    - jobs: the number of threads.
+    - parts: factors from Newton's last steps, with their instances; the others are factored for the first system, and
+    kept.
+    - max_seconds: the time limit of each solve.
     """
 
     presolved: Presolved
@@ -59,25 +84,28 @@ class LinearizedSystem:
     jobs: int
     parts: tuple[tuple[np.ndarray, Factorization], ...] = ()
     max_seconds: float | None = None
+    # Made anew with each system, also by dataclasses.replace: a factor belongs to the points that it was made at.
+    computed: _Computed = field(init=False, default_factory=_Computed, repr=False, compare=False)
 
-    @cached_property
+    @property
     def _inherited(self) -> np.ndarray:
         """Which instances have the factors that Newton's last steps left, (B,) bool."""
-        inherited = np.zeros(self.program.batch, dtype=bool)
-        for members, _ in self.parts:
-            inherited[members] = True
-        return inherited
+        if self.computed.inherited is None:
+            self.computed.inherited = np.zeros(self.program.batch, dtype=bool)
+            for members, _ in self.parts:
+                self.computed.inherited[members] = True
+        return self.computed.inherited
 
     def _factored_anew(self, stale: np.ndarray) -> Factorization:
-        """The factorization with these instances, (B,) bool, factored at the point itself, and kept in the place of the one before."""
+        """Factor the instances ``stale``, (B,) bool, at the point itself, and keep the factorization in place of the old one."""
         parts = []
         for members, inner in self.parts:
             kept = np.flatnonzero(~stale[members])
             if kept.size:
                 parts.append((members[kept], inner if kept.size == members.size else inner.take(kept)))
-        self.__dict__["factorization"] = replace(self, parts=tuple(parts)).factorization
+        self.computed.factorization = replace(self, parts=tuple(parts)).factorization
         self._inherited[stale] = False
-        return self.factorization
+        return self.computed.factorization
 
     @property
     def program(self) -> ConeProgram:
@@ -86,12 +114,17 @@ class LinearizedSystem:
 
     @property
     def structure(self) -> Structure:
-        """That of the programs."""
+        """The structure of the programs."""
         return self.presolved.whole.structure
 
-    @cached_property
+    @property
     def factorization(self) -> Factorization:
-        """The factored reduced KKT matrix."""
+        """The factored reduced KKT matrix, computed once."""
+        if self.computed.factorization is None:
+            self.computed.factorization = self._factorize()
+        return self.computed.factorization
+
+    def _factorize(self) -> Factorization:
         smaller = self.presolved.smaller
 
         def factor(missing: np.ndarray) -> Factorization:
@@ -101,7 +134,7 @@ class LinearizedSystem:
         return EliminatedFactorization.of(self.presolved, combine(self.parts, smaller.batch, factor))
 
     def take(self, index: np.ndarray | list[int]) -> Self:
-        """That of a part of the batch, at ascending positions."""
+        """The system of a part of the batch, at ascending positions."""
         index = np.asarray(index)
         if index.size == self.program.batch:
             return self
@@ -118,17 +151,17 @@ class LinearizedSystem:
             parts=tuple(parts),
             **self._rest(index),
         )
-        if "factorization" in self.__dict__:
-            taken.__dict__["factorization"] = self.factorization.take(index)
-            taken.__dict__["_inherited"] = self._inherited[index]
+        if self.computed.factorization is not None:
+            taken.computed.factorization = self.computed.factorization.take(index)
+            taken.computed.inherited = self._inherited[index]
         return taken
 
     def _rest(self, index: np.ndarray) -> dict[str, Any]:
-        """What a subclass has of a part of the batch, by its field."""
+        """The subclass's own fields for a part of the batch."""
         return {}
 
     def at(self, point: Point) -> Self:
-        """At another point; factors are kept where D is the same."""
+        """The system at another point; factors are kept for instances with the same D."""
         changed = np.any(point.element.values != self.point.element.values, axis=1)
         parts = []
         for members, inner in self.parts:
@@ -138,15 +171,16 @@ class LinearizedSystem:
         return replace(self, point=point, parts=tuple(parts))
 
     def newton_step(self) -> np.ndarray:
-        """dv of Newton's step on F from here, (B, m) in the equilibrated units: to first order, how far off v is."""
+        """dv of Newton's step on F, (B, m) in the equilibrated units: to first order the error of v."""
         steps = self.forward(-self.point.F1, -self.point.F2)
         return self.solve(steps, lambda *_: False)[0][1]
 
     def rounding_step(self) -> tuple[np.ndarray, np.ndarray]:
-        """dx (B, n) and dv (B, m) for an F of the size of its rounding errors: how well x and v can be known at all.
+        """dx (B, n) and dv (B, m) for an F of the size of its rounding errors: the least error of x and v.
 
-        The errors are drawn at random between half of their size and all of it, with random signs. In full size a few of the same sign can be what
-        a move of x alone makes good (rows A x = t with t next to zero: their sizes are |A||x|), which random ones are not.
+        The errors are random, between half of their size and all of it, with random signs. In full size a few errors of
+        the same sign may be what a move of x alone makes up for (rows A x = t with t nearly zero: their sizes are
+        |A||x|), which random errors are not.
         """
         point, rng = self.point, np.random.default_rng(1)
         sizes = rounding_of(self.program, point)
@@ -161,7 +195,7 @@ class LinearizedSystem:
         return self.solve(steps, lambda *_: False)[1].error
 
     def forward(self, r1: np.ndarray, r2: np.ndarray) -> System:
-        """J·[dx; dv] = [r₁; r₂] in the equilibrated units."""
+        """The system J·[dx; dv] = [r₁; r₂] in the equilibrated units."""
         program, element = self.program, self.point.element
 
         def solve(factorization: Factorization, e1: np.ndarray, e2: np.ndarray) -> _Pair:
@@ -174,38 +208,38 @@ class LinearizedSystem:
 
         return System(lambda f: solve(f, r1, r2), solve, residual, (r1, r2))
 
-    def null_vectors(self, i: int, factorization: Factorization | None = None) -> tuple[np.ndarray, np.ndarray] | None:
-        """ker K of an instance: what its factor knows, else found for its own sake, once; None if it is not found."""
-        return self._or_found(i, (factorization or self.factorization).null_vectors(i))
+    def null_vectors(self, i: int, factorization: Factorization | None = None) -> _NullSpace | None:
+        """ker K of an instance, from its factor, or else computed once by ``null_space``; None if it is not found."""
+        return self._or_computed(i, (factorization or self.factorization).null_vectors(i))
 
-    def null_sample(self, i: int, factorization: Factorization | None = None) -> tuple[np.ndarray, np.ndarray] | None:
-        """A few null vectors of an instance that stand for all: what is zero on them is zero on ker K."""
-        return self._or_found(i, (factorization or self.factorization).null_sample(i))
+    def null_sample(self, i: int, factorization: Factorization | None = None) -> _NullSpace | None:
+        """A few null vectors of an instance: a linear map that is zero on them is zero on ker K."""
+        return self._or_computed(i, (factorization or self.factorization).null_sample(i))
 
-    def _or_found(self, i: int, known: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray] | None:
+    def _or_computed(self, i: int, known: _NullSpace | None) -> _NullSpace | None:
         if known is not None or out_of_time():
             return known
-        if i not in self._found:
-            self._found[i] = null_space(self.presolved, self.point.element, i)
-        return self._found[i]
-
-    @cached_property
-    def _found(self) -> dict[int, tuple[np.ndarray, np.ndarray] | None]:
-        return {}
+        found = self.computed.null_spaces
+        if i not in found:
+            found[i] = null_space(self.presolved, self.point.element, i)
+        return found[i]
 
     @np.errstate(over="ignore", invalid="ignore")  # factors that broke down are found by their residuals
     def solve(self, steps: System, moves: _Moves, consequence: str = "", tell: Tell = ignored) -> tuple[_Pair, Trouble]:
-        """Solve on K, refine on J; where a factor does not deliver, or the ambiguity of a singular K reaches what was asked for,
-        with the pseudo-inverse. The solution, NaN where time ran out, and what is wrong with it, of which ``tell`` is told: of
-        ambiguity before the pseudo-inverse is computed, of the rest when it is known.
+        """Solve with K and refine on J, with the pseudo-inverse where necessary.
+
+        The pseudo-inverse is used if the residual stays too large, or if K is singular and the answer depends on the
+        choice among the solutions (``moves``). Returns the solution, NaN for instances that time did not suffice for,
+        and the trouble. ``tell`` is called with an ambiguity before the pseudo-inverse is computed, and with the rest
+        at the end.
         """
         with one_blas_thread(self.program.structure.wants_one_blas_thread), time_limit(self.max_seconds):
             factorization = self.factorization
-            singular = factorization.singular  # asked first: a factor may find out only then, and be replaced
+            singular = factorization.singular  # read before the solve: a factor may find out, and be replaced, only now
             solution, error = _refine(factorization, steps)
             stale = (error > _ACCEPTED) & self._inherited
             if stale.any():
-                # A last correction of the point may have taken v across a kink, to another D than the one that was factored.
+                # A last correction of the point may have moved v across a kink, so that D is not the one that was factored.
                 factorization = self._factored_anew(stale)
                 singular = factorization.singular
                 solution, error = _refine(factorization, steps)
@@ -221,11 +255,12 @@ class LinearizedSystem:
             rounded = self._rounded(steps, solution, error, singular)
             again = (error > _ACCEPTED) & ~rounded
             again[trouble.ambiguous] = True
-            told, unfinished = trouble.ambiguous, []
+            reported, unfinished = trouble.ambiguous, []
             if again.any():
                 factorization = factorization.use_pseudo_inverse(np.flatnonzero(again))
                 second, second_error = _refine(factorization, steps)
-                # An inconsistent system has no small residual; its regularized "solution" is of size 1/δ.
+                # An inconsistent system keeps a large residual, and its regularized "solution" is of size 1/δ: K⁺
+                # replaces it.
                 take = again & (factorization.singular | (second_error < error))
                 solution = (
                     np.where(take[:, None], second[0], solution[0]),
@@ -236,7 +271,7 @@ class LinearizedSystem:
                 late = [int(i) for i in np.flatnonzero(found) if moves(factorization, int(i))]
                 finite = np.isfinite(solution[0]).all(axis=1) & np.isfinite(solution[1]).all(axis=1)
                 unfinished = np.flatnonzero(again & ~finite).tolist() if out_of_time() else []
-                trouble = trouble._replace(ambiguous=sorted({*told, *late} - {*unfinished}))
+                trouble = trouble._replace(ambiguous=sorted({*reported, *late} - {*unfinished}))
             singular = factorization.singular
             wrong = error > np.where(singular, _ACCEPTED, _ILL_CONDITIONED)
             inconsistent = np.flatnonzero(wrong & ~(rounded & ~again))
@@ -246,21 +281,22 @@ class LinearizedSystem:
                 inconsistent=[i for i in inconsistent.tolist() if i not in unfinished],
                 unfinished=unfinished,
             )
-            news = trouble._replace(ambiguous=[i for i in trouble.ambiguous if i not in told])
-            if news.instances:
-                tell(news)
+            unreported = trouble._replace(ambiguous=[i for i in trouble.ambiguous if i not in reported])
+            if unreported.instances:
+                tell(unreported)
             return solution, trouble
 
     def _rounded(self, steps: System, solution: _Pair, error: np.ndarray, singular: np.ndarray) -> np.ndarray:
-        """Where K is regular and all that is left of a system's residual is what rounding of the solution makes of J·z, (B,) bool.
+        """The instances with a regular K whose residual is no more than rounding of the solution z in J·z, (B,) bool.
 
-        Of a solution that is 1e9 times as large as the right-hand side, the multipliers' beside a weight of 1e9, rounding alone is 1e−7 of that.
+        If a solution is 1e9 times as large as the right-hand side, such as multipliers beside a weight of 1e9, its rounding
+        alone makes a residual of 1e−7.
         """
         rounded = (error > _ACCEPTED) & (error <= _ROUNDED) & ~singular
         if rounded.any():
             sizes, cones = self.program.magnitudes, self.structure.cones
             first, second = (np.abs(h) for h in solution)
-            # D mixes the rows of a block, and makes none of them larger than the block.
+            # D mixes the rows of a block, and no row becomes larger than the block.
             of_rows, of_D = (
                 np.repeat(cones.block_sums(h), cones.block_sizes, axis=1)
                 for h in (second + sizes.A.matvec(first), second)
@@ -274,10 +310,13 @@ class LinearizedSystem:
 
 
 def _refine(factorization: Factorization, steps: System) -> tuple[_Pair, np.ndarray]:
-    """Iterative refinement on J, which also recovers the digits that a tiny √Λ costs on K; the relative residual, (B,)."""
+    """The solution after iterative refinement on J, which recovers the digits that a tiny √Λ costs; and the relative
+    residual, (B,).
+    """
     first, correct, residual, rhs = steps
     size = np.maximum(largest(rhs[0]), largest(rhs[1]))
-    # Cotangents that are zero (or all but) have the solution zero, those that are not finite have none to be checked.
+    # Right-hand sides that are zero, or nearly, have the solution zero. Those that are not finite have none to be
+    # checked.
     size = np.where((size > 1e-290) & np.isfinite(size), size, np.inf)
     a, c = first(factorization)
     e1, e2 = residual(a, c)
@@ -298,7 +337,7 @@ def _refine(factorization: Factorization, steps: System) -> tuple[_Pair, np.ndar
         error = np.where(better[:, 0], next_error, error)
         if stalled:
             break
-    # K⁺ of an inconsistent system is the answer as it is.
+    # For an inconsistent system the answer is K⁺ without refinement.
     back = doubtful & (error > _ACCEPTED)
     if back.any():
         a, c = np.where(back[:, None], unrefined[0], a), np.where(back[:, None], unrefined[1], c)

@@ -1,12 +1,13 @@
 """Semismooth Newton on the residual map: from a rough point, or the previous solution, to machine precision.
 
-A step solves J(D)·[dx; dv] = −F, which is the reduced KKT system (kkt/factorization.py) with r = −F; near a solution where J
-is invertible it converges superlinearly (Qi, Sun 1993). Far from it, or where J is singular on the way, a proximal step
+A step solves J(D)·[dx; dv] = −F, which is the reduced KKT system (kkt/factorization.py) with r = −F. Near a solution
+with an invertible J the method converges superlinearly (Qi, Sun 1993). Far from it, or if J is singular on the way, a
+proximal step
 
     K_δ [dx; t] = [−F₁; √Λ UᵀF₂],   dv = A dx − F₂ + (1 − δ) U√Λ t,   δ = μ·min(1e−2, 0.1‖F‖),
 
-is a descent direction once δ is large enough: μ grows thirtyfold when the line search on ‖F‖ fails and shrinks by five after
-a full step.
+is a descent direction once δ is large enough. μ is multiplied by 30 if the line search on ‖F‖ fails, and divided by 5
+after a full step.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from conelayers.support.limits import out_of_time
 
 __all__ = ["Polished", "polish"]
 
-_DIVERGED = 1e6
-_LARGEST = 1e-2
-_HALVINGS = 5
+_DIVERGED = 1e6  # error from which an instance is given up
+_LARGEST = 1e-2  # largest δ/μ
+_HALVINGS = 5  # of a step in the line search
 _REFINEMENTS = 3  # solves with the last factor
-_GROWTH, _DECAY = 30.0, 5.0
-_MOST = 1e8  # μ beyond which the proximal steps have given up
-_SAME = 1e-4  # change of D's eigenvalues up to which the factor of the step before is near enough to refine with
+_GROWTH, _DECAY = 30.0, 5.0  # of μ
+_MOST = 1e8  # μ from which no more proximal steps are made
+_SAME = 1e-4  # change of D's eigenvalues up to which the factor of the previous step is good enough for refinement
 
 
 @final
 class Polished(NamedTuple):
-    """The best point of each instance, and factorizations (indices, factors) that are also those of the points."""
+    """The best point of each instance, and factorizations (indices, factors) at these points."""
 
     x: np.ndarray
     v: np.ndarray
     error: np.ndarray  # the scaled ‖F‖ of residual.py, (B,)
     parts: list[Part]
-    point: Point | None  # all of them evaluated, where that is at hand
+    point: Point | None  # all points evaluated, if they happen to be
 
 
-@np.errstate(over="ignore", invalid="ignore")  # steps that are not finite are looked for
+@np.errstate(over="ignore", invalid="ignore")  # steps that are not finite are found and dropped
 def polish(
     program: ConeProgram,
     x: np.ndarray,
@@ -60,9 +61,11 @@ def polish(
 ) -> Polished:
     """Newton steps from (x, v), each instance by itself, until ‖F‖ is below ``tolerance`` or stalls below ``enough``.
 
-    ``plain_steps`` full steps first, of which the best is kept; then for what is not below ``enough``
-    ``proximal_steps`` guarded ones, none of either past the call's time limit. ``known``: factorizations at the start, where there are some.
-    ``patience``: how many full steps in a row may lead nowhere better.
+    First come up to ``plain_steps`` full steps, of which the best point is kept; then, for instances that are not below
+    ``enough``, up to ``proximal_steps`` guarded ones. No step begins after the call's time limit.
+
+    - known: factorizations at the start, if there are any.
+    - patience: how many full steps in a row may bring no improvement.
     """
     state = _State(program, x, v, tolerance, jobs, known)
     state.plain(plain_steps, patience)
@@ -75,7 +78,7 @@ def polish(
 
 
 class _State:
-    """The best points so far, and the factors that go with them."""
+    """The best points so far, and the factors at these points."""
 
     def __init__(
         self,
@@ -93,7 +96,7 @@ class _State:
         errors = self.point.errors(program)
         self.error = self.point.error(program, errors)
         self.parts: list[Part] = []
-        self._finished = np.zeros(program.batch, dtype=bool)  # nothing more to gain
+        self._finished = np.zeros(program.batch, dtype=bool)  # more steps would gain nothing
         for index, inner in known:
             arrived = np.flatnonzero(self.error[index] <= tolerance)
             if arrived.size:
@@ -102,6 +105,7 @@ class _State:
                 self._refine(index[arrived], self.point, index[arrived], factorization, errors.aim)
 
     def plain(self, steps: int, patience: int | None = None) -> None:
+        """Make full steps."""
         todo = np.flatnonzero((self.error > self.tolerance) & np.isfinite(self.error) & ~self._finished)
         if not todo.size or not steps:
             return
@@ -125,7 +129,8 @@ class _State:
             error = candidate.error(part, errors)
             before = self.error[todo]
             better = usable & (error < before)
-            # Far from the solution the error may rise while the active set settles; near it, no progress means rounding.
+            # Far from the solution the error may rise while the active set settles. Near it, no progress means
+            # rounding.
             stalled = (before <= ACCURACY) & (error > 0.5 * before)
             done = stalled | (error <= self.tolerance)
             self._keep(todo, candidate, better, error)
@@ -147,15 +152,15 @@ class _State:
     def _refine(
         self, index: np.ndarray, points: Point, places: np.ndarray, factorization: Factorization, aim: np.ndarray
     ) -> None:
-        """A few steps more with the same factors, for rows that are exact only up to the rounding of larger ones.
+        """Make a few more steps with the same factors, for rows that are exact only up to the rounding of larger rows.
 
-        ``index``: the instances that the factors are of, at the positions ``places`` of the points and what they aim at.
+        ``index`` are the instances of the factors; ``places`` are their positions in ``points`` and ``aim``.
         """
-        open_ = np.flatnonzero((aim[places] > self.tolerance) & np.isfinite(aim[places]))
-        if not open_.size:
+        inexact = np.flatnonzero((aim[places] > self.tolerance) & np.isfinite(aim[places]))
+        if not inexact.size:
             return
-        point, program, aim = points.take(places[open_]), self.program.take(index[open_]), aim[places[open_]]
-        factorization, index = factorization.take(open_), index[open_]
+        point, program, aim = points.take(places[inexact]), self.program.take(index[inexact]), aim[places[inexact]]
+        factorization, index = factorization.take(inexact), index[inexact]
         error = self.error[index]
         for _ in range(_REFINEMENTS):
             dx, dy = factorization.solve(-point.F1, point.F2)
@@ -195,7 +200,9 @@ class _State:
         done: np.ndarray,
         better: np.ndarray,
     ) -> None:
-        """The factors of finished instances, where D has hardly changed: exact on orthants, refined with elsewhere."""
+        """Keep the factors of finished instances whose D has hardly changed: exact on orthants, used with refinement on
+        other cones.
+        """
         change = np.abs(used.values - reached.values)
         support = (used.values > 0) == (reached.values > 0)
         # A step that did not improve ends at the point where it was factored.
@@ -205,6 +212,7 @@ class _State:
             self.parts.append((todo[kept], factorization if kept.size == todo.size else factorization.take(kept)))
 
     def proximal(self, todo: np.ndarray, steps: int) -> None:
+        """Make proximal steps, guarded by a line search, for the instances ``todo``."""
         mu = np.ones(todo.size)
         x, v = self.x[todo], self.v[todo]
         for _ in range(steps):
@@ -227,13 +235,14 @@ class _State:
 
 
 def _size(point: Point) -> np.ndarray:
+    """‖F‖, (B,)."""
     return np.sqrt(np.sum(point.F1**2, axis=1) + np.sum(point.F2**2, axis=1))
 
 
 def _line_search(
     program: ConeProgram, point: Point, size: np.ndarray, dx: np.ndarray, dv: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The largest of the steps 1, ½, … (or 0) that lowers ‖F‖ enough, per instance: x, v and the step."""
+    """x, v and the step for each instance: the largest of 1, ½, … that lowers ‖F‖ enough, or 0."""
     usable = np.isfinite(dx).all(axis=1) & np.isfinite(dv).all(axis=1)
     dx, dv = np.where(usable[:, None], dx, 0.0), np.where(usable[:, None], dv, 0.0)
     step, found = np.ones(size.size), ~usable

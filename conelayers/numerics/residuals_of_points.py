@@ -1,4 +1,4 @@
-"""The residuals of points, recomputed from the data, whoever found them."""
+"""The residuals of points, recomputed from the data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from conelayers.program.solution import Residuals
 
 __all__ = ["residuals_of"]
 
-_SMALL = 1e-12  # up to which bounds of the errors are told in their place
+_SMALL = 1e-12  # errors up to which cheap upper bounds take their place
 
 
 def residuals_of(program: ConeProgram, point: Point, errors: BackwardErrors | None = None) -> Residuals:
-    """The Residuals of a point of an equilibrated program; ``errors`` where they are known."""
+    """The Residuals of a point of an equilibrated program; ``errors`` are its backward errors, if they are known."""
     errors = errors or point.errors(program, _SMALL)
     return Residuals(
         primal=errors.rows.max(axis=1, initial=0.0),
@@ -30,8 +30,8 @@ def residuals_of(program: ConeProgram, point: Point, errors: BackwardErrors | No
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def _cone_errors(cones: Cones, v: np.ndarray, y: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """The largest over the blocks of their distances from the cones and of |sᵀy|, relative to the block, (B,)."""
-    if not cones.curved:  # y is v's positive part and s its negative one
+    """The largest over the blocks of their distances from the cones and of |sᵀy|, relative to the block's size, (B,)."""
+    if not cones.curved:  # y is the positive part of v, and s the negative part, exactly
         return np.zeros(len(v))
     to_dual, to_primal = product_cone(cones).distances(y, s)
     square = cones.block_sums(v * v)

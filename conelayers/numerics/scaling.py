@@ -1,18 +1,20 @@
-"""Equilibration of a program: v = y − s compares multipliers with slacks, so both should be of one size.
+"""Equilibration of a program: the entries of v = y − s compare multipliers with slacks, so both should be of one size.
 
 With d > 0 (n,), e > 0 (m,) such that diag(e) maps the cone onto itself, and β, γ > 0, the program in
 
     x' = β x/d,   s' = β e s,   y' = γ y/e,
 
-has the data P' = (γ/β) d P d, q' = γ d q, A' = e A d, b' = β e b and the same cone. d and e are the least squares fit that brings the entries of P'
-and A' to one size (curtis_reid.py). Whatever units the user chose for variables, rows and objective, the fit ends in the same program: units add to the
-logarithms what it takes away again. An iteration that brings norms to one (Ruiz, 2001) has many fixed points, and ends in one that depends
-on the units. Where a part of the program that hangs together has no P, the fit leaves one factor open, d·t and e/t; it is chosen so that q' and
-b' are of one size there. β and γ bring b' and q' to size 1. All are powers of two, so that scaling rounds nothing (but for the third row of
-a power cone).
+has the data P' = (γ/β) d P d, q' = γ d q, A' = e A d, b' = β e b and the same cone. d and e are the least squares fit
+that brings the entries of P' and A' to one size (curtis_reid.py). The fit ends in the same program whatever units the
+user chose for variables, rows and objective, since it subtracts from the logarithms what the units add. An iteration
+that brings norms to one (Ruiz, 2001) has many fixed points, and ends in one that depends on the units. If a connected
+part of the program has no P, the fit leaves one factor t open, d·t and e/t; it is chosen so that q' and b' are of one
+size there. β and γ bring b' and q' to size 1. All factors are powers of two, so that scaling causes no rounding errors
+(except in the third row of a power cone).
 
-Right-hand sides that dwarf the others, such as a bound of 1e10 that is there for form's sake, would make everything else look like
-rounding. Rows of the nonnegative cone with such a b, and those without a bound (b = ∞), are found here and set aside (bounds.py).
+A right-hand side far above the others, such as a bound of 1e10 that is never active, would make everything else look
+like rounding errors. Rows of the nonnegative cone with such a b, and those without a bound (b = ∞), are found here and
+set aside (bounds.py).
 """
 
 from __future__ import annotations
@@ -31,15 +33,20 @@ from conelayers.program.patterns import largest, values_of_part
 __all__ = ["Equilibrated", "Scaling", "equilibrate_program"]
 
 _TOLERATED = 1.0  # binary orders of magnitude by which q' and b' may differ from 1
-_LIMIT = 300.0  # of log₂ β and log₂ γ
-_APART = 40.0  # binary orders by which q' or b' is so much the smaller that it counts as zero: its rounding is not to be scaled up
-_SPREAD = 1e-8  # what is smaller than so much of the largest entry of a point is scaled like that much of it
+_LIMIT = 300.0  # largest |log₂ β| and |log₂ γ|
+# Binary orders of magnitude by which q' or b' is smaller than the other and counts as zero: it may be rounding errors,
+# which
+# must not be scaled up.
+_APART = 40.0
+_SPREAD = 1e-8  # entries of a point below this fraction of the largest one are scaled as if they were this fraction
 
 
 @final
 @dataclass(frozen=True)
 class Scaling:
-    """d (B, n) and e (B, m), (1, ·) where they are shared, β (B, 1) and γ (B, 1) of a batch, and the translations between the two programs."""
+    """d (B, n) and e (B, m), (1, ·) if all instances share them, β (B, 1) and γ (B, 1), and the maps between the two
+    programs.
+    """
 
     d: np.ndarray
     e: np.ndarray
@@ -53,13 +60,15 @@ class Scaling:
 
     @classmethod
     def identity_of(cls, x: np.ndarray, v: np.ndarray) -> Scaling:
-        """The same for points x (B, n) and v (B, m)."""
+        """The scaling that changes nothing, for points x (B, n) and v (B, m)."""
         one = np.ones((len(x), 1))
         return cls(np.ones_like(x), np.ones_like(v), one, one)
 
     @classmethod
     def of_point(cls, cones: Cones, x: np.ndarray, y: np.ndarray, s: np.ndarray) -> Scaling:
-        """Units in which all of a point is about 1: d = |x|, e² = ‖y‖/‖s‖ block by block, β and γ; x (B, n), y and s (B, m)."""
+        """The scaling that brings a point to size 1: d = |x|, e² = ‖y‖/‖s‖ by blocks, β and γ; for x (B, n), y and s
+        (B, m).
+        """
         d = _power_of_two(_bounded(np.abs(x)))
         slacks, multipliers = (_bounded(cones.block_maxima(np.abs(h))) for h in (s, y))
         e = _power_of_two(np.sqrt(multipliers / slacks))
@@ -68,7 +77,7 @@ class Scaling:
         return cls(d, e, beta, gamma)
 
     def then(self, other: Scaling) -> Scaling:
-        """This one, and ``other`` after it."""
+        """The scaling by this one and then by ``other``."""
         return Scaling(self.d * other.d, self.e * other.e, self.beta * other.beta, self.gamma * other.gamma)
 
     @cached_property
@@ -77,7 +86,7 @@ class Scaling:
         return all(bool((h == 1).all()) for h in (self.d, self.e, self.beta, self.gamma))
 
     def take(self, index: Any) -> Scaling:
-        """A part of the batch."""
+        """The scaling of a part of the batch."""
         return Scaling(
             values_of_part(self.d, index),
             values_of_part(self.e, index),
@@ -120,14 +129,14 @@ class Scaling:
 
 @final
 class Equilibrated(NamedTuple):
-    """A program, its scaling, and the rows that are set aside (B, m) bool, None where there are none."""
+    """A scaled program, its scaling, and the rows that are set aside, (B, m) bool; None if there are none."""
 
     program: ConeProgram
     scaling: Scaling
     aside: np.ndarray | None
 
     def rescaled(self, program: ConeProgram, others: Scaling) -> Equilibrated:
-        """The same of ``program`` with further scalings after this one."""
+        """``program`` with this scaling and further ones after it."""
         scaling = self.scaling.then(others)
         return Equilibrated(scaling.program(program), scaling, self.aside)
 
@@ -135,8 +144,10 @@ class Equilibrated(NamedTuple):
 def equilibrate_program(
     program: ConeProgram, kept: np.ndarray | None = None, unsolved: np.ndarray | None = None
 ) -> Equilibrated:
-    """The equilibrated program, each instance by itself. Rows ``kept`` (B, m) bool are set aside only where their b is infinite,
-    those of instances ``unsolved`` (B,) bool where it is only large.
+    """Equilibrate each instance by itself.
+
+    Rows ``kept``, (B, m) bool, are set aside only if their b is infinite. In instances ``unsolved``, (B,) bool, rows are
+    set aside even if their b is only large.
     """
     structure = program.structure
     if not program.batch:
@@ -173,6 +184,7 @@ def equilibrate_program(
 
 
 def _bounded(h: np.ndarray) -> np.ndarray:
+    """h with its small entries raised to a fraction of the largest one; 1 if all are zero."""
     most = largest(h)[:, None]
     return np.maximum(h, np.where(most > 0, _SPREAD * most, 1.0))
 
@@ -189,7 +201,7 @@ def _sizes(log_q: np.ndarray, log_b: np.ndarray, curved: bool) -> tuple[np.ndarr
     gamma, beta = (
         np.where(none | (np.abs(h) <= _TOLERATED), 0.0, -np.rint(h)) for none, h in ((no_q, q_size), (no_b, b_size))
     )
-    # Without one of the two, or next to none, P' keeps its size: x ≈ q/P for b = 0, y ≈ P b for q = 0.
+    # If one of the two is zero, or nearly, P' keeps its size, since x ≈ q/P for b = 0 and y ≈ P b for q = 0.
     beta = np.where(curved & (no_b | (beta > _APART + gamma)), gamma, beta)
     gamma = np.where(curved & (no_q | (gamma > _APART + beta)), beta, gamma)
     return np.clip(beta, -_LIMIT, _LIMIT), np.clip(gamma, -_LIMIT, _LIMIT)
@@ -203,7 +215,7 @@ def _set_aside(
     kept: np.ndarray | None,
     unsolved: np.ndarray | None,
 ) -> np.ndarray | None:
-    """The rows of the nonnegative cone whose b is infinite, or dwarfs what else there is in the same part of the program."""
+    """The rows of the nonnegative cone whose b is infinite, or far above all other data of its part of the program."""
     cones = program.structure.cones
     if not cones.nonneg:
         return None
@@ -211,7 +223,7 @@ def _set_aside(
     b = program.b[:, rows]
     spans = _span(log_b, log_q if program.structure.P.nnz else log_b)
     gaps = np.full(program.batch, DWARFS) if unsolved is None else np.where(unsolved, LARGE, DWARFS)
-    if not (spans > gaps).any() and not np.isinf(b).any():  # where all are infinite they span nothing
+    if not (spans > gaps).any() and not np.isinf(b).any():  # if all are infinite, the span is not above any gap
         return None
     loose = (b > 0) & (b < np.inf)
     if kept is not None:
@@ -239,6 +251,6 @@ def _set_aside(
 
 
 def _span(log_b: np.ndarray, log_q: np.ndarray) -> np.ndarray:
-    """From the smallest to the largest of what is not zero, (B,)."""
+    """The difference of the largest and the smallest logarithm of a nonzero entry, (B,)."""
     least = [np.where(h > ZERO, h, np.inf).min(axis=1, initial=np.inf) for h in (log_b, log_q)]
     return log_b.max(axis=1, initial=-np.inf) - np.minimum(*least)

@@ -1,4 +1,4 @@
-"""What is wrong with a linear system whose matrix is singular, and who is told."""
+"""Reports about linear systems whose matrix is singular."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ __all__ = ["Tell", "Trouble", "ignored"]
 
 @final
 class Trouble(NamedTuple):
-    """What is wrong with a linear system: its relative residual (B,), where K is singular (B,), the instances in which that
-    reaches what was asked for, those for which the system has no solution, what it means, and the instances that max_seconds
-    left without an answer.
+    """What is wrong with the linear systems of a batch.
+
+    - error: the relative residuals, (B,).
+    - singular: which instances have a singular K, (B,) bool.
+    - ambiguous: the instances whose answer depends on the choice among several solutions.
+    - inconsistent: the instances whose system has no solution.
+    - consequence: what the ambiguity means, in words.
+    - unfinished: the instances that have no answer because max_seconds was reached.
     """
 
     error: np.ndarray
@@ -28,12 +33,12 @@ class Trouble(NamedTuple):
 
     @property
     def instances(self) -> list[int]:
-        """Those concerned."""
+        """The instances with any of these troubles."""
         return sorted({*self.ambiguous, *self.inconsistent, *self.unfinished})
 
     @property
     def message(self) -> str:
-        """What happened, at which instances."""
+        """What is wrong and at which instances, for the user."""
         reasons = []
         if self.inconsistent:
             reasons.append(
@@ -59,8 +64,8 @@ class Trouble(NamedTuple):
         )
 
 
-Tell = Callable[[Trouble], None]
+Tell = Callable[[Trouble], None]  # what is called with a trouble when it is found
 
 
 def ignored(trouble: Trouble) -> None:
-    """For whoever does not want to hear of it."""
+    """Ignore the trouble."""

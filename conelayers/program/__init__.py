@@ -1,4 +1,5 @@
-"""The cone program in the package's one convention: patterns, values, solutions, and the user's names for rows and columns.
+"""The cone program in the package's one convention: patterns, values, solutions, and the user's names for rows and
+columns.
 
-In come arrays; out go descriptions that hold data and compute nothing beyond products with P and A.
+Its classes hold data and compute nothing beyond products with P and A.
 """

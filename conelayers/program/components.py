@@ -1,4 +1,4 @@
-"""Which columns and rows of a program have something to do with each other, be it through others."""
+"""The independent components of a program: columns and rows that no chain of entries or cones connects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Components"]
 @final
 @dataclass(frozen=True)
 class Components:
-    """Parts of a program that have nothing to do with each other: the number of each column's (n,) and row's (m,), and how many there are."""
+    """The component of each column (n,) and of each row (m,), by number, and how many components there are."""
 
     columns: np.ndarray
     rows: np.ndarray
@@ -27,7 +27,10 @@ class Components:
 
     @classmethod
     def of(cls, P: Pattern, A: Pattern, cones: Cones) -> Components | None:
-        """Those of a program with these patterns of P and A, where a cone's rows belong together; None where there is one only."""
+        """The components by the patterns of P and A; the rows of one cone are connected.
+
+        None if there is only one component.
+        """
         n, block = P.shape[0], np.repeat(np.arange(cones.block_sizes.size), cones.block_sizes)
         ends = np.concatenate([P.rows, n + block[A.rows]]), np.concatenate([P.cols, A.cols])
         size = n + cones.block_sizes.size
@@ -37,7 +40,7 @@ class Components:
 
     @cached_property
     def _sorted(self) -> tuple[tuple[np.ndarray, Segments], ...]:
-        """The columns, and the rows, component by component."""
+        """The columns in the order of their components, and where each component starts; the same for the rows."""
         labels = np.arange(self.number)
         found = []
         for of in (self.columns, self.rows):
@@ -46,11 +49,11 @@ class Components:
         return tuple(found)
 
     def column_maxima(self, values: np.ndarray) -> np.ndarray:
-        """The largest of nonnegative values (B, n) in each component, (B, number); 0 where it has no column."""
+        """The largest of nonnegative values (B, n) in each component, (B, number); 0 if it has no column."""
         order, segments = self._sorted[0]
         return segments.maxima(values[:, order])
 
     def row_maxima(self, values: np.ndarray) -> np.ndarray:
-        """The same for the rows, from (B, m)."""
+        """The largest of nonnegative values (B, m) of the rows in each component, (B, number); 0 if it has no row."""
         order, segments = self._sorted[1]
         return segments.maxima(values[:, order])

@@ -1,4 +1,4 @@
-"""Cones from the dictionaries by which SCS and its relatives name them."""
+"""Cones from the dictionaries that SCS and diffcp use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _DICT_KEYS = {
 
 
 def as_cones(cones: Cones | Mapping[str, Any]) -> Cones:
-    """A Cones from a Cones or from a dict with SCS's keys z (or f), l, q, s, cs, ep, ed, p; the rows of cs as Cones has them.
+    """A Cones from a Cones or from a dict with SCS's keys z (or f), l, q, s, cs, ep, ed, p.
+
+    The rows of cs have Cones' order.
 
     Raises ValueError naming an unknown key, TypeError for anything that is neither.
     """

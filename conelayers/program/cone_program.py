@@ -6,7 +6,7 @@ subject to A x + s = b, s ∈ K     subject to P x + Aᵀy + q = 0, y ∈ K*
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, final
 
@@ -18,7 +18,7 @@ from conelayers.program.patterns import BatchOperator, DenseOperator, Pattern, v
 
 __all__ = ["ConeProgram", "Magnitudes", "Structure"]
 
-_THREADS_FROM, _THREADS_UP_TO = 64, 3000  # n + m between which two BLAS threads are slower than one
+_THREADS_FROM, _THREADS_UP_TO = 64, 3000  # the range of n + m in which two BLAS threads are slower than one
 
 
 @final
@@ -32,15 +32,18 @@ class Magnitudes(NamedTuple):
     rows_of_A: np.ndarray
 
     def take(self, index: np.ndarray | list[int]) -> Magnitudes:
-        """Those of a part of the batch."""
+        """The magnitudes of a part of the batch."""
         sums = (values_of_part(h, index) for h in self[2:])
         return Magnitudes(self.P.take(index), self.A.take(index), *sums)
 
 
 @final
-@dataclass(frozen=True, eq=False)  # compared and hashed by identity: a layer has one, and things are remembered for it
+# Compared and hashed by identity: a layer has one structure, for which findings are kept (per_structure.py).
+@dataclass(frozen=True, eq=False)
 class Structure:
-    """What all instances share: the patterns of P (n×n, full symmetric) and A (m×n), and the cone."""
+    """The part of a program that all instances share: the patterns of P (n×n, full symmetric) and A (m×n), and the
+    cone.
+    """
 
     P: Pattern
     A: Pattern
@@ -57,13 +60,20 @@ class Structure:
         return self.A.shape[0]
 
     @property
+    def is_linear(self) -> bool:
+        """Whether the programs are linear ones: P = 0, and rows of zero and nonnegative cones only."""
+        return self.P.nnz == 0 and self.cones.kinds <= {"zero", "nonneg"}
+
+    @property
     def wants_one_blas_thread(self) -> bool:
-        """Whether BLAS would start threads that its matrices are not worth (parallel.py)."""
+        """Whether BLAS should run on one thread: its matrices are too small for more (parallel.py)."""
         return _THREADS_FROM < self.n + self.m <= _THREADS_UP_TO
 
     @cached_property
     def with_diagonal(self) -> tuple[Structure, np.ndarray, np.ndarray]:
-        """The structure whose P holds the whole diagonal, where the entries of this P are in it, and where the diagonal is."""
+        """The structure whose P stores the whole diagonal, and the positions in it of this P's entries and of the
+        diagonal.
+        """
         P, n = self.P, self.n
         own, diagonal = P.cols * n + P.rows, np.arange(n) * (n + 1)
         entries = np.union1d(own, diagonal)
@@ -73,15 +83,23 @@ class Structure:
 
     @cached_property
     def components(self) -> Components | None:
-        """The program's components, by its patterns; None where there is one only."""
+        """The program's independent components, by its patterns; None if there is only one."""
         return Components.of(self.P, self.A, self.cones)
 
     @cached_property
     def singletons(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of A with one stored entry, and its column."""
+        """The rows of A with one stored entry, and the columns of these entries."""
         order, starts = self.A.by_row
         rows = np.flatnonzero(np.bincount(self.A.rows, minlength=self.m) == 1)
         return rows, self.A.cols[order[starts[rows]]]
+
+
+@final
+@dataclass
+class _Computed:
+    """What was computed of a batch of programs so far, at the first request; a part of the batch takes it along."""
+
+    magnitudes: Magnitudes | None = None
 
 
 @final
@@ -89,8 +107,8 @@ class Structure:
 class ConeProgram:
     """The values of a batch over one structure: P (B, nnz P), q (B, n), A (B, nnz A), b (B, m).
 
-    P and A are (1, nnz) where all instances share them: what is done with them is then done once.
-    ``operators`` multiply with P and A where their maker knows a cheaper way than the patterns tell.
+    P and A are (1, nnz) if all instances share them; work on them is then done once. ``operators``, if given, multiply
+    with P and A in a cheaper way than the patterns allow.
     """
 
     structure: Structure
@@ -99,6 +117,8 @@ class ConeProgram:
     A: np.ndarray
     b: np.ndarray
     operators: tuple[BatchOperator, BatchOperator] | None = None
+    # Made anew with each program, also by dataclasses.replace.
+    computed: _Computed = field(init=False, default_factory=_Computed, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -118,8 +138,8 @@ class ConeProgram:
             self.b[index],
             operators,
         )
-        if "magnitudes" in self.__dict__:
-            taken.__dict__["magnitudes"] = self.magnitudes.take(index)
+        if self.computed.magnitudes is not None:
+            taken.computed.magnitudes = self.computed.magnitudes.take(index)
         return taken
 
     def add_to_diagonal(self, diagonal: np.ndarray) -> ConeProgram:
@@ -140,9 +160,14 @@ class ConeProgram:
         """x ↦ A x."""
         return self.operators[1] if self.operators is not None else self.structure.A.operator(self.A)
 
-    @cached_property
+    @property
     def magnitudes(self) -> Magnitudes:
-        """|P| and |A|, against which residuals are measured."""
+        """|P| and |A|, relative to which residuals are measured; computed once."""
+        if self.computed.magnitudes is None:
+            self.computed.magnitudes = self._magnitudes()
+        return self.computed.magnitudes
+
+    def _magnitudes(self) -> Magnitudes:
         n, m = self.structure.n, self.structure.m
         P, A = self.P_operator.absolute(), self.A_operator.absolute()
         rows = max(self.P.shape[0], self.A.shape[0]) if self.operators is None else self.batch
@@ -152,13 +177,13 @@ class ConeProgram:
 
     @cached_property
     def dense_P(self) -> np.ndarray:
-        """P as (B, n, n), or (1, n, n) where it is shared."""
+        """P as (B, n, n), or (1, n, n) if it is shared."""
         operator = self.P_operator
         return operator.array if isinstance(operator, DenseOperator) else self.structure.P.dense(self.P)
 
     @cached_property
     def dense_A(self) -> np.ndarray:
-        """A as (B, m, n), or (1, m, n) where it is shared."""
+        """A as (B, m, n), or (1, m, n) if it is shared."""
         operator = self.A_operator
         return operator.array if isinstance(operator, DenseOperator) else self.structure.A.dense(self.A)
 

@@ -18,11 +18,15 @@ __all__ = ["Cones"]
 class Cones:
     """The cone K = {0}^zero × R₊^nonneg × Q… × S₊… × H₊… × Kexp… × Kexp*… × Kpow…, rows in this order.
 
-    zero, nonneg: numbers of rows. soc: dimension of each second-order cone {(t, u) : ‖u‖ ≤ t}. psd: order n of each
-    matrix, n(n+1)/2 rows each: lower triangle, column-major, off-diagonals times √2. hermitian: order n of each complex Hermitian
-    matrix, n² rows each: the same of the real part, then √2 times the imaginary part below the diagonal, column-major. exp, exp_dual: numbers of
-    three-row cones cl{y e^{x/y} ≤ z, y > 0} and of their duals. power: an exponent α for each three-row cone
-    {x^α y^{1−α} ≥ |z|}; −α stands for its dual. Order and scaling are SCS's, but for the Hermitian ones.
+    - zero, nonneg: numbers of rows.
+    - soc: dimension of each second-order cone {(t, u) : ‖u‖ ≤ t}.
+    - psd: order n of each matrix, n(n+1)/2 rows each: lower triangle, column-major, off-diagonals times √2.
+    - hermitian: order n of each complex Hermitian matrix, n² rows each: the real part as for psd, then √2 times the
+      imaginary part below the diagonal, column-major.
+    - exp, exp_dual: numbers of three-row cones cl{y e^{x/y} ≤ z, y > 0} and of their duals.
+    - power: an exponent α for each three-row cone {x^α y^{1−α} ≥ |z|}; −α stands for its dual.
+
+    Order and scaling are SCS's, except for Hermitian matrices.
 
     Raises ValueError, naming the field, for negative or non-integer sizes and exponents outside (−1, 1)∖{0}.
     """
@@ -48,7 +52,8 @@ class Cones:
             object.__setattr__(self, name, tuple(_count(name, size, 1) for size in sizes))
         if not isinstance(self.power, Iterable) or isinstance(self.power, str):
             raise ValueError(
-                f"cones.power: got {self.power!r}, expected a sequence of exponents, one for each cone; write [{self.power!r}]"
+                f"cones.power: got {self.power!r}, expected a sequence of exponents, one for each cone; "
+                f"write [{self.power!r}]"
             )
         for a in (given := tuple(self.power)):
             if not isinstance(a, numbers.Real) or not 0 < abs(a) < 1:
@@ -59,7 +64,7 @@ class Cones:
         object.__setattr__(self, "power", exponents)
 
     def described(self) -> str:
-        """The cones that there are, in words."""
+        """The cones in words, for messages."""
         sizes = {field.name: getattr(self, field.name) for field in fields(self)}
         shown = (f"{name} {', '.join(map(str, s)) if isinstance(s, tuple) else s}" for name, s in sizes.items() if s)
         return "; ".join(shown) or "no constraints"
@@ -72,19 +77,19 @@ class Cones:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What a solver must support: the names of the fields that are not empty, "power_dual" for negative exponents."""
+        """What a solver must support: the names of the nonempty fields, "power_dual" for negative exponents."""
         kinds = {f.name for f in fields(self) if getattr(self, f.name)} - {"power"}
         kinds |= {"power" if a > 0 else "power_dual" for a in self.power}
         return frozenset(kinds)
 
     @cached_property
     def block_starts(self) -> np.ndarray:
-        """The first row of each block that scales as a whole; every row of an orthant is one by itself."""
+        """The first row of each block of rows that has one scaling; every row of an orthant is a block by itself."""
         return np.concatenate([[0], np.cumsum(self.block_sizes)])[:-1].astype(np.int64)
 
     @cached_property
     def block_sizes(self) -> np.ndarray:
-        """The number of rows of each of them: what is said of blocks is repeated so often to be said of rows."""
+        """The number of rows of each block; repeating a block's value so often gives the values of its rows."""
         sizes = [1] * (self.zero + self.nonneg) + list(self.soc) + [n * (n + 1) // 2 for n in self.psd]
         sizes += [n * n for n in self.hermitian]
         sizes += [3] * (self.exp + self.exp_dual + len(self.power))
@@ -94,8 +99,8 @@ class Cones:
     def scalings(self) -> sp.csr_array:
         """S (m, k): a diagonal matrix diag(2^(S η)) maps the cone onto itself, for every η (k,).
 
-        Each row of an orthant has a factor of its own; a second-order or exponential cone one; a matrix X becomes TXT with T
-        diagonal; a power cone's rows have the factors a, b and aᵅb¹⁻ᵅ.
+        Each row of an orthant has its own factor. All rows of a second-order or exponential cone have the same factor.
+        A matrix X becomes TXT with T diagonal. The rows of a power cone have the factors a, b and aᵅb¹⁻ᵅ.
         """
         entries: list[tuple[int, int, float]] = []
         flat = self.zero + self.nonneg
@@ -134,7 +139,7 @@ class Cones:
 
     @cached_property
     def nonneg_rows(self) -> np.ndarray:
-        """Which rows are linear inequalities, those of the nonnegative cone, (m,) bool."""
+        """Which rows belong to the nonnegative cone, (m,) bool: the linear inequalities."""
         rows = np.zeros(self.dimension, dtype=bool)
         rows[self.zero : self.zero + self.nonneg] = True
         return rows
@@ -152,18 +157,18 @@ class Cones:
 
     @cached_property
     def curved(self) -> bool:
-        """Whether some block is neither in an orthant nor in the zero cone: the second derivative of Π_{K*} is not zero everywhere."""
+        """Whether some row lies neither in an orthant nor in the zero cone, so that D²Π_{K*} is not zero everywhere."""
         return not bool(self.orthant_rows.all())
 
     def block_maxima(self, values: np.ndarray) -> np.ndarray:
-        """The largest of each block's rows, on all of them, (..., m); an orthant's rows are blocks by themselves."""
+        """For each row the largest value in its block, (..., m); every row of an orthant is a block by itself."""
         if self.block_starts.size == self.dimension:
             return values
         maxima = np.maximum.reduceat(values, self.block_starts, axis=-1)
         return np.repeat(maxima, self.block_sizes, axis=-1)
 
     def block_sums(self, values: np.ndarray) -> np.ndarray:
-        """The sums of each block's rows, (..., blocks)."""
+        """The sum of the values in each block, (..., blocks)."""
         if self.block_starts.size == self.dimension:
             return values
         return np.add.reduceat(values, self.block_starts, axis=-1)

@@ -11,8 +11,8 @@ import scipy.sparse as sp
 
 __all__ = ["NEGLIGIBLE", "Names", "Naming"]
 
-NEGLIGIBLE = 1e-6  # entries of a null vector whose largest entry is 1: below this they are rounding errors
-_SHOWN = 4  # entries of one variable or constraint that are listed
+NEGLIGIBLE = 1e-6  # entries below this are rounding errors in a null vector whose largest entry is 1
+_SHOWN = 4  # number of entries of one variable or constraint that a message lists
 
 
 @final
@@ -23,7 +23,7 @@ class Names:
     ``row_constraint`` (m,) holds positions in ``constraints``, −1 for a row of a program given in conic form.
     ``row_entry`` (m,) is the entry of that constraint (column-major in its shape), −1 for rows that cvxpy added in
     rewriting it. Each variable has its name, its shape and the matrix (entries × n) that reads it off x. ``constant``
-    (m,) are the linear constraints that no parameter enters and whose multipliers nobody asked for.
+    (m,) are the linear constraints that no parameter enters and whose multipliers are not among the outputs.
     """
 
     constraints: tuple[str, ...]
@@ -35,13 +35,13 @@ class Names:
 
     @classmethod
     def of_rows(cls, n: int, m: int) -> Names:
-        """Those of a program in conic form: x[j] and rows by number."""
+        """The names for a program in conic form: x[j], and rows by their numbers."""
         unknown = np.full(m, -1)
         variables = (("x", (n,), sp.eye_array(n, format="csr")),)
         return cls((), (), unknown, np.arange(m), variables, np.zeros(m, dtype=bool))
 
     def rows(self, weights: np.ndarray) -> tuple[str, ...]:
-        """The constraints in which rows have a weight (m,) that is not zero, with their entries."""
+        """The names of the constraints that have rows with nonzero weights (m,), with the entries of these rows."""
         size = float(np.max(np.abs(weights), initial=0.0))
         rows = np.flatnonzero(np.abs(weights) > NEGLIGIBLE * size) if size > 0 else np.zeros(0, dtype=np.int64)
         found = []
@@ -56,20 +56,21 @@ class Names:
         return tuple(found)
 
     def visible(self, directions: np.ndarray, units: np.ndarray) -> np.ndarray:
-        """A basis (k', n) of the part of span{dx} (k, n, orthonormal) along which variables of the user's change.
+        """A basis (k', n) of the part of span{dx} (k, n, orthonormal) along which the user's own variables change.
 
-        The directions are in units (n,) of the user's, in which all variables are of one size. What cvxpy introduced
-        may be free where a constraint is not active (the epigraph of a norm), and nothing depends on it.
+        Entry j of a direction counts units of size ``units[j]`` (n,) in the user's terms, in which all variables are of
+        one size. A variable that cvxpy introduced, such as the epigraph of a norm, may be free if its constraint is not
+        active; no variable of the user's depends on it.
         """
         moved = [_moved(matrix, directions, units).T for _, _, matrix in self.variables]
         return _split(np.concatenate([*moved, np.zeros((0, len(directions)))]), directions)[0]
 
     def relevant_multipliers(self, multipliers: np.ndarray) -> np.ndarray:
-        """A basis (k', m) of the part of span{w} (k, m, orthonormal) that somebody can feel or mend.
+        """A basis (k', m) of the part of span{w} (k, m, orthonormal) that matters to the user.
 
-        Where constant linear constraints depend on each other their multipliers are not unique, but no parameter can
-        make them contradict each other. That is left out where rows that cvxpy added take part (‖x‖₁ with x ≥ 0);
-        constraints of the user's own that are redundant are not.
+        If constant linear constraints depend on each other, their multipliers are not unique, but no parameter can make
+        the constraints contradict each other. Such a dependence is left out if rows that cvxpy added take part in it
+        (‖x‖₁ with x ≥ 0). It is kept if all its constraints are the user's own, who can remove one.
         """
         moving, constant = _split(np.where(self.constant, 0.0, multipliers).T, multipliers)
         _, own = _split(np.where(self.row_entry < 0, constant, 0.0).T, constant)
@@ -81,7 +82,9 @@ class Names:
         return int(self.variables[0][2].shape[1]) if self.variables else 0
 
     def columns(self, direction: np.ndarray, units: np.ndarray | None = None) -> tuple[str, ...]:
-        """The variables that change along dx = ``direction`` (n,) in units (n,) of the user's, with their entries."""
+        """The names of the variables that change along dx = ``direction`` (n,), in the user's ``units`` (n,), with
+        their entries.
+        """
         size = float(np.max(np.abs(direction), initial=0.0))
         units = np.ones(direction.size) if units is None else units
         found = []
@@ -94,14 +97,14 @@ class Names:
 
 
 def _moved(matrix: sp.csr_array, directions: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """By how much a variable's entries change along directions (k, n), (k, size), each in a unit of its own."""
+    """The change of a variable's entries along directions (k, n), (k, size), each entry in its own unit."""
     own = abs(matrix) @ units
     return (matrix @ (directions * units).T).T / np.where(own > 0, own, 1.0)
 
 
 @final
 class Naming:
-    """Names that are found when they are first asked for, or when this is pickled, and kept."""
+    """Names that are found and kept when they are first read, or when this is pickled."""
 
     def __init__(self, find: Callable[[], Names]) -> None:
         self._find: Callable[[], Names] | None = find
@@ -109,7 +112,7 @@ class Naming:
 
     @classmethod
     def known(cls, names: Names) -> Naming:
-        """Of names that are at hand."""
+        """A Naming whose names are known already."""
         return cls(lambda: names)
 
     @property
@@ -118,26 +121,29 @@ class Naming:
         if self._names is None:
             assert self._find is not None
             self._names = self._find()
-            self._find = None  # the problem need not be kept any longer
+            self._find = None  # so that the problem can be freed
         return self._names
 
     def __reduce__(self) -> tuple[Any, tuple[Names]]:
-        return _travelled, (self.names,)
+        return _unpickled, (self.names,)
 
 
-def _travelled(names: Names) -> Naming:
+def _unpickled(names: Names) -> Naming:
     return Naming.known(names)
 
 
 def _split(images: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Combinations of the rows of ``basis`` (k, ·) whose ``images`` (columns) do not vanish, and the others."""
+    """Orthonormal combinations of the rows of ``basis`` (k, ·): those whose images do not vanish, and the others.
+
+    Column j of ``images`` is the image of row j.
+    """
     squares, V = np.linalg.eigh(images.T @ images)
     seen = squares > NEGLIGIBLE**2
     return V[:, seen].T @ basis, V[:, ~seen].T @ basis
 
 
 def _entries(entries: np.ndarray, shape: tuple[int, ...], *, brackets: bool = False) -> str:
-    """The entries' indices, or nothing where all of them are meant."""
+    """The indices of the entries in words; empty if all entries are meant."""
     total = int(np.prod(shape, dtype=np.int64))
     if not entries.size or total <= 1 or (entries.size == total and total > _SHOWN):
         return ""

@@ -12,17 +12,17 @@ import scipy.sparse as sp
 
 __all__ = ["BatchOperator", "DenseOperator", "Pattern", "Segments", "instance_values", "largest", "values_of_part"]
 
-_SMALL = 2500  # entries up to which a matrix is multiplied as a dense one
-_DENSE_FROM = 0.2  # and the density from which it is
+_SMALL = 2500  # rows times columns up to which a dense product is cheaper
+_DENSE_FROM = 0.2  # density from which a dense product is cheaper
 
 
 def instance_values(shared: np.ndarray, i: int) -> np.ndarray:
-    """Instance i of an array whose leading axis is the batch, or 1 where all instances share one."""
+    """Instance i of an array whose leading axis is the batch, or 1 if all instances share one."""
     return shared[i] if shared.shape[0] > 1 else shared[0]
 
 
 def values_of_part(shared: np.ndarray, index: Any) -> np.ndarray:
-    """The same for a part of the batch."""
+    """A part of the batch of such an array, which is left as it is if all instances share one."""
     return shared[index] if shared.shape[0] > 1 else shared
 
 
@@ -108,7 +108,7 @@ class Pattern:
 
     @cached_property
     def _segments(self) -> tuple[Segments, Segments]:
-        """The columns, and the rows in the order of ``by_row``."""
+        """The segments of the entries that are the columns, and those that are the rows in the order of ``by_row``."""
         return Segments(self.indptr[:-1], self.nnz), Segments(self.by_row[1], self.nnz)
 
     def column_maxima(self, values: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ class Pattern:
         return self._segments[0].maxima(values)
 
     def row_maxima(self, values: np.ndarray) -> np.ndarray:
-        """The same for the rows."""
+        """The largest value in each row, 0 for an empty one, (B, rows) from (B, nnz) nonnegative values."""
         return self._segments[1].maxima(np.take(values, self.by_row[0], axis=1))
 
     def column_sums(self, values: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ class Pattern:
         return self._segments[0].sums(values)
 
     def row_sums(self, values: np.ndarray) -> np.ndarray:
-        """The same for the rows."""
+        """The sum of each row, (B, rows) from (B, nnz)."""
         if self.full:
             return values.reshape(-1, self.shape[1], self.shape[0]).sum(axis=1, dtype=float)
         return self._segments[1].sums(np.take(values, self.by_row[0], axis=1))
@@ -143,7 +143,7 @@ class Pattern:
         return scaled * values
 
     def entries_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The positions of some rows' entries, row by row, and how many each row has."""
+        """The positions of the entries of some rows, row by row, and the number of entries of each row."""
         order, starts = self.by_row
         lengths = np.diff(np.append(starts, self.nnz))[rows]
         ends = np.cumsum(lengths)
@@ -166,7 +166,7 @@ class Pattern:
         return self.nnz == self.shape[0] * self.shape[1] > 0
 
     def dense(self, values: np.ndarray) -> np.ndarray:
-        """(B, rows, cols) from (B, nnz): a view of the values where all are stored."""
+        """(B, rows, cols) from (B, nnz): a view of the values if all entries are stored."""
         if self.full:
             return np.swapaxes(values.reshape(values.shape[0], self.shape[1], self.shape[0]), 1, 2)  # a view
         out = np.zeros((values.shape[0], self.shape[0] * self.shape[1]))
@@ -179,7 +179,7 @@ class Pattern:
         return self.rows * self.shape[1] + self.cols
 
     def operator(self, values: np.ndarray) -> BatchOperator:
-        """x ↦ A x and y ↦ Aᵀy for a batch of values (B, nnz); dense where that is cheaper."""
+        """x ↦ A x and y ↦ Aᵀy for a batch of values (B, nnz), by dense products if these are cheaper."""
         rows, cols = self.shape
         if rows * cols <= _SMALL or self.nnz > _DENSE_FROM * rows * cols:
             return DenseOperator(self.dense(values))
@@ -187,7 +187,7 @@ class Pattern:
 
 
 class BatchOperator(ABC):
-    """A batch of matrices, or one that all instances share, that are only multiplied with."""
+    """A batch of matrices, or one that all instances share, as the maps x ↦ A x and y ↦ Aᵀy."""
 
     @abstractmethod
     def matvec(self, x: np.ndarray) -> np.ndarray:
@@ -229,7 +229,7 @@ class DenseOperator(BatchOperator):
 @final
 @dataclass(frozen=True)
 class BlockOperator(BatchOperator):
-    """The matrices as one sparse block-diagonal one: one product instead of a loop."""
+    """The matrices as one sparse block-diagonal matrix, so that a product needs no loop over the batch."""
 
     pattern: Pattern
     values: np.ndarray

@@ -1,4 +1,4 @@
-"""Findings about a program's structure, made once for each and kept as long as it lives."""
+"""Memory for what is found out about a program's structure: kept as long as the structure lives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _Found = TypeVar("_Found")
 
 
 def once_per_structure(find: Callable[[Structure], _Found]) -> Callable[[Structure], _Found]:
-    """A decorator that calls ``find`` once for each structure (threads that ask at the same time may call it twice)."""
+    """A decorator that calls ``find`` once for each structure.
+
+    Threads that call it at the same time may call ``find`` twice.
+    """
     known: WeakKeyDictionary[Structure, _Found] = WeakKeyDictionary()
 
     @functools.wraps(find)

@@ -1,4 +1,4 @@
-"""The solutions of a batch of cone programs, and their own residuals, recomputed from the data."""
+"""The solutions of a batch of cone programs, with residuals that are recomputed from the data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ __all__ = ["Attempt", "Attempts", "Residuals", "Solution"]
 @final
 @dataclass(frozen=True)
 class Residuals:
-    """Backward errors in the optimality conditions, each (B,): by how much, relative to themselves, data would have to change to make them exact.
+    """Backward errors in the optimality conditions, each (B,), without units.
 
-    primal: the largest over the rows of Ax + s = b of |Ax + s − b|ᵢ / (Σ|Aᵢⱼxⱼ| + |sᵢ| + |bᵢ|), which is that of row ``row``. dual: the same for the
-    columns of Px + Aᵀy + q = 0, ``column``. gap: |xᵀPx + qᵀx + bᵀy| over the sum of the absolute values of its terms. cone: over the
-    blocks of the cone, the distances of s from K and of y from K* relative to ‖s‖ and ‖y‖, and |sᵀy| / (‖s‖‖y‖).
+    A backward error is the relative change of the data that would make a condition exact.
 
-    Below 1e−12 they may be bounds. Rounding is left out of all of them, in the units of the equilibrated program (residual.py has the formulas). They have no units.
+    - primal: the largest over the rows of Ax + s = b of |Ax + s − b|ᵢ / (Σ|Aᵢⱼxⱼ| + |sᵢ| + |bᵢ|).
+    - row: the row in which it occurs.
+    - dual, column: the same for the columns of Px + Aᵀy + q = 0.
+    - gap: |xᵀPx + qᵀx + bᵀy| over the sum of the absolute values of its terms.
+    - cone: the largest over the blocks of the cone of the distances of s from K and of y from K*, relative to ‖s‖ and
+      ‖y‖, and of |sᵀy| / (‖s‖‖y‖).
+
+    Rounding errors, in the units of the equilibrated program, do not count (residual.py has the formulas). Values below
+    1e−12 may be upper bounds.
     """
 
     primal: np.ndarray
@@ -34,17 +40,17 @@ class Residuals:
     column: np.ndarray
 
     def take(self, index: int | list[int]) -> Residuals:
-        """Those of an instance, or of a part of the batch."""
+        """The residuals of an instance, or of a part of the batch."""
         return Residuals(*(getattr(self, f.name)[index] for f in fields(self)))
 
     @property
     def worst(self) -> np.ndarray:
-        """The largest of the four, (B,); infinite where any of them is not a number."""
+        """The largest of the four, (B,); infinite if any of them is NaN."""
         worst = np.maximum(np.maximum(self.primal, self.dual), np.maximum(self.gap, self.cone))
         return np.where(np.isnan(worst), np.inf, worst)
 
     def named(self, i: int, names: Names) -> str:
-        """What of instance i has the largest residual, by the user's names; nothing where there is no solution."""
+        """The condition with the largest residual of instance i, by the user's names; empty if there is no solution."""
         figures = {name: float(getattr(self, name)[i]) for name in ("primal", "dual", "gap", "cone")}
         worst = max(figures, key=lambda name: figures[name])
         if np.isnan(figures[worst]):
@@ -57,7 +63,7 @@ class Residuals:
         return "the duality gap" if worst == "gap" else "the cone that s or y has to lie in"
 
     def blank(self, lost: np.ndarray) -> Residuals:
-        """With NaN, and −1 for row and column, where ``lost``, (B,) bool."""
+        """The residuals with NaN, and −1 for row and column, for the instances ``lost``, (B,) bool."""
         figures = {name: np.where(lost, np.nan, getattr(self, name)) for name in ("primal", "dual", "gap", "cone")}
         return Residuals(**figures, row=np.where(lost, -1, self.row), column=np.where(lost, -1, self.column))
 
@@ -70,7 +76,9 @@ def _unit(size: int, position: int) -> np.ndarray:
 
 @final
 class Attempt(NamedTuple):
-    """One solver's try at an instance: its name, what it said, and ‖F‖ after Newton's steps from its point, infinite without one."""
+    """One method's try at an instance: its name, its status, and ‖F‖ after Newton's steps from its point; infinite
+    without a point.
+    """
 
     solver: str
     status: Status
@@ -80,12 +88,12 @@ class Attempt(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Attempts:
-    """Who was tried in turn, and at which instances of the batch: (name, positions, statuses, errors)."""
+    """The methods that were tried, in turn, and at which instances: (name, positions, statuses, errors)."""
 
     rounds: tuple[tuple[str, np.ndarray, Sequence[Status], np.ndarray], ...] = ()
 
     def by_instance(self, batch: int) -> tuple[tuple[Attempt, ...], ...]:
-        """Those at each instance."""
+        """The attempts at each instance."""
         found: list[list[Attempt]] = [[] for _ in range(batch)]
         for name, index, statuses, errors in self.rounds:
             for i, status, error in zip(index.tolist(), statuses, errors.tolist(), strict=True):
@@ -93,7 +101,7 @@ class Attempts:
         return tuple(map(tuple, found))
 
     def take(self, index: Sequence[int]) -> Attempts:
-        """Those at a part of the batch."""
+        """The attempts at a part of the batch."""
         rounds = []
         for name, members, statuses, errors in self.rounds:
             at = {int(i): k for k, i in enumerate(members)}
@@ -105,7 +113,7 @@ class Attempts:
 
     @classmethod
     def joined(cls, parts: Sequence[Attempts], sizes: Sequence[int]) -> Attempts:
-        """Those of batches one after the other."""
+        """The attempts at several batches, one after the other."""
         rounds, first = [], 0
         for part, size in zip(parts, sizes, strict=True):
             rounds += [(name, index + first, statuses, errors) for name, index, statuses, errors in part.rounds]
@@ -116,9 +124,9 @@ class Attempts:
 @final
 @dataclass(frozen=True)
 class Solution:
-    """x (B, n), y (B, m), s (B, m), a Status, the backend and its own words for each instance, and the residuals.
+    """x (B, n), y (B, m), s (B, m), and for each instance a Status, the method, its message, and the residuals.
 
-    NaN where the status is not usable.
+    x, y and s are NaN for instances whose status is not usable.
     """
 
     x: np.ndarray
@@ -132,7 +140,7 @@ class Solution:
 
     @classmethod
     def joined(cls, parts: Sequence[Solution]) -> Solution:
-        """Batches one after the other."""
+        """The solutions of several batches, one after the other."""
         if len(parts) == 1:
             return parts[0]
         x, y, s = (np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "y", "s"))

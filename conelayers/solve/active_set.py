@@ -1,9 +1,9 @@
-"""Newton's method from the unconstrained side: for a quadratic program it is the primal-dual active set method.
+"""The primal-dual active set method for quadratic programs: Newton's method from v = 0.
 
-From v = 0, where no inequality is active, a full step solves the program with the rows that are active now as equalities; the
-rows whose multiplier or slack came out negative change sides (Hintermüller, Ito, Kunisch 2002). On strictly convex programs with
-bounds and few coupling rows it ends after some ten factorizations of small matrices. Elsewhere it may cycle: an instance whose
-number of changes stops falling is given up.
+From v = 0, where no inequality is active, a full step solves the program with the rows that are active now as
+equalities; the rows whose multiplier or slack came out negative change sides (Hintermüller, Ito, Kunisch 2002). On
+strictly convex programs with bounds and few coupling rows the method ends after some ten factorizations of small
+matrices. On others it may cycle: it gives an instance up if the number of rows that change sides stops falling.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from conelayers.support.limits import out_of_time
 __all__ = ["ActiveSet"]
 
 _STEPS = 25
-_PATIENCE = 2  # steps without fewer changes than ever before
-_INCONSISTENT = (
-    1e-3  # of the largest bⱼ: what is left of a full step's equations Ax = b, from which they contradict each other
-)
+_PATIENCE = 2  # steps in a row without a new least number of changes, after which an instance is given up
+# Residual of the equations Ax = b after a full step, relative to the largest bⱼ, from which they contradict each other.
+_INCONSISTENT = 1e-3
 _FEW = 5  # variables per coupling equality from which the method is tried
 
 
@@ -52,12 +51,11 @@ class ActiveSet(StartingMethod):
         return bool(single[cones.zero :].all()) and _FEW * int((~single[: cones.zero]).sum()) <= n
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """The solution, with its factors, of each instance where the steps come to an end, and what there is a
-        certificate of.
-        """
+        """The solutions, with their factors, of the instances on which the method ends, and certificates of infeasibility."""
         x, v = np.zeros_like(program.q), np.zeros_like(program.b)
         status, parts = [Status.FAILED] * program.batch, list[Part]()
-        # First of all, because one singular matrix makes the factorization of all a slower one.
+        # Contradictory bounds are found first, because one singular matrix makes the factorization of the whole batch
+        # slower.
         contrary = has_contrary_bounds(program)
         todo = np.flatnonzero(~contrary)
         part = program.take(todo)
@@ -80,7 +78,7 @@ class ActiveSet(StartingMethod):
             done = finite & (changes == 0)
             y = new_v.copy()
             y[:, zero:] = np.maximum(y[:, zero:], 0.0)
-            # F₂ = y + dy − Π(v + dv) there: nothing, unless the equations contradict each other.
+            # At such a point F₂ = y + dy − Π(v + dv), which is zero unless the equations contradict each other.
             bad = done & ~(largest(point.y + dy - y) <= _INCONSISTENT * (1 + largest(part.b)))
             doubtful[todo[bad]] = True
             going = finite & ~done & (patience[todo] > 0)
@@ -98,8 +96,8 @@ class ActiveSet(StartingMethod):
         x[todo], v[todo] = 0.0, 0.0
         doubtful |= np.array([s is Status.FAILED for s in status], dtype=bool) & ~contrary
         if doubtful.any():
-            open_ = np.flatnonzero(doubtful)
-            contrary[open_] = examined(program.take(open_), jobs)[0]
+            undecided = np.flatnonzero(doubtful)
+            contrary[undecided] = examined(program.take(undecided), jobs)[0]
         x[contrary], v[contrary] = 0.0, 0.0
         status = [Status.PRIMAL_INFEASIBLE if c else s for c, s in zip(contrary.tolist(), status, strict=True)]
         return Start(x, v, status, ["by active set steps"] * program.batch, parts)

@@ -1,15 +1,15 @@
-"""Polyhedral programs whose constraints are next to coinciding: a solve of what is left, in units of what is left.
+"""Polyhedral programs whose constraints nearly coincide: the correction is solved for, in units of the error.
 
-Which rows are active cannot be told from a point whose error ε is larger than their slacks are apart: w ≥ 0 and w ≥
-1e−9, at a point to 1e−6. Newton's steps then jump from one set of rows to another, most of them with a singular J. Seen
-from the point x̂, with x = x̂ + εz and s = εs', the same program is
+A point whose error ε is larger than the difference of two slacks does not show which of the two rows is active, such as
+w ≥ 0 and w ≥ 1e−9 at a point with the error 1e−6. Newton's steps then jump from one set of rows to another, and J is
+singular at most of them. In terms of z and s' with x = x̂ + εz, s = εs', x̂ the point, the same program is
 
     minimize ½ε zᵀPz + (Px̂ + q)ᵀz   subject to   Az + s' = (b − Ax̂)/ε,  s' ∈ K,
 
-with the same multipliers. An interior point's solve of it to 1e−9 tells slacks of 1e−9 ε apart, and the next one, from
-there, those of 1e−18 (Gleixner, Steffy, Wolter, "Iterative refinement for linear programming", 2016, zoom in on both x
-and y). Only slacks of orthants may be shifted in this way. Rows far away are left out; whether they hold is seen by the
-residuals of the whole program.
+with the same multipliers. If an interior-point method solves it to 1e−9, slacks that differ by 1e−9 ε are told apart,
+and the next solve, from there, tells apart those that differ by 1e−18 ε (Gleixner, Steffy, Wolter, "Iterative
+refinement for linear programming", 2016, zoom in on both x and y). Only slacks of orthants may be shifted in this way.
+Rows with a slack far above the error are left out; the residuals of the whole program tell whether they hold.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from conelayers.support.parallel import run_parallel
 
 __all__ = ["Magnified"]
 
-_TOLERANCE = 1e-12  # of a solve: what the next one, or Newton's step, starts from
-_PASSES = 4  # solves, each from where the one before ended
-_PROGRESS = 0.5  # of the errors before: a pass that leaves more of both is the last one
-_STEPS = 1  # of Newton's after each pass: from the right rows one is enough
-_FAR = 1e6  # slack, in units of the error, of rows that are left out: what is larger costs the others their digits
+_TOLERANCE = 1e-12  # of each solve, in units of the error before it
+_PASSES = 4  # number of solves, each around the point of the one before
+_PROGRESS = 0.5  # fraction of F₁ or F₂ that a pass may leave; after a pass that leaves more of both there is no other
+_STEPS = 1  # Newton steps after each pass: once the active rows are right, one is enough
+_FAR = 1e6  # slack, in units of the error, from which a row is left out: larger numbers would cost the others digits
 
 
 @final
@@ -105,7 +105,7 @@ class Magnified(StartingMethod):
         return Start(x, v, status, ["in units of the error of the point before"] * program.batch, parts)
 
     def _pass(self, program: ConeProgram, point: Point, jobs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """x, v, and which of them the solver found."""
+        """x (B, n), v (B, m), and for which instances the solver found a point, (B,) bool."""
         error = np.maximum(largest(point.F1), largest(point.F2))
         solutions = run_parallel(lambda k: self._solve(program, point, k, float(error[k])), range(program.batch), jobs)
         x, v, found = point.x.copy(), point.v.copy(), np.zeros(program.batch, dtype=bool)
@@ -115,7 +115,7 @@ class Magnified(StartingMethod):
         return x, v, found
 
     def _solve(self, program: ConeProgram, point: Point, k: int, error: float) -> tuple[np.ndarray, np.ndarray] | None:
-        """(x, v) of one instance; None where the solver finds nothing, or there is nothing to find."""
+        """(x, v) of one instance; None if the solver finds no point, or if the error is zero or not finite."""
         if not 0 < error < np.inf:
             return None
         structure, x = program.structure, point.x[k]

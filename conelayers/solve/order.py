@@ -1,8 +1,10 @@
-"""Which starting methods a program takes, and in which order: what one leaves unsolved goes to the next.
+"""Which starting methods a program takes, and in which order: the next method gets the instances that one leaves
+unsolved.
 
-Newton needs no more than a rough point, so the first solve is a loose one, by the backend that is the cheaper one there
-(docs/where_the_time_goes.md): SCS factors once, Clarabel at each of some ten iterations, which costs little where K is very
-sparse and saves many where cones curve.
+Newton's method needs a rough point only, so the first solve is a loose one, by the cheaper of two backends
+(docs/where_the_time_goes.md). SCS factors one matrix and takes many iterations. Clarabel factors at each of some ten
+iterations, which is cheaper if K is very sparse, and needs far fewer iterations than SCS on exponential and power
+cones.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.solve.active_set import ActiveSet
 from conelayers.solve.backends import SOLVERS, Settings, Solver
 from conelayers.solve.magnified import Magnified
-from conelayers.solve.simplex import Simplex
 from conelayers.solve.small_quadratic import SmallQuadratic
 from conelayers.solve.splitting import Splitting
 from conelayers.solve.starting_methods import Backend, StartingMethod
@@ -25,30 +26,35 @@ from conelayers.solve.without_equilibration import WithoutEquilibration
 
 __all__ = ["StartingOrder"]
 
-_LOOSE_ITERATIONS = 2000
-_SCS_LOOSE = 1e-3
-_SCS_LINEAR = 1e-5  # an LP's active set: what is looser is solved twice
-# Of the interior-point methods, Clarabel and ECOS:
-_INTERIOR_CURVED = 1e-4  # exponential and power cones: Newton's steps converge from afar, and theirs are dear
+_LOOSE_ITERATIONS = 2000  # SCS's limit in a loose solve: what takes longer is cheaper by the next method
+_SCS_LOOSE = 1e-3  # tolerance from which Newton's method usually arrives
+_SCS_LINEAR = 1e-5  # a linear program needs its active set: from a looser point it would have to be solved twice
+# Tolerances of the loose solve by an interior-point method, Clarabel or ECOS:
+_INTERIOR_CURVED = (
+    1e-4  # exponential and power cones: Newton's method converges from afar, and iterations are expensive
+)
 _INTERIOR_FLAT = 1e-6  # orthants and second-order cones: the last iterations cost less than the Newton steps they save
-_INTERIOR_LINEAR = 1e-9  # an LP's vertex has to be found among many
+_INTERIOR_LINEAR = 1e-9  # linear programs: one vertex has to be told from the others
 _CURVED = frozenset({"exp", "power"})
-# Full Newton steps in a row that lead nowhere better, from which active sets go round in circles. Of 1900 polyhedral
-# programs on which
-# Newton's steps arrived, 25 took more than two of those, and one of a quadratic objective; an interior point has fewer
-# rows to change.
+# Full Newton steps in a row without improvement after which the active sets are taken to go round in circles. Of 1900
+# polyhedral programs on which Newton's steps arrived, 25 took more than two such steps, one of them with a quadratic
+# objective. From an interior point fewer rows have to change, and one such step is enough.
 _PATIENCE = 3
 _INTERIOR_PATIENCE = 1
+_LOOSE_STEPS = 12  # guarded Newton steps after a loose solve: more of them seldom arrive where these do not
+_VERTEX_STEPS = 12  # guarded Newton steps after the simplex method
 _SPARSE = 12  # entries of P and A per row and column up to which ten factorizations cost less than SCS's iterations
 
 
 @final
 @dataclass(frozen=True)
 class StartingOrder:
-    """How a program is solved: by which backend, and what else is tried.
+    """How a program is solved: by which backend, and by which other methods.
 
-    solver, settings: the backend and its settings. chosen_by_user: whether the user named it. max_seconds: what all methods together
-    may take. fallback: whether the others are asked where this backend fails.
+    - solver, settings: the backend and its settings.
+    - chosen_by_user: whether the user named the backend.
+    - max_seconds: the time for all methods together.
+    - fallback: whether other backends are asked if this one fails.
     """
 
     solver: Solver
@@ -58,40 +64,48 @@ class StartingOrder:
     fallback: bool = True
 
     def methods(self, structure: Structure, batch: int) -> Iterator[StartingMethod]:
-        """The methods for ``batch`` programs of this (presolved) structure.
+        """The methods for ``batch`` programs of this (presolved) structure, in their order:
 
-        Unless the user named the backend, or wants to watch it, our own fast methods come first, and then the cheapest loose solve there
-        is. A backend that the user named, or chose by options of its own, makes the loose solve itself. Then come a solve at the
-        backend's first tolerance (or the user's), one at its tight tolerance, one by each other backend, and for linear programs the
-        simplex method.
+        1. our own fast methods, unless the user named the backend or wants to watch it,
+        2. a loose solve: by the cheapest backend, or by the one that the user named or chose by options of its own,
+        3. a solve by the backend at its first tolerance (or the user's),
+        4. one at its tight tolerance,
+        5. one by each other backend, HiGHS's simplex method last.
 
-        If the user limits the backend, it is asked alone, at its first tolerance (or the user's).
+        If the user limits the backend, only 3 and 4 remain.
         """
         solver, settings = self.solver, self.settings
         limited = solver.limited_by(settings)
         if not limited:
-            around = self._magnified(structure)
+            magnified = self._magnified(structure)
             for start in self._starts(structure, batch):
-                # Where the full steps fail, the next method leads on for less than guarded ones.
-                yield start if around is None else _with_fewer_steps(start)
-            if around is not None:
-                yield around
+                # If full Newton steps fail, the magnified solve costs less than guarded steps.
+                yield start if magnified is None else _with_fewer_steps(start)
+            if magnified is not None:
+                yield magnified
         tolerance = settings.tolerance or solver.first_tolerance
         own = self._own_settings()
         yield Backend(solver, replace(own, tolerance=tolerance), limited=limited)
         if tolerance > solver.tight_tolerance:
             yield Backend(solver, replace(own, tolerance=solver.tight_tolerance), limited=limited)
         if self.fallback and not limited:
-            # Backends fail on different programs: what this one leaves open goes to the others.
+            # Backends fail on different programs: the others get the instances that this one leaves open.
             for other in SOLVERS.values():
                 if other is not solver and other.takes(structure.cones, structure.P.nnz > 0):
-                    last = replace(_with_known_options(other, self._shared), tolerance=other.tight_tolerance)
-                    yield Backend(other, replace(last, max_iters=other.fallback_iterations), trusted=False)
-            if Simplex.suits(structure):
-                yield Simplex()
+                    yield self._last_resort(other)
+
+    def _last_resort(self, other: Solver) -> Backend:
+        """The tight solve by another backend, for what the chosen one left open."""
+        settings = replace(_with_known_options(other, self._shared), tolerance=other.tight_tolerance)
+        fallback = Backend(other, replace(settings, max_iters=other.fallback_iterations), trusted=False)
+        # The simplex method ends at a vertex, from which few of Newton's steps remain, and its status is the last word.
+        return replace(fallback, trusted=True, proximal_steps=_VERTEX_STEPS) if other is SOLVERS["HIGHS"] else fallback
 
     def _starts(self, structure: Structure, batch: int) -> Iterator[StartingMethod]:
-        """The ways to a rough point. Options of a backend's own do not change what the solution is, so that our own ways stay open."""
+        """The fast ways to a rough point.
+
+        A backend's own options do not change the solution, so they do not exclude our own methods.
+        """
         solver, options = self.solver, {name for name, _ in self._own_settings().native}
         watched = self._watched
         own_methods = not (self.chosen_by_user or watched)
@@ -107,28 +121,32 @@ class StartingOrder:
             yield loose(structure, self._shared)
 
     def _magnified(self, structure: Structure) -> Magnified | None:
-        """Clarabel's solves around the rough points from which Newton's steps did not arrive."""
+        """Clarabel's solves around the rough points from which Newton's steps did not arrive, if they suit."""
         clarabel = SOLVERS["CLARABEL"]
-        # Who watches a backend wants to see it at the program itself, and who wants it alone, nothing else.
-        asked = self.fallback and not self._watched and (not self.chosen_by_user or self.solver is clarabel)
-        if not (asked and Magnified.suits(structure) and clarabel.takes(structure.cones, structure.P.nnz > 0)):
+        # A user who watches a backend wants to see it solve the program itself; one who wants no fallback, nothing
+        # else.
+        wanted = self.fallback and not self._watched and (not self.chosen_by_user or self.solver is clarabel)
+        if not (wanted and Magnified.suits(structure) and clarabel.takes(structure.cones, structure.P.nnz > 0)):
             return None
         return Magnified(clarabel, _with_known_options(clarabel, self._shared))
 
     @property
     def _watched(self) -> bool:
-        """Whether the backend is to print or to write what it does."""
+        """Whether the user wants the backend to print its progress or to write a file."""
         options = {name for name, _ in self._own_settings().native}
         return self.settings.verbose or bool(options & self.solver.file_options)
 
     @property
     def _shared(self) -> Settings:
-        """What backends other than this one are told: an option that is not this backend's own, which all tolerate."""
+        """The settings for other backends: options that are not this backend's own, which all of them tolerate."""
         native = tuple(item for item in self.settings.native if item[0] not in self.solver.native_options)
         return Settings(verbose=self.settings.verbose, native=native)
 
     def _own_settings(self) -> Settings:
-        """This backend's settings. An iteration limit that binds nobody holds for a backend of the user's choice only."""
+        """This backend's settings.
+
+        An iteration limit that stops no usual solve is kept only if the user chose the backend.
+        """
         own = _with_known_options(self.solver, self.settings)
         free = not (self.chosen_by_user or own.native or self.solver.limited_by(own))
         return replace(own, max_iters=None) if free else own
@@ -136,7 +154,9 @@ class StartingOrder:
     def without_equilibration(
         self, program: ConeProgram, scaling: Scaling, presolved: Presolved
     ) -> Iterator[StartingMethod]:
-        """What is left to try where all that failed: the program as it was given, if equilibration changed it."""
+        """The method for instances on which all others failed: the program as it was given, if equilibration changed
+        it.
+        """
         clarabel = SOLVERS["CLARABEL"]
         free = self.fallback and not self.solver.limited_by(self.settings)
         if free and not scaling.trivial and clarabel.takes(program.structure.cones, program.structure.P.nnz > 0):
@@ -146,45 +166,40 @@ class StartingOrder:
 
 
 def loose(structure: Structure, settings: Settings | None = None) -> Backend:
-    """The cheapest solve that leads near enough."""
+    """The cheapest loose solve from which Newton's method usually arrives."""
     scs, clarabel = SOLVERS["SCS"], SOLVERS["CLARABEL"]
     settings = settings or Settings()
     kinds = structure.cones.kinds
     sparse = structure.P.nnz + structure.A.nnz <= _SPARSE * (structure.n + structure.m) and "psd" not in kinds
-    by_clarabel = _is_linear(structure) or bool(kinds & _CURVED) or sparse
+    by_clarabel = structure.is_linear or bool(kinds & _CURVED) or sparse
     if by_clarabel and clarabel.takes(structure.cones, structure.P.nnz > 0):
         return loose_by(clarabel, settings, structure)
     return loose_by(scs, settings, structure)
 
 
 def loose_by(solver: Solver, settings: Settings, structure: Structure) -> Backend:
-    """This backend's solve that leads near enough for Newton's method, with the user's options but for the tolerances."""
+    """This backend's loose solve, with the user's options other than tolerances."""
     settings = _with_known_options(solver, settings)
     native = tuple(item for item in settings.native if item[0] not in solver.tolerance_options)
     if solver.name == "SCS":
-        tolerance = _SCS_LINEAR if _is_linear(structure) else _SCS_LOOSE
+        tolerance = _SCS_LINEAR if structure.is_linear else _SCS_LOOSE
         most = min(_LOOSE_ITERATIONS, settings.max_iters or _LOOSE_ITERATIONS)
         settings = replace(settings, max_iters=most)
     else:
         curved = bool(structure.cones.kinds & _CURVED)
-        tolerance = _INTERIOR_LINEAR if _is_linear(structure) else _INTERIOR_CURVED if curved else _INTERIOR_FLAT
+        tolerance = _INTERIOR_LINEAR if structure.is_linear else _INTERIOR_CURVED if curved else _INTERIOR_FLAT
     loosened = replace(settings, tolerance=tolerance, native=native)
-    return Backend(solver, loosened, trusted=False, proximal_steps=12)
+    return Backend(solver, loosened, trusted=False, proximal_steps=_LOOSE_STEPS)
 
 
 def _with_known_options(solver: Solver, settings: Settings) -> Settings:
-    """The settings with those native options that this backend has."""
+    """The settings, restricted to the native options that this backend has."""
     return replace(settings, native=tuple(item for item in settings.native if item[0] in solver.native_options))
 
 
 def _with_fewer_steps(method: StartingMethod) -> StartingMethod:
-    """The same start, with fewer of Newton's steps: without guarded ones, and with the full ones while they lead on."""
+    """The same method without guarded Newton steps, and with full ones only as long as they improve the point."""
     if isinstance(method, Backend):
         interior = method.solver.name != "SCS"
         return replace(method, proximal_steps=0, patience=_INTERIOR_PATIENCE if interior else _PATIENCE)
     return replace(method, proximal_steps=0, patience=_PATIENCE) if isinstance(method, Splitting) else method
-
-
-def _is_linear(structure: Structure) -> bool:
-    """Whether it is a linear program's."""
-    return structure.P.nnz == 0 and structure.cones.kinds <= {"zero", "nonneg"}

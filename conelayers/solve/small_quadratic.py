@@ -1,4 +1,4 @@
-"""Small strictly convex quadratic programs, solved outright by active set steps on dense matrices (conelayers/numerics/quadratic)."""
+"""Small strictly convex quadratic programs, solved exactly by active sets on dense matrices (numerics/quadratic)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from conelayers.support.errors import Status
 
 __all__ = ["SmallQuadratic"]
 
-_MOST_WORK, _MOST_SPARSE_WORK = 2e8, 4e6  # multiplications of the dense method up to which it is the cheaper one
-_PROVEN = "by active set steps, which end at a certificate"
+_MOST_WORK, _MOST_SPARSE_WORK = 2e8, 4e6  # multiplications up to which the dense method costs less than the others
+_CERTIFIED = "by active set steps, which end at a certificate"
 _MESSAGE = {
     Code.SOLVED: "by active set steps",
     Code.NOT_DEFINITE: "P is not positive definite",
@@ -32,7 +32,9 @@ _MESSAGE = {
 @final
 @dataclass(frozen=True)
 class SmallQuadratic(StartingMethod):
-    """The compiled kernel, or NumPy in its place, on the whole batch; from the previous active sets where there are some."""
+    """The compiled kernel, or its NumPy version, on the whole batch; it starts from the previous active sets if there
+    are any.
+    """
 
     previous: Previous | None = None
     name: str = "ACTIVE SET"
@@ -52,7 +54,9 @@ class SmallQuadratic(StartingMethod):
         return replace(self, previous=previous)
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """The solutions, with their factors, and what there is a certificate of; the rest is left to other methods."""
+        """The solutions with their factors, and PRIMAL_INFEASIBLE where there is a certificate; other methods solve the
+        rest.
+        """
         structure = program.structure
         active = None if self.previous is None else self.previous.v[index] > 0
         solution = solve_quadratic(
@@ -71,14 +75,16 @@ class SmallQuadratic(StartingMethod):
         if solved.size < program.batch:
             v = np.where(solution.solved[:, None], v, 0.0)
             for i in _contradictory(program, solution, jobs):
-                status[i], message[i] = Status.PRIMAL_INFEASIBLE, _PROVEN
+                status[i], message[i] = Status.PRIMAL_INFEASIBLE, _CERTIFIED
         return Start(solution.x, v, status, message, parts)
 
 
 def _contradictory(program: ConeProgram, solution: ActiveSetSolution, jobs: int) -> list[int]:
-    """The instances that no point satisfies: the kernel ends with a certificate, or it is looked for without the
-    objective, which may be what makes rows look dependent. Before a polish of hopeless points, which costs more than
-    all the others.
+    """The instances whose constraints no point satisfies.
+
+    Either the kernel ended with a certificate, or one is searched for without the objective, since the objective alone
+    may make rows look dependent. The search comes before Newton's steps, which are the most expensive on such
+    instances.
     """
     empty = np.zeros(program.batch, dtype=bool)
     ended = np.flatnonzero(solution.code == Code.INFEASIBLE)

@@ -1,12 +1,13 @@
 """Operator splitting for a whole batch of small dense programs at once: the algorithm of SCS, in array operations.
 
-A solution u = (x, y) is a zero of M u + p + N_C(u), M = [P, Aᵀ; −A, 0], p = (q, b), C = Rⁿ × K*. Douglas-Rachford splitting in
-the metric R = diag(ρ_x I, ρ_y) (O'Donoghue 2021, without the embedding) iterates
+A solution u = (x, y) is a zero of M u + p + N_C(u), M = [P, Aᵀ; −A, 0], p = (q, b), C = Rⁿ × K*. Douglas-Rachford
+splitting in the metric R = diag(ρ_x I, ρ_y) (O'Donoghue 2021, without the embedding) iterates
 
     ũ = (R + M)⁻¹(R w − p),   u = Π_C(2ũ − w),   w ← w + α(u − ũ),   and v = (2ũ − w)_y.
 
-Its linear system has one matrix for all iterations: H = P + ρ_x I + Aᵀ diag(1/ρ_y) A is inverted once. Newton's steps need a
-rough v only, so the iterations are few; ρ_y is chosen anew, by the balance of the residuals, after each of some rounds.
+Its linear system has one matrix for all iterations: H = P + ρ_x I + Aᵀ diag(1/ρ_y) A is inverted once. Newton's steps
+need a rough v only, so the iterations are few; ρ_y is chosen anew, by the balance of the residuals, after each of some
+rounds.
 
 Without a solution the differences of u tend to a certificate of that, y's to one that no point is feasible, x's to a
 direction in which the objective falls for ever (Banjac, Goulart, Stellato, Boyd, "Infeasibility detection in the
@@ -33,20 +34,22 @@ from conelayers.support.limits import out_of_time
 
 __all__ = ["Iterates", "Splitting", "iterate", "split"]
 
-_BATCH, _ORDER, _MATRIX = 16, 100, 8  # measured on two cores: where SCS one by one begins to take longer
-_ALPHA = 1.6
-_RHO_X = 1e-6
-_REGULAR = 1e-13  # of the matrix: what ρ_x is at least
+# Least batch, largest n + m and largest matrix order for which SCS, instance by instance, took longer on two cores.
+_BATCH, _ORDER, _MATRIX = 16, 100, 8
+_ALPHA = 1.6  # over-relaxation, SCS's too
+_RHO_X = 1e-6  # SCS's default
+_REGULAR = 1e-13  # ρ_x is at least this much of the largest entry of H, so that H is regular
 _EQUALITY = 1e-3  # ρ_y of the zero cone's rows, relative to that of the others
-# Of its terms: what the last differences leave of the equations of a ray; 0.15 and more where there is a solution
+# Relative residual of the equations of a ray up to which the last differences may be one; with a solution it is 0.15 or
+# more.
 _SUSPICIOUS = 0.1
-_LARGEST = 1e4  # change of ρ_y in one round, at most
+_LARGEST = 1e4  # largest factor by which ρ_y changes from one round to the next
 
 
 @final
 @dataclass(frozen=True)
 class Splitting(StartingMethod):
-    """Some iterations from zero for all instances; ``rounds`` times ``iterations``, ρ_y adapted in between."""
+    """``rounds`` times ``iterations`` steps from zero for all instances; ρ_y is adapted after each round."""
 
     iterations: int = 15
     rounds: int = 3
@@ -57,8 +60,9 @@ class Splitting(StartingMethod):
 
     @staticmethod
     def suits(structure: Structure, batch: int) -> bool:
-        """Whether array operations on the batch cost less than a solver's calls one by one, and lead near enough."""
-        # Projections onto exponential and power cones cost as much as Clarabel's iterations; from a rough point of a linear
+        """Whether array operations on the batch cost less than a solver's call for each instance, and end near."""
+        # Projections onto exponential and power cones cost as much as Clarabel's iterations; from a rough point of a
+        # linear
         # program Newton's steps seldom find the vertex.
         kinds = structure.cones.kinds
         small = (
@@ -69,7 +73,7 @@ class Splitting(StartingMethod):
         return batch >= _BATCH and small and curved and kinds <= {"zero", "nonneg", "soc", "psd"}
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """A rough point for every instance; Newton's steps and the residuals decide what it is worth."""
+        """A rough point for every instance; Newton's steps and the residuals decide whether it leads to a solution."""
         cones = program.structure.cones
         x, v, dx, dy = iterate(
             program.dense_P,
@@ -87,17 +91,17 @@ class Splitting(StartingMethod):
             near = near_primal_rays(program, dy, _SUSPICIOUS) | near_dual_rays(program, dx, _SUSPICIOUS)
             suspicious = np.flatnonzero(near & usable)
             if suspicious.size:
-                for i, shown in zip(suspicious.tolist(), infeasible(program.take(suspicious), jobs), strict=True):
-                    if (
-                        shown is not None
-                    ):  # before the polish of a hopeless point, which costs more than that of a good one
-                        status[i], x[i], v[i] = shown, 0.0, 0.0
+                # This comes before Newton's steps, which cost more at a hopeless point than at a good one.
+                found = infeasible(program.take(suspicious), jobs)
+                for i, certified in zip(suspicious.tolist(), found, strict=True):
+                    if certified is not None:
+                        status[i], x[i], v[i] = certified, 0.0, 0.0
         return Start(x, v, status, ["by operator splitting"] * len(status))
 
 
 @final
 class Iterates(NamedTuple):
-    """(x, v) where the iterations ended, and by how much x and y moved since the middle of the last round."""
+    """(x, v) at the end of the iterations, and by how much x and y moved since the middle of the last round."""
 
     x: Array
     v: Array
@@ -106,12 +110,15 @@ class Iterates(NamedTuple):
 
 
 def split(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, iterations: int) -> tuple[Array, Array]:
-    """(x, v) near a solution of every instance, or where the call's time ended, for P (B, n, n), q (B, n), A (B, m, n), b (B, m) of any array library."""
+    """(x, v) near a solution of every instance, for P (B, n, n), q (B, n), A (B, m, n), b (B, m) of any array library.
+
+    If the call's time ends, the point at that moment.
+    """
     return iterate(P, q, A, b, cones, rounds=rounds, iterations=iterations)[:2]
 
 
 def iterate(P: Array, q: Array, A: Array, b: Array, cones: Cones, *, rounds: int, iterations: int) -> Iterates:
-    """``split``, and the last differences."""
+    """The point of ``split``, and the last differences."""
     xp = namespace(P, q, A, b)
     n = q.shape[1]
     At = xp.matrix_transpose(A)

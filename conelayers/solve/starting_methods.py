@@ -22,19 +22,20 @@ from conelayers.support.parallel import run_parallel
 
 __all__ = ["Backend", "Previous", "Start", "StartingMethod", "start_of"]
 
-_LONG = (
-    300  # n + m from which one solve takes long enough for Ctrl-C to need a way in, and for a thread to cost nothing
-)
-_INFEASIBLE = (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
+# n + m from which one solve is so long that it runs in a thread of its own: Ctrl-C reaches the main thread only between
+# calls, and next to such a solve a thread costs nothing.
+_LONG = 300
 _STOPPED = (Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.FAILED)
 
 
 @final
 class Start(NamedTuple):
-    """Where a method leads: x (B, n), v (B, m), zero where the status is not usable; the backend's own words.
+    """The points that a method found: x (B, n), v (B, m), zero where the status is not usable; and the backend's
+    messages.
 
-    ``parts`` are factorizations of K at these points, with their indices, where the method made some. ``rays`` is what the backend left,
-    (x, y), of the instances that it did not solve: it may lead to a certificate of infeasibility (certificates.py), whatever it said.
+    ``parts`` holds factorizations of K at these points, with the indices of their instances, if the method made some.
+    ``rays`` holds the backend's (x, y) for the instances that it did not solve: whatever status it gave them, these may
+    lead to a certificate of infeasibility (certificates.py).
     """
 
     x: np.ndarray
@@ -46,35 +47,38 @@ class Start(NamedTuple):
 
 
 class StartingMethod(ABC):
-    """One way to a start. Where it is not ``trusted``, its points and what it has a certificate of count, not what else it says.
+    """A method that finds a point near the solution of each instance.
 
-    What the user's own limits stopped is not taken further (``limited``).
+    If it is not ``trusted``, its points and its certificates of infeasibility count, and its other statuses do not. If
+    it is ``limited``, the user set a limit, and no later method continues with the instances that this limit stopped.
     """
 
     trusted: bool
     limited: bool = False
     plain_steps: int = 10
-    patience: int | None = None  # how many of those in a row may lead nowhere better
-    proximal_steps: int  # how many guarded Newton steps its points are worth
+    patience: int | None = None  # how many of the plain Newton steps in a row may bring no improvement
+    proximal_steps: int  # how many guarded Newton steps may follow
     name: str
 
     @abstractmethod
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """A start for each instance of ``program``, which are those at ``index`` of the whole batch."""
+        """A start for each instance of ``program``; ``index`` holds their positions in the whole batch."""
 
     def warm_started(self, previous: Previous) -> StartingMethod:
-        """The same method, which may start at the solutions of the call before."""
+        """The same method, started at the solutions of the previous call if it can be."""
         return self
 
     def continued_from(self, reached: Previous) -> StartingMethod:
-        """The same method, which may go on from what the methods before it have reached."""
+        """The same method, started at the points that the methods before it reached if it can be."""
         return self
 
 
 @final
 @dataclass(frozen=True)
 class Previous(StartingMethod):
-    """The solutions of the call before, in the units and the variables of the program to be solved."""
+    """Known points as a start, such as the previous call's solutions, in the units and variables of the program to be
+    solved.
+    """
 
     x: np.ndarray
     v: np.ndarray
@@ -85,7 +89,7 @@ class Previous(StartingMethod):
     proximal_steps: int = 0
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """The previous solution, NaN-free."""
+        """The known points; zero, and FAILED, for instances that have none."""
         usable = self.usable[index]
         status = [Status.SOLVED if u else Status.FAILED for u in usable]
         x, v = (np.where(usable[:, None], h[index], 0.0) for h in (self.x, self.v))
@@ -95,14 +99,14 @@ class Previous(StartingMethod):
 @final
 @dataclass(frozen=True)
 class Backend(StartingMethod):
-    """A solver's solve of each instance, on a thread pool."""
+    """The solve of each instance by a solver, on a thread pool."""
 
     solver: Solver
     settings: Settings
     trusted: bool = True
     proximal_steps: int = 25
     patience: int | None = None
-    warm: Previous | None = None  # where the solver itself can start
+    warm: Previous | None = None  # points at which the solver itself starts
     limited: bool = False
 
     @property
@@ -144,15 +148,16 @@ class Backend(StartingMethod):
 
 
 def start_of(program: ConeProgram, raws: list[RawSolution], trusted: bool, jobs: int) -> Start:
-    """The start that a solver's answers make; what a limit or a breakdown stopped far from a solution is reported as such.
+    """The start made of a solver's answers.
 
-    That an instance is infeasible is reported only with a certificate of it, refined from what the solver left.
+    An instance that a limit or a breakdown stopped is INACCURATE if its point is near a solution, and else keeps its
+    status. An instance is reported as infeasible only if the solver's ray can be refined to a certificate.
     """
     rays = {i: (raw.x, raw.y) for i, raw in enumerate(raws) if raw.status is not Status.SOLVED}
-    claimed = {i: [ray] for i, ray in rays.items() if raws[i].status in _INFEASIBLE}
-    shown = proven(program, claimed, jobs) if claimed else {}
-    status = [shown.get(i, Status.FAILED) if raw.status in _INFEASIBLE else raw.status for i, raw in enumerate(raws)]
-    status = [s if trusted or s.usable or s in _INFEASIBLE else Status.FAILED for s in status]
+    claimed = {i: [ray] for i, ray in rays.items() if raws[i].status.infeasible}
+    certified = proven(program, claimed, jobs) if claimed else {}
+    status = [certified.get(i, Status.FAILED) if raw.status.infeasible else raw.status for i, raw in enumerate(raws)]
+    status = [s if trusted or s.usable or s.infeasible else Status.FAILED for s in status]
     x, v = np.zeros_like(program.q), np.zeros_like(program.b)
     returned = np.zeros(program.batch, dtype=bool)
     for i, raw in enumerate(raws):

@@ -1,4 +1,4 @@
-"""A backend's solve of the program as it was given: equilibration helps most programs, and a few it hurts."""
+"""The solve by a backend of the program as the user gave it: equilibration helps most programs and hurts a few."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ __all__ = ["WithoutEquilibration"]
 @final
 @dataclass(frozen=True, eq=False)
 class WithoutEquilibration(StartingMethod):
-    """``inner``'s solve of ``program``, the whole batch in the user's units, translated to those of the presolved one."""
+    """The solve by ``inner`` of ``program``, the whole batch in the user's units; its points are translated to the
+    presolved program.
+    """
 
     inner: Backend
     program: ConeProgram
@@ -30,7 +32,7 @@ class WithoutEquilibration(StartingMethod):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The backend's."""
+        """The backend's name."""
         return self.inner.name
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:

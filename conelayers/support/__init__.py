@@ -1,4 +1,4 @@
-"""What every room may use: checks of arguments, statuses and errors, limits, threads, tables for notebooks.
+"""Tools that every room may use: checks of arguments, statuses and errors, time limits, threads, tables for notebooks.
 
-In comes nothing of the package; out go small tools that know nothing of cone programs.
+This room imports nothing of the package; its tools know nothing of cone programs.
 """

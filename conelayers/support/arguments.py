@@ -1,4 +1,7 @@
-"""What the user gives, made arrays and flags: every error names the argument, what was got, what was expected and the fix."""
+"""Checks of what the user passes, which becomes arrays and flags.
+
+Every error names the argument, what was got and expected, and the fix.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ __all__ = [
     "described",
 ]
 
-# Keywords of other packages' layers, and of their earlier versions.
+# Keywords of other packages' layers and of their earlier versions, and what to write instead.
 _MOVED = {
     "constraints": "multipliers are returned like variables: variables=[constraint.dual_variables[0]]",
     "custom_method": "a solver is chosen by name: solver='ECOS', or solver_args={'solve_method': 'ECOS'}",
@@ -54,7 +57,7 @@ def as_flag(name: str, value: Any) -> bool:
 
 
 def as_flags(name: str, values: Any, count: int, of: str) -> tuple[bool, ...]:
-    """So many of them, all True for None."""
+    """``count`` flags, one for each ``of``; all True for None. Raises ValueError or TypeError naming the argument."""
     if values is None:
         return (True,) * count
     if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, str):
@@ -65,7 +68,7 @@ def as_flags(name: str, values: Any, count: int, of: str) -> tuple[bool, ...]:
 
 
 def check_count(where: str, what: str, given: Any, count: int, of: str) -> None:
-    """That so many tangents or cotangents are given."""
+    """Check that ``count`` tangents or cotangents are given. Raises TypeError or ValueError naming the call."""
     if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, str):
         raise TypeError(f"{where}: got {described(given)}, expected a sequence of {count} {what}, one for each {of}")
     if len(given) != count:
@@ -80,10 +83,11 @@ def as_array(
     error: type[Exception] = TypeError,
     what: str = "an array of real numbers",
 ) -> np.ndarray:
-    """A numeric array of any shape, in the dtype that it has; SciPy's sparse ones become dense. ``what`` is expected.
+    """A numeric array of any shape, in its own dtype; SciPy's sparse arrays become dense. ``what`` describes it in
+    messages.
 
-    Raises ``error`` for what holds no numbers, and for arrays that NumPy would change without a word: masked ones, complex ones where
-    real ones are asked for, and tensors that want a gradient.
+    Raises ``error`` for values that hold no numbers, and for arrays that NumPy would change silently: masked ones,
+    complex ones where real ones are expected, and tensors that require a gradient.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise error(f"{name}: got a masked array, expected {what}, and its mask would be ignored; pass its .filled(…)")
@@ -110,13 +114,16 @@ def as_array(
 def as_real(
     name: str, value: Any, *, error: type[Exception] = TypeError, what: str = "an array of real numbers"
 ) -> np.ndarray:
-    """The same in float64."""
-    with np.errstate(over="ignore"):  # of long doubles: infinite then, and found to be so
+    """An array like ``as_array``'s, in float64."""
+    with np.errstate(over="ignore"):  # large long doubles become infinite, which the caller's checks report
         return as_array(name, value, error=error, what=what).astype(np.float64, copy=False)
 
 
 def as_integers(values: Any) -> np.ndarray:
-    """int64; TypeError for what is none, fractions included. Of callers that know the argument's name."""
+    """The values as int64.
+
+    Raises TypeError if they are not integers; its text does not name the argument, which callers add.
+    """
     array = np.asarray(values)
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"got entries of type {array.dtype}, expected integers")
@@ -124,7 +131,10 @@ def as_integers(values: Any) -> np.ndarray:
 
 
 def as_sparse(name: str, value: Any, shape: tuple[int, int]) -> sp.csc_array:
-    """A CSC matrix of that shape in float64, with sorted indices and no duplicates, copied. Raises ValueError naming the argument."""
+    """A CSC matrix of that shape in float64, with sorted indices and no duplicates, copied.
+
+    Raises ValueError naming the argument.
+    """
     what = f"a sparse or dense real matrix of shape {shape}"
     if sp.issparse(value):
         as_array(name, value.tocoo().data, error=ValueError, what=what)
@@ -139,7 +149,7 @@ def as_sparse(name: str, value: Any, shape: tuple[int, int]) -> sp.csc_array:
 
 
 def _way_out(value: Any) -> str:
-    """For what is no array of NumPy's."""
+    """How to convert a value that NumPy cannot."""
     module = type(value).__module__.partition(".")[0]
     if module == "torch":
         return "pass tensors to conelayers.torch, or value.detach().cpu().double().numpy()"
@@ -151,6 +161,7 @@ def _way_out(value: Any) -> str:
 
 
 def _value_of(value: Any) -> str:
+    """How to convert a single object that holds no number."""
     module = type(value).__module__.partition(".")[0]
     if module == "cvxpy":
         return "; pass its .value"

@@ -1,4 +1,4 @@
-"""Tables for notebooks: what objects show there, in HTML that needs no style sheet."""
+"""Tables that objects show in notebooks, as HTML that needs no style sheet."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from html import escape
 
 __all__ = ["MOST_ROWS", "figure", "html_table"]
 
-MOST_ROWS = 20  # of a table of instances
+MOST_ROWS = 20  # instances that a table shows
 
 
 def figure(value: float) -> str:
-    """A number as it is shown: two digits, or a dash where there is none."""
+    """A number with two digits, or a dash for NaN."""
     return "–" if value != value else f"{value:.1e}"
 
 
@@ -21,4 +21,5 @@ def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], n
     top = "".join(f"<th {cell}>{escape(h)}</th>" for h in head)
     body = "".join("<tr>" + "".join(f"<td {cell}>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
     below = "".join(f'<p style="margin: 0.3em 0">{escape(note)}</p>' for note in notes)
-    return f"<div><p><strong>{escape(title)}</strong></p><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
+    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div><p><strong>{escape(title)}</strong></p>{table}{below}</div>"

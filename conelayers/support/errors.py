@@ -1,4 +1,4 @@
-"""Statuses, errors and warnings: everything that a user may have to read when something went wrong."""
+"""Statuses, errors and warnings: the texts that a user reads when something went wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _Choice = TypeVar("_Choice", bound=Enum)
 
 
 def as_member(kind: type[_Choice], name: str, value: object) -> _Choice:
-    """A member of an enumeration from itself or its string. Raises ValueError naming the argument and the strings."""
+    """A member of an enumeration, given as itself or as its string.
+
+    Raises ValueError naming the argument and the strings.
+    """
     try:
         return kind(value)
     except ValueError:
@@ -59,12 +62,17 @@ class Status(Enum):
         """Whether there is a solution to return (SOLVED or INACCURATE)."""
         return self in (Status.SOLVED, Status.INACCURATE)
 
+    @property
+    def infeasible(self) -> bool:
+        """Whether the program has no solution (PRIMAL_INFEASIBLE or DUAL_INFEASIBLE)."""
+        return self in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
+
 
 _USABLE = frozenset({Status.SOLVED, Status.INACCURATE})
 
 
 def usable_mask(statuses: Sequence[Status]) -> np.ndarray:
-    """Which of them are usable, (B,) bool."""
+    """Which of the statuses are usable, (B,) bool."""
     return np.fromiter((s in _USABLE for s in statuses), dtype=bool, count=len(statuses))
 
 
@@ -75,15 +83,19 @@ _ADVICE = {
         "or try another solver before trusting the gradient."
     ),
     Status.PRIMAL_INFEASIBLE: (
-        "No point satisfies the constraints for these parameter values: check the data, or add slack variables with a penalty."
+        "No point satisfies the constraints for these parameter values: check the data, "
+        "or add slack variables with a penalty."
     ),
     Status.DUAL_INFEASIBLE: (
         "The objective is unbounded below (above, for a maximization) for these parameter values: "
         "add bounds on the variables or a small quadratic term."
     ),
-    Status.ITERATION_LIMIT: "The solver stopped at its iteration limit: raise max_iters, loosen eps, or try another solver.",
+    Status.ITERATION_LIMIT: (
+        "The solver stopped at its iteration limit: raise max_iters, loosen eps, or try another solver."
+    ),
     Status.TIME_LIMIT: (
-        "Time ran out: raise max_seconds (or the solver's own limit), loosen eps, split the batch, or try another solver."
+        "Time ran out: raise max_seconds (or the solver's own limit), loosen eps, split the batch, "
+        "or try another solver."
     ),
     Status.FAILED: "The solver broke down numerically: rescale the data or try another solver.",
 }
@@ -110,15 +122,14 @@ class ZeroDerivativeWarning(ConelayersWarning):
 
 
 class SingularDerivativeError(ArithmeticError):
-    """The derivative's linear system is singular, and the layer was told to raise then.
+    """The derivative's linear system is singular, and the layer's policy is to raise then.
 
-    ``certificate`` says why, in full: it is made when it is read (or pickled) for the first time; None where none can
-    be.
+    ``certificate`` says why, in full. It is computed when it is first read or pickled, and is None if it cannot be.
     """
 
     def __init__(self, message: str, certificate: object = None) -> None:
         super().__init__(message)
-        self._certificate = certificate  # or what makes it
+        self._certificate = certificate  # or a function that computes it
 
     @property
     def certificate(self) -> Any:
@@ -140,7 +151,7 @@ class ExecutorError(RuntimeError):
 
 
 def failures_by_status(statuses: Sequence[Status], indices: Sequence[int], messages: Sequence[str]) -> list[str]:
-    """For each status, at which of the ``indices`` it occurred, what it means, and a solver's own words."""
+    """A line for each status: at which of the ``indices`` it occurred, what it means, and the solver's own message."""
     by_status: dict[Status, list[int]] = {}
     for i in indices:
         by_status.setdefault(statuses[i], []).append(i)
@@ -154,29 +165,29 @@ def failures_by_status(statuses: Sequence[Status], indices: Sequence[int], messa
     return lines
 
 
-_MADE: dict[int, type[SolveError]] = {}  # by the identity of the other class
+_CLASSES: dict[int, type[SolveError]] = {}  # the subclasses made so far, by the identity of the other base class
 
 
 def _also_a(theirs: type[Exception]) -> type[SolveError]:
-    """SolveError as a class that is ``theirs`` too."""
-    if id(theirs) not in _MADE:
+    """The subclass of both SolveError and ``theirs``."""
+    if id(theirs) not in _CLASSES:
         own = {name: getattr(SolveError, name) for name in ("__module__", "__qualname__", "__doc__")}
-        _MADE[id(theirs)] = type(SolveError.__name__, (SolveError, theirs), own)
-    return _MADE[id(theirs)]
+        _CLASSES[id(theirs)] = type(SolveError.__name__, (SolveError, theirs), own)
+    return _CLASSES[id(theirs)]
 
 
 class SolveError(RuntimeError, SolverError):
     """Instances of a batch have no solution to return.
 
     ``statuses`` holds the Status of every instance of the batch, ``indices`` the positions of those that failed,
-    ``messages`` the solver's own words for every instance.
+    ``messages`` the solver's own message for every instance.
 
-    It is a cvxpy.error.SolverError, and where diffcp has been imported a diffcp.SolverError, so that ``except`` clauses that were written
-    for cvxpylayers catch it.
+    It is a cvxpy.error.SolverError, and if diffcp has been imported a diffcp.SolverError too, so that ``except``
+    clauses that were written for cvxpylayers catch it.
     """
 
     def __new__(cls, *args: object, **named: object) -> SolveError:
-        """An instance of a class that is diffcp's SolverError too, where diffcp has been imported by now."""
+        """An instance of the subclass of diffcp's SolverError, if diffcp has been imported by now."""
         theirs = getattr(sys.modules.get("diffcp"), "SolverError", None)
         if cls is SolveError and isinstance(theirs, type) and issubclass(theirs, Exception):
             cls = _also_a(theirs)
@@ -195,5 +206,6 @@ class SolveError(RuntimeError, SolverError):
         )
 
     def __reduce__(self) -> tuple[Any, tuple[object, ...]]:
-        # The default would call SolveError(message); errors cross process boundaries, to where diffcp may not be known.
+        # The default would call SolveError(message). Errors are sent to other processes, in which diffcp may not be
+        # imported.
         return (SolveError, (self.statuses, self.indices, self.solver, self.messages))

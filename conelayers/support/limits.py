@@ -1,4 +1,4 @@
-"""What ends a call early: its time limit (``max_seconds``), and the interruption of the batch that an instance belongs to."""
+"""The two things that end a call early: its time limit (``max_seconds``), and an interruption of its batch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = [
 
 OUT_OF_TIME = "max_seconds was reached"
 
-# They travel with the context: run_parallel takes it along into its threads.
+# Both belong to the context, which run_parallel copies into its threads.
 _DEADLINE: ContextVar[float] = ContextVar("conelayers_deadline", default=math.inf)
 _HALTED: ContextVar[threading.Event | None] = ContextVar("conelayers_halted", default=None)
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Within it the time is limited to ``seconds`` from now, or to the limit around it if that is shorter."""
+    """Limit the time within to ``seconds`` from now, or to that of an enclosing time_limit if it ends earlier."""
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     token = _DEADLINE.set(min(deadline, _DEADLINE.get()))
     try:
@@ -39,7 +39,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 def remaining() -> float:
-    """Seconds left, ∞ without a limit, negative past it."""
+    """The seconds left: ∞ without a limit, negative after it."""
     deadline = _DEADLINE.get()
     return math.inf if deadline == math.inf else deadline - time.monotonic()
 
@@ -50,20 +50,21 @@ def out_of_time() -> bool:
 
 
 class OutOfTime(Exception):
-    """The limit has passed in the middle of work that is of no use unless it is finished; whoever began it catches
-    this.
+    """The time limit passed in the middle of work that is useless unless finished.
+
+    The code that began the work catches it.
     """
 
 
 def check_time() -> None:
-    """Raise OutOfTime if the limit has passed: between the steps of long work."""
+    """Raise OutOfTime if the limit has passed; to be called between the steps of long work."""
     if out_of_time():
         raise OutOfTime(OUT_OF_TIME)
 
 
 @contextmanager
 def halting() -> Iterator[threading.Event]:
-    """Contexts copied within it have this ``halting_event``."""
+    """Make an event that is the ``halting_event`` of all contexts copied within."""
     event = threading.Event()
     token = _HALTED.set(event)
     try:
@@ -73,5 +74,7 @@ def halting() -> Iterator[threading.Event]:
 
 
 def halting_event() -> threading.Event | None:
-    """What is set when the batch that this thread works on is given up; None where there is none, as in the thread that waits."""
+    """The event that is set when the batch that this thread works on is given up; None in threads that run no batch's
+    work.
+    """
     return _HALTED.get()

@@ -1,4 +1,7 @@
-"""A batch of instances on a thread pool: solver backends and factorizations release the GIL; BLAS keeps to one thread meanwhile."""
+"""Work on the instances of a batch in a thread pool, with BLAS held to one thread.
+
+Backends and factorizations release the GIL.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,10 @@ def _controller() -> ThreadpoolController:
 
 
 class _BlasLimit:
-    """One limit for all threads: the first to enter sets it, the last to leave lifts it.
+    """One limit for all threads: the first thread to enter sets it, the last one to leave lifts it.
 
-    threadpoolctl's own context managers, overlapping in two threads, leave BLAS at one thread for good: the second saves the first
-    one's limit as what there was before, and restores that.
+    If threadpoolctl's own context managers overlap in two threads, BLAS stays at one thread for good: the second thread
+    saves the limit that the first one set, and restores that.
     """
 
     def __init__(self) -> None:
@@ -41,7 +44,7 @@ class _BlasLimit:
         self._saved: list[tuple[Any, int]] = []
 
     def afresh(self) -> None:
-        """A lock that no thread left behind by a fork holds."""
+        """Make a new lock: after a fork, a thread that does not exist in the child may hold the old one."""
         self._lock = threading.Lock()
 
     def enter(self) -> None:
@@ -63,7 +66,8 @@ class _BlasLimit:
                 self._release()
 
     def _release(self) -> None:
-        # Whoever sets an OpenBLAS limit is the only thread to change it, in threadpoolctl from 3.7 on, until it gives that up.
+        # In threadpoolctl from 3.7 on only the thread that set an OpenBLAS limit may change it, until it gives that
+        # right up.
         for kind in {type(library) for library, _ in self._saved}:
             getattr(kind, "clear_controlling_thread", lambda: None)()
 
@@ -75,10 +79,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def one_blas_thread(wanted: bool = True) -> Iterator[None]:
-    """Within it BLAS runs on one thread, if ``wanted``.
+    """Hold BLAS to one thread within, if ``wanted``.
 
-    Matrices here are many and small: two threads take eigendecompositions and LDLᵀ of order 100 to 1000 longer than one, and
-    much longer on a machine that has other work.
+    Matrices here are many and small: eigendecompositions and LDLᵀ of order 100 to 1000 take longer on two threads than
+    on one, and much longer on a machine that has other work.
     """
     if not wanted:
         yield
@@ -91,16 +95,17 @@ def one_blas_thread(wanted: bool = True) -> Iterator[None]:
 
 
 def run_parallel(function: Callable[[T], R], items: Sequence[T], jobs: int, *, apart: bool = False) -> list[R]:
-    """[function(item) for item in items] on up to ``jobs`` threads, in order, each thread in a copy of this one's context.
+    """[function(item) for item in items] on up to ``jobs`` threads, in order, each thread in a copy of this one's
+    context.
 
-    ``apart``: in threads of the pool even where one would do, because single calls are long: the main thread alone hears of
-    Ctrl-C, and not while it is inside of one. Whatever ends the batch, what has not begun does not begin,
-    ``limits.halting_event`` says so to what has, and no thread outlives the call.
+    ``apart`` says that single calls are long, and then even one job runs in a thread of the pool: Python reports Ctrl-C
+    to the main thread only, and not inside of such a call. If the batch is given up, no further item begins,
+    ``limits.halting_event`` is set for those that have begun, and no thread outlives the call.
     """
     apart = apart and len(items) > 0 and threading.current_thread() is threading.main_thread()
     if (jobs <= 1 or len(items) <= 1) and not apart:
         return [function(item) for item in items]
-    # A future for each item would make the main thread collect garbage, and a KeyboardInterrupt in there is forgotten.
+    # With a future for each item the main thread would collect garbage, and a KeyboardInterrupt in there is lost.
     todo, results = deque(range(len(items))), dict[int, R]()
     with one_blas_thread(), halting() as halt, ThreadPoolExecutor(max(1, min(jobs, len(items)))) as pool:
 

@@ -1,4 +1,4 @@
-"""What was used last, by its key: the one cache for solutions, their factors, and layers."""
+"""A cache of the values used last, for solutions, their factors, and layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BAND = 100  # a sparse factor has some hundred entries a row, a dense one as ma
 
 @final
 class Recent(Generic[_Key, _Value]):
-    """The values used last, at most ``most`` of them: those unused for longest go first. Safe for threads."""
+    """The values used last, at most ``most`` of them; the one unused for longest is dropped first. Safe for threads."""
 
     def __init__(self, most: int | float = math.inf, *, least: int = 1) -> None:
         self._most, self._least = most, least  # ``least`` of them stay, however large they are
@@ -29,7 +29,9 @@ class Recent(Generic[_Key, _Value]):
         self._entries: OrderedDict[_Key, tuple[int, _Value]] = OrderedDict()
 
     def add(self, key: _Key, value: _Value, *, numbers: int = 0, most_numbers: float = math.inf) -> _Value:
-        """Keep the value, which holds so many numbers, and of all together no more than ``most_numbers``."""
+        """Keep the value, which holds ``numbers`` numbers; drop old ones until all together hold at most
+        ``most_numbers``.
+        """
         with self._lock:
             self._entries[key] = numbers, value
             self._entries.move_to_end(key)
@@ -77,7 +79,7 @@ def factor_numbers(batch: int, order: int) -> int:
 
 
 def digest(*arrays: np.ndarray, of: str = "", size: int = 16) -> bytes:
-    """So many bytes that are the same for arrays with the same shapes and entries, and the same text, only."""
+    """``size`` bytes that are equal only for arrays with the same shapes and entries, and the same text."""
     found = hashlib.blake2b(str((of, [a.shape for a in arrays])).encode(), digest_size=size)
     for a in arrays:
         found.update(np.ascontiguousarray(a).tobytes())

@@ -42,7 +42,7 @@ bad('ConeLayer(problem, p, [x])', 'parameters', 'got Parameter', 'list or tuple'
 bad('ConeLayer(problem, [p], [x])', 'parameters', 'missing: r')
 bad('ConeLayer(problem, [p, r], x)', 'variables', 'got Variable', 'list or tuple', '[x]')
 bad('ConeLayer(problem, [one, r], [x])', 'parameters[0]', 'got ArrayImpl', 'expected a cvxpy.Parameter')
-bad("ConeLayer(problem, [p, r], [x], 'OSQP')", 'solver', "got 'OSQP'", 'CLARABEL, SCS, ECOS')
+bad("ConeLayer(problem, [p, r], [x], 'OSQP')", 'solver', "got 'OSQP'", 'CLARABEL, SCS, ECOS, HIGHS')
 bad("ConeLayer(problem, [p, r], [x], on_failure='zero')", 'on_failure', "got 'zero'", "'raise', 'nan', 'warn'")
 bad('ConeLayer(problem, [p, r], [x], on_failure=None)', 'on_failure', 'got None', "'raise', 'nan', 'warn'")
 bad("ConeLayer(problem, [p, r], [x], singular='error')", 'singular', "got 'error'", "'warn', 'raise', 'least_squares'")

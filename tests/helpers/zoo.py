@@ -9,6 +9,7 @@ import cvxpy as cp
 import numpy as np
 
 ALL = ("CLARABEL", "SCS", "ECOS")
+LINEAR = (*ALL, "HIGHS")
 PSD = ("CLARABEL", "SCS")
 
 
@@ -43,7 +44,7 @@ def _lp_transport() -> Case:
     def draw(rng: np.random.Generator) -> list[np.ndarray]:
         return [rng.uniform(1, 2, (3, 4)), rng.uniform(5, 6, 3), rng.uniform(2, 3, 4)]
 
-    return Case(problem, [cost, supply, demand], [x, dual(out), dual(into)], draw)
+    return Case(problem, [cost, supply, demand], [x, dual(out), dual(into)], draw, LINEAR)
 
 
 def _lp_inequality() -> Case:
@@ -56,7 +57,7 @@ def _lp_inequality() -> Case:
         G = rng.standard_normal((6, 3))
         return [-G.T @ rng.uniform(0.1, 1, 6), G, rng.uniform(0.5, 1, 6)]
 
-    return Case(problem, [c, G, h], [x, dual(con)], draw)
+    return Case(problem, [c, G, h], [x, dual(con)], draw, LINEAR)
 
 
 def _lp_maximize() -> Case:
@@ -69,6 +70,7 @@ def _lp_maximize() -> Case:
         [c, b],
         [x, dual(budget), dual(box)],
         lambda rng: [rng.uniform(1, 2, 3), np.array(rng.uniform(1.2, 1.8))],
+        LINEAR,
     )
 
 

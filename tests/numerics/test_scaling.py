@@ -19,7 +19,7 @@ from conelayers.program.patterns import Pattern
 SCALES = [1e-10, 1e-6, 1e-3, 1e3, 1e6, 1e10]
 
 
-@pytest.mark.parametrize("solver", ["CLARABEL", "SCS", "ECOS"])
+@pytest.mark.parametrize("solver", ["CLARABEL", "SCS", "ECOS", "HIGHS"])
 @pytest.mark.parametrize("scale", SCALES)
 def test_scaled_rows(scale: float, solver: str) -> None:
     """v = y − s compares multipliers of size 1/scale with slacks of size scale."""
@@ -34,7 +34,7 @@ def test_scaled_rows(scale: float, solver: str) -> None:
     np.testing.assert_allclose(solution.vjp(g)[0] * scale, expected.vjp(g)[0], atol=1e-8)
 
 
-@pytest.mark.parametrize("solver", ["CLARABEL", "SCS", "ECOS"])
+@pytest.mark.parametrize("solver", ["CLARABEL", "SCS", "ECOS", "HIGHS"])
 @pytest.mark.parametrize("scale", SCALES)
 def test_scaled_costs_and_right_hand_sides(scale: float, solver: str) -> None:
     """A residual over 1 + … would call any point of a tiny problem solved."""

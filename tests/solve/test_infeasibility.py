@@ -338,7 +338,8 @@ def test_certificates_are_the_last_word(
 @pytest.mark.parametrize("most", [2**31, 2**32, 2**64, 10**30])
 def test_no_number_of_iterations_is_too_large(solver: str, most: int) -> None:
     x, c = cp.Variable(3), cp.Parameter(3)
-    layer = Layer(cp.Problem(cp.Minimize(cp.norm(x - c) + cp.norm1(x)), [x >= -1]), [c], [x], solver=solver)
+    distance = cp.norm_inf(x - c) if solver == "HIGHS" else cp.norm(x - c)
+    layer = Layer(cp.Problem(cp.Minimize(distance + cp.norm1(x)), [x >= -1]), [c], [x], solver=solver)
     assert layer.solve(np.ones(3), solver_args={"max_iters": most}).status is Status.SOLVED
     native = {"CLARABEL": "max_iter", "SCS": "acceleration_interval"}.get(solver)
     if native is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,11 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from zoo import ZOO
 
 from conelayers import Cones, Layer, SolveError, Status, solve_and_differentiate
-from conelayers.solve.backends import SOLVERS, RawSolution, Settings
+from conelayers.solve.backends import SOLVERS, RawSolution, Settings, choose_solver
 from conelayers.solve.order import StartingOrder
 from conelayers.torch import ConeLayer, CvxpyLayer, solve_cone_program
 
@@ -156,8 +158,7 @@ def test_limits_that_bind_nobody() -> None:
 
 
 @pytest.mark.parametrize("how", ["solver", "solve_method", "constructor"])
-@pytest.mark.parametrize("name", NAMED)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "name"), [*itertools.product(CASES, NAMED), (linear, "HIGHS")])
 def test_a_backend_that_is_named_makes_the_start(case: Callable[..., Case], name: str, how: str) -> None:
     """Its loose point and Newton's steps give the solution to some 1e−12, whatever eps it was given."""
     *made, values = case()
@@ -173,7 +174,7 @@ def test_a_backend_that_is_named_makes_the_start(case: Callable[..., Case], name
     assert {a.solver for attempts in solution.info.attempts for a in attempts} == {name}
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", [*NAMED, "HIGHS"])
 def test_where_it_fails_the_others_are_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And ``last`` says who; ``fallback=False`` is for who wants the failure."""
 
@@ -181,7 +182,7 @@ def test_where_it_fails_the_others_are_asked(name: str, monkeypatch: pytest.Monk
         raise ArithmeticError("broken down")
 
     monkeypatch.setattr(type(SOLVERS[name]), "_solve", broken)
-    for case in (quadratic, cone, linear):
+    for case in (linear,) if name == "HIGHS" else (quadratic, cone, linear):
         *made, values = case()
         layer = Layer(*made)
         expected = layer.solve(*values).variables[0]
@@ -200,10 +201,11 @@ def test_where_it_fails_the_others_are_asked(name: str, monkeypatch: pytest.Monk
         alone.solve(*values, solver_args={"fallback": True})
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", [*NAMED, "HIGHS"])
 def test_infeasibility_is_no_failure_of_the_backend(name: str) -> None:
     x, p = cp.Variable(2), cp.Parameter(2)
-    infeasible = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x)), [x >= p, x <= 0]), [p], [x], solver=name)
+    size = cp.norm1(x) if name == "HIGHS" else cp.sum_squares(x)
+    infeasible = Layer(cp.Problem(cp.Minimize(size), [x >= p, x <= 0]), [p], [x], solver=name)
     unbounded = Layer(cp.Problem(cp.Minimize(p @ x), [x >= 0]), [p], [x], solver=name)
     for layer, value, status in (
         (infeasible, np.ones(2), Status.PRIMAL_INFEASIBLE),
@@ -242,6 +244,54 @@ def test_options_are_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(s.max_iters != 10000 for _, s in seen)
 
 
+def test_highs_takes_linear_programs_alone() -> None:
+    """Neither a quadratic objective nor a curved cone is handed to it, and without its name it stays the last resort."""
+    for case in (quadratic, cone, exponential):
+        with pytest.raises(ValueError, match=r"got HIGHS, .* does not take"):
+            Layer(*case()[:3], solver="HIGHS")
+    *made, values = linear()
+    layer = Layer(*made)
+    layer.solve(*values)
+    assert "HIGHS" not in {a.solver for attempts in layer.last.attempts for a in attempts}
+    assert choose_solver(None, Cones(nonneg=3), False).name == "CLARABEL"
+
+
+def test_highs_is_handed_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no tolerance below the smallest that it takes, which it would replace by its default."""
+    seen: list[dict[str, Any]] = []
+
+    def spy(*data: Any, options: dict[str, Any], **others: Any) -> Any:
+        seen.append(options)
+        return linprog(*data, options=options, **others)
+
+    monkeypatch.setattr("conelayers.solve.backends.highs.linprog", spy)
+    *made, values = linear(1)
+    layer = Layer(*made, solver="HIGHS")
+    both = ("primal_feasibility_tolerance", "dual_feasibility_tolerance")
+    layer.solve(*values, solver_args={"fallback": False, "eps": 1e-14, "max_iters": 500, "time_limit": 60.0})
+    assert seen == [{**dict.fromkeys(both, 1e-10), "disp": False, "maxiter": 500, "time_limit": 60.0}]
+    seen.clear()
+    layer.solve(*values, solver_args={"fallback": False, "presolve": False})
+    assert seen[0] == {**dict.fromkeys(both, 1e-9), "disp": False, "presolve": False}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("presolve", 1, "True or False"),
+        ("time_limit", 0, "positive number of seconds"),
+        ("time_limit", np.nan, "positive number of seconds"),
+        ("dual_feasibility_tolerance", 1e-12, "at least 1e-10"),
+        ("primal_feasibility_tolerance", "small", "at least 1e-10"),
+    ],
+)
+def test_highs_refuses_options_by_name(option: str, value: Any, expected: str) -> None:
+    """HiGHS itself would warn, and solve with its default."""
+    *made, values = linear(1)
+    with pytest.raises(ValueError, match=f"{option}: got .* HIGHS refused; expected .*{expected}"):
+        Layer(*made, solver="HIGHS").solve(*values, solver_args={option: value})
+
+
 def test_the_plans_of_one_backend_alone() -> None:
     *made, _ = linear()
     structure = Layer(*made).compiled_for().structure
@@ -249,7 +299,7 @@ def test_the_plans_of_one_backend_alone() -> None:
         alone = StartingOrder(solver, Settings(), True, fallback=False)
         assert {method.name for method in alone.methods(structure, 3)} == {solver.name}
         others = StartingOrder(solver, Settings(), True)
-        assert {method.name for method in others.methods(structure, 3)} > set(SOLVERS)
+        assert {method.name for method in others.methods(structure, 3)} >= set(SOLVERS)
 
 
 # ------------------------------------------------------------------------------------------------ what migrants pass

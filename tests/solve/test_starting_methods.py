@@ -23,11 +23,11 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import Pattern
 from conelayers.solve.active_set import ActiveSet
 from conelayers.solve.backends import SOLVERS, RawSolution, Settings
-from conelayers.solve.batch import _weigh_gaps
 from conelayers.solve.order import StartingOrder
-from conelayers.solve.simplex import Simplex
+from conelayers.solve.progress import weigh_gaps
 from conelayers.solve.small_quadratic import SmallQuadratic
 from conelayers.solve.splitting import split
+from conelayers.solve.starting_methods import Backend
 from conelayers.support.errors import Status
 from conelayers.support.parallel import _controller, one_blas_thread, run_parallel
 
@@ -220,15 +220,16 @@ def linear_program(q: list[float], A: np.ndarray, b: list[float], cones: Cones) 
 
 def test_the_simplex_method_ends_at_a_vertex_or_with_a_ray() -> None:
     """x₀ + x₁ = 1, x ≥ 0: costs (1, 2), bounds that contradict it by 1e−6, and no equation at all."""
+    simplex = Backend(SOLVERS["HIGHS"], Settings())
     A = np.vstack([np.ones((1, 2)), -np.eye(2)])
-    start = Simplex().start(linear_program([1.0, 2.0], A, [1.0, 0.0, 0.0], Cones(zero=1, nonneg=2)), np.arange(1), 1)
+    start = simplex.start(linear_program([1.0, 2.0], A, [1.0, 0.0, 0.0], Cones(zero=1, nonneg=2)), np.arange(1), 1)
     assert start.status == [Status.SOLVED]
     np.testing.assert_allclose(start.x, [[1.0, 0.0]], atol=1e-12)
     np.testing.assert_allclose(start.v, [[-1.0, -1.0, 1.0]], atol=1e-12)  # y = (−1, 0, 1), s = (0, 1, 0)
     narrow = linear_program([1.0, 2.0], A, [1.0, -1.0, -1e-6], Cones(zero=1, nonneg=2))
-    assert Simplex().start(narrow, np.arange(1), 1).status == [Status.PRIMAL_INFEASIBLE]
+    assert simplex.start(narrow, np.arange(1), 1).status == [Status.PRIMAL_INFEASIBLE]
     falling = linear_program([-1.0, 2.0], -np.eye(2), [0.0, 0.0], Cones(nonneg=2))
-    assert Simplex().start(falling, np.arange(1), 1).status == [Status.DUAL_INFEASIBLE]
+    assert simplex.start(falling, np.arange(1), 1).status == [Status.DUAL_INFEASIBLE]
 
 
 @pytest.mark.parametrize(("before", "kept", "error"), [(0.0, 0.0, 0.0), (1e-9, 1e-11, 1.0)])
@@ -236,7 +237,7 @@ def test_the_gap_counts_where_it_is_what_is_wrong(before: float, kept: float, er
     """minimize 10⁶x, x ≥ 0: at x = 1e−11 the residual is tiny, and the gap is all there is: x is not zero."""
     program = linear_program([1e6], np.array([[-1.0]]), [0.0], Cones(nonneg=1))
     x, v, errors = np.array([[1e-11]]), np.array([[1e6]]), np.array([1e-11])
-    back = _weigh_gaps(program, np.array([0]), (np.array([[before]]), v.copy()), (x, v), errors)
+    back = weigh_gaps(program, np.array([0]), (np.array([[before]]), v.copy()), (x, v), errors)
     assert back.size == (kept == before)
     assert x[0, 0] == kept
     assert errors[0] == pytest.approx(error, rel=1e-4)

@@ -1,4 +1,7 @@
-"""The array-API namespace of an array; NumPy's is found without a search, which small programs would notice."""
+"""The array-API namespace of an array.
+
+NumPy's is returned without a search, which would cost small programs noticeable time.
+"""
 
 from __future__ import annotations
 

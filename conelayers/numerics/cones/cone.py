@@ -1,4 +1,4 @@
-"""What a cone has to offer: the projection onto its dual cone, and one Clarke element of it, in spectral form."""
+"""The interface of cones: the projection onto the dual cone, and one Clarke element of it in spectral form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from conelayers.numerics.cones.selection import Selection
 
 __all__ = ["Cone", "Element", "Extremes", "IdentityBasisElement", "ReducedElement", "Triplets", "no_triplets"]
 
-_COLUMN_ENTRIES = 2**22  # of the columns of U that are made at once
+_COLUMN_ENTRIES = 2**22  # entries of the columns of U that are computed at a time, to limit memory
 
 
 class Triplets(NamedTuple):
@@ -32,10 +32,11 @@ def no_triplets(rows: int) -> Triplets:
 
 
 class ReducedElement(NamedTuple):
-    """D restricted to its range, as the reduced KKT matrix wants it (NumPy and SciPy, one instance).
+    """D restricted to its range, in the form that the reduced KKT matrix needs (NumPy and SciPy, one instance).
 
     With D = B C Bᵀ, C ≻ 0, the matrix N = C⁻¹ − BᵀB is positive semidefinite, and dy = D·dv is dy = Bη with
-    Bᵀ A dx − N η = −Bᵀ r₂ (see kkt/factorization.py). N may be given in lifted form, N = diag(n) constrained to Wᵀη = 0.
+    Bᵀ A dx − N η = −Bᵀ r₂ (see kkt/factorization.py). N may be given in lifted form, N = diag(n) constrained to Wᵀη =
+    0.
     """
 
     basis: Triplets  # B, (rows of the blocks, r)
@@ -66,11 +67,11 @@ class Element(ABC):
         return self.from_basis(self.values * self.to_basis(h))
 
     def take(self, index: Any) -> Element:
-        """The element of a part of the batch (any index of the leading axes)."""
+        """The element of a part of the batch, by any index of the leading axes."""
         return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def reduced(self) -> ReducedElement:
-        """B = U√Λ on the columns where Λ > 0, and N = I − Λ there; for one instance, values (blocks, d)."""
+        """B = U√Λ and N = I − Λ on the columns with Λ > 0; for one instance, values (blocks, d)."""
         blocks, d = self.values.shape
         block, direction = np.nonzero(self.values > 0)
         root = np.sqrt(self.values[block, direction])
@@ -79,7 +80,7 @@ class Element(ABC):
         step = max(1, _COLUMN_ENTRIES // max(blocks * d, 1))
         for start in range(0, kept.size, step):
             some = kept[start : start + step]
-            # Column j of every block at once: U e_j.
+            # Column j of U, U e_j, for all blocks at once.
             unit = np.zeros((some.size, 1, d))
             unit[np.arange(some.size), 0, some] = 1.0
             columns = self.from_basis(np.broadcast_to(unit, (some.size, blocks, d)))
@@ -109,11 +110,12 @@ class IdentityBasisElement(Element):
 
 
 class Extremes(NamedTuple):
-    """The smallest and the largest Clarke element of Π_{K*} at the kink near v, and how near that is.
+    """The smallest and the largest Clarke element of Π_{K*} at the kink near v, and its distance from v.
 
-    ``low`` ⪯ D ⪯ ``high`` for every element D there, and both are elements; where no kink is within the tolerance they are the
-    derivative at v. ``distance`` (..., blocks): that of v from the nearest kink, infinite where there is none. Inside of a
-    curved cone and its polar it is a first-order estimate, which is sharp near the boundary.
+    Every element D there has ``low`` ⪯ D ⪯ ``high``, and both are elements. If no kink is within the tolerance, both
+    are the derivative at v. ``distance`` (..., blocks) is the distance of v from the nearest kink, infinite if there is
+    none. In the interior of a curved cone and of its polar it is a first-order estimate, which is sharp near the
+    boundary.
     """
 
     low: Element
@@ -122,19 +124,23 @@ class Extremes(NamedTuple):
 
 
 class Cone(ABC):
-    """A closed convex cone K ⊆ R^d. Everything is batched: v is (..., blocks, d), one block a cone."""
+    """A closed convex cone K ⊆ R^d. Everything is batched: v is (..., blocks, d), one copy of K a block."""
 
     @abstractmethod
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
-        """Π_{K*}(v) and an element of its Clarke Jacobian at v, which at a kink is the one that ``selection`` asks for."""
+        """Π_{K*}(v) and an element of its Clarke Jacobian at v; ``selection`` chooses the element at a kink."""
 
     @abstractmethod
     def extremes(self, v: Array, tolerance: Array) -> Extremes:
-        """The extreme elements at the kink within ``tolerance`` (..., blocks) of v (..., blocks, d), if there is one."""
+        """The extreme elements at the kink within ``tolerance`` (..., blocks) of v (..., blocks, d), or at v if there
+        is none.
+        """
 
     def decompose(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Array, Element]:
-        """y = Π_{K*}(v), s = Π_K(−v) = y − v, and the element. A cone that can compute both parts directly does: where
-        their entries differ by orders of magnitude, the difference has no digits.
+        """y = Π_{K*}(v), s = Π_K(−v) = y − v, and the element.
+
+        Cones that can compute both parts directly override this: if y and v agree in most digits, the difference is
+        rounding.
         """
         y, element = self.project_dual(v, selection)
         return y, y - v, element
@@ -143,11 +149,14 @@ class Cone(ABC):
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
         """D²Π_{K*}(v)[a, c], the derivative of D(v)c along a, for v, a, c (..., blocks, d) where Π_{K*} is smooth.
 
-        It is symmetric in a and c. At kinks, and at the few other points where there is none, that of a piece nearby, or 0.
+        It is symmetric in a and c. At kinks, and at the few other points without a second derivative, the result is
+        that of a smooth piece nearby, or 0.
         """
 
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
-        """The distance of each block of y from K* and of s from K in the maximum norm, or a bound of it, (..., blocks) from (..., blocks, d)."""
+        """Each block's distances of y from K* and of s from K in the maximum norm, or bounds of them: (..., blocks)
+        from (..., blocks, d).
+        """
         # Moreau: s − Π_K(s) = −Π_{K*}(−s).
         xp = namespace(y, s)
         outside = y - self.project_dual(y)[0], self.project_dual(-s)[0]

@@ -1,4 +1,4 @@
-"""Elements of three-dimensional cones, with U stored as it is."""
+"""Clarke elements of three-dimensional cones, for which the 3×3 matrix U is stored."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def boundary_basis(along: Array, normal: Array) -> Array:
     """U = [m̂, t̂, n̂] at a point of the smooth boundary: along the ray through it, tangent across it, outward normal.
 
     Where a cone's projection p of v lies on the smooth boundary, D has the eigenvalue 1 on the ray m̂ = p/‖p‖, 0 on the
-    normal n̂ = (v − p)/‖v − p‖, and 1/(1 + ‖v − p‖ κ) on t̂, κ the boundary's curvature at p in that direction. ``along``
-    and ``normal`` are orthogonal, of any length.
+    normal n̂ = (v − p)/‖v − p‖, and 1/(1 + ‖v − p‖ κ) on t̂, κ the boundary's curvature at p in that direction.
+    ``along`` and ``normal`` are orthogonal, of any length.
     """
     xp = namespace(along, normal)
     m = along / xp.sqrt(xp.sum(along * along, axis=-1, keepdims=True))
@@ -58,7 +58,7 @@ def moreau(
 
 
 def moreau_extremes(extremes: Extremes) -> Extremes:
-    """Those of Π_{K*} at v from those of Π_K at −v: D_{K*}(v) = I − D_K(−v) turns their order around."""
+    """The extremes of Π_{K*} at v from those of Π_K at −v: D_{K*}(v) = I − D_K(−v) reverses their order."""
     low, high, distance = extremes
     assert isinstance(low, ExplicitBasisElement)
     assert isinstance(high, ExplicitBasisElement)
@@ -68,7 +68,7 @@ def moreau_extremes(extremes: Extremes) -> Extremes:
 
 
 def length(*coordinates: Array) -> Array:
-    """√(Σ h²) of coordinates that are arrays of one shape."""
+    """√(Σ h²) for coordinates that are arrays of one shape."""
     xp = namespace(*coordinates)
     return xp.sqrt(sum(h * h for h in coordinates))
 
@@ -78,8 +78,8 @@ def boundary_second_derivative(
 ) -> Array:
     """D²Π_K(v)[a, c] at points whose projection p lies on the smooth boundary, d = v − p; 0 where D is 0 or I.
 
-    In the frame (m̂, t̂, n̂) only t̂ turns: a moves m̂ by θa₂/‖p‖ t̂ and n̂ by (1 − θ)a₂/‖d‖ t̂. With θ = 1/(1 + ‖d‖κ) and
-    ``turn`` = ∂ log κ along t̂, the trilinear form has, up to permutations, the coefficients
+    In the frame (m̂, t̂, n̂) only t̂ turns: a moves m̂ by θa₂/‖p‖ t̂ and n̂ by (1 − θ)a₂/‖d‖ t̂. With θ = 1/(1 + ‖d‖κ)
+    and ``turn`` = ∂ log κ along t̂, the trilinear form has, up to permutations, the coefficients
 
         T₁₂₂ = θ(1 − θ)/‖p‖,   T₂₂₂ = −θ²(1 − θ) ∂ log κ,   T₂₂₃ = −θ(1 − θ)/‖d‖.
     """
@@ -98,8 +98,9 @@ def boundary_second_derivative(
 def turning(p: Array, across: Array, curve: tuple[Array, Array], normal: tuple[Array, Array], growth: Array) -> Array:
     """∂ log κ along the unit vector t̂ = ``across`` at p = s γ(ρ) on the boundary of a cone over the curve γ.
 
-    κ = |det(γ, γ', γ'')| ‖γ‖²/(s‖ν‖³) with ν = γ × γ'. ``curve`` = (γ, γ'), ``normal`` = (ν, ν'), each pair up to a factor
-    common to both, ``growth`` = d log|det|/dρ. Moving along t̂ changes ρ by 1/(s γ'ᵀt̂), and s so that p stays off the ray.
+    κ = |det(γ, γ', γ'')| ‖γ‖²/(s‖ν‖³) with ν = γ × γ'. ``curve`` = (γ, γ'), ``normal`` = (ν, ν'), each pair up to a
+    factor common to both, ``growth`` = d log|det|/dρ. Moving along t̂ changes ρ by 1/(s γ'ᵀt̂), and s so that p stays
+    off the ray.
     """
     xp = namespace(p, across)
     dot = lambda h, k: xp.sum(h * k, axis=-1)  # noqa: E731

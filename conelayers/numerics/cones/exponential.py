@@ -35,8 +35,8 @@ from conelayers.numerics.cones.selection import Selection, between
 
 __all__ = ["Exponential", "ExponentialDual", "decompose_exponential", "exponential_extremes", "project_exponential"]
 
-_FAR = 1e150  # its square is finite
-_ROUNDING = 1e-13
+_FAR = 1e150  # bound for r in place of infinity, whose square is still finite
+_ROUNDING = 1e-13  # distance from a cone, relative to the point, that counts as rounding
 
 
 def project_exponential(v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, ExplicitBasisElement]:
@@ -50,9 +50,9 @@ def decompose_exponential(
 ) -> tuple[Array, Array, ExplicitBasisElement]:
     """Π_K(v), the projection v − Π_K(v) onto the polar cone, and a Clarke element of Π_K, for v (..., blocks, 3).
 
-    D has the eigenvalues 1, θ, 0 on the ray, across it and on the normal (explicit.py) on the curved part; I in K, 0 in the
-    polar cone, diag(1, 0, [z > 0]) on {x ≤ 0, y ≤ 0}. On the boundary of K the default element is I, on that of its polar
-    0, and on {x ≤ 0, y ≤ 0} that formula.
+    On the curved part D has the eigenvalues 1, θ, 0 on the ray, across it and on the normal (explicit.py). D is I in K,
+    0 in the polar cone, and diag(1, 0, [z > 0]) on {x ≤ 0, y ≤ 0}. The default element is I on the boundary of K, 0 on
+    that of its polar, and the same diag(1, 0, [z > 0]) on {x ≤ 0, y ≤ 0}.
     """
     xp = namespace(v)
     scale = xp.max(xp.abs(v), axis=-1, keepdims=True)
@@ -99,7 +99,9 @@ def decompose_exponential(
 
 
 def exponential_extremes(v: Array, tolerance: Array) -> Extremes:
-    """The extreme elements of ∂Π_K at the kink within ``tolerance`` (..., blocks) of v (..., blocks, 3), K the exponential cone."""
+    """The extreme elements of ∂Π_K at the kink within ``tolerance`` (..., blocks) of v (..., blocks, 3), K the
+    exponential cone.
+    """
     projection, polar_part, element = decompose_exponential(v)
     low, high, basis, distance = _kinks(v, projection, polar_part, element, tolerance)
     return Extremes(ExplicitBasisElement(low, basis), ExplicitBasisElement(high, basis), distance)
@@ -110,8 +112,8 @@ def _kinks(
 ) -> tuple[Array, Array, Array, Array]:
     """The smallest and largest eigenvalues, and their basis, at the kink nearest to v = p + d, and its distance.
 
-    On the smooth boundary {I − n̂n̂ᵀ, I}, on the polar's {0, m̂m̂ᵀ}; on {x ≤ 0, y ≤ 0}, which holds the origin and the edges,
-    each of x, y and z by itself is 0 or 1 where it vanishes.
+    The extremes are {I − n̂n̂ᵀ, I} on the smooth boundary and {0, m̂m̂ᵀ} on that of the polar. On {x ≤ 0, y ≤ 0}, which
+    holds the origin and the edges, D is diagonal, and the entry of each of x, y, z that vanishes may be 0 or 1.
     """
     xp = namespace(v)
     x, y, z = (v[..., i] for i in range(3))
@@ -147,9 +149,9 @@ def _kinks(
 
 
 def _depth(x: Array, y: Array, z: Array, factor: float = 1.0) -> Array:
-    """For a point of K, about how far the boundary is: g/‖∇g‖ with g = y log(z/y) − x, or the face {x ≤ 0, y = 0}, or {z = 0}.
+    """About the distance of a point of K from the boundary; infinite outside of K. ``factor`` is z over its coordinate.
 
-    z is ``factor`` times a coordinate. Infinite outside of K.
+    The least of g/‖∇g‖ with g = y log(z/y) − x, and of the distances from the face {x ≤ 0, y = 0} and from {z = 0}.
     """
     xp = namespace(x)
     one = xp.ones_like(x)
@@ -160,12 +162,13 @@ def _depth(x: Array, y: Array, z: Array, factor: float = 1.0) -> Array:
     depth = xp.where(g > 0, g, 0 * one) / length(one, logarithm - 1, factor * safe_y / safe_z)
     face = length(xp.where(x > 0, x, 0 * one), safe_y)
     smooth = xp.minimum(xp.minimum(depth, face), safe_z / factor)
-    # Where y = 0 the point lies on the face itself.
+    # A point with y = 0 lies on the face itself.
     return xp.where(within, smooth, xp.where((y == 0) & (x <= 0) & (z >= 0), 0 * one, xp.inf * one))
 
 
 # θ: the boundary's tangent vectors at p = y_p a are a and t = ∂a/∂r = (1, 0, eʳ); with t⊥ = t − (t·m̂)m̂, the implicit
-# derivative of v = y_p a + λ n gives θ = ‖t⊥‖²/(‖t⊥‖² + λ eʳ/y_p). By the cross product ‖t⊥‖ = ‖n‖/‖a‖, and y_p = ‖p‖/‖a‖,
+# derivative of v = y_p a + λ n gives θ = ‖t⊥‖²/(‖t⊥‖² + λ eʳ/y_p). By the cross product ‖t⊥‖ = ‖n‖/‖a‖, and y_p =
+# ‖p‖/‖a‖,
 # λ = ‖d‖/‖n‖. For r ≥ 0 both a and n are divided by eʳ, which turns the factor eʳ into e⁻ʳ in the other term.
 
 
@@ -206,7 +209,7 @@ def second_derivative_exponential(v: Array, a: Array, c: Array) -> Array:
 
 
 def _ratio(x: Array, y: Array, z: Array) -> Array:
-    """r, by a safeguarded Newton method on φ e^{−|r|} times the third row, in which nothing overflows."""
+    """r, the root of φ e^{−|r|} times the third row, in which nothing overflows, by a safeguarded Newton method."""
     xp = namespace(x)
     far = _FAR * xp.ones_like(x)
     one = xp.ones_like(x)
@@ -234,7 +237,7 @@ def _ratio(x: Array, y: Array, z: Array) -> Array:
         )
         return value, change
 
-    # Half-open brackets reach to 1e150: most roots are near the finite end.
+    # A bracket that is open on one side reaches to 1e150, but most roots are near its finite end.
     start = xp.where(low > -far, low + 1, xp.where(high < far, high - 1, xp.zeros_like(x)))
     middle = xp.sinh(0.5 * (xp.asinh(low) + xp.asinh(high)))
     start = xp.where((start > low) & (start < high) & ((low == -far) | (high == far)), start, middle)
@@ -242,7 +245,7 @@ def _ratio(x: Array, y: Array, z: Array) -> Array:
 
 
 def _height(v: Array) -> Array:
-    """How far z has to rise for v to lie in K: no less than its distance. Infinite for y ≤ 0."""
+    """By how much z has to rise for v to lie in K, an upper bound of the distance. Infinite for y ≤ 0."""
     xp = namespace(v)
     x, y, z = (v[..., i] for i in range(3))
     with np.errstate(over="ignore"):
@@ -251,7 +254,7 @@ def _height(v: Array) -> Array:
 
 
 def _dual_height(v: Array) -> Array:
-    """The same for K* = cl{x < 0, −x e^{y/x} ≤ e z}. Infinite for x ≥ 0."""
+    """By how much z has to rise for v to lie in K* = cl{x < 0, −x e^{y/x} ≤ e z}. Infinite for x ≥ 0."""
     xp = namespace(v)
     x, y, z = (v[..., i] for i in range(3))
     with np.errstate(over="ignore"):
@@ -260,7 +263,7 @@ def _dual_height(v: Array) -> Array:
 
 
 def _tight(bounds: tuple[Array, Array], *points: Array) -> bool:
-    """Whether the bounds are no more than rounding of each block, so that projections need not be computed."""
+    """Whether all bounds are within rounding of their blocks, so that no projections have to be computed."""
     xp = namespace(*bounds)
     sizes = (xp.max(xp.abs(h), axis=-1) for h in points)
     return all(bool(xp.all(bound <= _ROUNDING * size)) for bound, size in zip(bounds, sizes, strict=True))
@@ -268,9 +271,9 @@ def _tight(bounds: tuple[Array, Array], *points: Array) -> bool:
 
 @final
 class Exponential(Cone):
-    """K itself: the projection is onto K*, by Moreau: Π_{K*}(v) = v + Π_K(−v), D_{K*}(v) = I − D_K(−v).
+    """K; Moreau gives the projection onto its dual: Π_{K*}(v) = v + Π_K(−v), D_{K*}(v) = I − D_K(−v).
 
-    The default element at a kink is what the default of Π_K at −v gives.
+    The default element at a kink is I less the default element of Π_K at −v.
     """
 
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
@@ -287,14 +290,14 @@ class Exponential(Cone):
         return second_derivative_exponential(-v, a, c)
 
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
-        """Heights where they are tiny, the distances themselves elsewhere."""
+        """The heights if they are all within rounding, else the distances themselves."""
         bounds = _dual_height(y), _height(s)
         return bounds if _tight(bounds, y, s) else super().distances(y, s)
 
 
 @final
 class ExponentialDual(Cone):
-    """K*: the projection is onto K."""
+    """K*, whose dual is K."""
 
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
         return project_exponential(v, selection)
@@ -310,6 +313,6 @@ class ExponentialDual(Cone):
         return second_derivative_exponential(v, a, c)
 
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
-        """Heights where they are tiny, the distances themselves elsewhere."""
+        """The heights if they are all within rounding, else the distances themselves."""
         bounds = _height(y), _dual_height(s)
         return bounds if _tight(bounds, y, s) else super().distances(y, s)

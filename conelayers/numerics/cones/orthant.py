@@ -1,4 +1,6 @@
-"""The zero cone and the nonnegative orthant, of which programs with linear constraints consist: one group, one array operation."""
+"""The zero cone and the nonnegative orthant, the cones of linear constraints, in one group, so that one array operation
+does.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ __all__ = ["Orthant"]
 
 @final
 class Orthant(Cone):
-    """K = {0}^zero × R₊…, one row a block, K* = R^zero × R₊…: Π(v) is v on the first ``zero`` blocks and max(v, 0) on the others.
+    """K = {0}^zero × R₊…, K* = R^zero × R₊…, blocks of one row: Π(v) is v on the first ``zero`` blocks and max(v, 0) on
+    the others.
 
     D = 1 for v > 0 and on the zero cone's rows, 0 for v < 0. At the kink v = 0 of R₊ the default element is 0.
     """
@@ -36,7 +39,7 @@ class Orthant(Cone):
         return xp.where(positive, v, xp.zeros_like(v)), IdentityBasisElement(values)
 
     def extremes(self, v: Array, tolerance: Array) -> Extremes:
-        """0 and 1 where |v| is within the tolerance."""
+        """D_min = 0 and D_max = 1 if |v| is within the tolerance."""
         xp = namespace(v)
         free = self._free if xp is np else xp.asarray(self._free, device=device(v))
         near = tolerance[..., None]
@@ -49,7 +52,7 @@ class Orthant(Cone):
         return namespace(v).zeros_like(v + a + c)
 
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
-        """Of y from R^zero × R₊…, and of s from {0}^zero × R₊…."""
+        """The distances of y from R^zero × R₊… and of s from {0}^zero × R₊…."""
         xp = namespace(y)
         free = self._free if xp is np else xp.asarray(self._free, device=device(y))
         zero = xp.zeros_like(y)

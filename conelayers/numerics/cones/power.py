@@ -1,7 +1,7 @@
 """The power cone K_α = {(x, y, z) : x^α y^{1−α} ≥ |z|, x, y ≥ 0} and its dual.
 
-Projection and derivative: Hien, "Differential properties of Euclidean projection onto power cone" (2015). With β = 1 − α,
-outside of K and its polar the projection of (x, y, z) is (x', y', sign(z) r), where for δ = |z| − r
+Projection and derivative: Hien, "Differential properties of Euclidean projection onto power cone" (2015). With β = 1 −
+α, outside of K and its polar the projection of (x, y, z) is (x', y', sign(z) r), where for δ = |z| − r
 
     x' = ½(x + √(x² + 4α r δ)),   y' = ½(y + √(y² + 4β r δ)),   x'^α y'^β = r,   0 < r < |z|.
 
@@ -30,7 +30,7 @@ from conelayers.numerics.cones.selection import Selection, between
 
 __all__ = ["Power", "PowerDual", "decompose_power", "power_extremes", "project_power"]
 
-_FAR = 600.0
+_FAR = 600.0  # bound for |ω|, at which r or δ is 1e−260 of |z|
 
 
 def project_power(
@@ -48,9 +48,9 @@ def decompose_power(
 
     v is (..., blocks, 3), the exponents α (blocks,).
 
-    D has the eigenvalues 1, θ, 0 on the ray, across it and on the normal (explicit.py) on the curved part, I in K, 0 in
-    the polar cone, and on {z = 0} between them diag(1, 0, d) or diag(0, 1, d). On the boundary of K the default element is
-    I, on that of its polar 0.
+    On the curved part D has the eigenvalues 1, θ, 0 on the ray, across it and on the normal (explicit.py). D is I in K,
+    0 in the polar cone, and diag(1, 0, d) or diag(0, 1, d) on {z = 0} between them. The default element is I on the
+    boundary of K and 0 on that of its polar.
     """
     xp = namespace(v)
     scale = xp.max(xp.abs(v), axis=-1, keepdims=True)
@@ -74,7 +74,9 @@ def decompose_power(
         p = xp.stack([px, py, sign * r], axis=-1)
         normal = xp.stack([-alpha * r / px, -beta * r / py, sign], axis=-1)
         d = delta[..., None] * normal
-        # θ = 1/(1 + ‖d‖κ), κ the curvature of x^α y^β = |z| across the ray; see the note below. Divided by r, which may be tiny.
+        # θ = 1/(1 + ‖d‖κ), κ the curvature of x^α y^β = |z| across the ray; see the note below. Both terms are divided
+        # by r,
+        # which may be tiny.
         bend = (alpha * py) ** 2 + (beta * px) ** 2 + (px**beta * py**alpha) ** 2
         theta = bend / (bend + delta / r * alpha * beta * xp.sum(p * p, axis=-1))
         basis = boundary_basis(p, normal / xp.max(xp.abs(normal), axis=-1, keepdims=True))
@@ -97,7 +99,8 @@ def decompose_power(
     return projection * scale, polar_part * scale, element
 
 
-# θ: the boundary F = |z| − x^α y^β = 0 has the normal N = (−αr/x', −βr/y', sign z) with d = δN, and t̂ = N × p/(‖N‖‖p‖), so
+# θ: the boundary F = |z| − x^α y^β = 0 has the normal N = (−αr/x', −βr/y', sign z) with d = δN, and t̂ = N ×
+# p/(‖N‖‖p‖), so
 # that t̂ₓ/x' − t̂_y/y' = −sign(z)‖p‖/(x'y'‖N‖). With ∇²(x^α y^β)(t̂, t̂) = −rαβ(t̂ₓ/x' − t̂_y/y')² the curvature is
 # κ = rαβ‖p‖²/((x'y'‖N‖)²‖N‖), and ‖d‖κ = δrαβ‖p‖²/(x'y'‖N‖)².
 
@@ -120,7 +123,9 @@ def second_derivative_power(v: Array, alpha: Array, a: Array, c: Array) -> Array
 
 
 def _flat_second_derivative(v: Array, alpha: Array, a: Array, c: Array) -> Array:
-    """On {z = 0} between K and its polar, where dz'/dz = up/(up + 2|down|) for α = ½; for other exponents there is none."""
+    """D²Π_K on {z = 0} between K and its polar, where dz'/dz = up/(up + 2|down|) for α = ½; other exponents have none
+    there.
+    """
     xp = namespace(v)
     x, y, z = (v[..., i] for i in range(3))
     smooth = (z == 0) & (x * y < 0) & (alpha == 0.5)
@@ -149,7 +154,7 @@ def _half(h: Array, product: Array) -> Array:
 
 
 def _curved(x: Array, y: Array, height: Array, alpha: Array) -> tuple[Array, Array, Array, Array]:
-    """x', y', r and δ."""
+    """x', y', r and δ of points on the curved part."""
     xp = namespace(x)
     beta = 1 - alpha
 
@@ -173,7 +178,7 @@ def _curved(x: Array, y: Array, height: Array, alpha: Array) -> tuple[Array, Arr
 
 
 def _flat_slope(x: Array, y: Array, alpha: Array) -> Array:
-    """dz'/dz on {z = 0} where one of x, y is positive and the other negative: r ≈ x (βδ/|y|)^{β/α} for x > 0 > y."""
+    """dz'/dz on {z = 0} for x and y of different signs, from r ≈ x (βδ/|y|)^{β/α} for x > 0 > y."""
     xp = namespace(x)
     beta = 1 - alpha
     swap = y > 0
@@ -185,7 +190,7 @@ def _flat_slope(x: Array, y: Array, alpha: Array) -> Array:
 
 
 def power_extremes(v: Array, alpha: Array, tolerance: Array) -> Extremes:
-    """The extreme elements of ∂Π_K at the kink within ``tolerance`` (..., blocks) of v (..., blocks, 3), α (blocks,)."""
+    """The extreme elements of ∂Π_K at the kink within ``tolerance`` (..., blocks) of v (..., blocks, 3)."""
     xp = namespace(v)
     exponent = xp.broadcast_to(xp.asarray(alpha, dtype=v.dtype, device=device(v)), v[..., 0].shape)
     projection, polar_part, element = decompose_power(v, alpha)
@@ -193,16 +198,22 @@ def power_extremes(v: Array, alpha: Array, tolerance: Array) -> Extremes:
     return Extremes(ExplicitBasisElement(low, basis), ExplicitBasisElement(high, basis), distance)
 
 
-# The kinks are both boundaries. On their smooth parts the limits are {I, I − n̂n̂ᵀ} and {0, m̂m̂ᵀ}, as for every smooth convex
-# body; at 0 everything lies between 0 and I, which are limits from the two interiors. That leaves the edges. At (x, 0, 0), x > 0,
-# every D has De₁ = e₁, so that D lies between diag(1, 0, 0) and I, and I is the limit from inside. Outside, with x' = 1, a boundary
+# The kinks are both boundaries. On their smooth parts the limits are {I, I − n̂n̂ᵀ} and {0, m̂m̂ᵀ}, as for every smooth
+# convex
+# body; at 0 everything lies between 0 and I, which are limits from the two interiors. That leaves the edges. At (x, 0,
+# 0), x > 0,
+# every D has De₁ = e₁, so that D lies between diag(1, 0, 0) and I, and I is the limit from inside. Outside, with x' =
+# 1, a boundary
 # point has r = y'^β, and its normal (−αr, −βr/y', ·) tends to −e₂, so that D → diag(1, 0, θ) with (note on θ above)
 #
 #     θ ≈ βr/(βr + αδ),  where v_y = y' − βrδ/y' → 0 asks for δ ≪ y'^α.
 #
-# For β > α, δ may be large against r = y'^β: every θ ∈ [0, 1] is a limit, and the smallest element is diag(1, 0, 0). For β ≤ α it
-# may not: θ → 1, and the smallest is diag(1, 0, 1). At the polar's edges Moreau's decomposition gives I less what K° has there,
-# and K° = −K* is a power cone with the same α: at (x, 0, 0), x < 0, between 0 and diag(0, 1, 1), for β ≤ α diag(0, 1, 0).
+# For β > α, δ may be large against r = y'^β: every θ ∈ [0, 1] is a limit, and the smallest element is diag(1, 0, 0).
+# For β ≤ α it
+# may not: θ → 1, and the smallest is diag(1, 0, 1). At the polar's edges Moreau's decomposition gives I less what K°
+# has there,
+# and K° = −K* is a power cone with the same α: at (x, 0, 0), x < 0, between 0 and diag(0, 1, 1), for β ≤ α diag(0, 1,
+# 0).
 
 
 def _kinks(
@@ -263,9 +274,9 @@ def _kinks(
 
 
 def _depth(x: Array, y: Array, height: Array, alpha: Array, x_scale: Array, y_scale: Array) -> Array:
-    """For x, y ≥ 0 about how far x^α y^β = |z| is: the difference over the norm of its gradient, or x = 0, or y = 0.
+    """For x, y ≥ 0 about the distance from the boundary x^α y^β = |z|, where x and y are coordinates over their scales.
 
-    x and y are coordinates over their scales.
+    The least of the difference over the norm of its gradient, and of the distances from {x = 0} and {y = 0}.
     """
     xp = namespace(x)
     one = xp.ones_like(x)
@@ -279,7 +290,7 @@ def _depth(x: Array, y: Array, height: Array, alpha: Array, x_scale: Array, y_sc
 
 
 class _PowerBase(Cone):
-    """Exponents of the blocks of a group, (blocks,)."""
+    """A group of blocks with their exponents, (blocks,)."""
 
     def __init__(self, alpha: np.ndarray) -> None:
         self.alpha = alpha
@@ -287,7 +298,7 @@ class _PowerBase(Cone):
 
 @final
 class Power(_PowerBase):
-    """K_α: the projection is onto its dual, by Moreau: Π_{K*}(v) = v + Π_K(−v), D_{K*}(v) = I − D_K(−v)."""
+    """K_α; Moreau gives the projection onto its dual: Π_{K*}(v) = v + Π_K(−v), D_{K*}(v) = I − D_K(−v)."""
 
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
         y, _, element = self.decompose(v, selection)
@@ -305,7 +316,7 @@ class Power(_PowerBase):
 
 @final
 class PowerDual(_PowerBase):
-    """The dual of K_α: the projection is onto K_α itself."""
+    """The dual of K_α, whose dual is K_α."""
 
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, Element]:
         return project_power(v, self.alpha, selection)

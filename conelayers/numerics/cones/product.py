@@ -1,4 +1,6 @@
-"""Projections onto the dual of a program's product cone and their Clarke elements; equal-sized blocks are handled in one call."""
+"""The projection onto the dual of a program's product cone and its Clarke elements; blocks of one cone and size share
+one call.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,12 @@ from conelayers.program.cones import Cones
 
 __all__ = ["ProductCone", "ProductElement", "product_cone"]
 
-_AT_KINK = 1e-9
-_NOTHING = 1e-8  # s of so much of y is zero on the boundary of K*
+_AT_KINK = 1e-9  # distance from a kink, relative to ‖v‖ of the block, within which a block counts as being at it
+_NOTHING = 1e-8  # ‖s‖/‖y‖ of a block up to which s counts as zero, so that v lies on the boundary of K*
 
 
 class _Group(NamedTuple):
-    """All blocks of one cone and size: ``start`` of each block's rows, blocks × dimension."""
+    """All blocks of one cone and size: the first row of each block, and the number of rows of a block."""
 
     cone: Cone
     starts: np.ndarray
@@ -39,7 +41,9 @@ class _Group(NamedTuple):
 @final
 @dataclass(frozen=True)
 class ProductCone(Cones):
-    """The arithmetic of a product cone: Π_{K*}, its Clarke elements and second derivative, over arrays (..., m) of any array library."""
+    """The arithmetic of a product cone: Π_{K*}, its Clarke elements and second derivative, for arrays (..., m) of any
+    array library.
+    """
 
     @cached_property
     def _groups(self) -> tuple[_Group, ...]:
@@ -57,7 +61,7 @@ class ProductCone(Cones):
             row += n * n
         groups = []
         flat = self.zero + self.nonneg
-        if flat or not self.dimension:  # a program without rows keeps one empty group: arrays have their shapes
+        if flat or not self.dimension:  # a program without rows has one empty group, so that arrays get their shapes
             groups.append(_Group(Orthant(self.zero, flat), np.arange(flat), 1))
         for (kind, size), starts in blocks.items():
             if kind == "nonneg":
@@ -81,7 +85,7 @@ class ProductCone(Cones):
 
     @cached_property
     def _group_rows(self) -> tuple[slice | np.ndarray, ...]:
-        """The rows of each group, as a slice where they are contiguous."""
+        """The rows of each group, as a slice if they are contiguous."""
         slices: list[slice | np.ndarray] = []
         for g in self._groups:
             rows = g.rows
@@ -97,7 +101,7 @@ class ProductCone(Cones):
 
     @cached_property
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows in the order of the groups, and the permutation back."""
+        """The rows in the order of the groups, and the inverse permutation."""
         rows = np.concatenate([g.rows for g in self._groups])
         inverse = np.empty_like(rows)
         inverse[rows] = np.arange(rows.size)
@@ -112,10 +116,10 @@ class ProductCone(Cones):
         return y, element
 
     def element(self, v: Array, selection: Selection | str, balance: Array | None = None) -> ProductElement:
-        """The Clarke element that ``selection`` asks for, where a block within 1e−9 of its own ‖v‖ of a kink counts as being at it.
+        """The Clarke element that ``selection`` asks for.
 
-        "mid" is the mean in units in which y/s is ``balance`` (..., m) times smaller than here (None: the same ones), of which each block
-        has one.
+        A block whose distance from a kink is within 1e−9 of its ‖v‖ counts as being at it. "mid" is the mean in units
+        in which y/s is ``balance`` (..., m) times smaller than here; each block has one balance, and None means 1.
         """
         chosen = as_selection(selection)
         if chosen is Selection.DEFAULT:
@@ -131,10 +135,11 @@ class ProductCone(Cones):
         return ProductElement(self, tuple(replace(a, values=middle(a.values, b.values, k)) for a, b, k in pairs))
 
     def default_element(self, v: np.ndarray, tolerance: np.ndarray) -> ProductElement:
-        """The default element where each block within ``tolerance`` (..., m) of a kink counts as being at it: rounding decides nothing.
+        """The default element if each block within ``tolerance`` (..., m) of a kink counts as being at it.
 
-        That is the smallest on orthants and semidefinite cones. On the others it is the largest where v lies on the boundary of K* or at
-        the origin, and the smallest everywhere else.
+        Rounding errors then do not decide which element it is. On orthants and semidefinite cones it is the smallest
+        one. On other cones it is the largest one if v lies on the boundary of K* or at the origin, and the smallest one
+        elsewhere.
         """
         low, high, _ = self.extremes(v, tolerance)
         y, s, _ = self.decompose(v)
@@ -149,10 +154,10 @@ class ProductCone(Cones):
         return ProductElement(self, tuple(parts))
 
     def extremes(self, v: Array, tolerance: Array) -> tuple[ProductElement, ProductElement, Array]:
-        """D_min and D_max at the kink near v (..., m), and the distance of each block's v from its nearest kink, on all its rows.
+        """D_min and D_max at the kink near v (..., m), and for each row its block's distance from the nearest kink.
 
-        A block counts as being at a kink where that distance is within its ``tolerance`` (..., m), the largest of its rows.
-        Every Clarke element there lies between the two, which are elements themselves; without a kink they are one.
+        A block counts as being at a kink if that distance is within the largest ``tolerance`` (..., m) of its rows.
+        Every Clarke element there lies between D_min and D_max, which are elements too; without a kink they are equal.
         """
         xp = namespace(v)
         pairs = zip(self._groups, self.split(v), self.split(tolerance), strict=True)
@@ -174,19 +179,23 @@ class ProductCone(Cones):
         return self.join([y for y, _, _ in parts]), self.join([s for _, s, _ in parts]), element
 
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
-        """D²Π_{K*}(v)[a, c], the derivative of D(v)c along a, for v, a, c (..., m) where Π_{K*} is smooth; 0 on orthants."""
+        """D²Π_{K*}(v)[a, c], the derivative of D(v)c along a, for v, a, c (..., m) where Π_{K*} is smooth; 0 on
+        orthants.
+        """
         if not self.curved:
             return namespace(v).zeros_like(v + a + c)
         parts = zip(self._groups, self.split(v), self.split(a), self.split(c), strict=True)
         return self.join([g.cone.second_derivative(*h) for g, *h in parts])
 
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
-        """The distance, or a tight bound of it, of each block of y from K* and of s from K, (..., blocks) for (..., m)."""
+        """The distance, or a tight bound of it, of each block of y from K* and of s from K, (..., blocks) from (...,
+        m).
+        """
         parts = [g.cone.distances(a, b) for g, a, b in zip(self._groups, self.split(y), self.split(s), strict=True)]
         return self._by_block([a for a, _ in parts]), self._by_block([b for _, b in parts])
 
     def _by_block(self, parts: list[Array]) -> Array:
-        """Figures of the blocks of each group, (..., blocks) each, in the order of the rows."""
+        """The values of all blocks in the order of the rows, from those of each group, (..., blocks) each."""
         xp = namespace(*parts)
         if all(g.dimension == 1 for g in self._groups):
             return self.join([p[..., None] for p in parts])
@@ -222,7 +231,7 @@ def _of_fields(*values: Any) -> ProductCone:
 
 
 def product_cone(cones: Cones) -> ProductCone:
-    """The arithmetic of the cones described; one for all that are equal."""
+    """The arithmetic of these cones; equal cones share one object."""
     if isinstance(cones, ProductCone):
         return cones
     return _of_fields(*(getattr(cones, f.name) for f in fields(cones)))

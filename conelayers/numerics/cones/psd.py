@@ -1,7 +1,7 @@
 """The positive semidefinite cones of symmetric and of Hermitian matrices in scaled-vector form.
 
-Symmetric: the lower triangle, column by column, off-diagonals times √2. Hermitian: that of the real part, then √2 times the imaginary
-part below the diagonal, column by column. Both preserve inner products.
+Symmetric: the lower triangle, column by column, off-diagonals times √2. Hermitian: the same for the real part, then √2
+times the imaginary part below the diagonal, column by column. Both preserve inner products.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def matrix_to_svec(matrix: Array) -> Array:
 
 @cache
 def _below(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions below the diagonal in a flattened n×n matrix, column by column, and the entry of each position in that list, signed.
+    """Positions below the diagonal in a flattened n×n matrix, column by column, and the entry of each position in that
+    list, signed.
 
     The second is 1 + the place below the diagonal, −1 − that of the mirror image above, 0 on it.
     """
@@ -93,7 +94,9 @@ def hermitian_to_svec(matrix: Array) -> Array:
 @final
 @dataclass(frozen=True)
 class PositiveSemidefiniteElement(Element):
-    """D(H) = Q (Ω ∘ QᴴHQ) Qᴴ: the values are Ω's lower triangle, U is the congruence with Q, which is complex for Hermitian matrices."""
+    """D(H) = Q (Ω ∘ QᴴHQ) Qᴴ, Q complex for Hermitian matrices: the values are Ω's lower triangle, U is the congruence
+    with Q.
+    """
 
     vectors: Array  # Q, (..., blocks, n, n)
 
@@ -127,7 +130,7 @@ def _adjoint(matrix: Array) -> Array:
 class PositiveSemidefinite(Cone):
     """Π(V) = Q max(Λ, 0) Qᵀ; Ω is 1 on pairs of positive eigenvalues, λᵢ/(λᵢ + |λⱼ|) on mixed ones, 0 on the others.
 
-    At a kink (an eigenvalue 0) the pairs of zero eigenvalues get 0 by default.
+    At a kink (an eigenvalue is 0) Ω is 0 by default on the pairs of zero eigenvalues.
     """
 
     def __init__(self, order: int) -> None:
@@ -142,7 +145,7 @@ class PositiveSemidefinite(Cone):
         return matrix_to_svec(matrix)
 
     def _pairs(self, omega: Array) -> Array:
-        """What belongs to each entry of a scaled vector, given what belongs to each pair of eigenvalues, (..., n, n)."""
+        """The values for the entries of a scaled vector, from the values for the pairs of eigenvalues, (..., n, n)."""
         xp = namespace(omega)
         to_vector = xp.asarray(_triangle(self.order)[0], device=device(omega))
         return xp.take(xp.reshape(omega, (*omega.shape[:-2], self.order**2)), to_vector, axis=-1)
@@ -158,9 +161,9 @@ class PositiveSemidefinite(Cone):
         return projection, PositiveSemidefiniteElement(between(low, high, selection), q)
 
     def _omega(self, positive: Array, negative: Array) -> tuple[Array, Array]:
-        """Ω's lower triangle from λ⁺ and λ⁻ (..., n), with 0 and with 1 on the pairs of zero eigenvalues."""
+        """Ω's lower triangle from λ⁺ and λ⁻ (..., n): once with 0 and once with 1 on the pairs of zero eigenvalues."""
         xp = namespace(positive)
-        # Ωᵢⱼ = max(λᵢ⁺, λⱼ⁺)/(max(λᵢ⁺, λⱼ⁺) + max(λᵢ⁻, λⱼ⁻)) covers all the cases but 0/0.
+        # Ωᵢⱼ = max(λᵢ⁺, λⱼ⁺)/(max(λᵢ⁺, λⱼ⁺) + max(λᵢ⁻, λⱼ⁻)) covers all cases except 0/0.
         top = xp.maximum(positive[..., :, None], positive[..., None, :])
         bottom = xp.maximum(negative[..., :, None], negative[..., None, :])
         total = top + bottom
@@ -168,7 +171,7 @@ class PositiveSemidefinite(Cone):
         return self._pairs(omega), self._pairs(xp.where(total > 0, omega, xp.ones_like(total)))
 
     def extremes(self, v: Array, tolerance: Array) -> Extremes:
-        """Eigenvalues within the tolerance of 0 count as zero, and the pairs of them as 0 or 1."""
+        """Eigenvalues within the tolerance of 0 count as zero; Ω is 0 or 1 on the pairs of them."""
         xp = namespace(v)
         eigenvalues, q = xp.linalg.eigh(self._read(v))
         near, zero = tolerance[..., None], xp.zeros_like(eigenvalues)
@@ -178,7 +181,8 @@ class PositiveSemidefinite(Cone):
         return Extremes(low, high, xp.min(xp.abs(eigenvalues), axis=-1))
 
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
-        """Q (Σₖ f[λᵢ, λₖ, λⱼ](ãᵢₖ c̃ₖⱼ + c̃ᵢₖ ãₖⱼ)) Qᵀ with ã = QᵀaQ and the second divided differences of f = max(·, 0).
+        """Q (Σₖ f[λᵢ, λₖ, λⱼ](ãᵢₖ c̃ₖⱼ + c̃ᵢₖ ãₖⱼ)) Qᵀ with ã = QᵀaQ and the second divided differences of f = max(·,
+        0).
 
         They vanish on eigenvalues of one sign; f[λ, μ, λ'] = −μ/((λ − μ)(λ' − μ)) for λ, λ' > 0 > μ, and
         f[μ, λ, μ'] = λ/((λ − μ)(λ − μ')). Source: Daleckii, Krein (1965).
@@ -203,7 +207,7 @@ class PositiveSemidefinite(Cone):
 
 @final
 class HermitianPositiveSemidefinite(PositiveSemidefinite):
-    """The same for Hermitian matrices, with n² rows: Π(V) = Q max(Λ, 0) Qᴴ."""
+    """The positive semidefinite Hermitian matrices, with n² rows: Π(V) = Q max(Λ, 0) Qᴴ."""
 
     def _read(self, v: Array) -> Array:
         return svec_to_hermitian(v, self.order)

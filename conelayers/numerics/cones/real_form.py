@@ -1,4 +1,7 @@
-"""Hermitian blocks as real ones of twice the order, for those who know no others: H ⪰ 0 if and only if [Re H, −Im H; Im H, Re H] ⪰ 0."""
+"""Hermitian blocks as real ones of twice the order, for solvers that take real ones only.
+
+H ⪰ 0 if and only if [Re H, −Im H; Im H, Re H] ⪰ 0.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ __all__ = ["embedding", "real_form"]
 
 @cache
 def embedding(n: int) -> sp.csr_array:
-    """E with EᵀE = I, from scaled vectors of Hermitian matrices of order n to √½ times those of their real form of order 2n.
+    """E with EᵀE = I that maps the scaled vector of a Hermitian matrix of order n to √½ times that of its real form.
 
-    A vector v is in the cone if and only if E v is, and Π(v) = EᵀΠ(E v).
+    v is in the cone if and only if E v is, and Π(v) = EᵀΠ(E v).
     """
     H = svec_to_hermitian(np.eye(n * n), n)
     real = np.block([[H.real, -H.imag], [H.imag, H.real]])
@@ -27,7 +30,7 @@ def embedding(n: int) -> sp.csr_array:
 
 @cache
 def real_form(cones: Cones) -> tuple[Cones, sp.csr_array]:
-    """The cones with their Hermitian blocks as real ones, and the matrix E from rows to rows, EᵀE = I."""
+    """The cones with their Hermitian blocks as real ones, and the matrix E, EᵀE = I, that maps the rows."""
     first = sum(n * (n + 1) // 2 for n in cones.psd) + cones.zero + cones.nonneg + sum(cones.soc)
     last = cones.dimension - first - sum(n * n for n in cones.hermitian)
     blocks = [sp.eye_array(first), *(embedding(n) for n in cones.hermitian), sp.eye_array(last)]

@@ -1,4 +1,4 @@
-"""Safeguarded Newton iterations for one increasing function an array entry."""
+"""A safeguarded Newton method for arrays: each entry has its own increasing function."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from conelayers.numerics.cones.arrays import Array, namespace
 
 __all__ = ["increasing_root"]
 
-_MAX_STEPS = 200
-_EPS = 2.0**-52
-_CLOSE = 16 * _EPS
+_MAX_STEPS = 200  # enough for bisection of any bracket of doubles
+_EPS = 2.0**-52  # unit of rounding
+_CLOSE = 16 * _EPS  # relative distance within which a Newton step outside of the bracket is due to rounding
 
 
 def increasing_root(function: Callable[[Array], tuple[Array, Array]], low: Array, high: Array, start: Array) -> Array:
     """The root of each entry's function in (low, high), where its value goes from negative to positive.
 
-    ``function`` returns values and slopes. A Newton step that leaves the bracket, or does not halve it twice as fast as
-    it should, is replaced by the middle in asinh r, which halves exponents as well as mantissas: brackets may span 1e300.
+    ``function`` returns values and slopes. A Newton step that leaves the bracket, or is not at most half as long as the
+    step before, is replaced by the middle of the bracket in asinh r. That halves exponents as well as mantissas, so
+    that brackets may reach to 1e300.
     """
     xp = namespace(low)
     r = start
@@ -31,12 +32,12 @@ def increasing_root(function: Callable[[Array], tuple[Array, Array]], low: Array
         width = high - low
         wide = width > 1
         middle = xp.where(wide, xp.sinh(0.5 * (xp.asinh(low) + xp.asinh(high))), 0.5 * (low + high))
-        # Compared so that a NaN counts as outside.
+        # These comparisons are false for NaN, which counts as outside.
         trusted = (newton >= low) & (newton <= high) & (xp.abs(newton - r) < 0.5 * previous)
         size = xp.abs(r)
-        # A step below the rounding of r may point out of the bracket: there is nothing left to gain.
+        # A step below the rounding of r may point out of the bracket, but nothing is left to gain then.
         settled = finished | (value == 0) | (xp.abs(newton - r) <= _EPS * size)
-        # Where rounding puts the Newton step just outside, the other side of the root is a few units away.
+        # If rounding puts the Newton step just outside, the other side of the root is a few units of rounding away.
         nudged = r - xp.sign(value) * 4 * _EPS * size
         close = ~trusted & (xp.abs(newton - r) <= _CLOSE * size) & (nudged > low) & (nudged < high)
         following = xp.where(settled, r, xp.where(trusted, newton, xp.where(close, nudged, middle)))

@@ -11,7 +11,12 @@ __all__ = ["Selection", "as_selection", "between", "middle"]
 
 
 class Selection(Enum):
-    """DEFAULT: the one that each cone documents. LOW, HIGH: all kink eigenvalues 0, or 1. MID: the mean of the two, in the user's units."""
+    """The choice of a Clarke element at a kink.
+
+    - DEFAULT: the element that each cone documents.
+    - LOW, HIGH: all kink eigenvalues 0, or 1.
+    - MID: the mean of these two, in the user's units.
+    """
 
     DEFAULT = "default"
     LOW = "low"
@@ -20,7 +25,7 @@ class Selection(Enum):
 
     @property
     def opposite(self) -> Selection:
-        """What D_{K*}(v) = I − D_K(−v) makes of it."""
+        """The selection for D_K(−v) that gives this one for D_{K*}(v) = I − D_K(−v)."""
         return {Selection.LOW: Selection.HIGH, Selection.HIGH: Selection.LOW}.get(self, self)
 
 
@@ -30,13 +35,16 @@ def as_selection(value: Selection | str) -> Selection:
 
 
 def between(low: Any, high: Any, selection: Selection) -> Any:
-    """The chosen eigenvalues; where DEFAULT is asked, ``low`` and ``high`` agree."""
+    """The chosen eigenvalues. For DEFAULT ``low`` and ``high`` have to be equal."""
     if selection is Selection.HIGH:
         return high
     return (low + high) / 2 if selection is Selection.MID else low
 
 
 def middle(low: Any, high: Any, balance: Any) -> Any:
-    """The mean of two eigenvalues of D, taken in units in which y/s is ``balance`` times smaller: there λ is λ/(λ + balance·(1 − λ))."""
+    """The mean of two eigenvalues of D in units in which y/s is ``balance`` times smaller.
+
+    In those units λ becomes λ/(λ + balance·(1 − λ)).
+    """
     mean = sum(h / (h + balance * (1 - h)) for h in (low, high)) / 2
     return balance * mean / (1 - mean + balance * mean)

@@ -14,7 +14,7 @@ from conelayers.numerics.cones.selection import Selection, between
 __all__ = ["SecondOrder", "SecondOrderElement"]
 
 _SQRT_HALF = 0.5**0.5
-_LIFT_FROM_DIMENSION = 16  # below, the dense d×d blocks of D are cheaper than their lifted sparse form
+_LIFT_FROM_DIMENSION = 16  # dimension from which the lifted sparse form of D is cheaper than its dense d×d blocks
 
 
 @final
@@ -22,7 +22,8 @@ _LIFT_FROM_DIMENSION = 16  # below, the dense d×d blocks of D are cheaper than 
 class SecondOrderElement(Element):
     """D with eigenvectors (1, w)/√2, (1, −w)/√2 and a basis of {0} × w⊥, in this order along the last axis.
 
-    U is the Householder reflection in u that takes w to ∓e₁, followed by a rotation of the first two coordinates by 45°.
+    U is the Householder reflection in u that takes w to ∓e₁, followed by a rotation of the first two coordinates by
+    45°.
     """
 
     direction: Array  # w = u/‖u‖, (..., blocks, d − 1)
@@ -54,11 +55,11 @@ class SecondOrderElement(Element):
         return xp.concat([t, self._reflect(coordinates)[0]], axis=-1)  # H is its own inverse
 
     def reduced(self) -> ReducedElement:
-        """Lifted for large cones, so that the KKT matrix stays sparse.
+        """B, n and W; large cones are lifted, so that the KKT matrix stays sparse.
 
-        On the curved part D = v₁v₁ᵀ + c²·diag(0, I − wwᵀ), v₁ = (1, w)/√2. Its range is spanned by v₁ and w⊥. A basis of
-        w⊥ would fill a d×d block; instead dy = v₁ η₁ + c (0, η_u) with η_u ∈ R^{d−1} and the constraint wᵀη_u = 0, whose
-        multiplier is one more unknown: B = [v₁, c (0; I)], n = (0, 1 − c²), W = (0; w).
+        On the curved part D = v₁v₁ᵀ + c²·diag(0, I − wwᵀ), v₁ = (1, w)/√2. Its range is spanned by v₁ and w⊥. A basis
+        of w⊥ would fill a d×d block. Instead dy = v₁ η₁ + c (0, η_u) with η_u ∈ R^{d−1} and the constraint wᵀη_u = 0,
+        whose multiplier is one more unknown: B = [v₁, c (0; I)], n = (0, 1 − c²), W = (0; w).
         """
         d = self.values.shape[-1]
         if d < _LIFT_FROM_DIMENSION:
@@ -104,7 +105,7 @@ class SecondOrder(Cone):
     def project_dual(self, v: Array, selection: Selection = Selection.DEFAULT) -> tuple[Array, SecondOrderElement]:
         xp = namespace(v)
         t, u = v[..., :1], v[..., 1:]
-        # Scaled before squaring: ‖u‖ must neither overflow nor underflow.
+        # u is scaled before it is squared, so that ‖u‖ neither overflows nor underflows.
         largest = xp.max(xp.abs(u), axis=-1, keepdims=True)
         scale = xp.where(largest > 0, largest, xp.ones_like(largest))
         norm = scale * xp.sqrt(xp.sum((u / scale) ** 2, axis=-1, keepdims=True))
@@ -139,7 +140,8 @@ class SecondOrder(Cone):
         )
 
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
-        """On the curved part, with τ = t/‖u‖, τ' = (a₀ − τ wᵀa₁)/‖u‖, w' = (a₁ − w wᵀa₁)/‖u‖ the derivatives of τ and w along a,
+        """On the curved part, with τ = t/‖u‖, τ' = (a₀ − τ wᵀa₁)/‖u‖, w' = (a₁ − w wᵀa₁)/‖u‖ the derivatives of τ and w
+        along a,
 
         2 D c = (c₀ + wᵀc₁, w c₀ + (1 + τ)c₁ − τ w wᵀc₁) is differentiated; elsewhere D is constant.
         """
@@ -163,7 +165,9 @@ class SecondOrder(Cone):
 
 
 def _extreme_values(values: Array, on_boundary: Array, on_polar: Array) -> tuple[Array, Array]:
-    """{H(w, 1), I} on K's boundary, {0, H(w, −1)} on the polar's, from 0 to I at the origin, ``values`` elsewhere."""
+    """{H(w, 1), I} on the boundary of K, {0, H(w, −1)} on that of its polar, {0, I} at the origin, ``values``
+    elsewhere.
+    """
     xp = namespace(values)
     zeros, ones = xp.zeros_like(values), xp.ones_like(values)
     place = xp.arange(values.shape[-1], device=device(values))

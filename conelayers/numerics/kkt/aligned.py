@@ -1,13 +1,14 @@
-"""Semidefinite variables: in the eigenbasis of D the rows −X ∈ −S₊ of K fall apart into 2×2 systems.
+"""Programs with semidefinite variables: in the eigenbasis of D the rows −X ∈ −S₊ of K separate into 2×2 systems.
 
-Where each row of a semidefinite block has one entry of A, a in a column of its own, and P there is c·a² on the diagonal, let
-ẑ = Uᵀ(a ∘ x_C). Then, with Λ = diag(λ), ω = 1 − λ (less a proximal term), and Â the other rows in terms of ẑ, K reads
+Where each row of a semidefinite block has one entry of A, a in a column of its own, and P there is c·a² on the
+diagonal, let ẑ = Uᵀ(a ∘ x_C). Then, with Λ = diag(λ), ω = 1 − λ (less a proximal term), and Â the other rows in terms
+of ẑ, K reads
 
     c ẑ + √λ η + Âᵀη_o = f      [ẑ; η] = 1/(cω + λ) · [ω, √λ; √λ, −c] · [f − Âᵀη_o; g]
     √λ ẑ − ω η = g
 
-for every direction with cω + λ > 0. These are eliminated: what is left has the other rows, less Â diag(ω/(cω + λ)) Âᵀ, and, for
-c = 0, the directions with λ ≈ 0, as many as the matrix with rank r has degrees of freedom, r(r + 1)/2.
+for every direction with cω + λ > 0. These are eliminated. The matrix that is left has the other rows, less
+Â diag(ω/(cω + λ)) Âᵀ, and for c = 0 the directions with λ ≈ 0, of which there are r(r + 1)/2 if X has rank r.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from conelayers.program.per_structure import once_per_structure
 
 __all__ = ["AlignedFactorization"]
 
-_ELIMINATED_FROM = 1e-3  # cω + λ of directions that are eliminated
+_ELIMINATED_FROM = 1e-3  # cω + λ from which a direction is eliminated
 _EQUAL = 1e-12  # relative differences of p/a² within a block that are rounding
 
 
@@ -73,7 +74,7 @@ def _aligned_blocks(structure: Structure) -> _Blocks | None:
     rows = np.concatenate(found)
     other_rows = np.setdiff1d(np.arange(structure.m), rows)
     if not cones.orthant_rows[other_rows].all():
-        return None  # other curved blocks would have to be rotated as well
+        return None  # other curved blocks would have to be rotated too
     cols = column_of[rows]
     diagonals = stored[cols]
     if (diagonals >= 0).any() and not (diagonals >= 0).all():
@@ -94,13 +95,13 @@ def _aligned_blocks(structure: Structure) -> _Blocks | None:
 @final
 @dataclass(frozen=True)
 class _Instance:
-    """One instance's 2×2 systems and what is left of K, factored."""
+    """One instance's 2×2 systems, and the factored rest of K."""
 
     c: np.ndarray
     lam: np.ndarray
     omega: np.ndarray
     determinant: np.ndarray
-    eliminated: np.ndarray  # positions among the aligned rows, and those that are left
+    eliminated: np.ndarray  # positions of the eliminated directions among the aligned rows, and of those that are left
     left: np.ndarray
     curved: np.ndarray  # positions within ``left`` where λ > 0
     others: np.ndarray  # the active other rows
@@ -117,7 +118,7 @@ class _Instance:
         return self._recover(self.system.solve(rhs), f, g, p_rest.size)
 
     def null_vectors(self, rest: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """The same for each null vector of K."""
+        """ẑ, x and η like ``solve``'s for each null vector of K."""
         if not isinstance(self.system, DensePseudoInverse):
             return []
         zero = np.zeros_like(self.lam)
@@ -155,9 +156,9 @@ class AlignedFactorization(Factorization):
         delta: np.ndarray | None = None,
         cutoff: float | None = None,
     ) -> AlignedFactorization | None:
-        """The factorization; None where no block is aligned, in the structure or in the values.
+        """The factorization; None if no block is aligned, in the structure or in the values.
 
-        ``cutoff``: decompose, whatever the condition, and call null what is below it.
+        With a ``cutoff`` the matrix is decomposed whatever its condition, eigenvalues below it being null.
         """
         blocks = _aligned_blocks(program.structure)
         if blocks is None:
@@ -216,7 +217,7 @@ class AlignedFactorization(Factorization):
         return AlignedFactorization(self._blocks, program, element, values_of_part(self._a, index), instances)
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
-        """The whole K decomposed, or, if that is too large, deflated: what is left of it here has another minimum-norm
+        """The whole K decomposed, or deflated if it is too large: the K that is left here has another minimum-norm
         solution.
         """
         others, structure = np.setdiff1d(np.arange(len(self._instances)), instances), self._program.structure

@@ -1,6 +1,7 @@
-"""One instance's sparse K, put together by index arithmetic where D is diagonal, equilibrated, its upper triangle stored.
+"""One instance's sparse K, equilibrated, with its upper triangle stored; index arithmetic assembles it.
 
-K = [P, 0, AᵀB; 0, 0, Wᵀ; BᵀA, W, −N] for D = B C Bᵀ (factorization.py), with the lifting columns W of large second-order cones.
+K = [P, 0, AᵀB; 0, 0, Wᵀ; BᵀA, W, −N] for D = B C Bᵀ (factorization.py), with the lifting columns W of large
+second-order cones.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ __all__ = ["Assembled", "Pins", "assemble"]
 @final
 @dataclass(frozen=True)
 class Pins:
-    """Rows of K that are zero but for one entry a, in column j: they say dx_j = g/a, and column j's equation gives their unknown.
+    """Rows of K with one nonzero entry a, in column j: they determine dx_j = g/a, and column j's equation their own
+    unknown.
 
-    Both are left out of what is factored: active bounds shrink K, and its null space is found in a smaller matrix. So are the
-    variables that nothing active touches: their columns are zero, their unit vectors null vectors.
+    Such rows and columns are not factored: active bounds make K smaller, and its null space is found in the smaller
+    matrix. Variables that no active row touches are not factored either: their columns are zero, and their unit vectors
+    are null vectors.
     """
 
     kept: np.ndarray  # the indices of K that are factored
@@ -40,7 +43,7 @@ class Pins:
 
     @classmethod
     def of(cls, layout: PinLayout, data: np.ndarray) -> Pins:
-        """From all entries' values."""
+        """The pins from the values of all entries."""
         coupling = layout.coupling.matrix(data[layout.across])
         within = layout.within.matrix(data[layout.between])
         return cls(layout.kept, layout.columns, layout.rows, data[layout.entries], layout.empty, coupling, within)
@@ -49,21 +52,21 @@ class Pins:
 @final
 @dataclass(frozen=True)
 class Assembled:
-    """K without its pins as EKE, its scales e and the basis B: everything about K but its factor."""
+    """EKE, where K is without its pins, with the scales e and the basis B: everything about K except its factor."""
 
     upper: sp.csc_matrix  # of EKE, every diagonal entry stored
-    diagonal: np.ndarray  # where the diagonal entries are in upper.data
+    diagonal: np.ndarray  # positions of the diagonal entries in upper.data
     scales: np.ndarray  # e
-    basis: sp.csr_array | np.ndarray  # B, or the active rows where B has unit columns
+    basis: sp.csr_array | np.ndarray  # B, or the active rows if the columns of B are unit vectors
     n: int
     m: int
-    positive: int  # the columns in front of η in the whole K
-    factored_positive: int  # and in EKE
+    positive: int  # number of columns before η in the whole K
+    factored_positive: int  # number of columns before η in EKE
     pins: Pins | None
 
     @property
     def order(self) -> int:
-        """The order of what is factored."""
+        """The order of the factored matrix."""
         return self.scales.size
 
     @cached_property
@@ -80,7 +83,7 @@ class Assembled:
 
     @property
     def whole(self) -> Assembled:
-        """The same with its pins in the matrix."""
+        """The same with the pins in the matrix."""
         if self.pins is None:
             return self
         pins, order = self.pins, self.order + 2 * self.pins.a.size + self.pins.empty.size
@@ -143,8 +146,10 @@ class Assembled:
         return self._split(z)
 
     def null_vectors(self, inner: np.ndarray, most_units: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """ker K as rows (dx, Bη): from null vectors (k, order) of what is factored, and the unit vectors of zero
-        columns; if these are more than ``most_units``, as many random sums of them.
+        """ker K as rows (dx, Bη), from null vectors (k, order) of the factored matrix and the unit vectors of zero
+        columns.
+
+        If there are more than ``most_units`` unit vectors, as many random sums of them take their place.
         """
         if self.pins is None:
             Z = inner
@@ -178,7 +183,7 @@ class Assembled:
 def assemble(program: ConeProgram, element: ProductElement, i: int, delta: float = 0.0) -> Assembled:
     """K_δ of instance i."""
     values = element.values[i]
-    # Zeros and ones on the orthants only: B consists of unit vectors, and N = 0.
+    # On orthants, with zeros and ones only, the columns of B are unit vectors, and N = 0.
     if element.is_diagonal and np.all((values == 0) | (values == 1)):
         return _active_rows(program, np.flatnonzero(values), i, delta)
     reduced = element.take(i).reduced()
@@ -187,7 +192,7 @@ def assemble(program: ConeProgram, element: ProductElement, i: int, delta: float
     if delta:
         diagonal = diagonal + delta * np.bincount(B.cols, B.data**2, minlength=diagonal.size)
     P, lifted = program.structure.P, W.shape[1]
-    # BᵀA by its products, row by row of B; those that fall together are summed with the rest of K.
+    # The products that BᵀA consists of, row by row of B; those with one position are summed later, with the rest of K.
     picked, lengths = program.structure.A.entries_of(B.rows)
     products = np.repeat(B.data, lengths) * instance_values(program.A, i)[picked]
     eta, upper, first = n + lifted + np.arange(diagonal.size), P.upper, np.arange(n if delta else 0)
@@ -203,7 +208,7 @@ def assemble(program: ConeProgram, element: ProductElement, i: int, delta: float
 
 
 def _active_rows(program: ConeProgram, active: np.ndarray, i: int, delta: float) -> Assembled:
-    """[P, A_aᵀ; A_a, 0] from the stored orders of P and A."""
+    """[P, A_aᵀ; A_a, 0], from the entries of P and A in their stored order."""
     P, A, n = program.structure.P, program.structure.A, program.structure.n
     in_upper = P.upper
     picked, lengths = A.entries_of(active)
@@ -225,7 +230,7 @@ def _finish(
     program: ConeProgram,
     positive: int,
 ) -> Assembled:
-    """Take the pins out of the upper triangle's entries, and equilibrate the rest."""
+    """Take the pins out of the entries of the upper triangle, and equilibrate the rest."""
     order = positive + (basis.size if isinstance(basis, np.ndarray) else basis.shape[1])
     layout = Layout.of(program.structure, data, rows, cols, order, positive)
     pins = None if layout.pins is None else Pins.of(layout.pins, data)
@@ -241,7 +246,7 @@ def _scaled(
     positive: int,
     pins: Pins | None,
 ) -> Assembled:
-    """Equilibrate, and store the diagonal whether it is zero or not."""
+    """Equilibrate; all diagonal entries are stored, also zeros."""
     e = layout.equilibrate(np.abs(data))
     upper = layout.upper(data * e[layout.rows] * e[layout.cols])
     return Assembled(upper, layout.diagonal, e, basis, n, m, positive, layout.positive, pins)

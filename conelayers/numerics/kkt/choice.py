@@ -1,4 +1,4 @@
-"""Which factorization a program gets."""
+"""The choice of a factorization for a program."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from conelayers.program.cone_program import ConeProgram, Structure
 
 __all__ = ["factorize", "prefers_dense", "prefers_krylov"]
 
-# Measured on two cores: below the first orders LAPACK's constant is smaller whatever the density; above the last the
-# dense matrix itself is the cost; between them QDLDL wins where K is sparse.
+# Orders n + m, measured on two cores: up to the first ones LAPACK is faster whatever the density; above the last one
+# even
+# storing a dense matrix costs too much; in between QDLDL is faster if K is sparse.
 _ALWAYS_DENSE, _ALWAYS_DENSE_ORTHANTS = 250, 500
 _NEVER_DENSE = 5000
-_DENSE_FROM = 0.1
-_FULL = 0.01  # density from which the factor of a matrix without structure has next to all entries
+_DENSE_FROM = 0.1  # density of K from which LAPACK is faster
+_FULL = 0.01  # density from which the factor of a matrix without structure has nearly all entries
 
 
 def prefers_dense(structure: Structure) -> bool:
-    """Whether dense matrices are the cheaper ones for programs of this structure."""
+    """Whether dense matrices are cheaper than sparse ones for programs of this structure."""
     order = structure.n + structure.m
-    orthants = structure.cones.kinds <= {"zero", "nonneg"}  # active rows only, and no basis to rotate to
+    orthants = structure.cones.kinds <= {"zero", "nonneg"}  # K has the active rows only, and no rows to rotate
     if order <= (_ALWAYS_DENSE_ORTHANTS if orthants else _ALWAYS_DENSE):
         return True
     if order > _NEVER_DENSE:
@@ -41,7 +42,7 @@ def prefers_dense(structure: Structure) -> bool:
 
 
 def prefers_krylov(structure: Structure) -> bool:
-    """Whether neither a dense matrix nor a sparse factor of K would fit: too large for the one, and too full for the other."""
+    """Whether K is too large for a dense matrix and too full for a sparse factor."""
     n, m = structure.n, structure.m
     full_P = n > _NEVER_DENSE and structure.P.nnz > _FULL * n**2
     return full_P or (min(n, m) > _NEVER_DENSE and structure.A.nnz > _FULL * n * m)
@@ -50,7 +51,9 @@ def prefers_krylov(structure: Structure) -> bool:
 def factorize(
     program: ConeProgram, element: ProductElement, jobs: int, delta: np.ndarray | None = None
 ) -> Factorization:
-    """Factor the reduced KKT matrix K, or K_δ for δ (B,), of every instance (factorization.py), on up to ``jobs`` threads."""
+    """Factor the reduced KKT matrix K, or K_δ for δ (B,), of every instance (factorization.py), on up to ``jobs``
+    threads.
+    """
     aligned = AlignedFactorization.of(program, element, delta)
     if aligned is not None:
         return aligned

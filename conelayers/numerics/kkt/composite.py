@@ -1,4 +1,4 @@
-"""A batch factored in parts: instances that converged at different steps keep the factors of their own last step."""
+"""A batch factored in parts: instances that converge at different steps keep the factors of their own last step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Part = tuple[np.ndarray, Factorization]
 def combine(
     parts: Sequence[Part], batch: int, factor: Callable[[np.ndarray], Factorization] | None = None
 ) -> Factorization:
-    """One factorization of instances 0 … batch − 1 from parts (indices, factors), the missing ones by ``factor``."""
+    """One factorization of instances 0 … batch − 1 from parts (indices, factors); ``factor`` makes the rest."""
     parts = [(index, inner) for index, inner in parts if index.size]
     if factor is not None and sum(index.size for index, _ in parts) < batch:
         here = np.zeros(batch, dtype=bool)
@@ -32,7 +32,7 @@ def combine(
 
 @final
 class CompositeFactorization(Factorization):
-    """Each instance by the part that has it."""
+    """A factorization that passes each instance to the part that holds it."""
 
     def __init__(self, parts: Sequence[Part], batch: int) -> None:
         self._parts, self._batch = tuple(parts), batch

@@ -1,12 +1,13 @@
-"""Few variables under many curved rows (linear matrix inequalities): rows that are not all but equalities are eliminated.
+"""Programs with few variables and many curved rows (linear matrix inequalities): rows with λ well below 1 are
+eliminated.
 
-In the eigenbasis of D a row a of A' = UᵀA with 0 < λ < 1 reads √λ a·dx − ω η = g, ω = 1 − λ (plus a proximal term), in K. With
-η = (√λ a·dx − g)/ω what is left of K has the variables and the rows with λ ≈ 1:
+In the eigenbasis of D a row a of A' = UᵀA with 0 < λ < 1 reads √λ a·dx − ω η = g, ω = 1 − λ (plus a proximal term), in
+K. With η = (√λ a·dx − g)/ω what is left of K has the variables and the rows with λ ≈ 1:
 
     [ P + Σ (λ/ω) a aᵀ , A₁ᵀ ; A₁ , −Ω₁ ] [dx; η₁] = [ p₁ + Σ (√λ/ω) a g ; g₁ ]
 
-For a semidefinite block of order k with a multiplier of rank r that is r(r + 1)/2 of the k(k + 1)/2 rows. The null vectors of the
-one are those of the other.
+For a semidefinite block of order k with a multiplier of rank r that is r(r + 1)/2 of the k(k + 1)/2 rows. Both
+matrices have the same null vectors.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from conelayers.program.patterns import instance_values
 
 __all__ = ["CondensedFactorization", "prefers_condensed"]
 
-_ELIMINATED_FROM = 1e-2  # ω of rows that are eliminated
-_SMALL = 250  # n + m up to which all rows together are as cheap
-_LARGEST_ENTRIES = 2**26  # of a dense A
-_ROWS = 2  # curved rows per variable from which it pays
+_ELIMINATED_FROM = 1e-2  # ω from which a row is eliminated
+_SMALL = 250  # n + m up to which factoring all rows costs no more
+_LARGEST_ENTRIES = 2**26  # n·m up to which a dense A is made
+_ROWS = 2  # curved rows per variable from which elimination pays
 
 
 def prefers_condensed(structure: Structure) -> bool:
@@ -43,10 +44,10 @@ def prefers_condensed(structure: Structure) -> bool:
 @final
 @dataclass(frozen=True)
 class _Instance:
-    """One instance's rotated rows, and what is left of K, factored."""
+    """One instance's rotated rows, and the factored rest of K."""
 
     weights: np.ndarray  # 1/ω of the eliminated rows
-    eliminated: np.ndarray  # where these are, and those that are left
+    eliminated: np.ndarray  # positions of the eliminated rows, and of those that are left
     left: np.ndarray
     rows: np.ndarray  # √λ a of the eliminated ones, (·, n)
     system: SymmetricIndefinite | DensePseudoInverse
@@ -55,7 +56,10 @@ class _Instance:
     def of(
         cls, P: np.ndarray, rotated: np.ndarray, values: np.ndarray, delta: float, cutoff: float | None
     ) -> _Instance:
-        """``cutoff``: decompose, whatever the condition, and call null what is below it."""
+        """Assemble and factor.
+
+        With a ``cutoff`` the matrix is decomposed whatever its condition, eigenvalues below it being null.
+        """
         omega = 1 - values + delta * values
         eliminated = np.flatnonzero((values > 0) & (omega >= _ELIMINATED_FROM))
         left = np.flatnonzero((values > 0) & (omega < _ELIMINATED_FROM))
@@ -111,7 +115,7 @@ class CondensedFactorization(Factorization):
         delta: np.ndarray | None = None,
         cutoff: float | None = None,
     ) -> CondensedFactorization:
-        """Assemble and factor; an ill-conditioned instance is decomposed, which tells whether it is singular."""
+        """Assemble and factor; an ill-conditioned instance is decomposed, which shows whether it is singular."""
         P, rotated, d = program.dense_P, rotated_rows(program, element), np.zeros(program.batch)
         d = d if delta is None else delta
         parts = [
@@ -141,9 +145,7 @@ class CondensedFactorization(Factorization):
         return CondensedFactorization(self._program.take(index), self._element.take(index), instances)
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
-        """The whole K decomposed, or, if that is too large, deflated: what is left of it here has another minimum-norm
-        solution.
-        """
+        """The whole K decomposed, or deflated if it is too large: the condensed K has another minimum-norm solution."""
         others, structure = np.setdiff1d(np.arange(len(self._instances)), instances), self._program.structure
         decomposed: Factorization
         if structure.n + structure.m > LARGEST_WHOLE:

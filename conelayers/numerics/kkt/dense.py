@@ -1,8 +1,8 @@
 """Small or dense systems: K assembled and factored by LAPACK's symmetric indefinite LDLᵀ, instance by instance.
 
-A row of an orthant with Λ = 1 and one entry only, a in column j, pins dx_j to p₂/a. Such rows and columns (active bounds) are
-left out of the matrix; the row's unknown follows from the column's equation. So are variables that nothing active touches: their
-columns are zero, their unit vectors null vectors.
+A row of an orthant with Λ = 1 and one entry only, a in column j, pins dx_j to p₂/a. Such rows and columns (active
+bounds) are left out of the matrix; the row's unknown follows from the column's equation. Variables that no active row
+touches are left out too: their columns are zero, and their unit vectors are null vectors.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from conelayers.support.limits import out_of_time
 
 __all__ = ["SUSPECT", "DenseFactorization", "SymmetricIndefinite", "rotated_rows"]
 
-# A reciprocal condition estimate below this sends the instance to the rank-revealing method, which decides.
+# Reciprocal condition estimate below which the rank-revealing method decides whether an instance is singular.
 SUSPECT = 1e-10
-_PIN = 1e-3  # |a| below this pins nothing
+_PIN = 1e-3  # |a| below which a row does not pin its variable
 
 
 @final
@@ -55,14 +55,14 @@ class SymmetricIndefinite:
 @final
 @dataclass(frozen=True)
 class _Blocks:
-    """One instance's K without pinned rows and columns, not yet put together."""
+    """The blocks of one instance's K without pinned rows and columns."""
 
     P: np.ndarray  # (n, n)
     rotated: np.ndarray  # √Λ UᵀA, (m, n)
     values: np.ndarray  # Λ
     rows: np.ndarray  # √Λ UᵀA on the active rows that pin nothing
     active: np.ndarray  # where these rows are
-    pinning: np.ndarray  # the rows that pin, their columns and entries
+    pinning: np.ndarray  # the rows that pin a variable, with these columns and entries a
     pinned: np.ndarray
     a: np.ndarray
     free: np.ndarray  # the columns that are left
@@ -78,7 +78,7 @@ class _Blocks:
         kept = np.zeros(0, dtype=np.int64)
         if pinning.size and delta == 0:
             kept = np.flatnonzero((values[pinning] == 1) & (np.abs(rotated[pinning, pinned]) > _PIN))
-            kept = kept[np.unique(pinned[kept], return_index=True)[1]]  # one row a column
+            kept = kept[np.unique(pinned[kept], return_index=True)[1]]  # one row for each column
         pinning, pinned = pinning[kept], pinned[kept]
         active[pinning] = False
         where = np.flatnonzero(active)
@@ -94,7 +94,7 @@ class _Blocks:
         return cls(P, rotated, values, rotated[where], where, pinning, pinned, a, free, empty, diagonal)
 
     def without_pins(self) -> _Blocks:
-        """The same K, its pinned rows included."""
+        """The blocks with the pinned rows included."""
         none = np.zeros(0, dtype=np.int64)
         return _Blocks.of(self.P, self.rotated, self.values, (none, none), 0.0) if self.pinned.size else self
 
@@ -116,7 +116,9 @@ class _Blocks:
 @final
 @dataclass(frozen=True)
 class _Instance:
-    """The blocks and a solver of their matrix; an ill-conditioned one is decomposed, which tells whether it is singular."""
+    """The blocks and a solver of their matrix: a decomposition, which shows whether it is singular, if it is
+    ill-conditioned.
+    """
 
     blocks: _Blocks
     system: SymmetricIndefinite | DensePseudoInverse | Unfinished
@@ -125,13 +127,13 @@ class _Instance:
     def of(cls, blocks: _Blocks, delta: float) -> _Instance:
         factor = SymmetricIndefinite(blocks.matrix(delta))
         instance = cls(blocks, factor)
-        # A proximal step is regular by construction, whatever the estimate says.
+        # The matrix of a proximal step is regular by construction, whatever the estimate.
         if factor.rcond >= SUSPECT or delta > 0:
             return instance
         return cls(blocks, DensePseudoInverse(blocks.matrix()))
 
     def decomposed(self) -> _Instance:
-        """The whole K decomposed: without its pinned rows, K⁺ would not be of minimum norm."""
+        """The whole K decomposed, pinned rows included, because K⁺ without them is not of minimum norm."""
         if isinstance(self.system, DensePseudoInverse) and not self.blocks.pinned.size:
             return self
         if out_of_time():
@@ -172,18 +174,18 @@ class _Instance:
 
 
 def rotated_rows(program: ConeProgram, element: ProductElement) -> np.ndarray:
-    """√Λ UᵀA of every instance, (B, m, n), or (1, m, n) where it is a shared A."""
+    """√Λ UᵀA of every instance, (B, m, n), or (1, m, n) if it is a shared A."""
     values, A = element.values, program.dense_A
     if element.is_diagonal:
         return A if np.all((values == 0) | (values == 1)) else np.sqrt(values)[:, :, None] * A
-    # The columns of A lead, so that U acts on the last axis.
+    # The columns of A become the first axis, since U acts on the last one.
     A = np.broadcast_to(A, (program.batch, *A.shape[1:]))
     rotated = np.sqrt(values) * element.to_basis(np.ascontiguousarray(np.moveaxis(A, 2, 0)))
     return np.moveaxis(rotated, 0, 2)
 
 
 def _pins(structure: Structure, element: ProductElement) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of the orthants with one stored entry, and its column."""
+    """The rows of the orthants with one stored entry, and the columns of these entries."""
     rows, cols = structure.singletons
     keep = element.diagonal_rows[rows]
     return rows[keep], cols[keep]
@@ -199,7 +201,7 @@ class DenseFactorization(Factorization):
 
     @classmethod
     def of(cls, program: ConeProgram, element: ProductElement, delta: np.ndarray | None = None) -> DenseFactorization:
-        """Assemble and factor; an ill-conditioned instance is decomposed, which tells whether it is singular."""
+        """Assemble and factor; an ill-conditioned instance is decomposed, which shows whether it is singular."""
         values, P, rotated = element.values, program.dense_P, rotated_rows(program, element)
         pins = _pins(program.structure, element)
         d = np.zeros(program.batch) if delta is None else delta

@@ -1,8 +1,8 @@
-"""Diagonal P, bounds and a few coupling rows: K by the Schur complement on the coupling rows.
+"""Programs with a diagonal P, bounds and a few coupling rows: K is solved by a Schur complement on the coupling rows.
 
-With the pinned variables (active bounds, dx_j = g/a) taken out, K = [D, Aᵀ; A, 0] on the free variables and the active coupling
-rows, D = diag(p) ≻ 0, so that S η = A D⁻¹ p₁ + A_pin dx_pin − g with S = A D⁻¹ Aᵀ, dx = D⁻¹(p₁ − Aᵀη). S has the order of the
-coupling rows, however many variables there are.
+With the pinned variables (active bounds, dx_j = g/a) taken out, K = [D, Aᵀ; A, 0] on the free variables and the active
+coupling rows, D = diag(p) ≻ 0, so that S η = A D⁻¹ p₁ + A_pin dx_pin − g with S = A D⁻¹ Aᵀ, dx = D⁻¹(p₁ − Aᵀη). S has
+the order of the coupling rows, however many variables there are.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ from conelayers.program.per_structure import once_per_structure
 
 __all__ = ["DiagonalFactorization"]
 
-_MOST_COUPLING = 400
-_DENSE_FROM = 0.1
-_PIN = 1e-3  # |a| below this pins nothing
-_DEFINITE = (
-    1e-8  # p relative to the largest, and pivots of S relative to its diagonal, below which another method decides
-)
+_MOST_COUPLING = 400  # number of coupling rows up to which a dense S is cheap
+_DENSE_FROM = 0.1  # density of the coupling rows from which dense products are cheaper
+_PIN = 1e-3  # |a| below which a row does not pin its variable
+# p relative to the largest one, and pivots of S relative to its diagonal, below which another factorization is used.
+_DEFINITE = 1e-8
 
 
 @final
 @dataclass(frozen=True)
 class _Roles:
-    """The rows with one entry (bounds), with their columns and the positions of the entries; and the others."""
+    """The rows with one entry (bounds), the columns and positions of their entries, and the other rows."""
 
     bounds: np.ndarray
     cols: np.ndarray
@@ -83,14 +82,14 @@ class _Instance:
 
 @final
 class DiagonalFactorization(Factorization):
-    """All instances by their Schur complements, all of them regular."""
+    """Schur complements of all instances, all of which are regular."""
 
     def __init__(self, program: ConeProgram, element: ProductElement, jobs: int, instances: list[_Instance]) -> None:
         self._program, self._element, self._jobs, self._instances = program, element, jobs, instances
 
     @classmethod
     def of(cls, program: ConeProgram, element: ProductElement, jobs: int) -> DiagonalFactorization | None:
-        """The factorization; None where the structure is another, or an instance is not clearly regular."""
+        """The factorization; None if the structure is not of this kind, or if an instance is not clearly regular."""
         roles = _roles(program.structure)
         if roles is None:
             return None
@@ -120,7 +119,7 @@ class DiagonalFactorization(Factorization):
         return DiagonalFactorization(self._program.take(index), self._element.take(index), self._jobs, instances)
 
     def use_pseudo_inverse(self, instances: np.ndarray) -> Factorization:
-        """All by the sparse factorization, these by its pseudo-inverse."""
+        """The sparse factorization of all instances, with the pseudo-inverse for these."""
         return SparseFactorization.of(self._program, self._element, self._jobs).use_pseudo_inverse(instances)
 
 
@@ -129,7 +128,7 @@ def _factor(roles: _Roles, program: ConeProgram, values: np.ndarray, i: int) -> 
     if not p.min() > _DEFINITE * p.max():
         return None
     bounds = np.flatnonzero((values[roles.bounds] > 0) & (np.abs(A[roles.entries]) > _PIN))
-    bounds = bounds[np.unique(roles.cols[bounds], return_index=True)[1]]  # one row a column
+    bounds = bounds[np.unique(roles.cols[bounds], return_index=True)[1]]  # one row for each column
     pinned, pinning = roles.cols[bounds], roles.bounds[bounds]
     if pinning.size < int((values[roles.bounds] > 0).sum()):
         return None  # two bounds of one variable, or a tiny entry

@@ -1,14 +1,14 @@
 """A factorization of the presolved program's K, extended to the whole program's.
 
-A definition row i with pivot a in column t, P's diagonal p there and the other entries l (presolve.py) couples (t, yᵢ) to the
-rest of K through l alone:
+A definition row i with pivot a in column t, P's diagonal p there and the other entries l (presolve.py) couples (t, yᵢ)
+to the rest of K through l alone:
 
     [ p  a  0  ]
     [ a  0  lᵀ ]   the pivot block's inverse is [0, 1/a; 1/a, −p/a²], its Schur complement adds (p/a²) l lᵀ to P.
     [ 0  l  …  ]
 
-So the K of the smaller program is the Schur complement of all such blocks. The operator obtained is symmetric, for singular K
-too.
+So the K of the smaller program is the Schur complement of all such blocks. The resulting operator is symmetric, even if
+K is singular.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["EliminatedFactorization", "extend_null_vectors"]
 
 @final
 class EliminatedFactorization(Factorization):
-    """The whole program's K by that of the smaller, ``inner``."""
+    """The K of the whole program, solved by that of the smaller one, ``inner``."""
 
     def __init__(self, elimination: Elimination, inner: Factorization) -> None:
         self._elimination, self._inner = elimination, inner
 
     @classmethod
     def of(cls, presolved: Presolved, inner: Factorization) -> Factorization:
-        """``inner`` itself where nothing was eliminated."""
+        """The factorization of the whole program; ``inner`` itself if nothing was eliminated."""
         return inner if presolved.elimination is None else cls(presolved.elimination, inner)
 
     @property
@@ -69,7 +69,7 @@ class EliminatedFactorization(Factorization):
 
 
 def extend_null_vectors(part: Elimination, inner_x: np.ndarray, inner_y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Null vectors of the whole K from those (k, ·) of the smaller, for an elimination of one instance."""
+    """Null vectors of the whole K from those (k, ·) of the smaller one, for the elimination of one instance."""
     d, a, p = part.definitions, part.a, part.p
     rest = -np.array([part.L.matvec(h[None])[0] for h in inner_x]).reshape(len(inner_x), a.size)
     dx = np.zeros((len(inner_x), d.cols.size + d.kept_cols.size))

@@ -1,7 +1,8 @@
-"""Where a factor of K would not fit: MINRES on the equilibrated K, preconditioned by the diagonals of its two blocks.
+"""MINRES on the equilibrated K, preconditioned by the diagonals of its two blocks, if no factor of K would fit in
+memory.
 
-K = [P, AᵀB; BᵀA, −N] is indefinite; M = diag(diag P + ρ, diag(N + BᵀA diag(P + ρ)⁻¹ AᵀB)) is positive definite and gathers its
-eigenvalues in three clusters where P is diagonal (Murphy, Golub, Wathen 2000; Paige, Saunders 1975).
+K = [P, AᵀB; BᵀA, −N] is indefinite. M = diag(diag P + ρ, diag(N + BᵀA diag(P + ρ)⁻¹ AᵀB)) is positive definite, and
+with it the eigenvalues lie in three clusters if P is diagonal (Murphy, Golub, Wathen 2000; Paige, Saunders 1975).
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from conelayers.support.parallel import run_parallel
 
 __all__ = ["KrylovFactorization", "Minres"]
 
-_RHO = 1e-6
-_TOLERANCE = 1e-13
-_RESTARTS = 3  # the residual is recomputed, and what is left of it solved for
+_RHO = 1e-6  # ρ, which keeps M definite
+_TOLERANCE = 1e-13  # relative residual
+_RESTARTS = 3  # number of solves, each for the recomputed residual of the one before
 
 
 @final
 class Minres:
-    """K⁻¹ of a regular K, matrix-free but for the stored entries."""
+    """K⁻¹ of a regular K by products with its stored entries."""
 
     nullity = 0
 
@@ -47,7 +48,7 @@ class Minres:
         self._preconditioner = spla.LinearOperator((order, order), matvec=lambda h: inverse * h, dtype=np.float64)
 
     def refine(self, rhs: np.ndarray) -> tuple[np.ndarray, float]:
-        """EKE z = rhs, and the relative residual reached."""
+        """z with EKE z = rhs, and the relative residual that was reached."""
         norm = float(np.linalg.norm(rhs))
         z, residual = np.zeros_like(rhs), rhs
         if norm == 0:
@@ -65,7 +66,7 @@ class Minres:
         return z, error
 
     def solve(self, rhs: np.ndarray) -> np.ndarray:
-        """K z = rhs; its stop is judged by the caller, who checks the residual against J."""
+        """z with K z = rhs; the caller judges it by its residual on J."""
         e = self._assembled.scales
         return e * self.refine(e * rhs)[0]
 
@@ -73,7 +74,7 @@ class Minres:
 @final
 @dataclass(frozen=True)
 class KrylovFactorization(Factorization):
-    """Each instance's K with an iterative solver; a singular one is solved by LSMR."""
+    """The K of each instance with an iterative solver, LSMR for singular ones."""
 
     assembled: tuple[Assembled, ...]
     systems: tuple[Minres | KrylovPseudoInverse, ...]
@@ -94,7 +95,10 @@ class KrylovFactorization(Factorization):
 
     @property
     def singular(self) -> np.ndarray:
-        """Which instances were found to be: MINRES converges for consistent systems, the residual on J tells the others."""
+        """Which instances are known to be singular.
+
+        MINRES converges on consistent systems; the residual on J shows the others.
+        """
         pins = [assembled.pins for assembled in self.assembled]
         empty = [p is not None and p.empty.size > 0 for p in pins]
         return np.array([s.nullity > 0 or e for s, e in zip(self.systems, empty, strict=True)], dtype=bool)

@@ -1,6 +1,7 @@
-"""The symbolic half of a sparse K: where its entries go, which of them are pins; kept with the structure, as patterns recur.
+"""The symbolic part of a sparse K: where its entries go, and which of them are pins.
 
-Newton's steps, calls and instances differ in values far more often than in what is active.
+Layouts are kept with the structure: Newton's steps, calls and instances differ in their values far more often than in
+their active rows.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from conelayers.program.per_structure import once_per_structure
 
 __all__ = ["Layout", "PinLayout", "Sums"]
 
-_PIN = 1e-3  # |a| below this pins nothing
-_MOST_KEPT, _MOST_ENTRIES = 8, 1_000_000  # layouts kept with a structure, and the entries they may have together
+_PIN = 1e-3  # |a| below which a row does not pin its variable
+_MOST_KEPT, _MOST_ENTRIES = 8, 1_000_000  # number of layouts kept with a structure, and of entries in all of them
 
 
 def _by_row(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
-    """The positions of the entries as a CSR matrix, entries that coincide side by side."""
+    """A CSR matrix of the numbers of the entries; entries with one position stay apart, next to each other."""
     positions = sp.coo_array((np.arange(rows.size), (rows, cols)), shape=shape)
-    positions.has_canonical_format = True  # lest the positions be summed
+    positions.has_canonical_format = True  # so that SciPy does not sum the numbers
     return positions.tocsr()
 
 
 @final
 class Sums:
-    """A CSR pattern for entries (rows, cols), whose values are summed where they coincide."""
+    """A CSR pattern for entries (rows, cols); values of entries with one position are summed."""
 
     def __init__(self, rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> None:
         by_row = _by_row(rows, cols, shape)
@@ -46,7 +47,7 @@ class Sums:
 
     def data(self, values: np.ndarray) -> np.ndarray:
         """The stored values."""
-        # bincount gives integers where there is nothing to count.
+        # bincount returns integers if there are no values.
         return np.bincount(self._targets, values, minlength=self.indices.size).astype(np.float64, copy=False)
 
     def matrix(self, values: np.ndarray) -> sp.csr_array:
@@ -56,31 +57,33 @@ class Sums:
 @final
 @dataclass(frozen=True)
 class PinLayout:
-    """Where the parts of K around its pins are (``Pins`` in assembly.py)."""
+    """The positions of the parts of K around its pins (``Pins`` in assembly.py)."""
 
     kept: np.ndarray
     columns: np.ndarray
     rows: np.ndarray
-    entries: np.ndarray  # of the pins, among all entries
+    entries: np.ndarray  # the pins' positions among all entries
     empty: np.ndarray
-    across: np.ndarray  # the entries between kept and pinned, and between pinned
+    across: np.ndarray  # positions of the entries between kept and pinned indices; ``between``: between pinned ones
     coupling: Sums
     between: np.ndarray
     within: Sums
 
     def fit(self, data: np.ndarray) -> bool:
-        """Whether these entries can still pin."""
+        """Whether the pins' entries are still large enough."""
         return bool((np.abs(data[self.entries]) > _PIN).all())
 
 
 @final
 @dataclass(frozen=True)
 class Layout:
-    """Where the entries of K's upper triangle go: those that are factored (``inside``), and those around the pins."""
+    """The positions of the entries of K's upper triangle: those that are factored (``inside``), and those around the
+    pins.
+    """
 
     key: tuple[np.ndarray, ...]
     inside: np.ndarray
-    rows: np.ndarray  # of the inside entries, in what is factored
+    rows: np.ndarray  # rows and columns of the inside entries in the factored matrix
     cols: np.ndarray
     order: int
     positive: int
@@ -90,8 +93,8 @@ class Layout:
     def of(
         cls, structure: Structure, data: np.ndarray, rows: np.ndarray, cols: np.ndarray, order: int, positive: int
     ) -> Layout:
-        """That of K's upper triangle (rows ≤ cols) with its pins taken out, found or remembered."""
-        # Two matrices may have the same entries and differ in their order: by rows that are zero.
+        """The layout of K's upper triangle (rows ≤ cols) without its pins, made only if it is not kept already."""
+        # Two matrices with the same entries may have different orders, if one has rows that are zero.
         key = rows, cols, data != 0, np.array([order, positive])
         known = _remembered(structure)
         for layout in known:
@@ -108,7 +111,7 @@ class Layout:
 
     @classmethod
     def whole(cls, rows: np.ndarray, cols: np.ndarray, order: int, positive: int) -> Layout:
-        """With everything inside."""
+        """The layout without pins: all entries are inside."""
         return cls((rows, cols), np.arange(rows.size), rows, cols, order, positive, None)
 
     @cached_property
@@ -121,7 +124,7 @@ class Layout:
 
     @property
     def diagonal(self) -> np.ndarray:
-        """Where the diagonal entries are: each the last one of its column."""
+        """The positions of the diagonal entries: each is the last one of its column."""
         return self._upper.indptr[1:] - 1
 
     def upper(self, values: np.ndarray) -> sp.csc_matrix:
@@ -151,7 +154,7 @@ class Layout:
 
 @once_per_structure
 def _remembered(structure: Structure) -> list[Layout]:
-    """The layouts that were found last, the latest first."""
+    """The layouts kept for the structure, the latest first."""
     return []
 
 

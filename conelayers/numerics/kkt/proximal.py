@@ -33,17 +33,15 @@ from conelayers.support.limits import check_time
 __all__ = ["SAMPLED", "ProximalPseudoInverse", "Undecided"]
 
 SAMPLED = 8  # random null vectors that stand for the null space; fewer than these are all of it
-_SETTLED = 1e-13  # relative size of a part of h that need not be looked at again
-_NOTHING = 1e-15  # and of one that is rounding
-_MOST_STEPS = 12  # of T: eigenvalues from 30δ on are told from zero
-_PASSES = 3  # projections of what is left of h
+_SETTLED = 1e-13  # relative size of a correction after which no other projection follows
+_NOTHING = 1e-15  # relative size of a part of h that is rounding
+_MOST_STEPS = 12  # applications of T: enough to tell eigenvalues from 30δ on from zero
+_PASSES = 3  # projections, each of what is left of h
 _MOST_REFINEMENTS = 30
-_REFINED = (
-    1e-14  # relative residual at which refinement stops, and the one above which a consistent system is not solved
-)
-_REFINED_ENOUGH = 1e-11
+_REFINED = 1e-14  # relative residual at which refinement stops
+_REFINED_ENOUGH = 1e-11  # relative residual above which a consistent system counts as not solved
 _PRESENT = 1e-9  # singular values of the projections of random unit vectors, above which they are independent
-_WIDTHS = (32, 128, 512)  # of the blocks in which a whole null space is looked for
+_WIDTHS = (32, 128, 512)  # numbers of random vectors, in turn, by which the whole null space is searched for
 _LARGEST_BLOCK = 4_000_000  # numbers in such a block
 
 _Apply = Callable[[np.ndarray], np.ndarray]
@@ -57,9 +55,13 @@ class Undecided(ArithmeticError):
 class ProximalPseudoInverse:
     """K⁺ from products with EKE, E = diag(scales), and solutions of EKE + SE²δ.
 
-    multiply: u ↦ EKE u. regularized: u ↦ (EKE + SE²δ)⁻¹u to a few digits. shift: the diagonal of δS. size: about ‖EKE‖.
-    Raises Undecided where random vectors do not tell the null space. Where they do and a later right-hand side does
-    not, because it is larger along an eigenvector whose eigenvalue is next to zero, what raises it is ``solve``.
+    - multiply: u ↦ EKE u.
+    - regularized: u ↦ (EKE + SE²δ)⁻¹u to a few digits.
+    - shift: the diagonal of δS.
+    - size: about ‖EKE‖.
+
+    The constructor raises Undecided if random vectors do not show the null space. ``solve`` raises it for a right-hand
+    side that does not, because it is larger along an eigenvector whose eigenvalue is nearly zero.
     """
 
     def __init__(
@@ -124,15 +126,15 @@ class ProximalPseudoInverse:
         raise Undecided("some eigenvalues are near zero")
 
     def _is_null(self, h: np.ndarray, norm: float) -> bool:
-        """By the same test as a decomposition's eigenvalues; or there is nothing in it but rounding errors of h's, of
-        this norm.
+        """Whether h is a null vector, by the test of eigenvalues that a decomposition makes, or is rounding relative to
+        ``norm``.
         """
         u = h / self._scales
         image, size = np.linalg.norm(self._equilibrated(u)), np.linalg.norm(u)
         return bool(image <= SINGULAR_BELOW * self._size * size or np.linalg.norm(h) <= _NOTHING * norm)
 
     def _step(self, h: np.ndarray) -> np.ndarray:
-        """T h, refined once: factored without pivoting, K + δS is solved to half the digits only."""
+        """T h, refined once, because a factor of K + δS without pivoting solves to half the digits only."""
         rhs = self._shift * h
         solution = self._regularized(rhs)
         return solution + self._regularized(rhs - self._multiply(solution) - self._shift * solution)
@@ -151,7 +153,7 @@ class ProximalPseudoInverse:
 
     @cached_property
     def whole_null_space(self) -> np.ndarray:
-        """An orthonormal basis of ker K; of a very large one a part, of random vectors."""
+        """An orthonormal basis of ker K, or of a part of it if it is very large."""
         basis, whole = self.null_space, self.whole
         for width in _WIDTHS:
             if whole or width * self._shift.size > _LARGEST_BLOCK:

@@ -13,7 +13,7 @@ from conelayers.support.limits import check_time
 
 __all__ = ["DensePseudoInverse", "KrylovPseudoInverse", "Unfinished", "equilibrate"]
 
-_LARGEST_SCALE = 1e3
+_LARGEST_SCALE = 1e3  # largest e, relative to 1/√(largest entry)
 
 
 def equilibrate(matrix: np.ndarray | sp.csc_array, passes: int = 3) -> np.ndarray:
@@ -27,7 +27,7 @@ def equilibrate(matrix: np.ndarray | sp.csc_array, passes: int = 3) -> np.ndarra
         else:
             largest = np.max(magnitude * e[:, None] * e[None, :], axis=1, initial=0.0)
         e /= np.sqrt(np.where(largest > 0, largest, 1.0))
-    # A row of 1e−11 in an equilibrated program is rounding: scaled up to 1 it would count as rank.
+    # A row of size 1e−11 in an equilibrated program is rounding errors; scaled up to 1 it would raise the rank.
     return np.minimum(e, _LARGEST_SCALE / np.sqrt(max(float(magnitude.max()), 1e-300))) if e.size else e
 
 
@@ -35,8 +35,8 @@ def equilibrate(matrix: np.ndarray | sp.csc_array, passes: int = 3) -> np.ndarra
 class DensePseudoInverse:
     """K⁺ from a symmetric eigendecomposition of the equilibrated matrix.
 
-    Ranks are decided on EKE, at ``cutoff`` of its largest eigenvalue, E = diag(e), K⁺ is that of K itself: with Z an orthonormal basis of ker K = E ker(EKE),
-    K⁺ = (I − ZZᵀ) E (EKE)⁺ E (I − ZZᵀ).
+    Ranks are decided on EKE, E = diag(e), at ``cutoff`` of its largest eigenvalue. K⁺ is that of K itself: with Z an
+    orthonormal basis of ker K = E ker(EKE), K⁺ = (I − ZZᵀ) E (EKE)⁺ E (I − ZZᵀ).
     """
 
     def __init__(self, matrix: np.ndarray, cutoff: float = SINGULAR_BELOW) -> None:
@@ -63,15 +63,15 @@ class DensePseudoInverse:
 
 @final
 class KrylovPseudoInverse:
-    """K⁺ rhs by LSMR (Fong, Saunders 2011), for matrices too large to decompose; K is known to be singular."""
+    """K⁺ by LSMR (Fong, Saunders 2011), for singular matrices that are too large to decompose."""
 
-    nullity = 1  # at least: the exact dimension is not known
+    nullity = 1  # at least 1: the exact dimension is not known
 
     def __init__(self, matrix: sp.csc_array) -> None:
         self._matrix = matrix
 
     def solve(self, rhs: np.ndarray) -> np.ndarray:
-        """K⁺ rhs; its stop is judged by the caller, who checks the residual against J."""
+        """K⁺ rhs; the caller judges it by its residual on J."""
         order = self._matrix.shape[0]
 
         def multiply(h: np.ndarray) -> np.ndarray:
@@ -84,10 +84,10 @@ class KrylovPseudoInverse:
 
 @final
 class Unfinished:
-    """In the place of a K⁺ for which there was no time."""
+    """Takes the place of a K⁺ for which there was no time."""
 
-    nullity = 1  # for all that is known
+    nullity = 1  # K may be singular, which was not found out
 
     def solve(self, rhs: np.ndarray) -> np.ndarray:
-        """NaN, which nobody takes for a solution."""
+        """NaN in place of a solution."""
         return np.full_like(rhs, np.nan)

@@ -1,7 +1,8 @@
-"""The null space of the reduced KKT matrix K of any element, found for its own sake: nothing is solved with it.
+"""The null space of the reduced KKT matrix K of any element, for certificates: nothing is solved with it.
 
-The test is made on the equilibrated K, EKE, never on AAᵀ, which squares condition numbers: a symmetric eigendecomposition where
-that is cheap, else block inverse iteration with the factored EKE + δ·diag(I, −I), whose Ritz values bound the smallest |λ| from above.
+The ranks are those of the equilibrated K, EKE, never of AAᵀ, which squares condition numbers. A symmetric
+eigendecomposition finds them if it is cheap, else block inverse iteration with the factored EKE + δ·diag(I, −I), whose
+Ritz values bound the smallest |λ| from above.
 """
 
 from __future__ import annotations
@@ -17,23 +18,24 @@ from conelayers.numerics.kkt.choice import prefers_krylov
 from conelayers.numerics.kkt.condensed import CondensedFactorization, prefers_condensed
 from conelayers.numerics.kkt.elimination import extend_null_vectors
 from conelayers.numerics.kkt.factorization import SINGULAR_BELOW
-from conelayers.numerics.kkt.sparse import QuasiDefinite
+from conelayers.numerics.kkt.quasi_definite import QuasiDefinite
 from conelayers.numerics.presolve import Presolved
 
 __all__ = ["null_space"]
 
-_DENSE_UP_TO = 600
-_STEPS = 3
-_BLOCK, _LARGEST_BLOCK = 8, 32
-_CLEAR = (1e-15, 1e-6)  # ratios outside are believed at once
+_DENSE_UP_TO = 600  # order up to which an eigendecomposition is cheap
+_STEPS = 3  # of inverse iteration
+_BLOCK, _LARGEST_BLOCK = 8, 32  # first and largest number of vectors in a block
+_CLEAR = (1e-15, 1e-6)  # ratios |λ|/max|λ| between these are checked by a pivoted factor
 
 
 def null_space(
     presolved: Presolved, element: ProductElement, instance: int, cutoff: float = SINGULAR_BELOW
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Directions (dx, dy) (k, n), (k, m) that span ker K(D) of one instance, D an element of the whole program, in the equilibrated units.
+    """Directions dx (k, n), dy (k, m) that span ker K(D) of one instance, in the equilibrated units.
 
-    Those with |λ|/max|λ| up to ``cutoff``: all of them, or of a large system at least 32. None where K cannot be factored.
+    D is an element of the whole program. Eigenvalues with |λ|/max|λ| up to ``cutoff`` count as zero. A large system may
+    have more null vectors than the 32 or more that are found. None if K cannot be factored.
     """
     program = presolved.smaller
     if prefers_krylov(program.structure):
@@ -58,7 +60,7 @@ def null_space(
 def _extended(
     presolved: Presolved, instance: int, null: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The null vectors of the whole K from those of the smaller program's."""
+    """The null vectors of the whole K from those of the smaller program's K."""
     if presolved.elimination is None:
         return null
     return extend_null_vectors(presolved.elimination.take([instance]), *null)
@@ -79,16 +81,16 @@ def _sparse(assembled: Assembled, cutoff: float) -> np.ndarray | None:
         if not np.isfinite(values).all():
             return None
         if _CLEAR[0] * size < values.min() < _CLEAR[1] * size:
-            # Factored without pivoting, null vectors come out to 1e−8 or so only where pivots grow.
+            # Without pivoting the null vectors have errors of about 1e−8 if pivots grow.
             values, vectors = _shifted(assembled, width, size)
         null = values <= cutoff * size
         if not null.all() or width >= min(_LARGEST_BLOCK, assembled.order):
             return vectors[:, null]
-        width = min(4 * width, _LARGEST_BLOCK, assembled.order)  # the null space may be wider than the block
+        width = min(4 * width, _LARGEST_BLOCK, assembled.order)  # the null space may be larger than the block
 
 
 def _shifted(assembled: Assembled, width: int, size: float) -> tuple[np.ndarray, np.ndarray]:
-    """The same by Lanczos' method with a pivoted factor of EKE − σI, which is regular for a σ of 1e−6."""
+    """|λ| and vectors like ``QuasiDefinite.smallest``, by Lanczos' method with an LU of EKE − σI, σ = 1e−6."""
     if width >= assembled.order:
         values, vectors = np.linalg.eigh(assembled.matrix.toarray())
     else:

@@ -1,4 +1,4 @@
-"""Large sparse systems: quasi-definite LDLᵀ (QDLDL) of a regularized K, refined on K itself, one instance at a time."""
+"""Large sparse systems: each instance's K by a quasi-definite LDLᵀ, or by a pseudo-inverse if K is singular."""
 
 from __future__ import annotations
 
@@ -10,135 +10,27 @@ from typing import final
 import numpy as np
 import qdldl
 import scipy.sparse as sp
-import scipy.sparse.linalg as spla
-from scipy.sparse.csgraph import structural_rank
 
 from conelayers.numerics.cones import ProductElement
 from conelayers.numerics.kkt.assembly import Assembled, assemble
-from conelayers.numerics.kkt.factorization import SINGULAR_BELOW, Factorization
+from conelayers.numerics.kkt.factorization import Factorization
 from conelayers.numerics.kkt.proximal import SAMPLED, ProximalPseudoInverse, Undecided
 from conelayers.numerics.kkt.pseudo_inverse import DensePseudoInverse, KrylovPseudoInverse, Unfinished
+from conelayers.numerics.kkt.quasi_definite import REGULARIZATION, QuasiDefinite, pivoted_lu
 from conelayers.program.cone_program import ConeProgram
 from conelayers.support.limits import OutOfTime, check_time
 from conelayers.support.parallel import run_parallel
 
-__all__ = ["QuasiDefinite", "SparseFactorization"]
+__all__ = ["SparseFactorization"]
 
-_REGULARIZATION = 1e-8
-_REFINED = 1e-14  # relative residual on K at which refinement stops
-_REFINED_ENOUGH = 1e-11  # and the one above which QDLDL's factor is given up for a pivoted LU
-_DENSE_UP_TO = 1500  # orders up to which a singular matrix is decomposed where proximal steps do not decide
-_DENSE_SUSPECT = 100  # and those up to which that is cheaper than proximal steps
-_MOST_UNEQUAL = 1e-3  # min e / max e from which on δe² would be no regularization of the one or dominate the other
-_QUIET = np.errstate(over="ignore", invalid="ignore")  # factors that broke down give infinities, which are looked for
-
-
-@final
-class QuasiDefinite:
-    """LDLᵀ of EKE + δ·diag(I, −I), which exists for every ordering since P + δI ≻ 0 ≻ −(N + δI); δ is refined away.
-
-    QDLDL takes any nonzero pivot and does not report growth: the residual of every solve is computed here, and a factor that
-    does not deliver is replaced by SuperLU's.
-    """
-
-    def __init__(self, assembled: Assembled, apply: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
-        self.assembled = assembled
-        self._apply = apply or _ldl(assembled)
-        self._delta = _REGULARIZATION if apply is None else 0.0
-
-    @cached_property
-    @_QUIET
-    def suspect(self) -> bool:
-        """Whether K is nearly singular: inverse iteration with the regularized factor ends at a unit z of tiny ‖EKE z‖."""
-        if self.assembled.order == 0:
-            return False
-        z = self._probe
-        for _ in range(4):
-            z = self._apply(z / np.linalg.norm(z))
-            if not np.all(np.isfinite(z)):
-                return True
-        return bool(np.linalg.norm(self.assembled.multiply(z)) <= SINGULAR_BELOW * np.linalg.norm(z))
-
-    @property
-    def _probe(self) -> np.ndarray:
-        return np.random.default_rng(0).standard_normal(self.assembled.order)
-
-    @cached_property
-    def delivers(self) -> bool:
-        """Whether refinement solves a random system, which it cannot where K is singular: δ never comes off a null vector."""
-        probe = self._probe
-        return not probe.size or self._refine(probe / np.linalg.norm(probe))[1] <= _REFINED_ENOUGH
-
-    def pivoted(self) -> QuasiDefinite:
-        """An LU with pivoting, which needs no δ."""
-        return QuasiDefinite(self.assembled, _superlu(self.assembled.matrix))
-
-    @_QUIET
-    def smallest(self, width: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """‖EKE z‖ (width,) and z (order, width) after so many steps of block inverse iteration; infinite where the factor broke down."""
-        Z = np.random.default_rng(1).standard_normal((self.assembled.order, width))
-        for _ in range(steps):
-            Z = np.column_stack([self._apply_refined(z) for z in np.linalg.qr(Z)[0].T])
-            if not np.isfinite(Z).all():
-                return np.full(width, np.inf), np.zeros_like(Z)
-        Z = np.linalg.qr(Z)[0]
-        image = np.column_stack([self.assembled.multiply(z) for z in Z.T])
-        _, values, V = np.linalg.svd(image, full_matrices=False)
-        return values, Z @ V.T
-
-    def _apply_refined(self, z: np.ndarray) -> np.ndarray:
-        """(EKE + δ·diag(I, −I))⁻¹z: factored without pivoting it is solved to 1e−8 only where K is singular."""
-        solution = self._apply(z)
-        signs = np.where(np.arange(z.size) < self.assembled.factored_positive, 1.0, -1.0)
-        residual = z - self.assembled.multiply(solution) - self._delta * signs * solution
-        return solution + self._apply(residual)
-
-    @_QUIET
-    def _refine(self, rhs: np.ndarray) -> tuple[np.ndarray, float]:
-        norm = np.linalg.norm(rhs)
-        if norm == 0:
-            return np.zeros_like(rhs), 0.0
-        solution = self._apply(rhs)
-        residual = rhs - self.assembled.multiply(solution)
-        error = np.linalg.norm(residual) / norm
-        for _ in range(30):
-            if error <= _REFINED:
-                break
-            candidate = solution + self._apply(residual)
-            next_residual = rhs - self.assembled.multiply(candidate)
-            next_error = np.linalg.norm(next_residual) / norm
-            if not next_error < 0.9 * error:
-                break
-            solution, residual, error = candidate, next_residual, next_error
-        return solution, float(error if np.isfinite(error) else np.inf)
-
-    def solve(self, rhs: np.ndarray) -> np.ndarray:
-        e = self.assembled.scales
-        return e * self._refine(e * rhs)[0]
-
-
-def _ldl(assembled: Assembled) -> Callable[[np.ndarray], np.ndarray]:
-    if assembled.order == 0:  # everything is pinned
-        return np.copy
-    try:
-        return qdldl.Solver(assembled.regularized(_REGULARIZATION), upper=True).solve
-    except RuntimeError:  # a pivot of exactly zero: N is not quite what it should be where D comes from a poor point
-        return _superlu(assembled.matrix)
-
-
-def _superlu(matrix: sp.csc_array) -> Callable[[np.ndarray], np.ndarray]:
-    # On structurally singular matrices SuperLU reads memory that it never wrote, and may end the process.
-    if structural_rank(matrix) == matrix.shape[0]:
-        try:
-            return spla.splu(sp.csc_matrix(matrix)).solve
-        except RuntimeError:  # exactly singular
-            pass
-    return lambda rhs: np.full_like(rhs, np.inf)  # the singularity test sees the infinities
+_DENSE_UP_TO = 1500  # order up to which a singular matrix is decomposed if proximal steps do not decide
+_DENSE_SUSPECT = 100  # order up to which a decomposition is cheaper than proximal steps
+_MOST_UNEQUAL = 1e-3  # min e / max e below which δe² would regularize some rows too little or others too much
 
 
 @final
 class DecidedPseudoInverse:
-    """K⁺ by proximal steps as long as these decide what is null, and by a decomposition from where they do not."""
+    """K⁺ by proximal steps until these do not decide which directions are null, and by a decomposition from then on."""
 
     def __init__(self, proximal: ProximalPseudoInverse, assembled: Assembled) -> None:
         self._proximal, self._assembled = proximal, assembled
@@ -174,7 +66,7 @@ _System = QuasiDefinite | DecidedPseudoInverse | DensePseudoInverse | KrylovPseu
 @final
 @dataclass(frozen=True)
 class _Instance:
-    """One instance's K and what solves with it; ``checked`` once it is known whether K is singular."""
+    """One instance's K and its solver; ``checked`` is True once it is known whether K is singular."""
 
     system: _System
     assembled: Assembled
@@ -182,8 +74,9 @@ class _Instance:
     minimum_norm: bool = False
 
     def check(self) -> _Instance:
-        """The same, with a factor that delivers; a suspect one is replaced by one that knows the null space, if there
-        is time.
+        """The same with a solver that reaches the accuracy.
+
+        If K is nearly singular, a solver that knows the null space replaces the factor, if there is time.
         """
         if self.checked or not isinstance(self.system, QuasiDefinite):
             return self
@@ -199,7 +92,10 @@ class _Instance:
             return self
 
     def decomposed(self) -> _Instance:
-        """The whole K, solved by a rank-revealing method: without its pins, K⁺ would not be of minimum norm."""
+        """The whole K with a rank-revealing solver.
+
+        The pins are put back, because K⁺ without them is not of minimum norm.
+        """
         if self.minimum_norm:
             return self
         try:
@@ -209,7 +105,7 @@ class _Instance:
 
     @cached_property
     def _decomposed(self) -> _Instance:
-        """Kept: several right-hand sides in a row may need it."""
+        """The decomposition, which is kept, since several right-hand sides in a row may need it."""
         whole = self.assembled.whole
         return _Instance(_pseudo_inverse(whole), whole, checked=True, minimum_norm=True)
 
@@ -220,7 +116,7 @@ class _Instance:
 
     @property
     def singular(self) -> bool:
-        """Whether K is; what could not be found out in time is taken for it."""
+        """Whether K is singular. If that could not be found out in time, the answer is yes."""
         return self.nullity > 0 or not self.checked
 
     def null_vectors(self, *, sample: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
@@ -252,18 +148,18 @@ def _pseudo_inverse(assembled: Assembled) -> DecidedPseudoInverse | DensePseudoI
 
 
 def _by_decomposition(assembled: Assembled) -> DensePseudoInverse | KrylovPseudoInverse:
-    """K⁺ by a decomposition, or by LSMR where K is too large for one. Raises OutOfTime."""
+    """K⁺ by a decomposition, or by LSMR if K is too large for one. Raises OutOfTime."""
     check_time()
     K = assembled.unscaled
     return DensePseudoInverse(K.toarray()) if assembled.order <= _DENSE_UP_TO else KrylovPseudoInverse(K)
 
 
 def _proximal(assembled: Assembled) -> ProximalPseudoInverse | None:
-    """K⁺ by proximal steps, with pivots if it does not work without; None where these do not tell the null space."""
+    """K⁺ by proximal steps, with a pivoted factor if necessary; None if they do not find the null space."""
     e = assembled.scales
     if e.min() < _MOST_UNEQUAL * e.max():
         return None
-    shift = np.where(np.arange(e.size) < assembled.factored_positive, _REGULARIZATION, -_REGULARIZATION)
+    shift = np.where(np.arange(e.size) < assembled.factored_positive, REGULARIZATION, -REGULARIZATION)
     size = assembled.largest_eigenvalue()
     for factor in (_ldl_shifted, _lu_shifted):
         try:
@@ -281,14 +177,14 @@ def _ldl_shifted(assembled: Assembled, shift: np.ndarray) -> Callable[[np.ndarra
 
 
 def _lu_shifted(assembled: Assembled, shift: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    return _superlu(sp.csc_array(assembled.matrix + sp.diags_array(shift)))
+    return pivoted_lu(sp.csc_array(assembled.matrix + sp.diags_array(shift)))
 
 
 @final
 class SparseFactorization(Factorization):
-    """One factored K an instance; the instances are factored and solved on a thread pool.
+    """The K of each instance, factored by itself on a thread pool.
 
-    Whether they are singular is found out when somebody asks: Newton's steps do not.
+    Whether an instance is singular is found out when a caller reads it. Newton's steps do not read it.
     """
 
     def __init__(self, instances: list[_Instance], jobs: int) -> None:

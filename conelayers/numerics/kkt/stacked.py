@@ -1,8 +1,8 @@
-"""Batches of small systems: the inverses of all equilibrated K at once, in array operations.
+"""Batches of small systems: all equilibrated K are inverted at once, in array operations.
 
-Inactive rows are left out as far as all instances allow: each instance's active rows come first, and what is missing up to the
-largest number of them is padded with rows of the identity. A variable that nothing active touches (cvxpy's epigraph of an
-inactive norm) has a zero column: its unit vector is a null vector, and the rest is regular or not without it.
+Each instance's active rows come first, and rows of the identity pad them up to the largest number of active rows; the
+other inactive rows are left out. A variable that no active row touches (cvxpy's epigraph of an inactive norm) has a
+zero column: its unit vector is a null vector, and the matrix without this column is tested for singularity by itself.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from conelayers.program.cone_program import ConeProgram
 
 __all__ = ["LARGEST_STACKED", "StackedFactorization", "factorize_stacked"]
 
-LARGEST_STACKED = 64  # orders up to which inverses cost less than calls of LAPACK one by one
+LARGEST_STACKED = 64  # order up to which inverting the batch costs less than a LAPACK call for each instance
 
 
 def factorize_stacked(program: ConeProgram, element: ProductElement, delta: np.ndarray | None) -> Factorization | None:
-    """All instances stacked, ill-conditioned ones by themselves; None if the order is too large, or one is exactly singular."""
+    """All instances stacked, ill-conditioned ones apart; None if the order is too large or one is exactly singular."""
     active = element.values > 0
     n, most = program.structure.n, int(active.sum(axis=1).max(initial=0))
     if n + most > LARGEST_STACKED:
@@ -45,7 +45,7 @@ def factorize_stacked(program: ConeProgram, element: ProductElement, delta: np.n
     inverse *= e[:, None, :]
     inverse[instances, columns, columns] = 0.0
     stacked = StackedFactorization(program, element, rows, valid, inverse, largest[:, :n] == 0)
-    good = size * SUSPECT < 1  # false for NaN
+    good = size * SUSPECT < 1  # False for NaN
     if delta is not None or good.all():  # a proximal step is regular by construction
         return stacked
     well, ill = np.flatnonzero(good), np.flatnonzero(~good)
@@ -75,7 +75,7 @@ def _assemble(
 
 @final
 class StackedFactorization(Factorization):
-    """K⁻¹ of every instance, regular but for zero columns (``empty``); with these K⁺."""
+    """The inverse of each K without its zero columns (``empty``), which is K⁺ if there are any."""
 
     def __init__(
         self,

@@ -1,4 +1,6 @@
-"""Small dense strictly convex quadratic programs, solved to machine precision; their factors serve the derivative."""
+"""Small dense strictly convex quadratic programs, solved to machine precision; their factors are used for the
+derivative.
+"""
 
 from conelayers.numerics.quadratic.factorization import ActiveSetFactorization
 from conelayers.numerics.quadratic.solution import ActiveSetSolution, Code, Factors

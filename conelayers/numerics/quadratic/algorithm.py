@@ -1,11 +1,12 @@
-"""Strictly convex quadratic programs by primal-dual active-set steps, batched in NumPy: what kernel.c does, without a compiler.
+"""Strictly convex quadratic programs by primal-dual active-set steps, batched in NumPy: kernel.c's method without a
+compiler.
 
 With P = RᵀR, W = R⁻ᵀAᵀ, S = WᵀW = AP⁻¹Aᵀ, g = R⁻ᵀq and d = −(b + Wᵀg) the rows a that are active satisfy
 
     S_aa y_a = d_a,    s = S y − d,    x = −R⁻¹(g + W y)
 
-and the next active set is where v = y − s is positive: semismooth Newton on the KKT conditions (Hintermüller, Ito, Kunisch,
-2002). Where it does not settle, the dual active-set method (dual.py) finds the set. Then x and y are refined on
+and the next active set is where v = y − s is positive: semismooth Newton on the KKT conditions (Hintermüller, Ito,
+Kunisch, 2002). If that does not settle, the dual active-set method (dual.py) finds the set. Then x and y are refined on
 K = [P, A_aᵀ; A_a, 0]. The triangular factors are kept as their inverses, because NumPy has no batched triangular solve.
 """
 
@@ -23,12 +24,12 @@ from conelayers.support.limits import out_of_time
 __all__ = ["ArrayFactors", "solve"]
 
 _RIDGE = 1e-9  # added to the diagonal (relative) of an active block that has no Cholesky factor
-_FINE_SIGN = 1e-14  # size below which a wrong sign is rounding after the refinement; SIGN before it
-_PATIENCE = 3  # steps without a new least number of wrong signs before Newton is given up
+_FINE_SIGN = 1e-14  # size below which a wrong sign is rounding after the refinement; before it SIGN
+_PATIENCE = 3  # steps without a new least number of wrong signs after which Newton's method is given up
 _NEWTON_STEPS, _FINAL_STEPS = 15, 5
-_ROUNDS = 3  # of Newton, or the dual active-set method, and refinement until the refined signs are right
+_ROUNDS = 3  # rounds of Newton's or the dual active-set method and refinement, until the refined signs are right
 _REFINEMENTS = 3
-_ENOUGH, _ACCEPT = 4e-16, 1e-9  # relative residuals at which refinement has nothing to gain, and a solution is one
+_ENOUGH, _ACCEPT = 4e-16, 1e-9  # relative residuals at which refinement stops, and up to which a point is a solution
 
 
 def _times(M: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -44,9 +45,9 @@ def _largest(h: np.ndarray) -> np.ndarray:
 
 
 def _cholesky(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The inverses of L, M = LLᵀ, and whether there is a factor; the identity where there is none."""
+    """L⁻¹ with M = LLᵀ, and whether L exists; the identity if it does not."""
     floor = PIVOT_FLOOR * np.diagonal(M, axis1=1, axis2=2)
-    # Not a number has to fail here: LAPACK may let it through.
+    # NaN has to be found here: LAPACK may not report it.
     definite = np.isfinite(M).all(axis=(1, 2)) & (floor > 0).all(axis=1)
     safe = np.where(definite[:, None, None], M, np.eye(M.shape[1]))
     try:
@@ -113,9 +114,9 @@ class _Problem(NamedTuple):
 def solve(
     P: np.ndarray, q: np.ndarray, A: np.ndarray, b: np.ndarray, equalities: int, active: np.ndarray | None, jobs: int
 ) -> ActiveSetSolution:
-    """``solve_quadratic`` (batch.py) by NumPy; ``jobs`` is BLAS's affair."""
+    """``solve_quadratic`` (solve.py) in NumPy, which ignores ``jobs``."""
     (count, n), m = q.shape, b.shape[1]
-    with np.errstate(all="ignore"):  # data that are not finite end as a code
+    with np.errstate(all="ignore"):  # data that are not finite end with a Code
         inverse_R, definite = _cholesky(P)
         W = inverse_R @ np.swapaxes(A, 1, 2)
         S = np.swapaxes(W, 1, 2) @ W
@@ -153,7 +154,7 @@ def _solve(problem: _Problem, active: np.ndarray) -> tuple[np.ndarray, np.ndarra
             )
             if verdict in (Code.DEPENDENT, Code.INFEASIBLE):
                 code[i] = verdict
-            # Rounding can spoil the tableau; the next one starts from the data, at the set reached.
+            # Rounding can spoil the tableau; the next round starts from the data, at the set that was reached.
             lost[i] = verdict is Code.STALLED or active[i].sum() > problem.q.shape[1]
         todo = np.flatnonzero((code < 0) & ~lost)
         if not todo.size:
@@ -161,11 +162,12 @@ def _solve(problem: _Problem, active: np.ndarray) -> tuple[np.ndarray, np.ndarra
         part, a = problem.take(todo), active[todo]
         x[todo], y, s, noise, error = _refine(part, a)
         accurate = error <= _ACCEPT
-        # At a degenerate vertex Newton may find no set, and the dual method one whose signs are right up to rounding.
+        # At a degenerate vertex Newton may find no set, and the signs of the dual method's set are right up to rounding
+        # only.
         flipped = _flip_wrong(part, y, s, noise, a, np.where(settled[todo], _FINE_SIGN, SIGN))
         right = (flipped == a).all(axis=1)
         code[todo[accurate & right]] = Code.SOLVED
-        # The sign of v tells which rows are active, whatever the rounding.
+        # The sign of v tells which rows are active, so rounding must not change it.
         positive = np.where(part.free, np.maximum(y, np.finfo(float).tiny), y)
         v[todo] = np.where(a, positive, np.minimum(-s, 0))
         settled[todo] = False
@@ -182,7 +184,9 @@ def _norms(h: np.ndarray) -> np.ndarray:
 
 
 def _factor(S: np.ndarray, active: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The active rows (B, k), padded with others; F⁻ᵀ with FᵀF = S_aa, the identity on the padding; and where it exists."""
+    """The active rows (B, k), padded with others; F⁻ᵀ with FᵀF = S_aa, the identity on the padding; and whether F
+    exists.
+    """
     counts = active.sum(axis=1)
     rows = np.argsort(~active, axis=1, kind="stable")[:, : int(counts.max(initial=0))]
     live = np.arange(rows.shape[1]) < counts[:, None]
@@ -196,15 +200,17 @@ def _factor(S: np.ndarray, active: np.ndarray, ridge: float) -> tuple[np.ndarray
 def _flip_wrong(
     problem: _Problem, y: np.ndarray, s: np.ndarray, noise: np.ndarray, active: np.ndarray, tolerance: np.ndarray
 ) -> np.ndarray:
-    """The active set with the inequality rows flipped whose sign is wrong beyond the tolerance (B,)."""
+    """The active set after flipping the inequality rows whose sign is wrong by more than the tolerance (B,)."""
     weighted = y * np.sqrt(np.diagonal(problem.S, axis1=1, axis2=2))
-    most = np.maximum(_norms(problem.g), _largest(weighted))  # W y = −(g + R x): what y is rounded relative to
+    most = np.maximum(
+        _norms(problem.g), _largest(weighted)
+    )  # W y = −(g + R x), whose size the rounding of y is relative to
     wrong = np.where(active, weighted < -(tolerance * most)[:, None], s < -tolerance[:, None] * noise)
     return active ^ (wrong & problem.free)
 
 
 def _newton(problem: _Problem, active: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The active sets after these steps at most, and which of them have the right signs and a factor."""
+    """The active sets after at most ``steps`` steps, and which of them have the right signs and a factor."""
     active, count = active.copy(), len(active)
     settled, best, patience = (
         np.zeros(count, dtype=bool),
@@ -242,7 +248,7 @@ def _newton(problem: _Problem, active: np.ndarray, steps: int) -> tuple[np.ndarr
 
 
 def _refine(problem: _Problem, active: np.ndarray) -> tuple[np.ndarray, ...]:
-    """x, y, s, the rounding's scale in s and the relative residual, by iterative refinement on K from zero."""
+    """x, y, s, the scale of the rounding in s and the relative residual, by iterative refinement on K from zero."""
     rows, inverse_F, _ = _factor(problem.S, active, 0.0)
     factors = ArrayFactors(problem.inverse_R, problem.W, inverse_F, rows, active)
     x, y = factors.solve(-problem.q, problem.b, 1)

@@ -1,6 +1,6 @@
-"""Compile kernel.c while a wheel (an editable one too) is built. Where that is not possible NumPy takes its place.
+"""Compiles kernel.c while a wheel, also an editable one, is built. If that is not possible, NumPy takes its place.
 
-The library is plain C behind ctypes: the wheel depends on the platform, but on no Python version.
+The library is plain C, called by ctypes: the wheel depends on the platform, but not on the Python version.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface  # type
 
 _FOLDER = Path("conelayers", "numerics", "quadratic")
 _REQUIRED = ("-O3", "-std=gnu11", "-shared", "-fPIC")
-# Tried from left to right: what a compiler refuses costs speed only.
+# Tried from left to right; the later sets make the kernel slower only.
 _OPTIONAL = (("-fopenmp-simd", "-DCONELAYERS_DISPATCH"), ("-fopenmp-simd",), ())
 
 
 def _compilers() -> list[list[str]]:
-    """The commands to try: $CC alone where it is set."""
+    """The compiler commands to try: $CC alone if it is set."""
     if chosen := os.environ.get("CC"):
         return [shlex.split(chosen)]
     return [[path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name))]
 
 
 def _compile(folder: Path) -> Path | None:
-    """The library, or None where no compiler makes one."""
+    """Compile the library; None if no compiler can."""
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
     library, partial = folder / f"libkernel{suffix}", folder / f"libkernel.{os.getpid()}.partial"
     for compiler in _compilers():
@@ -41,7 +41,7 @@ def _compile(folder: Path) -> Path | None:
             except (OSError, subprocess.TimeoutExpired):
                 done = None
             if done is not None and done.returncode == 0 and partial.exists():
-                # A process that has the old library mapped keeps it: the new one is another file.
+                # A process that has mapped the old library keeps it, since the new one is another file.
                 partial.replace(library)
                 return library
             partial.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """The dual active-set method of Goldfarb and Idnani (1983) on one instance's S = AP⁻¹Aᵀ and d = −(b + AP⁻¹q).
 
-It keeps y_a ≥ 0 optimal on a growing active set a, whose rows are linearly independent, and so ends at the solution or at a
-row that no point can satisfy. The tableau T = [−S_aa⁻¹, S_aa⁻¹S_ai; S_ia S_aa⁻¹, S_ii − S_ia S_aa⁻¹S_ai] changes by a symmetric
-pivot whenever a row enters or leaves a.
+It keeps y_a ≥ 0 optimal for an active set a whose rows are linearly independent, and the dual objective rises with
+every step, so that it ends at the solution or at a row that no point can satisfy. The tableau T = [−S_aa⁻¹, S_aa⁻¹S_ai;
+S_ia S_aa⁻¹, S_ii − S_ia S_aa⁻¹S_ai] changes by a symmetric pivot whenever a row enters or leaves a.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from conelayers.numerics.quadratic.solution import Code
 __all__ = ["PIVOT_FLOOR", "SIGN", "dual_active_set"]
 
 PIVOT_FLOOR = 1e-11  # a pivot below this fraction of its diagonal entry counts as zero
-_START_FLOOR = 1e-6  # the same for rows that need not be active at the start: small pivots spoil the tableau
+_START_FLOOR = 1e-6  # the same for rows that need not be active at the start, because small pivots spoil the tableau
 SIGN = 1e-12  # size below which a wrong sign of y or s is rounding, relative to what it was computed from
-_FARKAS = 1e-9  # relative size of Aᵀz below which it is zero; ten times it is what bᵀz has to exceed
+_FARKAS = 1e-9  # relative size of Aᵀz up to which it counts as zero; −bᵀz has to exceed ten times this
 
 
 def _pivot(T: np.ndarray, active: np.ndarray, k: int) -> None:
-    """The symmetric principal pivot on k: afterwards T_kk = −1/T_kk, and T_ij without k's part."""
+    """Pivot T symmetrically on k, which enters or leaves the active set: T_kk becomes −1/T_kk, T_ij loses T_ik
+    T_kj/T_kk.
+    """
     column, value = T[k].copy(), T[k, k]
     T -= np.outer(column / value, column)
     T[k], T[:, k] = column / abs(value), column / abs(value)
@@ -31,7 +33,7 @@ def _pivot(T: np.ndarray, active: np.ndarray, k: int) -> None:
 def _is_certificate(A: np.ndarray, b: np.ndarray, z: np.ndarray) -> bool:
     """Whether z ≥ 0 proves infeasibility: Aᵀz = 0 and bᵀz < 0, while bᵀz = sᵀz ≥ 0 for every feasible s.
 
-    A P that is nearly singular makes rows look dependent that are not.
+    The check is needed because a nearly singular P makes independent rows look dependent.
     """
     terms, rows = b * z, A * z[:, None]
     impossible = terms.sum() < -10 * _FARKAS * (np.abs(terms).sum() + np.max(np.abs(b)))
@@ -49,7 +51,7 @@ def dual_active_set(
 ) -> tuple[np.ndarray, Code, np.ndarray]:
     """The active set (m,) bool from a start, with the rows ``always`` in it; ``length`` = ‖R⁻ᵀq‖ scales the rounding.
 
-    Then how it ended and, where that is INFEASIBLE, the certificate z ≥ 0 with Aᵀz = 0 and bᵀz < 0: zero elsewhere.
+    Returns also the code and, if that is INFEASIBLE, the certificate z ≥ 0 with Aᵀz = 0 and bᵀz < 0, else zero.
     """
     m, floor, w = d.size, PIVOT_FLOOR * np.diagonal(S), np.sqrt(np.diagonal(S))
     T, active, nothing = S.copy(), np.zeros(d.size, dtype=bool), np.zeros(d.size)
@@ -59,7 +61,7 @@ def dual_active_set(
         elif always[i]:
             return active, Code.DEPENDENT, nothing
     negative = True
-    while negative:  # y_a = S_aa⁻¹d_a without the rows where that is negative, until none is
+    while negative:  # drop the rows with a negative y_a = S_aa⁻¹d_a until there are none
         value = T @ np.where(active, d, 0.0)
         y, s = np.where(active, -value, 0.0), np.where(active, 0.0, value - d)
         dropped = np.flatnonzero(active & ~always & (y < 0))
@@ -86,8 +88,8 @@ def dual_active_set(
         if not step < np.inf:
             z = np.where(active, -column, 0.0)
             z[entering] = 1.0
-            shown = _is_certificate(A, b, z)
-            return active, Code.INFEASIBLE if shown else Code.STALLED, z if shown else nothing
+            proves = _is_certificate(A, b, z)
+            return active, Code.INFEASIBLE if proves else Code.STALLED, z if proves else nothing
         y, s = np.where(active, y - step * column, y), np.where(active, s, s + step * column)
         y[entering] += step
         if following == entering:

@@ -1,10 +1,11 @@
-"""The active-set factors as a factorization of the reduced KKT matrix.
+"""The factors of the active-set method as a factorization of the reduced KKT matrix.
 
-On the zero and nonnegative cones D is 0 or 1, N = 0, and K = [P, A_aᵀ; A_a, 0] (kkt/factorization.py) on the active rows:
+On the zero and nonnegative cones D is 0 or 1, N = 0, and K = [P, A_aᵀ; A_a, 0] (kkt/factorization.py) on the active
+rows:
 
     u = R⁻ᵀp₁,    S_aa η = W_aᵀu − p₂,    dx = R⁻¹(u − W_a η).
 
-It is regular wherever the solve says SOLVED: P is definite, and the active rows are independent.
+K is regular for every instance with the code SOLVED: P is definite, and the active rows are independent.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["ActiveSetFactorization"]
 @final
 @dataclass(frozen=True)
 class ActiveSetFactorization(Factorization):
-    """K of a batch of solved instances; ``element`` is D at their v, one on the factors' active rows and zero elsewhere."""
+    """K of a batch of solved instances; ``element`` is D at their v, 1 on the active rows and 0 elsewhere."""
 
     program: ConeProgram
     element: ProductElement

@@ -19,10 +19,12 @@ from conelayers.support.parallel import run_parallel
 
 __all__ = ["AVAILABLE", "KernelFactors", "solve"]
 
-_VERSION = 2  # of kernel.c's interface
-_RATE = 3e6  # multiplications and additions a millisecond, roughly
-_WORTH_THREADS = 1.0  # milliseconds of work a thread; starting them costs a tenth of that
-_AT_ONCE = 5.0  # milliseconds of work a call at most, of which hard instances make thirty times as much: in between Ctrl-C gets its turn
+_VERSION = 2  # version of kernel.c's interface
+_RATE = 3e6  # multiplications and additions per millisecond, roughly
+_WORTH_THREADS = 1.0  # milliseconds of work for which a thread is started, which costs a tenth of that
+# Milliseconds of work in one call, for which hard instances may need thirty times as long: Ctrl-C is seen between calls
+# only.
+_AT_ONCE = 5.0
 
 
 class _Batch(ctypes.Structure):
@@ -74,7 +76,9 @@ def _address(array: np.ndarray) -> int:
 
 
 def _ranges(count: int, operations: int, jobs: int) -> tuple[list[tuple[int, int]], int]:
-    """0 … count − 1 in equal parts, and on how many threads, as many as the work is worth: one part a thread, more of long ones."""
+    """The ranges of instances for each call, and the number of threads: one range for each thread, more if they would
+    take long.
+    """
     work = count * operations / _RATE
     threads = max(1, min(jobs, count, int(work / _WORTH_THREADS)))
     parts = min(count, threads * max(1, math.ceil(work / (threads * _AT_ONCE)))) if count else 1
@@ -84,7 +88,7 @@ def _ranges(count: int, operations: int, jobs: int) -> tuple[list[tuple[int, int
 @final
 @dataclass(frozen=True)
 class KernelFactors(Factors):
-    """R, F and W of kernel.c. R is there once where P is shared, W (all of its columns) where P and A are.
+    """R, F and W of kernel.c. There is one R if P is shared, and one W, with all of its columns, if P and A are.
 
     R (B or 1, n, n); W (1, n, m) or (B, n·c), the active columns of each packed; F (B, c·c), packed, c = min(n, m).
     """
@@ -96,7 +100,7 @@ class KernelFactors(Factors):
     shared: tuple[bool, bool]  # P and A
 
     def struct(self, equalities: int = 0, **arrays: np.ndarray) -> _Batch:
-        """For the kernel; the arrays have to outlive it."""
+        """The kernel's struct; the arrays have to outlive it."""
         n, m = self.R.shape[1], self.active.shape[1]
         arrays |= {"R": self.R, "W": self.W, "F": self.F, "active": self.active}
         pointers = {name: _address(array) for name, array in arrays.items()}
@@ -127,7 +131,7 @@ class KernelFactors(Factors):
 def solve(
     P: np.ndarray, q: np.ndarray, A: np.ndarray, b: np.ndarray, equalities: int, active: np.ndarray | None, jobs: int
 ) -> ActiveSetSolution:
-    """``solve_quadratic`` (batch.py) by the compiled kernel."""
+    """``solve_quadratic`` (solve.py) by the compiled kernel."""
     library = _library()
     P, q, A, b = _contiguous(P), _contiguous(q), _contiguous(A), _contiguous(b)
     (count, n), m = q.shape, b.shape[1]

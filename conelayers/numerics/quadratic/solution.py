@@ -1,4 +1,4 @@
-"""What a solve of a batch of quadratic programs returns: the points, a code each, and the factors that go with them."""
+"""The result of solving a batch of quadratic programs: the points, a code for each, and the factors at these points."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Code(IntEnum):
     NOT_DEFINITE = 1  # P has no Cholesky factor
     DEPENDENT = 2  # the equality rows are linearly dependent
     INFEASIBLE = 3
-    STALLED = 4  # no active set with the right signs was found, or not to the accuracy; also data that are not finite
+    STALLED = 4  # no active set with the right signs and a small residual was found, or the data are not finite
 
 
 class Factors(ABC):
@@ -42,9 +42,9 @@ class Factors(ABC):
 class ActiveSetSolution:
     """x (B, n) and v = y − s (B, m), each instance's Code (B,), and the factors there.
 
-    v > 0 exactly on the active inequality rows. Where the code is not SOLVED x and v are zero, no row is active, and the
-    factors mean nothing; but where it is INFEASIBLE v is the direction in which the dual objective rises for ever, y ≥
-    0 on the inequality rows, Aᵀy = 0 up to rounding of P⁻¹, and bᵀy < 0.
+    v > 0 exactly on the active inequality rows. If the code is not SOLVED, x and v are zero, no row is active, and the
+    factors mean nothing. If it is INFEASIBLE, v is a direction y in which the dual objective rises without bound: y ≥ 0
+    on the inequality rows, Aᵀy = 0 up to rounding of P⁻¹, and bᵀy < 0.
     """
 
     x: np.ndarray

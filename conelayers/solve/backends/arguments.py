@@ -1,18 +1,21 @@
-"""``solver_args``: one table of names for all backends.
+"""``solver_args``: the options that all backends share, and how they are read (docs/solver_args.md).
 
-| name | meaning |
-| --- | --- |
-| ``eps``, ``tol`` | the backend's tolerances: SCS eps_abs, eps_rel; Clarabel tol_gap_abs, tol_gap_rel, tol_feas; ECOS abstol, reltol, feastol |
-| ``max_iters`` | the backend's iteration limit for each instance (Clarabel: max_iter) |
-| ``max_seconds`` | the time limit for the whole call: all instances, all backends and our own steps |
-| ``verbose`` | the backend prints its progress |
-| ``solve_method`` | the backend's name: "SCS", "ECOS" or "Clarabel" |
-| ``n_jobs_forward``, ``n_jobs_backward`` | threads for the solves and for the derivative; −1 or absent: all cores |
-| ``mode`` | "lsqr", "lsmr" and "dense" are accepted and change nothing: the derivative is always solved directly. "lpgd", "lpgd_left" and "lpgd_right" with ``derivative_kwargs={"tau": …, "rho": …}`` are the layer's ``smoothing=LPGD(…)`` |
-| ``fallback`` | False: the backend that was named, or the default one, alone; True, the default: others are asked where it fails |
-| ``raise_on_error`` | False: on_failure="nan", unless the layer or the call says something else; True, the default, changes nothing |
-| ``acceleration_lookback`` | SCS's own option, passed on where SCS is asked; without effect on the other backends |
-| a backend's own option | passed on; without solver= and solve_method it also chooses the backend |
+- ``eps``, ``tol``: the backend's tolerances: SCS's eps_abs and eps_rel; Clarabel's tol_gap_abs, tol_gap_rel and
+  tol_feas; ECOS's abstol, reltol and feastol; HiGHS's primal_ and dual_feasibility_tolerance, which are at least 1e-10.
+- ``max_iters``: the backend's iteration limit for each instance (Clarabel: max_iter, HiGHS: maxiter).
+- ``max_seconds``: the time limit for the whole call: all instances, all backends and our own steps.
+- ``verbose``: the backend prints its progress.
+- ``solve_method``: the backend's name: "SCS", "ECOS", "Clarabel" or "HiGHS".
+- ``n_jobs_forward``, ``n_jobs_backward``: threads for the solves and for the derivative; −1 or absent: all cores.
+- ``mode``: "lsqr", "lsmr" and "dense" are accepted and change nothing, since the derivative is always solved directly.
+  "lpgd", "lpgd_left" and "lpgd_right" with ``derivative_kwargs={"tau": …, "rho": …}`` are the layer's
+  ``smoothing=LPGD(…)``.
+- ``fallback``: False: only the named backend, or the default one, is asked; True, the default: others are asked if it
+  fails.
+- ``raise_on_error``: False: on_failure="nan", unless the layer or the call says something else; True, the default,
+  changes nothing.
+- ``acceleration_lookback``: SCS's own option, passed on whenever SCS is asked; the other backends ignore it.
+- a backend's own option: passed on; without solver= and solve_method it also chooses the backend.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ _COMMON = (
     "fallback",
     "raise_on_error",
 )
-_TOLERATED = "acceleration_lookback"  # SCS's own; migrants set it whatever the backend
+_TOLERATED = "acceleration_lookback"  # SCS's own option, which code written for cvxpylayers sets whatever the backend
 _MODES = ("lsqr", "lsmr", "dense")
 _SIDES = {"lpgd": "both", "lpgd_right": "lower", "lpgd_left": "upper"}
 
@@ -55,9 +58,12 @@ _SIDES = {"lpgd": "both", "lpgd_right": "lower", "lpgd_left": "upper"}
 class SolverArguments:
     """Parsed ``solver_args``.
 
-    method: the backend's name, if given, and its settings. jobs_forward, jobs_backward: the numbers of threads. lpgd: τ, ρ and side.
-    max_seconds: of the call. fallback: whether other backends are asked where this one fails. raises: whether a failure raises
-    where neither the layer nor the call says so.
+    - method, settings: the backend's name, if given, and its settings.
+    - jobs_forward, jobs_backward: the numbers of threads.
+    - lpgd: τ, ρ and side of a smoothed derivative.
+    - max_seconds: the time limit of the call.
+    - fallback: whether other backends are asked if this one fails.
+    - raises: whether a failure raises if neither the layer nor the call says so.
     """
 
     method: str | None
@@ -71,11 +77,11 @@ class SolverArguments:
 
     @property
     def native_names(self) -> frozenset[str]:
-        """The backend's own options among those given, without the one that all backends tolerate."""
+        """The names of the given native options, without the one that all backends tolerate."""
         return frozenset(name for name, _ in self.settings.native if name != _TOLERATED)
 
     def for_solver(self, solver: Solver) -> Settings:
-        """The settings, for this backend. Raises ValueError naming an option that it does not have."""
+        """The settings, checked for this backend. Raises ValueError naming an option that it does not have."""
         unknown = sorted(self.native_names - solver.native_options)
         if unknown:
             owners = [s.name for s in SOLVERS.values() if unknown[0] in s.native_options]
@@ -88,7 +94,8 @@ class SolverArguments:
             )
         if self.settings.max_iters is not None and "max_iter" in self.native_names:
             raise ValueError(
-                f"solver_args: got both max_iters={self.settings.max_iters} and max_iter={dict(self.settings.native)['max_iter']}, two names "
+                f"solver_args: got both max_iters={self.settings.max_iters} and "
+                f"max_iter={dict(self.settings.native)['max_iter']}, two names "
                 "for one option, expected one of them; keep one"
             )
         solver.check_options(tuple((name, value) for name, value in self.settings.native if name != _TOLERATED))
@@ -96,7 +103,10 @@ class SolverArguments:
 
 
 def merge_solver_args(defaults: Mapping[str, Any], given: Any) -> dict[str, Any]:
-    """The layer's options and, over them, those of a call. Raises TypeError for what is no dict of options."""
+    """The layer's options, overridden by those of a call.
+
+    Raises TypeError if these are not a dict with strings as keys.
+    """
     if given is None:
         return dict(defaults)
     if not isinstance(given, Mapping):
@@ -108,7 +118,7 @@ def merge_solver_args(defaults: Mapping[str, Any], given: Any) -> dict[str, Any]
 
 
 def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None) -> SolverArguments:
-    """Read ``solver_args``, without the check of the native options, which needs the backend.
+    """Read ``solver_args``. The native options are not checked here, since that needs the backend (``for_solver``).
 
     Raises ValueError naming the option, what was got and what was expected; TypeError if it is not a mapping.
     """
@@ -118,7 +128,8 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
         method = find_solver(method, "solver_args: solve_method").name
         if solver is not None and find_solver(solver).name != method:
             raise ValueError(
-                f"solver_args: got solve_method {method}, expected {find_solver(solver).name} or none: it contradicts solver={solver}; keep one of the two"
+                f"solver_args: got solve_method {method}, expected {find_solver(solver).name} or none: "
+                f"it contradicts solver={solver}; keep one of the two"
             )
     mode = args.pop("mode", None)
     if mode is not None and not (isinstance(mode, str) and (mode in _MODES or mode in _SIDES)):
@@ -126,7 +137,8 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
     lpgd = _lpgd(mode, args.pop("derivative_kwargs", None))
     if "eps" in args and "tol" in args:
         raise ValueError(
-            f"solver_args: got both eps={args['eps']!r} and tol={args['tol']!r}: eps and tol are two names for one option, expected one of them; keep one"
+            f"solver_args: got both eps={args['eps']!r} and tol={args['tol']!r}: "
+            "eps and tol are two names for one option, expected one of them; keep one"
         )
     name = "eps" if "eps" in args else "tol"
     tolerance = args.pop(name, None)
@@ -160,7 +172,7 @@ def parse_solver_args(solver_args: Mapping[str, Any] | None, solver: str | None)
 
 
 def _lpgd(mode: Any, options: Any) -> tuple[Any, Any, str] | None:
-    """τ, ρ and the side of diffcp's modes of that name."""
+    """τ, ρ and the side for diffcp's modes "lpgd", "lpgd_left" and "lpgd_right"; None for others."""
     if mode not in _SIDES:
         if options:
             raise ValueError(f"solver_args: derivative_kwargs: got {options!r}, expected them with mode='lpgd' only")
@@ -173,8 +185,8 @@ def _lpgd(mode: Any, options: Any) -> tuple[Any, Any, str] | None:
     unknown = sorted(given.keys() - {"tau", "rho"})
     if "tau" not in given or unknown:
         raise ValueError(
-            f"solver_args: derivative_kwargs: got {given!r}, expected tau and, if wanted, rho for mode {mode!r}; or give the layer "
-            "smoothing=conelayers.LPGD(tau=…, rho=…)"
+            f"solver_args: derivative_kwargs: got {given!r}, expected tau and, if wanted, rho for mode {mode!r}; "
+            "or give the layer smoothing=conelayers.LPGD(tau=…, rho=…)"
         )
     tau, rho = given["tau"], given.get("rho", 0.0)
     for name, value, least in (("tau", tau, "positive"), ("rho", rho, "nonnegative")):

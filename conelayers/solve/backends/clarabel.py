@@ -33,16 +33,16 @@ _STATUS = {
 
 @cache
 def _psd_order(n: int) -> np.ndarray:
-    """Clarabel stacks the upper triangle by columns; entry k of its vector is entry order[k] of ours (lower, by columns)."""
+    """Entry k of Clarabel's vector (upper triangle by columns) is entry order[k] of ours (lower by columns)."""
     position = np.empty((n, n), dtype=np.int64)
     cols, rows = np.triu_indices(n)
     position[rows, cols] = position[cols, rows] = np.arange(rows.size)
-    return position[np.tril_indices(n)]  # rows of the lower triangle are columns of the upper
+    return position[np.tril_indices(n)]  # a row of the lower triangle is a column of the upper one
 
 
 @cache
 def _row_order(cones: Cones) -> np.ndarray | None:
-    """Clarabel's rows in terms of ours; None where they agree (matrices up to order 2 have one order)."""
+    """Clarabel's rows in terms of ours; None if they agree, as they do for matrices up to order 2."""
     if max(cones.psd, default=0) < 3:
         return None
     order = [np.arange(cones.zero + cones.nonneg + sum(cones.soc))]
@@ -87,7 +87,7 @@ class Clarabel(Solver):
         name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_") and name != "default"
     )
 
-    # Limits of what ends by itself; equilibration does not, and as many threads are not to be had.
+    # Not among them are the limit of equilibration, which does not end by itself, and the number of threads.
     integer_options: ClassVar[frozenset[str]] = frozenset({"max_iter", "iterative_refinement_max_iter"})
     largest_integer: ClassVar[int] = 2**32 - 1
 
@@ -105,7 +105,7 @@ class Clarabel(Solver):
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
         native = clarabel.DefaultSettings()
         native.verbose = settings.verbose
-        native.max_threads = 1  # the batch is what runs in parallel
+        native.max_threads = 1  # the instances of a batch run in parallel instead
         tolerance = settings.tolerance or self.tight_tolerance
         native.tol_gap_abs = native.tol_gap_rel = native.tol_feas = tolerance
         if settings.max_iters is not None:
@@ -118,7 +118,8 @@ class Clarabel(Solver):
         solver = clarabel.DefaultSolver(P, instance.q, A, b, _native_cones(instance.cones), native)
         event = halting_event()
         if event is not None and hasattr(solver, "set_termination_callback"):
-            # In a pool's thread, never in the main one: Clarabel prints and forgets what is raised in there, KeyboardInterrupt too.
+            # Only in a pool's thread, never in the main one: Clarabel prints and drops exceptions of the callback,
+            # KeyboardInterrupt too.
             solver.set_termination_callback(lambda _: event.is_set())
         result = solver.solve()
         y, s = np.array(result.z), np.array(result.s)

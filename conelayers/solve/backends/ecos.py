@@ -23,7 +23,7 @@ _STATUS = {
     2: Status.DUAL_INFEASIBLE,
     12: Status.DUAL_INFEASIBLE,
     -1: Status.ITERATION_LIMIT,
-    -2: Status.INACCURATE,  # numerical trouble: the best iterate is returned, our residuals decide
+    -2: Status.INACCURATE,  # numerical trouble: ECOS returns its best iterate, and our residuals decide
     -3: Status.INACCURATE,
 }
 _SIGINT = -4
@@ -42,7 +42,8 @@ def _row_order(cones: Cones) -> np.ndarray:
 class ECOS(Solver):
     """https://github.com/embotech/ecos, through its wheel; eps sets abstol, reltol and feastol.
 
-    ECOS splits the rows: A₀x = b₀ for the zero cone, Gx + s = h for the others; it orders an exponential cone (x, z, y).
+    ECOS takes A₀x = b₀ for the zero cone's rows and Gx + s = h for the others, and orders an exponential cone (x, z,
+    y).
     """
 
     name: ClassVar[str] = "ECOS"
@@ -60,7 +61,7 @@ class ECOS(Solver):
     )
 
     def native(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Native:
-        """The equalities' rows and the others'."""
+        """A₀, the rows of the equalities, and G, the others; None for a matrix without rows."""
         zero, rows = cones.zero, A.tocsr()[_row_order(cones)]
         return _long(rows[:zero]) if zero else None, _long(rows[zero:]) if zero < A.shape[0] else None
 
@@ -76,7 +77,7 @@ class ECOS(Solver):
         order = _row_order(cones)
         entries = np.bincount(instance.A.indices, instance.A.data != 0, m)
         if any(part.size and not part.any() for part in (entries[:zero], entries[zero:])):
-            # ECOS writes past its arrays then, and the process dies sooner or later (embotech/ecos, issue 167).
+            # ECOS would write past its arrays, and the process would die sooner or later (embotech/ecos, issue 167).
             nothing = np.full(m, np.nan)
             return RawSolution(np.full(instance.q.size, np.nan), nothing, nothing, Status.FAILED, _NO_ENTRIES)
         own, others = self._native(instance)

@@ -1,7 +1,7 @@
-"""Ctrl-C while backends written in C run: SCS and ECOS put a handler of their own in place of Python's.
+"""Ctrl-C while backends written in C run: SCS and ECOS replace Python's signal handler by their own.
 
-ECOS, and SCS before 3.3, save the handler before them in one static variable. In two threads at a time the second saves the
-first one's, and Python's never comes back: Ctrl-C would do nothing until the process ends.
+ECOS, and SCS before 3.3, save the previous handler in one static variable. If two threads solve at a time, the second
+one saves the handler of the first, and Python's is never restored: Ctrl-C would do nothing until the process ends.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from functools import cache
 
 __all__ = ["heed_sigint_of_scs", "sigint_given_back"]
 
-_SCS_STATE = "scs_interrupt_state_v1"  # a capsule; the note is the first field of the struct
-_ROOM = 512  # more than a struct sigaction anywhere
+_SCS_STATE = "scs_interrupt_state_v1"  # a capsule of a struct, whose first field tells whether a SIGINT came
+_ROOM = 512  # bytes: more than a struct sigaction on any platform
 
 
 @cache
@@ -31,15 +31,17 @@ def _sigaction() -> Callable[[int, object, object], int] | None:
 
 
 class _Handler:
-    """The first solve to begin saves the handler, the last to end puts it back."""
+    """Saves the signal handler when the first of several overlapping solves begins, and restores it when the last one
+    ends.
+    """
 
     def __init__(self) -> None:
         self._saved = ctypes.create_string_buffer(_ROOM)
         self._lock, self.inside = threading.Lock(), 0
-        self.heeded = False  # what SCS has noted now
+        self.heeded = False  # whether the SIGINT that SCS noted has been reported
 
     def forked(self) -> None:
-        """What a child process needs, in which no other thread goes on solving."""
+        """Restore the handler in a forked child process: the threads that were solving do not exist there."""
         if self.inside:
             self._put_back()
         self._lock, self.inside = threading.Lock(), 0
@@ -70,7 +72,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def sigint_given_back() -> Iterator[None]:
-    """After the last of the solves within it, SIGINT goes where it went before the first."""
+    """Restore the SIGINT handler after the last of the overlapping solves within."""
     _HANDLER.enter()
     try:
         yield
@@ -80,7 +82,7 @@ def sigint_given_back() -> Iterator[None]:
 
 @cache
 def _scs_flag() -> ctypes.c_int | None:
-    """Where SCS's handler notes a SIGINT, in versions that share one note among their extensions."""
+    """The flag that SCS's handler sets at a SIGINT, in those versions whose extensions share one flag; else None."""
     shared = vars(sys.modules.get("_scs_interrupt_registry", ctypes)).get(_SCS_STATE)
     if shared is None:
         return None
@@ -90,9 +92,10 @@ def _scs_flag() -> ctypes.c_int | None:
 
 
 def heed_sigint_of_scs(*, begins: bool = False) -> None:
-    """Raise KeyboardInterrupt for a SIGINT that SCS took without a word: while it factored, or after the last look of a solve.
+    """Raise KeyboardInterrupt for a SIGINT that SCS received and did not report.
 
-    To be called before (``begins``) and after each of its operations, the next of which, in whatever thread, forgets it.
+    SCS does not report one that comes while it factors, or after the last check of a solve, and its next operation, in
+    whatever thread, clears the flag. So this is called before (``begins``) and after each operation.
     """
     flag = _scs_flag()
     if flag is None:
@@ -100,7 +103,7 @@ def heed_sigint_of_scs(*, begins: bool = False) -> None:
     if not flag.value:
         _HANDLER.heeded = False
     elif begins and _HANDLER.inside == 1:
-        _HANDLER.heeded = True  # from before
+        _HANDLER.heeded = True  # an earlier operation's SIGINT
     elif not _HANDLER.heeded:
         _HANDLER.heeded = True
         raise KeyboardInterrupt

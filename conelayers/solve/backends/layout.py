@@ -1,4 +1,6 @@
-"""A backend's own matrices, made for a whole batch at once: where in P and A their entries lie depends on the patterns only."""
+"""The layout of a backend's own matrices: which entries of P and A they hold depends on the patterns only, not on the
+instance.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,13 @@ Native = tuple[sp.csc_matrix | None, ...]  # a backend's own matrices
 @final
 @dataclass(frozen=True)
 class _Selection:
-    """A matrix whose entries are some of a vector's: ``template`` has its pattern."""
+    """A matrix made of some entries of a vector: ``template`` has its pattern, ``entries`` their positions."""
 
     template: Any
     entries: np.ndarray
 
     def matrix(self, values: np.ndarray) -> Any:
-        """The matrix of these entries. A copy of the template: SciPy's constructors take longer than small solves do."""
+        """The matrix for this vector. The template is copied: SciPy's constructors take longer than small solves do."""
         made = copy.copy(self.template)
         made.data = values[self.entries]
         return made
@@ -35,7 +37,7 @@ class _Selection:
 @final
 @dataclass(frozen=True)
 class Layout:
-    """The patterns of P and A, and those of the matrices that a backend makes of them by selecting and reordering their entries."""
+    """The patterns of P and A, and of the matrices that a backend makes of them by selecting and reordering entries."""
 
     P: _Selection
     A: _Selection
@@ -43,7 +45,9 @@ class Layout:
 
     @classmethod
     def of(cls, made: Callable[[sp.csc_array, sp.csc_array, Cones], Native], P: Any, A: Any, cones: Cones) -> Layout:
-        """For matrices of these patterns; ``made`` is the backend's function, which is asked about numbered entries."""
+        """The layout for matrices with the patterns of P and A. ``made`` makes the backend's matrices; here its input
+        is the numbered entries.
+        """
         numbers = np.arange(1.0, P.nnz + A.nnz + 1)
         numbered = (
             sp.csc_array((part, matrix.indices, matrix.indptr), shape=matrix.shape)
@@ -54,7 +58,7 @@ class Layout:
         return cls(_selection(P), _selection(A), native)
 
     def matrices(self, P: np.ndarray, A: np.ndarray) -> tuple[sp.csc_array, sp.csc_array, Native]:
-        """P, A and the backend's own for the values of one instance."""
+        """P, A and the backend's own matrices of one instance, from its values."""
         values = np.concatenate([P, A])
         native = tuple(None if selection is None else selection.matrix(values) for selection in self.native)
         return self.P.matrix(values), self.A.matrix(values), native

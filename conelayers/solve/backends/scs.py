@@ -20,7 +20,7 @@ _STATUS = {
     scs.SOLVED: Status.SOLVED,
     scs.INFEASIBLE: Status.PRIMAL_INFEASIBLE,
     scs.UNBOUNDED: Status.DUAL_INFEASIBLE,
-    # The "inaccurate" codes say what the iterates looked like when a limit was hit.
+    # The "inaccurate" codes describe the iterates at the moment when a limit was reached.
     scs.SOLVED_INACCURATE: Status.ITERATION_LIMIT,
     scs.INFEASIBLE_INACCURATE: Status.ITERATION_LIMIT,
     scs.UNBOUNDED_INACCURATE: Status.ITERATION_LIMIT,

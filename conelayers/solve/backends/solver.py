@@ -1,4 +1,4 @@
-"""What a solver backend has to offer, and what it returns."""
+"""The interface of solver backends: what a backend declares, takes and returns."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from conelayers.support.limits import OUT_OF_TIME, out_of_time, remaining
 
 __all__ = ["Instance", "RawSolution", "Settings", "Solver", "csc32"]
 
-_SHORTEST = 1e-6  # seconds: SCS takes 0 for no limit
+_SHORTEST = 1e-6  # seconds: the least time limit that is passed on, because SCS takes 0 for no limit
 
 
 @final
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked of the solver, in the words common to all; ``native`` holds the backend's own options."""
+    """The user's options, by their common names; ``native`` holds the backend's own options."""
 
     tolerance: float | None = None  # None: the backend's own choice
     max_iters: int | None = None
@@ -41,11 +41,11 @@ class Instance(NamedTuple):
     A: sp.csc_array
     b: np.ndarray
     cones: Cones
-    native: Native | None = None  # the backend's own matrices, where they are at hand
+    native: Native | None = None  # the backend's own matrices, if they have been made already
 
 
 class RawSolution(NamedTuple):
-    """A backend's answer in the package's convention, unchecked; ``message`` is the backend's own status."""
+    """A backend's unchecked answer in the package's convention; ``message`` is the backend's own status."""
 
     x: np.ndarray
     y: np.ndarray
@@ -55,29 +55,30 @@ class RawSolution(NamedTuple):
 
 
 class Solver(ABC):
-    """A backend: stateless, safe to call from several threads; the capabilities are declared as class attributes."""
+    """A backend, stateless and safe to call from several threads. Class attributes declare what it can do."""
 
     name: ClassVar[str]
-    cones: ClassVar[frozenset[str]]  # fields of Cones that it takes
-    quadratic: ClassVar[bool]  # takes P ≠ 0
-    warm_starts: ClassVar[bool]
-    first_tolerance: ClassVar[float]  # where a solve starts: Newton steps do the rest
-    tight_tolerance: ClassVar[float]  # and where they do not
-    fallback_iterations: ClassVar[int]  # its limit where another backend's failure calls for it
-    needs_rows: ClassVar[bool]  # refuses problems without constraints
-    # What a solve may take: a user's limit from here on gives it room, and stops nothing. By default every limit may stop it.
+    cones: ClassVar[frozenset[str]]  # the fields of Cones that it takes
+    quadratic: ClassVar[bool]  # whether it takes P ≠ 0
+    warm_starts: ClassVar[bool]  # whether it can start at a given point
+    first_tolerance: ClassVar[float]  # tolerance of the first solve, after which Newton's steps usually arrive
+    tight_tolerance: ClassVar[float]  # tolerance of the second solve, for instances on which they do not
+    fallback_iterations: ClassVar[int]  # its iteration limit when it is asked because another backend failed
+    needs_rows: ClassVar[bool]  # whether it refuses programs without constraints
+    # Iterations that no usual solve exceeds: a user's limit from here on stops nothing. By default every limit may stop
+    # a solve.
     usual_iterations: ClassVar[int] = 2**31 - 1
     native_options: ClassVar[frozenset[str]]
-    # Those of them that set the tolerances which ``Settings.tolerance`` sets.
+    # The native options that set the same tolerances as ``Settings.tolerance``.
     tolerance_options: ClassVar[frozenset[str]] = frozenset()
-    file_options: ClassVar[frozenset[str]] = frozenset()  # those that have it write a file
-    time_option: ClassVar[str | None] = None  # the one of them that limits a solve's seconds
-    integer_options: ClassVar[frozenset[str]] = frozenset()  # those of them that limit nothing at their largest
-    largest_integer: ClassVar[int] = 2**31 - 1  # that its integers hold
-    iteration_option: ClassVar[str | None] = None  # the one of them that means what ``Settings.max_iters`` means
+    file_options: ClassVar[frozenset[str]] = frozenset()  # the native options that make it write a file
+    time_option: ClassVar[str | None] = None  # the native option that limits the seconds of a solve
+    integer_options: ClassVar[frozenset[str]] = frozenset()  # native limits whose largest value means no limit
+    largest_integer: ClassVar[int] = 2**31 - 1  # the largest integer that it takes
+    iteration_option: ClassVar[str | None] = None  # the native option that means the same as ``Settings.max_iters``
 
     def takes(self, cones: Cones, quadratic: bool) -> bool:
-        """Whether it takes programs with these cones and, if asked, P ≠ 0."""
+        """Whether it takes programs with these cones and, if ``quadratic``, with P ≠ 0."""
         kinds = real_form(cones)[0].kinds if cones.hermitian else cones.kinds
         return kinds <= self.cones and (self.quadratic or not quadratic)
 
@@ -90,7 +91,7 @@ class Solver(ABC):
         return bool(0 < seconds < np.inf or iterations < self.usual_iterations)
 
     def check_options(self, native: tuple[tuple[str, Any], ...]) -> None:
-        """Raises ValueError for a value of its own options that it will not take."""
+        """Raises ValueError naming a native option whose value the backend would refuse."""
         for name, value in native:
             try:
                 self._check_option(name, self._held(name, value))
@@ -100,7 +101,7 @@ class Solver(ABC):
                 ) from error
 
     def _check_option(self, name: str, value: Any) -> None:
-        """Raises TypeError, whose text is what was expected."""
+        """Raises TypeError for a value that the backend would refuse; its text says what was expected."""
         if (
             not name.endswith("_filename")
             and name != "linear_solver"
@@ -109,14 +110,17 @@ class Solver(ABC):
             raise TypeError("a number")
 
     def native(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Native:
-        """The matrices that the backend takes: entries of P and A, selected and reordered, as their patterns ask for.
+        """The matrices that the backend takes, made by selecting and reordering entries of P and A by their patterns
+        only.
 
-        None by default, for backends that take P and A as they are, or make what they take of them in every solve.
+        By default there are none: for backends that take P and A as they are, or convert them in every solve.
         """
         return ()
 
     def layout(self, P: sp.csc_array, A: sp.csc_array, cones: Cones) -> Layout | None:
-        """Where the entries of these matrices lie for a batch with these patterns; None where ``solve`` changes the instances first."""
+        """The layout of the backend's matrices for a batch with these patterns; None if ``solve`` changes the instances
+        first.
+        """
         return None if cones.hermitian or A.shape[0] == 0 else Layout.of(self.native, P, A, cones)
 
     def _native(self, instance: Instance) -> Native:
@@ -124,7 +128,7 @@ class Solver(ABC):
 
     @abstractmethod
     def _solve(self, instance: Instance, settings: Settings, start: RawSolution | None) -> RawSolution:
-        """Solve one instance with at least one row, if ``needs_rows``."""
+        """Solve one instance, which has at least one row if ``needs_rows``."""
 
     def solve(self, instance: Instance, settings: Settings, start: RawSolution | None = None) -> RawSolution:
         """Solve one instance; a Python exception of the backend becomes the status FAILED with its text."""
@@ -143,7 +147,7 @@ class Solver(ABC):
         if padded and instance.P.nnz == 0:
             nothing = np.zeros(0)
             return RawSolution(-instance.q, nothing, nothing, Status.DUAL_INFEASIBLE, "linear objective, no rows")
-        if padded:  # a row 0ᵀx + s = 1, s ≥ 0 that says nothing
+        if padded:  # add a row that always holds, 0ᵀx + s = 1, s ≥ 0
             empty = sp.csc_array((1, instance.q.size))
             instance = Instance(instance.P, instance.q, empty, np.ones(1), Cones(nonneg=1))
             start = None
@@ -159,7 +163,9 @@ class Solver(ABC):
         return raw._replace(y=raw.y[:0], s=raw.s[:0]) if padded else raw
 
     def _held(self, name: str, value: Any) -> Any:
-        """The value, or the largest integer that the backend holds: both mean that there is no limit."""
+        """The value; a larger integer than the backend takes becomes the largest one, as both mean that there is no
+        limit.
+        """
         if name not in self.integer_options or not isinstance(value, numbers.Integral) or isinstance(value, bool):
             return value
         return min(int(value), self.largest_integer)
@@ -170,7 +176,7 @@ class Solver(ABC):
         return replace(settings, max_iters=most, native=native)
 
     def _in_time(self, settings: Settings) -> Settings:
-        """The settings with what is left of the call's time, where the backend can be told."""
+        """The settings with a time limit of what is left of the call's time, if the backend has such an option."""
         left = remaining()
         if left == np.inf or self.time_option is None:
             return settings
@@ -186,7 +192,7 @@ def _without_solution(instance: Instance, status: Status, message: str) -> RawSo
 
 
 def csc32(matrix: sp.csc_array) -> sp.csc_matrix:
-    """The same matrix with 32-bit indices, as the C interfaces want them (they accept csc_matrix only)."""
+    """The same matrix with 32-bit indices, as a csc_matrix: the C interfaces accept nothing else."""
     return sp.csc_matrix(
         (matrix.data, matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)), shape=matrix.shape
     )
