@@ -57,12 +57,17 @@ class Verdict(Enum):
 _MEANING = {
     Verdict.CLASSICAL: "The solution map is differentiable here, and this is its derivative.",
     Verdict.CERTIFIED: (
-        "The solution lies on a kink, and every element of the generalized Jacobian is invertible: the solution map is Lipschitz "
-        "here, and this is one of its conservative derivatives."
+        "The solution lies on a kink, and every element of the generalized Jacobian is invertible: the solution "
+        "map is Lipschitz here, and this is one of its conservative derivatives."
     ),
-    Verdict.CHECKED: "The solution lies on a kink, and those elements of the generalized Jacobian that are listed are all invertible.",
+    Verdict.CHECKED: (
+        "The solution lies on a kink, and those elements of the generalized Jacobian that are listed "
+        "are all invertible."
+    ),
     Verdict.UNCERTIFIED: "The linear system could be solved, but the theorem's hypothesis was not found to hold here.",
-    Verdict.LEAST_SQUARES: "The Jacobian is singular: no exact derivative exists, and a least-squares solution stands in for it.",
+    Verdict.LEAST_SQUARES: (
+        "The Jacobian is singular: no exact derivative exists, and a least-squares solution stands in for it."
+    ),
 }
 
 
@@ -131,24 +136,24 @@ class Certificate:
                 weak = f", once {listed(self.kink_constraints)} (weakly active) no longer counts"
             along = f" along {listed(self.variables)}" if self.variables else ""
             said.append(
-                f"The minimizer is not unique{along}{weak}, or held there by terms of higher order only: add a small quadratic term "
-                "in what is to be determined, or constraints that fix it."
+                f"The minimizer is not unique{along}{weak}, or held there by terms of higher order only: add a "
+                "small quadratic term in what is to be determined, or constraints that fix it."
             )
         if self.nondegenerate is False:
             which = listed(self.constraints) if self.constraints else "the active constraints"
             said.append(
-                f"The gradients of the active constraints are linearly dependent, those of {which}: their multipliers are not "
-                "unique; remove what is redundant, or perturb the right-hand sides."
+                f"The gradients of the active constraints are linearly dependent, those of {which}: their "
+                "multipliers are not unique; remove what is redundant, or perturb the right-hand sides."
             )
         if self.nondegenerate is False and self.determined and self.verdict is Verdict.LEAST_SQUARES:
             said.append(
-                "The derivative of x is exact for changes of the data that keep these constraints consistent, as all do that do not "
-                "enter them; for others there is none."
+                "The derivative of x is exact for changes of the data that keep these constraints consistent, as "
+                "all do that do not enter them; for others there is none."
             )
         if self.nullity and self.verdict is not Verdict.LEAST_SQUARES:
             said.append(
-                "The null space belongs to variables that cvxpy introduced, or to multipliers of constraints that no parameter "
-                "enters: nothing that is returned depends on it."
+                "The null space belongs to variables that cvxpy introduced, or to multipliers of constraints that "
+                "no parameter enters: nothing that is returned depends on it."
             )
         if self.second_order is None and self.verdict is Verdict.UNCERTIFIED and self.converged:
             said.append(
@@ -159,7 +164,10 @@ class Certificate:
         return " ".join(said)
 
     def __repr__(self) -> str:
-        return f"Certificate({self.verdict.value}, {self.status.value}, margin {self.margin:.1e}, condition {self.condition:.1e})"
+        return (
+            f"Certificate({self.verdict.value}, {self.status.value}, margin {self.margin:.1e}, condition "
+            f"{self.condition:.1e})"
+        )
 
     def _repr_html_(self) -> str:
         head, *lines = str(self).splitlines()
@@ -169,7 +177,10 @@ class Certificate:
     def __str__(self) -> str:
         meaning = self.verdict.meaning if self.status.usable else "There is no solution to differentiate."
         if self.verdict is Verdict.LEAST_SQUARES and self.determined:
-            meaning = "The Jacobian is singular in the multipliers only: they are not unique, but changes of x are determined."
+            meaning = (
+                "The Jacobian is singular in the multipliers only: they are not unique, but changes of x are "
+                "determined."
+            )
         lines = [f"{self.verdict.value}: {meaning}"]
         if self.status.usable:
             worst = abs(float(np.max(self.residuals.worst)))
@@ -179,8 +190,9 @@ class Certificate:
                 f"  kinks      {int(self.kinks.sum())} of {self.kinks.size} blocks, margin {self.margin:.1e}{where}"
             )
             lines.append(
-                f"  Jacobian   smallest singular value {self.smallest_singular_value:.1e}, condition {self.condition:.1e}, "
-                f"null space of dimension {self.nullity}, linear residual {self.linear_residual:.1e}"
+                f"  Jacobian   smallest singular value {self.smallest_singular_value:.1e}, condition "
+                f"{self.condition:.1e}, null space of dimension {self.nullity}, linear residual "
+                f"{self.linear_residual:.1e}"
             )
             tested = {None: "not tested", True: "holds", False: "fails"}
             lines.append(

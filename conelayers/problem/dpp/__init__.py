@@ -1,1 +1,1 @@
-"""From DCP to DPP: expressions of parameters alone are replaced by new parameters, whose values are computed in every call."""
+"""From DCP to DPP: new parameters, whose values are computed in every call, replace expressions of parameters alone."""

@@ -38,7 +38,7 @@ class Constant:
 @final
 @dataclass(frozen=True, eq=False)
 class Node:
-    """An operation (a name in ``conelayers.problem.expressions.operations``) on children; ``data``: fixed arguments by name."""
+    """An operation (a name in ``problem.expressions.operations``) on children; ``data``: fixed arguments by name."""
 
     operation: str
     children: tuple[Expression, ...]
