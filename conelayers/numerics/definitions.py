@@ -1,7 +1,7 @@
 """The definition rows of a program, which presolve eliminates: found in its patterns, once for each structure.
 
-A definition row is a row of the zero cone that has an entry a in a column t which no other row has, and which P has on its
-diagonal only: it defines t by the other variables (presolve.py).
+A definition row is a row of the zero cone that has an entry a in a column t which no other row has, and which P has on
+its diagonal only: it defines t by the other variables (presolve.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The quasi-definite LDLᵀ (QDLDL) of one regularized sparse K, refined on K itself, and SuperLU where that does not do."""
+"""The quasi-definite LDLᵀ (QDLDL) of one regularized sparse K, refined on K itself, and SuperLU if that fails."""
 
 from __future__ import annotations
 

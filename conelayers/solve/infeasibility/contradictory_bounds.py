@@ -18,7 +18,7 @@ __all__ = ["contradiction_of_bounds"]
 
 
 def contradiction_of_bounds(program: ConeProgram) -> np.ndarray:
-    """y (B, m) ≥ 0 on the inequality rows with Aᵀy = 0, up to rounding, and bᵀy < 0; zero without such a contradiction."""
+    """y (B, m) ≥ 0 on the inequality rows with Aᵀy = 0, up to rounding, and bᵀy < 0; zero if there is none."""
     y = np.zeros_like(program.b)
     index = np.flatnonzero(_contrary(program))
     if index.size:
@@ -32,7 +32,7 @@ def contradiction_of_bounds(program: ConeProgram) -> np.ndarray:
 
 
 def _contrary(program: ConeProgram) -> np.ndarray:
-    """The instances that may have such a contradiction, (B,) bool, by the bounds without their rows, which cost more."""
+    """The instances that may have such a contradiction, (B,) bool, by the bounds without their rows."""
     rows, cols = program.structure.singletons
     none = np.zeros(program.batch, dtype=bool)
     if not rows.size:

@@ -194,7 +194,7 @@ def _step(A: Matrix, element: ProductElement, y: np.ndarray, rank: float) -> np.
 
 
 def _sparse_step(left: sp.csc_array, right: np.ndarray) -> np.ndarray:
-    """The least-squares solution, by proximal points: x ← argmin ‖left·x − right‖² + δ‖x − xₖ‖² tends to one of them."""
+    """A least-squares solution, by proximal points: x ← argmin ‖left·x − right‖² + δ‖x − xₖ‖² tends to one."""
     r, n = left.shape
     quasidefinite = sp.block_array([[sp.eye_array(r), left], [left.T, -_PROXIMAL * sp.eye_array(n)]], format="csc")
     factors = splu(quasidefinite)

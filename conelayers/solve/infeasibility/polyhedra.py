@@ -148,7 +148,7 @@ class _Equations(NamedTuple):
 
 
 def _without_equations(program: ConeProgram, jobs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x, y and whether x is the projection of zero on the feasible set; y is zero where nothing contradicts anything."""
+    """x, y and whether x is the projection of zero on the feasible set; y is zero without a contradiction."""
     zero = program.structure.cones.zero
     A, b = program.dense_A, program.b
     equations = _Equations.of(A[:, :zero])
