@@ -4,8 +4,8 @@ A right-hand side that dwarfs all others (scaling.py finds them) makes the rest 
 errors, since solvers stop at tolerances relative to ‖b‖. Its row becomes 0·x + s = 1, and is checked when the rest is
 solved: the bounds that x violates are put back, and all bounds of an instance for which no point was found without
 them. In a program that was not solved, rows whose b is only large are set aside too. A program that is infeasible
-without some of its rows is infeasible with them. b = ∞ means that there is no bound: such a row has s = ∞ and y = 0, and
-stays empty. b = −∞ leaves no feasible x.
+without some of its rows is infeasible with them. b = ∞ means that there is no bound: such a row has s = ∞ and y = 0,
+and stays empty. b = −∞ leaves no feasible x.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def put_back(equilibrated: Equilibrated, x: np.ndarray, unsolved: np.ndarray) ->
 
 
 def restored(equilibrated: Equilibrated, point: Point) -> tuple[ConeProgram, np.ndarray]:
-    """The equilibrated program with all of its bounds, and v there: y = 0 and the slack of each row that was set aside."""
+    """The equilibrated program with all of its bounds, and v there: y = 0 and the slack in rows that were set aside."""
     program, _, aside = equilibrated
     assert aside is not None
     v = np.where(aside, -_slacks(program, point.x), point.v)

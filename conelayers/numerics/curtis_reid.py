@@ -52,7 +52,8 @@ def _high_words(values: np.ndarray) -> np.ndarray:
 
 @once_per_structure
 def _diagonal_of_P(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The positions in P's values of the entries off the diagonal, and of the diagonal entries of their rows and columns.
+    """The positions in P's values of the entries off the diagonal, and of the diagonal entries of their rows and
+    columns.
 
     A diagonal entry that is not stored has the position nnz.
     """
@@ -191,9 +192,9 @@ class Fit:
     def shifts(self, log_q: np.ndarray, log_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log t of the columns and of the rows, which brings q' and b' to one size in each open part that has both.
 
-        It is zero in parts that are not open. A part that has only one of q' and b' is brought to the largest size in the
-        other parts, because all parts share β and γ: beside an x ≤ 1e14 that no other row or cost determines, the rest
-        would be rounding.
+        It is zero in parts that are not open. A part that has only one of q' and b' is brought to the largest size in
+        the other parts, because all parts share β and γ: beside an x ≤ 1e14 that no other row or cost determines, the
+        rest would be rounding.
         """
         of_b = _maxima(log_b, self._open_row, self.open_count)
         of_q = _maxima(log_q, self._open_column, self.open_count)

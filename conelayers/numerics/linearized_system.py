@@ -97,7 +97,9 @@ class LinearizedSystem:
         return self.computed.inherited
 
     def _factored_anew(self, stale: np.ndarray) -> Factorization:
-        """Factor the instances ``stale``, (B,) bool, at the point itself, and keep the factorization in place of the old one."""
+        """Factor the instances ``stale``, (B,) bool, at the point itself, and keep the factorization in place of the
+        old one.
+        """
         parts = []
         for members, inner in self.parts:
             kept = np.flatnonzero(~stale[members])
@@ -239,7 +241,8 @@ class LinearizedSystem:
             solution, error = _refine(factorization, steps)
             stale = (error > _ACCEPTED) & self._inherited
             if stale.any():
-                # A last correction of the point may have moved v across a kink, so that D is not the one that was factored.
+                # A last correction of the point may have moved v across a kink, so that D is not the one that was
+                # factored.
                 factorization = self._factored_anew(stale)
                 singular = factorization.singular
                 solution, error = _refine(factorization, steps)
@@ -289,8 +292,8 @@ class LinearizedSystem:
     def _rounded(self, steps: System, solution: _Pair, error: np.ndarray, singular: np.ndarray) -> np.ndarray:
         """The instances with a regular K whose residual is no more than rounding of the solution z in J·z, (B,) bool.
 
-        If a solution is 1e9 times as large as the right-hand side, such as multipliers beside a weight of 1e9, its rounding
-        alone makes a residual of 1e−7.
+        If a solution is 1e9 times as large as the right-hand side, such as multipliers beside a weight of 1e9, its
+        rounding alone makes a residual of 1e−7.
         """
         rounded = (error > _ACCEPTED) & (error <= _ROUNDED) & ~singular
         if rounded.any():

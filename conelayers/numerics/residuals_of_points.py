@@ -30,7 +30,7 @@ def residuals_of(program: ConeProgram, point: Point, errors: BackwardErrors | No
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def _cone_errors(cones: Cones, v: np.ndarray, y: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """The largest over the blocks of their distances from the cones and of |sᵀy|, relative to the block's size, (B,)."""
+    """The largest over the blocks of their distances from the cones and of |sᵀy|, relative to the block, (B,)."""
     if not cones.curved:  # y is the positive part of v, and s the negative part, exactly
         return np.zeros(len(v))
     to_dual, to_primal = product_cone(cones).distances(y, s)

@@ -146,8 +146,8 @@ def equilibrate_program(
 ) -> Equilibrated:
     """Equilibrate each instance by itself.
 
-    Rows ``kept``, (B, m) bool, are set aside only if their b is infinite. In instances ``unsolved``, (B,) bool, rows are
-    set aside even if their b is only large.
+    Rows ``kept``, (B, m) bool, are set aside only if their b is infinite. In instances ``unsolved``, (B,) bool, rows
+    are set aside even if their b is only large.
     """
     structure = program.structure
     if not program.batch:

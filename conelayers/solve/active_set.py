@@ -51,7 +51,9 @@ class ActiveSet(StartingMethod):
         return bool(single[cones.zero :].all()) and _FEW * int((~single[: cones.zero]).sum()) <= n
 
     def start(self, program: ConeProgram, index: np.ndarray, jobs: int) -> Start:
-        """The solutions, with their factors, of the instances on which the method ends, and certificates of infeasibility."""
+        """The solutions, with their factors, of the instances on which the method ends, and certificates of
+        infeasibility.
+        """
         x, v = np.zeros_like(program.q), np.zeros_like(program.b)
         status, parts = [Status.FAILED] * program.batch, list[Part]()
         # Contradictory bounds are found first, because one singular matrix makes the factorization of the whole batch

@@ -107,7 +107,7 @@ def _whole_point(presolved: Presolved, progress: Progress) -> tuple[Point, Backw
     if (error <= POLISHED).all() or sum(index.size for index, _ in progress.parts) < whole.batch:
         return point, errors
     factorization = EliminatedFactorization.of(presolved, combine(progress.parts, whole.batch))
-    dx, dy = factorization.solve(-point.F1, -point.F2)
+    dx, dy = factorization.solve(-point.F1, point.F2)
     corrected = evaluate(whole, point.x + dx, point.v + whole.Ax(dx) - point.F2 + dy)
     better = (corrected.error(whole) < _BETTER * error)[:, None]
     if not better.any():

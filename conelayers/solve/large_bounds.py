@@ -19,7 +19,9 @@ __all__ = ["needed_bounds", "unsolved_instances", "with_more_aside"]
 def unsolved_instances(
     presolved: Presolved, point: Point, progress: Progress, accuracy: float | None = None
 ) -> np.ndarray:
-    """The instances that failed, or whose point is not a solution to ``accuracy`` (None: not even a rough one), (B,) bool."""
+    """The instances that failed, or whose point is not a solution to ``accuracy`` (None: not even a rough one), (B,)
+    bool.
+    """
     failed = np.array([s is Status.FAILED for s in progress.status], dtype=bool)
     usable = usable_mask(progress.status)
     if not (usable & (progress.error > ENOUGH)).any():
@@ -33,7 +35,9 @@ def unsolved_instances(
 def with_more_aside(
     program: ConeProgram, equilibrated: Equilibrated, kept: np.ndarray, unsolved: np.ndarray
 ) -> Equilibrated | None:
-    """The program with rows set aside whose b is only large, in the instances ``unsolved``; None if there are no such rows."""
+    """The program with rows set aside whose b is only large, in the instances ``unsolved``; None if there are no such
+    rows.
+    """
     if not unsolved.any():
         return None
     found = equilibrate_program(program, kept, unsolved)
@@ -47,8 +51,9 @@ def needed_bounds(
 ) -> np.ndarray | None:
     """The bounds that were set aside and are needed, (B, m) bool; None if none is.
 
-    Needed are bounds that the point violates, and all bounds of an instance for which no point was found without them. An
-    instance that is infeasible without its bounds stays so, and one that the user's limit stopped is not solved again.
+    Needed are bounds that the point violates, and all bounds of an instance for which no point was found without them.
+    An instance that is infeasible without its bounds stays so, and one that the user's limit stopped is not solved
+    again.
     """
     if equilibrated.aside is None:
         return None

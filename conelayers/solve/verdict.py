@@ -86,9 +86,10 @@ def certified(
     """The statuses, replaced where there is a certificate of infeasibility, for instances without a solution or with a
     poor one.
 
-    A point is poor if it is so large that its direction may be a certificate, if a row of it is wrong altogether (``worst``
-    holds the backward errors, (B,)), or if it hides the data in its rounding (``hiding``, (B,) bool). For failed and poor instances a certificate is searched for even if no
-    backend left a ray; instances that a limit stopped are only asked about the rays that there are.
+    A point is poor if it is so large that its direction may be a certificate, if a row of it is wrong altogether
+    (``worst`` holds the backward errors, (B,)), or if it hides the data in its rounding (``hiding``, (B,) bool). For
+    failed and poor instances a certificate is searched for even if no backend left a ray; instances that a limit
+    stopped are only asked about the rays that there are.
     """
     poor = ((_size(progress) >= _FAR) & ~(worst <= POLISHED)) | ~(worst <= ROUGH)
     poor = poor if hiding is None else poor | hiding
@@ -122,7 +123,9 @@ def doubt_large_points(solution: Solution, system: LinearizedSystem) -> Solution
 
 
 def _hides_the_data(natural: Scaling, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The instances in which rounding of Ax or Aᵀy is not small beside b or q, so that relative errors say little, (B,)."""
+    """The instances in which rounding of Ax or Aᵀy is not small beside b or q, so that relative errors say little,
+    (B,).
+    """
     x, y, _ = natural.scale(x, y, y)
     return np.maximum(largest(x), largest(y)) >= _HIDING
 

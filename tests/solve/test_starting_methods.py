@@ -13,6 +13,7 @@ from random_programs import random_program
 from zoo import ZOO
 
 from conelayers import Cones, Layer, SolveError
+from conelayers.numerics.kkt import factorize
 from conelayers.numerics.newton import polish
 from conelayers.numerics.presolve import presolve
 from conelayers.numerics.residual import evaluate
@@ -23,8 +24,9 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import Pattern
 from conelayers.solve.active_set import ActiveSet
 from conelayers.solve.backends import SOLVERS, RawSolution, Settings
+from conelayers.solve.batch import _whole_point
 from conelayers.solve.order import StartingOrder
-from conelayers.solve.progress import weigh_gaps
+from conelayers.solve.progress import Progress, weigh_gaps
 from conelayers.solve.small_quadratic import SmallQuadratic
 from conelayers.solve.splitting import split
 from conelayers.solve.starting_methods import Backend
@@ -241,3 +243,21 @@ def test_the_gap_counts_where_it_is_what_is_wrong(before: float, kept: float, er
     assert back.size == (kept == before)
     assert x[0, 0] == kept
     assert errors[0] == pytest.approx(error, rel=1e-4)
+
+
+def test_the_whole_point_is_corrected_by_a_newton_step() -> None:
+    """At a point of the smaller program that is off by 1e−7 the correction has to take away nearly all of the error."""
+    case = ZOO["sdp_nearest_correlation"]()
+    compiled = canonicalize(case.problem, case.parameters, case.variables)
+    theta = combine_batch(compiled.parameters, [v[None] for v in case.draw(np.random.default_rng(0))]).theta
+    presolved = presolve(equilibrate_program(compiled.program(theta)).program)
+    whole, smaller, progress = presolved.whole, presolved.smaller, Progress(presolved.smaller)
+    assert presolved.elimination is not None
+    clarabel = Backend(SOLVERS["CLARABEL"], Settings(tolerance=1e-8), proximal_steps=0)
+    progress.try_method(clarabel, smaller, 1, None)
+    progress.x = progress.x + 1e-7
+    progress.parts = [(np.arange(1), factorize(smaller, evaluate(smaller, progress.x, progress.v).element, 1))]
+    before = evaluate(whole, *presolved.expand(progress.x, progress.v))
+    point, _ = _whole_point(presolved, progress)
+    for F, F_before in ((point.F1, before.F1), (point.F2, before.F2)):
+        assert np.abs(F).max() <= 1e-3 * max(np.abs(before.F1).max(), np.abs(F_before).max())

@@ -5,8 +5,8 @@ HiGHS says that a program is infeasible, but gives no certificate. Two more line
     minimize 1ᵀw  subject to  Ax + s ± w = b, s ≥ 0, w ≥ 0
     minimize qᵀx  subject to  Ax + s = 0, s ≥ 0, |x| ≤ 1
 
-If the minimum of the first is positive, its multipliers y show that no x is feasible. If that of the second is negative,
-its solution is a ray along which qᵀx falls without bound.
+If the minimum of the first is positive, its multipliers y show that no x is feasible. If that of the second is
+negative, its solution is a ray along which qᵀx falls without bound.
 """
 
 from __future__ import annotations

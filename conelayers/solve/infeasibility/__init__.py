@@ -1,4 +1,5 @@
-"""Whether a cone program has a solution at all: certificates, how rough ones are refined, and how they are looked for.
+"""Whether a cone program has a solution at all: certificates, their refinement from rough ones, and the search for
+them.
 
-In come programs and what starting methods left of them; out goes what there is a certificate of.
+In come programs and the rays that starting methods left; out go the statuses for which there is a certificate.
 """

@@ -3,16 +3,18 @@
     y ∈ K*, Aᵀy = 0, bᵀy < 0            no x has b − Ax ∈ K
     Px = 0, −Ax ∈ K, qᵀx < 0            the objective falls for ever where it is feasible
 
-What a solver leaves is a rough one at best. It is refined first (farkas.py), and believed if it is one to rounding, relative to
-itself: each equation to 1e−12 of the sum of the absolute values of its own terms, each block to 1e−12 of its own size. No units and
-no other part of the instance have a say. So a feasible x would have to be 1e12 times as large as what b asks for: a large solution
-is not a ray.
+What a solver leaves is a rough one at best. It is refined first (farkas.py), and believed if it is one to rounding,
+relative to
+itself: each equation to 1e−12 of the sum of the absolute values of its own terms, each block to 1e−12 of its own size.
+No units and no other part of the instance have a say. So a feasible x would have to be 1e12 times as large as what b
+asks for: a large solution is not a ray.
 
-Along the boundary of a curved cone that is not enough: a point within ε of it may be √ε away from those points of it that fulfil the
-equations as well (t² ≤ x lets (x, t) = (1, √ε) be a ray up to ε). What it falls by has to be more than moves of that size make of it.
+Along the boundary of a curved cone that is not enough: a point within ε of it may be √ε away from those points of it
+that fulfil the equations as well (t² ≤ x lets (x, t) = (1, √ε) be a ray up to ε). What it falls by has to be more than
+moves of that size make of it.
 
-In a presolved program (presolve.py) a certificate is that of the whole one: eliminated rows have no part in such a y, and
-eliminated columns follow such an x.
+In a presolved program (presolve.py) a certificate is that of the whole one: eliminated rows have no part in such a y,
+and eliminated columns follow such an x.
 """
 
 from __future__ import annotations
@@ -150,11 +152,12 @@ def _play(cones: Cones, h: np.ndarray, terms: np.ndarray, dual: bool = False) ->
 
 
 def _share(cones: Cones, h: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """What a distance of ε = ROUNDING lets pass along the boundary, as a part of each block's size, on its rows (m,); 0 in orthants.
+    """What a distance of ε = ROUNDING lets pass along the boundary, as a part of each block's size, on its rows (m,); 0
+    in orthants.
 
-    √ε, as where any surface is round. Only in power cones there are places that are flatter: near the edge on which the entry
-    with the smaller exponent, κ, is zero, the third may go as far as |z| = εᵏ. Where that entry is t the curvature is that of
-    z = tᵏ, which leaves √ε·t^(κ − ½).
+    √ε, as where any surface is round. Only in power cones there are places that are flatter: near the edge on which the
+    entry with the smaller exponent, κ, is zero, the third may go as far as |z| = εᵏ. Where that entry is t the
+    curvature is that of z = tᵏ, which leaves √ε·t^(κ − ½).
     """
     root = float(np.sqrt(ROUNDING))
     shares = [0.0] * (cones.zero + cones.nonneg)
@@ -177,8 +180,9 @@ def _differ(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def proven(program: ConeProgram, rays: Rays, jobs: int = 1, searched: Collection[int] = ()) -> dict[int, Status]:
     """What there is a certificate of: instance → PRIMAL_INFEASIBLE or DUAL_INFEASIBLE.
 
-    ``rays`` are what solvers left of these instances, (x, y) in the units of ``program``, NaN where there is nothing. For those in
-    ``searched`` a certificate is looked for without any. A program that has certificates of both kinds is PRIMAL_INFEASIBLE.
+    ``rays`` are what solvers left of these instances, (x, y) in the units of ``program``, NaN where there is nothing.
+    For those in ``searched`` a certificate is looked for without any. A program that has certificates of both kinds is
+    PRIMAL_INFEASIBLE.
     """
     shown = _proven_at_once(program, rays, jobs, searched)
     index = sorted((set(rays) | set(searched)) - set(shown))

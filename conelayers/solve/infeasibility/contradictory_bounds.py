@@ -18,9 +18,7 @@ __all__ = ["contradiction_of_bounds"]
 
 
 def contradiction_of_bounds(program: ConeProgram) -> np.ndarray:
-    """y (B, m) ≥ 0 on the inequality rows with Aᵀy = 0, up to rounding, and bᵀy < 0; zero where there is no such
-    contradiction.
-    """
+    """y (B, m) ≥ 0 on the inequality rows with Aᵀy = 0, up to rounding, and bᵀy < 0; zero if there is none."""
     y = np.zeros_like(program.b)
     index = np.flatnonzero(_contrary(program))
     if index.size:
@@ -34,9 +32,7 @@ def contradiction_of_bounds(program: ConeProgram) -> np.ndarray:
 
 
 def _contrary(program: ConeProgram) -> np.ndarray:
-    """Where there may be such a contradiction, (B,) bool: the same values without the rows that they come from, which
-    cost more.
-    """
+    """The instances that may have such a contradiction, (B,) bool, by the bounds without their rows."""
     rows, cols = program.structure.singletons
     none = np.zeros(program.batch, dtype=bool)
     if not rows.size:
@@ -62,7 +58,7 @@ def _contrary(program: ConeProgram) -> np.ndarray:
 
 @final
 class _Bounds:
-    """The tightest bound of each variable, its row and that row's entry, (B, n) each; infinite, −1 and 1 where there is
+    """The tightest bound of each variable, its row and that row's entry, (B, n) each; infinite, −1 and 1 if it has
     none.
     """
 
@@ -94,7 +90,7 @@ def _bounds(program: ConeProgram, side: int) -> _Bounds:
 
 
 def _layers(cols: np.ndarray) -> list[np.ndarray]:
-    """The positions in groups in which no column comes twice."""
+    """The positions, in groups in which no column occurs twice."""
     order = np.argsort(cols, kind="stable")
     _, first, counts = np.unique(cols[order], return_index=True, return_counts=True)
     rank = np.empty(cols.size, dtype=np.int64)
@@ -157,7 +153,7 @@ class _Activity(NamedTuple):
 
 
 def _exceeding(program: ConeProgram, lower: _Bounds, upper: _Bounds, sign: float, y: np.ndarray) -> None:
-    """Each row with the bounds of its terms, where nothing was found yet."""
+    """Write into y the sum of a row and of the bounds of its terms, for instances in which nothing was found yet."""
     activity = _Activity.of(program, lower.value, upper.value, sign)
     if activity is None:
         return

@@ -1,17 +1,19 @@
 """Farkas' certificates computed: the theorem of alternatives as a least-squares problem.
 
-Either b − Ax ∈ K for some x, or, apart from limits of both, some y ∈ K* has Aᵀy = 0 and bᵀy < 0. The y that is found is that of
+Either b − Ax ∈ K for some x, or, apart from limits of both, some y ∈ K* has Aᵀy = 0 and bᵀy < 0. The y that is found is
+that of
 
     minimize over x   θ(x) = ½ dist²(b − Ax, K) = ½‖y‖²,   y = Π_{K*}(Ax − b),
 
-a convex function without constraints, with ∇θ = Aᵀy: at its minimum y has Aᵀy = 0 and bᵀy = −‖y‖². With D ∈ ∂Π_{K*}(Ax − b) and
-Dy = y a semismooth Newton step solves AᵀDA dx = −Aᵀy, which are the normal equations of
+a convex function without constraints, with ∇θ = Aᵀy: at its minimum y has Aᵀy = 0 and bᵀy = −‖y‖². With D ∈ ∂Π_{K*}(Ax
+− b) and Dy = y a semismooth Newton step solves AᵀDA dx = −Aᵀy, which are the normal equations of
 
     minimize over dx   ‖√Λ Uᵀ(A dx + y)‖,   D = UΛUᵀ,
 
-so that nothing is squared, and dependent columns do no harm (Qi and Sun, "A quadratically convergent Newton method for computing
-the nearest correlation matrix", 2006, has the same method for one cone). With b = −ŷ the y that is found is the projection of ŷ on
-the cone of all certificates, and its x is small where ŷ is nearly one: a few steps make a certificate to rounding out of a rough one.
+so that nothing is squared, and dependent columns do no harm (Qi and Sun, "A quadratically convergent Newton method for
+computing the nearest correlation matrix", 2006, has the same method for one cone). With b = −ŷ the y that is found is
+the projection of ŷ on the cone of all certificates, and its x is small where ŷ is nearly one: a few steps make a
+certificate to rounding out of a rough one.
 """
 
 from __future__ import annotations
@@ -31,14 +33,15 @@ from conelayers.support.limits import out_of_time
 
 __all__ = ["Matrix", "System", "dual_system", "least_violation", "linear_rows", "refined"]
 
-_STEPS = 50  # Newton steps: some ten lead to the minimum where there is one
-_REFINING_STEPS = 12  # from a rough certificate
+_STEPS = 50  # Newton steps: some ten lead to the minimum if there is one
+_REFINING_STEPS = 12  # Newton steps from a rough certificate
 _PASSES = 3  # of refinement, each in the units of the certificate that the pass before ended with
-_SHORTEST = 1e-4  # of a Newton step
+_SHORTEST = 1e-4  # shortest fraction of a Newton step
 _HIDDEN = 1e-13  # of θ: what rounding may make of it, so that only its gradient tells whether a step was one forwards
 _FEASIBLE = 1e-10  # violations up to which, relative to the terms of their block, there are none
 _RANK = 1e-13  # singular values below it, relative to the largest, are zero: the data have no more digits
-# The same where a certificate is refined: a direction that only moves of 1e10 would mend is none that mattered in the rough one, and
+# The same where a certificate is refined: a direction that only moves of 1e10 would mend is none that mattered in the
+# rough one, and
 # what is left of its equation may pass, while such moves tear the others apart.
 _REFINING_RANK = 1e-10
 _ZERO = 4 * np.finfo(float).eps  # of the terms of Aᵀy: what rounding makes of it
@@ -93,8 +96,8 @@ def least_violation(system: System) -> np.ndarray:
 
 
 def refined(system: System, y: np.ndarray) -> Iterator[np.ndarray]:
-    """Ever better certificates from y: its part in K*, then the nearest one, block by block in units of the one before, so that
-    what is small keeps its digits.
+    """Ever better certificates from y: its part in K*, then the nearest one, block by block in units of the one before,
+    so that what is small keeps its digits.
     """
     rough = _projected(system.cones, y)[0]
     yield rough
@@ -191,7 +194,7 @@ def _step(A: Matrix, element: ProductElement, y: np.ndarray, rank: float) -> np.
 
 
 def _sparse_step(left: sp.csc_array, right: np.ndarray) -> np.ndarray:
-    """The least-squares solution, by proximal points: x ← argmin ‖left·x − right‖² + δ‖x − xₖ‖² tends to one of them."""
+    """A least-squares solution, by proximal points: x ← argmin ‖left·x − right‖² + δ‖x − xₖ‖² tends to one."""
     r, n = left.shape
     quasidefinite = sp.block_array([[sp.eye_array(r), left], [left.T, -_PROXIMAL * sp.eye_array(n)]], format="csc")
     factors = splu(quasidefinite)

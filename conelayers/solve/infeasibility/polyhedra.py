@@ -1,4 +1,4 @@
-"""Which small programs on orthants have no solution: both theorems of alternatives as projections, by the active set
+"""Small programs on orthants that have no solution: both theorems of alternatives as projections, by the active set
 kernel.
 
     minimize ½‖x‖²       subject to b − Ax ∈ K           ends at a feasible point, or with y: Aᵀy = 0, y ∈ K*, bᵀy < 0
@@ -34,8 +34,8 @@ from conelayers.support.limits import out_of_time
 
 __all__ = ["examined", "has_contrary_bounds", "infeasible", "is_small"]
 
-_MOST_WORK = 2e8  # multiplications of the dense method up to which it is worth it: a tenth of a second
-_AT_ONCE = 10_000_000  # entries of dense matrices at most in memory at once
+_MOST_WORK = 2e8  # multiplications up to which the dense method is used: a tenth of a second
+_AT_ONCE = 10_000_000  # largest number of entries of dense matrices in memory at a time
 _RANK = 1e-13  # singular values below it, relative to the largest, are zero: the data have no more digits
 _PLAY = 1e-11  # of the largest distance that b asks for: a hundredth of what bᵀy of a certificate has to be
 _NOTHING = 1e-9  # of ‖q‖: the part of −q among the rays below which there is none
@@ -148,7 +148,7 @@ class _Equations(NamedTuple):
 
 
 def _without_equations(program: ConeProgram, jobs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x, y and whether x is the projection of zero on the feasible set; y is zero where nothing contradicts anything."""
+    """x, y and whether x is the projection of zero on the feasible set; y is zero without a contradiction."""
     zero = program.structure.cones.zero
     A, b = program.dense_A, program.b
     equations = _Equations.of(A[:, :zero])
@@ -175,7 +175,7 @@ def _without_equations(program: ConeProgram, jobs: int) -> tuple[np.ndarray, np.
 
 
 def _falls_for_ever(program: ConeProgram, jobs: int) -> np.ndarray:
-    """Which objectives fall for ever in a direction that the constraints allow, (B,) bool."""
+    """Which objectives fall without bound in a direction that the constraints allow, (B,) bool."""
     structure, A, q = program.structure, program.dense_A, program.q
     zero, projection = structure.cones.zero, None
     blocks = [program.dense_P] if structure.P.nnz else []

@@ -3,10 +3,10 @@
     y ≥ 0 on the inequality rows, Aᵀy = 0, bᵀy < 0                no x has b − Ax ∈ K
     Px = 0, Ax = 0 on the equality rows, Ax ≤ 0, qᵀx < 0          the objective falls for ever where it is feasible
 
-They are believed to the standard of certificates.py, which has it for one instance and for all cones. The equations that
-a ray h ought to fulfil are N h = 0. With h = |h| d, and M the matrix N diag(|h|) with rows of size one, the nearest d
-that does is d − M⁺M d: relative to each entry, so that what is small keeps its digits. A ridge takes the place of the
-rank decision in M⁺, and repetitions take its effect out.
+They are believed to the standard of certificates.py, which has it for one instance and for all cones. The equations
+that a ray h ought to fulfil are N h = 0. With h = |h| d, and M the matrix N diag(|h|) with rows of size one, the
+nearest d that does is d − M⁺M d: relative to each entry, so that what is small keeps its digits. A ridge takes the
+place of the rank decision in M⁺, and repetitions take its effect out.
 """
 
 from __future__ import annotations
