@@ -305,4 +305,5 @@ def test_ctrl_c_stops_long_batches() -> None:
     finally:
         child.kill()
         child.wait()
+        child.stdin.close()
         child.stderr.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import cvxpy as cp
 import pytest
 import torch
+import torch._dynamo.testing
 from torch.utils.data import DataLoader, Dataset
 
 from conelayers import SolveError
