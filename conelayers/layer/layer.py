@@ -94,7 +94,9 @@ class Layer:
         # A list may change later; anything but lists and tuples is refused when the problem is compiled.
         parameters = tuple(parameters) if isinstance(parameters, list) else parameters
         variables = tuple(variables) if isinstance(variables, list) else variables
-        origin = CvxpyProblem(problem, parameters, variables, options.gp, options.canon_backend, options.lift)
+        origin = CvxpyProblem(
+            problem, parameters, variables, options.gp, options.canon_backend, options.lift, options.simplify
+        )
         quadratic = method is None or find_solver(method).quadratic
         self._begin(options, origin.compiled(quadratic=quadratic, verbose=options.verbose), origin)
 

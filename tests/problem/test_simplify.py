@@ -1,0 +1,154 @@
+"""One constraint becomes one program, however it is written, and all that can be read of it stays what it was."""
+
+from __future__ import annotations
+
+import pickle
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+from conelayers import Layer, SolveError
+
+P = np.array([1.5, -0.7, 0.2, 1.0])
+INF = np.inf
+
+
+def leaves():
+    return cp.Variable(4, name="x"), cp.Parameter(4, name="p"), cp.Parameter(name="c", nonneg=True)
+
+
+def size(layer: Layer) -> tuple[int, int]:
+    """(n, m) without the variables and rows of the objective's squares, which are the same in all."""
+    structure = layer._compiled.structure
+    return structure.n - 4, structure.m - 4
+
+
+def layers(write, **options):
+    """The layer of minimize ‖x − p‖² subject to the constraint, returning x and the constraint's multiplier."""
+    x, p, c = leaves()
+    constraint = write(x, p, c)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [constraint])
+    parameters = [h for h in (p, c) if any(h is q for q in problem.parameters())]
+    return Layer(problem, parameters, [x, constraint.dual_variables[0]], **options), len(parameters)
+
+
+# The constraint, and the columns and rows that it has beside x: none of the former.
+EPIGRAPHS = {
+    "norm": (lambda x, p, c: cp.norm(x) <= c, 5),
+    "norm times 3": (lambda x, p, c: 3 * cp.norm(x) <= 3 * c, 5),
+    "norm <= affine": (lambda x, p, c: cp.norm(x[:3]) <= c + x[3], 4),
+    "norm_inf": (lambda x, p, c: cp.norm_inf(x) <= c, 8),
+    "norm_inf >=": (lambda x, p, c: c - cp.norm_inf(x) >= 0, 8),
+    "abs": (lambda x, p, c: cp.abs(x) <= c, 8),
+    "abs <= affine": (lambda x, p, c: cp.abs(x - 0.1 * p) <= c + 0.1 * x[::-1], 8),
+    "maximum": (lambda x, p, c: cp.maximum(x, -x) <= c, 8),
+    "minimum": (lambda x, p, c: cp.minimum(x, -x) >= -c, 8),
+    "max": (lambda x, p, c: cp.max(x) <= c, 4),
+    "pos": (lambda x, p, c: cp.pos(x - 0.1) <= c, 8),
+    "sum_squares": (lambda x, p, c: cp.sum_squares(x) <= c, 6),
+    "square": (lambda x, p, c: cp.square(x) <= c, 12),
+    "quad_form": (lambda x, p, c: cp.quad_form(x, np.eye(4) + 0.1) <= c, 6),
+    "quad_over_lin": (lambda x, p, c: cp.quad_over_lin(x, 2.0) <= c, 6),
+    "exp": (lambda x, p, c: cp.exp(x) <= c + 1, 12),
+    "log": (lambda x, p, c: cp.log(x + 3) >= 0.9, 12),
+    "inv_pos": (lambda x, p, c: cp.inv_pos(x + 3) <= 0.4, 12),
+    "log_sum_exp": (lambda x, p, c: cp.log_sum_exp(x) <= 2.0, None),
+    "lambda_max": (lambda x, p, c: cp.lambda_max(cp.bmat([[x[0], x[1]], [x[1], x[2]]])) <= c, 4),
+    "sigma_max": (lambda x, p, c: cp.sigma_max(cp.reshape(x, (2, 2), order="F")) <= c, 10),
+    "nested": (lambda x, p, c: cp.maximum(cp.norm(x[:2]), cp.abs(x[3])) <= c, 5),
+    "abs of exp": (lambda x, p, c: cp.maximum(cp.exp(x[:2]), cp.abs(x[2:])) <= c + 1, 10),
+}
+
+
+@pytest.mark.parametrize("name", EPIGRAPHS)
+def test_a_bounded_epigraph_leaves_no_variable_behind(name: str) -> None:
+    """Solutions, multipliers by name and gradients are those of cvxpy's form, where the constraint is active and where not."""
+    write, rows = EPIGRAPHS[name]
+    (small, count), (large, _) = layers(write), layers(write, simplify=False)
+    assert size(small)[0] < size(large)[0]
+    if rows is not None:
+        assert size(small) == (4, rows)
+    for value in (P, 0.01 * P, 3 * P):
+        values = [value, 0.7][:count]
+        one, other = small.solve(*values), large.solve(*values)
+        assert one.residuals.worst < 1e-9
+        for a, b in zip(one.variables, other.variables, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-8)
+        cotangents = np.array([1.0, 2.0, -1.0, 0.5]), np.ones_like(one.variables[1])
+        for a, b in zip(one.vjp(*cotangents), other.vjp(*cotangents), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-7)
+        np.testing.assert_allclose(one.value, other.value, atol=1e-9)
+        assert one.certify()[0].verdict is other.certify()[0].verdict
+
+
+KEPT = {
+    "norm1: one bound for several": lambda x, p, c: cp.norm1(x) <= c,
+    "a parameter as weight": lambda x, p, c: cp.norm(x[:3]) * c <= 1 + x[3],
+    "log: not void where c is infinite": lambda x, p, c: cp.log(x + 3) >= -c,
+    "sqrt is no monotone cone": lambda x, p, c: cp.sqrt(x + 3) >= 0.9,
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_cannot_be_replaced_stays(name: str) -> None:
+    (small, count), (large, _) = layers(KEPT[name]), layers(KEPT[name], simplify=False)
+    assert small._compiled.structure.n == large._compiled.structure.n
+    values = [P, 0.7][:count]
+    for a, b in zip(small.solve(*values).variables, large.solve(*values).variables, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-8)
+
+
+def test_the_users_own_epigraph_variable_stays() -> None:
+    """Its value may be read, and a certificate speaks of it."""
+    x, t, p = cp.Variable(4, name="x"), cp.Variable(name="t"), cp.Parameter(4)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [cp.norm(x) <= t, t <= 1])
+    layer = Layer(problem, [p], [x])
+    assert [name for name, _, _ in layer._compiled.names.variables] == ["x", "t"]
+    assert layer._compiled.structure.n == 9  # x, t and the squares
+
+
+def test_names_are_those_of_the_users_constraints() -> None:
+    """A row that took the place of an auxiliary variable is the entry of the constraint that bounded it."""
+    x, p = cp.Variable(3, name="x"), cp.Parameter(3, name="p")
+    constraints = [cp.abs(x) <= np.array([1.0, 2.0, 3.0]), cp.norm(x) <= 9, x[0] + x[1] == 0]
+    names = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), constraints), [p], [x])._compiled.names
+    owners = [names.constraints[k].split(" (")[0] for k in names.row_constraint]
+    assert owners.count("constraint 0") == 6
+    assert owners.count("constraint 1") == 4
+    abs_rows = names.row_constraint == names.constraints.index(names.constraints[0])
+    assert sorted(names.row_entry[abs_rows]) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["norm", "norm_inf", "sum_squares", "exp", "lambda_max", "nested", "abs <= affine"])
+def test_an_infinite_bound_in_the_place_of_an_epigraph_does_not_bound(name: str) -> None:
+    """Each instance by itself, with gradients of zero; one that is infinite the other way has no solution."""
+    layer, _ = layers(EPIGRAPHS[name][0])
+    value = np.stack([P, P])
+    both = layer.solve(value, [INF, 0.7])
+    alone = layer.solve(P, 0.7)
+    np.testing.assert_allclose(both.variables[0], [P, alone.variables[0]], atol=1e-9)
+    g = np.array([1.0, 2.0, -1.0, 0.5])
+    zero = np.zeros_like(both.variables[1])
+    dp, dc = both.vjp(np.stack([g, g]), zero)
+    np.testing.assert_allclose(dp[0], g, atol=1e-9)
+    np.testing.assert_allclose([dc[0], dc[1]], [0.0, alone.vjp(g, zero[0])[1]], atol=1e-8)
+    np.testing.assert_allclose(both.jvp(np.stack([g, g]), np.ones(2))[0][0], g, atol=1e-9)
+    assert not np.any(both.variables[1][0])
+    x, p, c = leaves()
+    unsigned = cp.Parameter(name="c")
+    written = EPIGRAPHS[name][0](x, p, unsigned)
+    with pytest.raises(SolveError, match="infeasible"):
+        Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [written]), [p, unsigned], [x]).solve(P, -INF)
+
+
+def test_the_option() -> None:
+    """`problem_data` shows the program that is solved; layers travel with it."""
+    (small, _), (large, _) = (layers(EPIGRAPHS["norm_inf"][0], simplify=h) for h in (True, False))
+    assert small.problem_data(P, 1.0).A.shape == (12, 8)
+    assert large.problem_data(P, 1.0).A.shape == (13, 9)
+    clone = pickle.loads(pickle.dumps(small))
+    np.testing.assert_array_equal(clone.solve(P, 0.7).variables[0], small.solve(P, 0.7).variables[0])
+    assert "simplify" in (Layer.__doc__ or "")
+    with pytest.raises(ValueError, match="simplify: got .no., expected True or False"):
+        layers(EPIGRAPHS["norm"][0], simplify="no")
