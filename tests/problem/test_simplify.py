@@ -54,7 +54,7 @@ EPIGRAPHS = {
     "log": (lambda x, p, c: cp.log(x + 3) >= 0.9, 12),
     "inv_pos": (lambda x, p, c: cp.inv_pos(x + 3) <= 0.4, 12),
     "log_sum_exp": (lambda x, p, c: cp.log_sum_exp(x) <= 2.0, None),
-    "lambda_max": (lambda x, p, c: cp.lambda_max(cp.bmat([[x[0], x[1]], [x[1], x[2]]])) <= c, 4),
+    "lambda_max": (lambda x, p, c: cp.lambda_max(cp.bmat([[x[0], x[1]], [x[1], x[2]]])) <= c, 3),
     "sigma_max": (lambda x, p, c: cp.sigma_max(cp.reshape(x, (2, 2), order="F")) <= c, 10),
     "nested": (lambda x, p, c: cp.maximum(cp.norm(x[:2]), cp.abs(x[3])) <= c, 5),
     "abs of exp": (lambda x, p, c: cp.maximum(cp.exp(x[:2]), cp.abs(x[2:])) <= c + 1, 10),
@@ -135,7 +135,7 @@ def test_an_infinite_bound_in_the_place_of_an_epigraph_does_not_bound(name: str)
     np.testing.assert_allclose([dc[0], dc[1]], [0.0, alone.vjp(g, zero[0])[1]], atol=1e-8)
     np.testing.assert_allclose(both.jvp(np.stack([g, g]), np.ones(2))[0][0], g, atol=1e-9)
     assert not np.any(both.variables[1][0])
-    x, p, c = leaves()
+    x, p, _ = leaves()
     unsigned = cp.Parameter(name="c")
     written = EPIGRAPHS[name][0](x, p, unsigned)
     with pytest.raises(SolveError, match="infeasible"):
@@ -150,5 +150,60 @@ def test_the_option() -> None:
     clone = pickle.loads(pickle.dumps(small))
     np.testing.assert_array_equal(clone.solve(P, 0.7).variables[0], small.solve(P, 0.7).variables[0])
     assert "simplify" in (Layer.__doc__ or "")
-    with pytest.raises(ValueError, match="simplify: got .no., expected True or False"):
+    with pytest.raises(ValueError, match=r"simplify: got .no., expected True or False"):
         layers(EPIGRAPHS["norm"][0], simplify="no")
+
+
+def test_definitions_are_eliminated() -> None:
+    """Huber's x = n + s: s goes, n stays with its square; without its weight in the objective nothing is lost either."""
+    x, p = cp.Variable(4, name="x"), cp.Parameter(4, name="p")
+    problem = cp.Problem(cp.Minimize(cp.sum(cp.huber(x - p, 0.5)) + 0.1 * cp.sum_squares(x)), [cp.sum(x) == 1])
+    small, large = (Layer(problem, [p], [x], simplify=h) for h in (True, False))
+    assert small._compiled.structure.n == large._compiled.structure.n - 4
+    assert small._compiled.structure.cones.zero == large._compiled.structure.cones.zero - 4
+    one, other = small.solve(P), large.solve(P)
+    np.testing.assert_allclose(one.variables[0], other.variables[0], atol=1e-9)
+    np.testing.assert_allclose(one.vjp(np.arange(4.0))[0], other.vjp(np.arange(4.0))[0], atol=1e-8)
+    np.testing.assert_allclose(one.value, other.value)
+
+
+def rows_of(constraints, variables, **options) -> int:
+    x, p = variables
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p) + cp.sum(x)), constraints)
+    return Layer(problem, [p], [x], **options)._compiled.structure.m - 4
+
+
+def test_superfluous_rows_are_gone() -> None:
+    """One constraint written twice is one; what a tighter one implies, and what always holds, is none."""
+    x, p = variables = cp.Variable(4, name="x"), cp.Parameter(4, name="p")
+    assert rows_of([x <= 1, x <= 1], variables) == 4
+    assert rows_of([x <= 1, x <= 2], variables) == 4
+    assert rows_of([x <= p, 2 * x <= 2 * p, x - p <= 1], variables) == 4
+    assert rows_of([cp.norm_inf(x) <= 1, x <= 1, x >= -1], variables) == 8
+    assert rows_of([cp.sum(x) == 1, -2 * cp.sum(x) == -2], variables) == 1
+    assert rows_of([x <= np.array([1, INF, INF, 2.0])], variables) == 2
+    assert rows_of([x <= 1, cp.Constant(2) >= 1], variables) == 4
+    assert rows_of([x <= p, x <= 1], variables) == 8
+    assert rows_of([x <= p, x <= 1.5 * p], variables) == 8
+    assert rows_of([x <= 1, x >= 1], variables) == 8
+
+
+def test_contradictions_stay() -> None:
+    x, p = cp.Variable(4, name="x"), cp.Parameter(4, name="p")
+    for constraints in ([cp.sum(x) == 1, cp.sum(x) == 2], [x <= 1, cp.Constant(-1) >= 0]):
+        with pytest.raises(SolveError, match="infeasible"):
+            Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), constraints), [p], [x]).solve(P)
+
+
+def test_a_multiplier_that_is_asked_for_is_not_taken_away() -> None:
+    """Which part of it each of two equal constraints has is not determined: both stay. A looser one never has any."""
+    x, p = cp.Variable(4, name="x"), cp.Parameter(4, name="p")
+    first, second, looser = x <= 1, x <= 1, x <= 2
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [first, second, looser])
+    layer = Layer(problem, [p], [x, first.dual_variables[0], looser.dual_variables[0]])
+    assert layer._compiled.structure.m == 12
+    solution = layer.solve(P)
+    np.testing.assert_array_equal(solution.variables[2], 0.0)
+    alone = Layer(problem, [p], [x, looser.dual_variables[0]])
+    assert alone._compiled.structure.m == 8
+    np.testing.assert_allclose(alone.solve(P).vjp(np.ones(4), None)[0], [0.0, 1.0, 1.0, 1.0], atol=1e-9)

@@ -35,7 +35,8 @@ def substitute_epigraphs(form: Form) -> Form | None:
     """The form after one round of it, in which no bound holds another such variable; None where there is none."""
     e, n = form.entries, form.n
     candidate = form.auxiliary & ~form.removed & ~form.in_P & form.is_constant
-    candidate[np.unique(form.q.nonzero()[0])] = False
+    candidate[form.q.rows] = False
+    candidate &= form.q.constant == 0
     of_candidate = np.append(candidate, False)[e.cols]
     if not of_candidate.any():
         return None
@@ -71,7 +72,6 @@ def _without_fill(form: Form, chosen: np.ndarray, rows: np.ndarray, cols: np.nda
 
     In Σtᵢ ≤ c one tᵢ is like another: to replace one by all the others makes nothing simpler.
     """
-    e = form.entries
     found = np.flatnonzero(chosen)
     bound = rows[pivot[found]]
     others = np.bincount(cols, minlength=form.n)[found] - 1

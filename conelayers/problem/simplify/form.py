@@ -20,7 +20,7 @@ from conelayers.program.cone_program import Structure
 from conelayers.program.cones import Cones
 from conelayers.program.patterns import Pattern
 
-__all__ = ["Entries", "Form"]
+__all__ = ["Entries", "Form", "matrix_of"]
 
 
 @final
@@ -39,7 +39,7 @@ class Entries:
 class Form:
     """The program while the rules work on it.
 
-    T: [A | b], (m, (n + 1)·w). q: (n, w), d: (1, w), the objective's constant. in_P: which columns P has entries in.
+    T: [A | b], (m, (n + 1)·w). q, and d, the objective's constant, as they come: few rules touch them. in_P: which columns P has entries in.
     auxiliary: which columns belong to no variable of the user's. removed: which columns are gone. origin: which of
     cvxpy's rows each one was. R: (m, rows of cvxpy's form), what it is made of. wanted: which of cvxpy's rows have a multiplier that is returned.
     infinite: which entries of φ may be ±inf, (w,) bool.
@@ -48,8 +48,8 @@ class Form:
     cones: Cones
     width: int
     T: sp.csr_array
-    q: sp.csr_array
-    d: sp.csr_array
+    q: AffineMap
+    d: AffineMap
     in_P: np.ndarray
     auxiliary: np.ndarray
     removed: np.ndarray
@@ -80,8 +80,8 @@ class Form:
             cones=structure.cones,
             width=width,
             T=T,
-            q=_matrix(maps["q"]),
-            d=_matrix(maps["d"]),
+            q=maps["q"],
+            d=maps["d"],
             in_P=in_P,
             auxiliary=auxiliary,
             removed=np.zeros(n, dtype=bool),
@@ -177,8 +177,9 @@ class Form:
             Pattern((m, kept.size), keys % max(m, 1), _starts(keys // max(m, 1), kept.size)),
             self.cones,
         )
-        maps = {"q": self.q[kept], "A": of_A, "b": of_b, "d": self.d}
-        return structure, {"P": of_P, **{name: AffineMap.of(sp.csr_array(h)) for name, h in maps.items()}}
+        inside = ~self.removed[self.q.rows]
+        q = AffineMap(self.q.constant[kept], new[self.q.rows[inside]], sp.csr_array(self.q.linear[inside]))
+        return structure, {"P": of_P, "q": q, "A": AffineMap.of(of_A), "b": AffineMap.of(of_b), "d": self.d}
 
 
 def _coefficients(affine: AffineMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -192,7 +193,7 @@ def _coefficients(affine: AffineMap) -> tuple[np.ndarray, np.ndarray, np.ndarray
     )
 
 
-def _matrix(affine: AffineMap) -> sp.csr_array:
+def matrix_of(affine: AffineMap) -> sp.csr_array:
     """The matrix that multiplies (φ, 1)."""
     rows, cols, values = _coefficients(affine)
     shape = (affine.constant.size, affine.linear.shape[1] + 1)

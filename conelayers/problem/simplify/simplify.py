@@ -10,6 +10,8 @@ import scipy.sparse as sp
 
 from conelayers.problem.infinite_blocks import InfiniteBlocks
 from conelayers.problem.parametric import AffineMap
+from conelayers.problem.simplify.definitions import eliminate_definitions
+from conelayers.problem.simplify.duplicates import drop_superfluous
 from conelayers.problem.simplify.epigraphs import substitute_epigraphs
 from conelayers.problem.simplify.form import Form
 from conelayers.program.cone_program import Structure
@@ -48,7 +50,12 @@ def simplified(
     returned, (m,) bool. infinite: which entries of φ may be infinite.
     """
     form = first = Form.of(structure, maps, auxiliary, wanted, np.append(infinite, False))
-    form = _repeated(substitute_epigraphs, form)
+    for _ in range(_ROUNDS):
+        before = form
+        for rule in (substitute_epigraphs, eliminate_definitions, drop_superfluous):
+            form = _repeated(rule, form)
+        if form is before:
+            break
     if form is first:
         return None
     smaller, found = form.data(structure.P, maps["P"])
