@@ -14,6 +14,7 @@ import numpy as np
 
 from conelayers.program.components import Components
 from conelayers.program.cones import Cones
+from conelayers.program.inert import InertColumns
 from conelayers.program.patterns import BatchOperator, DenseOperator, Pattern, values_of_part
 
 __all__ = ["ConeProgram", "Magnitudes", "Structure"]
@@ -40,11 +41,12 @@ class Magnitudes(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: a layer has one, and things are remembered for it
 class Structure:
-    """What all instances share: the patterns of P (n×n, full symmetric) and A (m×n), and the cone."""
+    """What all instances share: the patterns of P (n×n, full symmetric) and A (m×n), the cone, and which columns are inert."""
 
     P: Pattern
     A: Pattern
     cones: Cones
+    inert: InertColumns | None = None
 
     @property
     def n(self) -> int:

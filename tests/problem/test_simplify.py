@@ -8,7 +8,8 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from conelayers import Layer, SolveError
+from conelayers import Layer, SingularDerivativeWarning, SolveError
+from conelayers.numerics.linearized_system import LinearizedSystem
 
 P = np.array([1.5, -0.7, 0.2, 1.0])
 INF = np.inf
@@ -207,3 +208,49 @@ def test_a_multiplier_that_is_asked_for_is_not_taken_away() -> None:
     alone = Layer(problem, [p], [x, looser.dual_variables[0]])
     assert alone._compiled.structure.m == 8
     np.testing.assert_allclose(alone.solve(P).vjp(np.ones(4), None)[0], [0.0, 1.0, 1.0, 1.0], atol=1e-9)
+
+
+FREE = {  # constraints that keep an epigraph variable, which is free where they are inactive
+    "norm1": lambda x, p, c: cp.norm1(x) <= 9 * c,
+    "two norms": lambda x, p, c: cp.norm(x[:2]) + cp.norm(x[2:]) <= 9 * c,
+    "log": lambda x, p, c: cp.log(x + 9) >= c,
+    "nuclear norm": lambda x, p, c: cp.normNuc(cp.reshape(x, (2, 2), order="F")) <= 9 * c,
+    "a parameter as weight": lambda x, p, c: c * cp.norm(x) <= 9 + x[0],
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("batch", [1, 32])
+def test_auxiliary_null_directions_are_known_from_construction(name: str, batch: int, monkeypatch) -> None:
+    """J is singular there, and no null vector is computed to see that nothing depends on it."""
+    looked_at = []
+    monkeypatch.setattr(LinearizedSystem, "null_sample", lambda self, i, f=None: looked_at.append(i))
+    layer, _ = layers(FREE[name])
+    solution = layer.solve(np.tile(0.3 * P, (batch, 1)), 0.7)
+    assert solution._linearization.factorization.singular.all()
+    g = np.tile([1.0, 2.0, -1.0, 0.5], (batch, 1))
+    np.testing.assert_allclose(solution.vjp(g, np.zeros_like(solution.variables[1]))[0], g, atol=1e-9)
+    np.testing.assert_allclose(solution.jvp(g, np.zeros(()))[0], g, atol=1e-9)
+    assert not looked_at
+
+
+def test_large_sparse_programs_know_them_too(monkeypatch) -> None:
+    looked_at = []
+    monkeypatch.setattr(LinearizedSystem, "null_sample", lambda self, i, f=None: looked_at.append(i))
+    x, p = cp.Variable(300, name="x"), cp.Parameter(300, name="p")
+    smooth = cp.sum_squares(x[1:] - x[:-1])
+    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - p) + smooth), [cp.norm1(x) <= 1e3]), [p], [x])
+    solution = layer.solve(np.linspace(-1, 1, 300))
+    assert solution._linearization.factorization.singular.all()
+    solution.vjp(np.ones(300))
+    assert not looked_at
+
+
+def test_a_gradient_that_depends_on_a_free_epigraph_is_told() -> None:
+    """x₀ + r‖x‖ ≤ c is active, r = 0: t may be anything above ‖x‖, and the gradient of r is −y·t."""
+    x, p, r = cp.Variable(4, name="x"), cp.Parameter(4, name="p"), cp.Parameter(name="r", nonneg=True)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x[0] + r * cp.norm(x) <= 0.5])
+    solution = Layer(problem, [p, r], [x]).solve(P, 0.0)
+    with pytest.warns(SingularDerivativeWarning):
+        solution.vjp(np.ones(4))
+    np.testing.assert_allclose(solution.vjp(np.ones(4), needed=[True, False])[0], [0.0, 1.0, 1.0, 1.0], atol=1e-9)

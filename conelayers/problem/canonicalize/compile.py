@@ -37,7 +37,7 @@ from conelayers.problem.dpp.lift import as_it_is, lift
 from conelayers.problem.dpp.parameter_sources import sources_of
 from conelayers.problem.input_map import InputMap
 from conelayers.problem.parametric import OutputSpec, ParametricProgram, bounds_only
-from conelayers.problem.simplify import Simplified, simplified
+from conelayers.problem.simplify import Simplified, simplified, with_inert_columns
 from conelayers.program.names import Names, Naming
 from conelayers.support.errors import CanonicalizationError
 
@@ -142,8 +142,10 @@ def _canonicalize(
         if smaller is not None:
             structure, maps, infinite_blocks = smaller.structure, smaller.maps, smaller.infinite_blocks
             outputs = tuple(_seen_from(spec, smaller) for spec in outputs)
+            auxiliary = auxiliary[smaller.columns]
             constant = constant_rows(structure, maps, outputs)
             naming = Naming(partial(_names_of_smaller, naming, smaller.columns, smaller.rows, smaller.R, constant))
+        structure = with_inert_columns(structure, maps, auxiliary)
     own = parameter_specs(parameters)
     input_map = InputMap(
         parameters=own,
