@@ -4,7 +4,9 @@ Two rows of the nonnegative cone whose coefficients in A and in the parameters o
 aᵀx ≤ β and aᵀx ≤ β + γ after division, with a constant γ. If γ > 0 the second one never holds with equality: it is gone, its
 multiplier zero. If γ = 0 they are one constraint: with y for the first and 0 for the second, the solutions, and the sum of
 the two multipliers, are the same. Which part of that sum each has is not determined, and whoever asks for the multiplier of one
-of them is to hear of that: then both stay. Rows of the zero cone likewise, with γ = 0 and κ of any sign.
+of them is to hear of that: then both stay. So they do if both are as the user wrote them, for certificates name redundant
+constraints; gone is one that cvxpy made in rewriting another one. Rows of the zero cone likewise, with γ = 0 and κ of any
+sign.
 
 A row without entries in A and with a constant b > 0, or with b = ∞, holds always: it is gone, its multiplier zero; with
 b = 0 it is gone if its multiplier, which is arbitrary, is not asked for.
@@ -68,6 +70,7 @@ class _Rows:
         sums = np.bincount(e.rows[rest], values * weights, minlength=flat)
         repeated = np.zeros(flat, dtype=bool)
         candidates = np.flatnonzero(filled & np.isfinite(constant))
+        written = form.written[:flat]
         order = candidates[
             np.lexsort((constant[candidates], sums[candidates], length[candidates], is_equality[candidates]))
         ]
@@ -78,13 +81,15 @@ class _Rows:
                 leader = row
                 continue
             gap = constant[row] - constant[leader]
-            if is_equality[row]:
-                repeated[row] = gap == 0 and not (requested[row] or requested[leader])
-            else:
-                apart = gap > _APART * max(abs(constant[row]), abs(constant[leader]))
-                repeated[row] = apart or not (requested[row] or requested[leader])
-            if not repeated[row]:
+            both = (written[row] and written[leader]) or requested[row] or requested[leader]
+            if not is_equality[row] and gap > _APART * max(abs(constant[row]), abs(constant[leader])):
+                repeated[row] = True
+            elif both or (gap and is_equality[row]):
                 leader = row
+            elif gap == 0 and written[row]:
+                repeated[leader], leader = True, row
+            else:
+                repeated[row] = True
         return cls(void, repeated)
 
 

@@ -41,7 +41,7 @@ class Form:
 
     T: [A | b], (m, (n + 1)·w). q, and d, the objective's constant, as they come: few rules touch them. in_P: which columns P has entries in.
     auxiliary: which columns belong to no variable of the user's. removed: which columns are gone. origin: which of
-    cvxpy's rows each one was. R: (m, rows of cvxpy's form), what it is made of. wanted: which of cvxpy's rows have a multiplier that is returned.
+    cvxpy's rows each one was. written: those that held none of its variables, (m,) bool, and so are as the user wrote them. R: (m, rows of cvxpy's form), what it is made of. wanted: which of cvxpy's rows have a multiplier that is returned.
     infinite: which entries of φ may be ±inf, (w,) bool.
     """
 
@@ -54,6 +54,7 @@ class Form:
     auxiliary: np.ndarray
     removed: np.ndarray
     origin: np.ndarray
+    written: np.ndarray
     R: sp.csr_array
     wanted: np.ndarray
     infinite: np.ndarray
@@ -74,6 +75,8 @@ class Form:
         rows = np.concatenate([A.rows[of_A[0]], of_b[0]])
         cols = np.concatenate([A.cols[of_A[0]] * width + of_A[1], n * width + of_b[1]])
         T = sp.csr_array(sp.coo_array((np.concatenate([of_A[2], of_b[2]]), (rows, cols)), shape=(m, (n + 1) * width)))
+        written = np.ones(m, dtype=bool)
+        written[A.rows[auxiliary[A.cols]]] = False
         in_P = np.zeros(n, dtype=bool)
         in_P[structure.P.cols] = True
         return cls(
@@ -86,6 +89,7 @@ class Form:
             auxiliary=auxiliary,
             removed=np.zeros(n, dtype=bool),
             origin=np.arange(m),
+            written=written,
             R=sp.eye_array(m, format="csr"),
             wanted=wanted,
             infinite=infinite,
@@ -159,7 +163,7 @@ class Form:
         flat = zero + self.cones.nonneg
         cones = replace(self.cones, zero=int(left[:zero].sum()), nonneg=int(left[zero:flat].sum()))
         origin, whole = self.origin[left], sp.csr_array(R @ self.R)
-        return replace(self, cones=cones, T=T, removed=removed, origin=origin, R=whole)
+        return replace(self, cones=cones, T=T, removed=removed, origin=origin, written=self.written[left], R=whole)
 
     def data(self, P: Pattern, of_P: AffineMap) -> tuple[Structure, dict[str, AffineMap]]:
         """The structure and the maps of the columns that are left."""
