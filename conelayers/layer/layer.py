@@ -275,8 +275,8 @@ class Layer:
         """The cone program at these parameter values: minimize ½xᵀPx + qᵀx subject to Ax + s = b, s ∈ K.
 
         P and A are sparse matrices, lists of B in a batched call; q (n,) or (B, n), b (m,) or (B, m). The program is a
-        minimization also where the user's is a maximization, in logarithms for a geometric program, and before
-        equilibration and presolve. Takes what ``solve`` takes.
+        minimization also where the user's is a maximization, in logarithms for a geometric program, simplified (unless
+        the layer was made with ``simplify=False``), and before equilibration and presolve. Takes what ``solve`` takes.
         """
         compiled = self.compiled_for(solver_args)
         _, values = self._pushed(theta, compiled)

@@ -19,11 +19,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from conelayers.problem.parametric import AffineMap
-from conelayers.problem.simplify.form import Form, matrix_of
+from conelayers.problem.simplify.form import Form, matrix_of, without_fill
 
 __all__ = ["eliminate_definitions"]
 
-_FILL = 2  # entries of A that come for each one that goes, up to which a row and a column less are worth it
 _PIVOT = 1e-3  # |α| below this, relative to the constants in its row, is no pivot
 
 
@@ -43,7 +42,7 @@ def eliminate_definitions(form: Form) -> Form | None:
     lengths = form.lengths_within(np.ones(n, dtype=bool)) - 1
     others = np.bincount(cols, minlength=n)[cols] - 1
     usable = (rows < form.cones.zero) & (np.abs(values) >= _PIVOT * largest[rows])
-    usable &= others * lengths[rows] <= _FILL * (1 + others + lengths[rows])
+    usable &= without_fill(others, lengths[rows])
     usable &= (cost[cols] == 0) | ~form.requested[rows]
     pivots = _independent(form, rows, cols, np.flatnonzero(usable)[np.argsort(lengths[rows[usable]], kind="stable")])
     if not pivots.size:

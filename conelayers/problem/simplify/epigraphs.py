@@ -24,11 +24,9 @@ from __future__ import annotations
 import numpy as np
 
 from conelayers.problem.simplify.blocks import Gains, void_at_infinity
-from conelayers.problem.simplify.form import Form
+from conelayers.problem.simplify.form import Form, without_fill
 
 __all__ = ["substitute_epigraphs"]
-
-_FILL = 2  # entries of A that come for each one that goes, up to which fewer rows and columns are worth it
 
 
 def substitute_epigraphs(form: Form) -> Form | None:
@@ -77,7 +75,7 @@ def _without_fill(form: Form, chosen: np.ndarray, rows: np.ndarray, cols: np.nda
     others = np.bincount(cols, minlength=form.n)[found] - 1
     length = form.lengths_within(np.ones(form.n, dtype=bool))[bound] - 1
     helpers = form.lengths_within(form.auxiliary)[bound] - 1
-    good = (others * length <= _FILL * (1 + others + length)) & ((helpers == 0) | (length <= 1))
+    good = (without_fill(others, length)) & ((helpers == 0) | (length <= 1))
     result = np.zeros_like(chosen)
     result[found[good]] = True
     return result

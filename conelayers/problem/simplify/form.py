@@ -20,7 +20,9 @@ from conelayers.program.cone_program import Structure
 from conelayers.program.cones import Cones
 from conelayers.program.patterns import Pattern
 
-__all__ = ["Entries", "Form", "matrix_of"]
+__all__ = ["Entries", "Form", "matrix_of", "without_fill"]
+
+_FILL = 2  # entries of A that come for each one that goes, up to which a row and a column less are worth it
 
 
 @final
@@ -184,6 +186,11 @@ class Form:
         inside = ~self.removed[self.q.rows]
         q = AffineMap(self.q.constant[kept], new[self.q.rows[inside]], sp.csr_array(self.q.linear[inside]))
         return structure, {"P": of_P, "q": q, "A": AffineMap.of(of_A), "b": AffineMap.of(of_b), "d": self.d}
+
+
+def without_fill(others: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Whether a column in so many other rows may be replaced by an expression of this length: it enters each of them."""
+    return others * length <= _FILL * (1 + others + length)
 
 
 def _coefficients(affine: AffineMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
