@@ -185,7 +185,7 @@ def test_squares_under_other_functions_stay_quadratic(name: str) -> None:
     values = [np.array([2.0, -0.3, 0.4]), 0.7][: len(parameters)]
     for parameter, value in zip(parameters, values, strict=True):
         parameter.value = value
-    problem.solve(cp.CLARABEL)
+    problem.solve(cp.CLARABEL, ignore_dpp=True)
     solution = layer.solve(*values)
     np.testing.assert_allclose(solution.variables[0], x.value, atol=1e-5)
     np.testing.assert_allclose(solution.value, problem.value, atol=1e-7)
