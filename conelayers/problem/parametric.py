@@ -10,7 +10,6 @@ from typing import final
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.problem.infinite_blocks import InfiniteBlocks
 from conelayers.problem.input_map import InputMap
 from conelayers.problem.parameter_checks import where_in_batch
 from conelayers.problem.parameters import ParameterSpec
@@ -186,7 +185,6 @@ class ParametricProgram:
     infinite: (
         np.ndarray
     )  # which entries of θ may be ±inf, (p,) bool: ``bounds_only``, as far as the user's values are these
-    infinite_blocks: InfiniteBlocks | None = None  # those of curved cones that have such an entry for their bound
     _restrictions: dict[tuple[bool, ...], ParametricProgram] = field(default_factory=dict)  # memoized ``restricted``
 
     @cached_property
@@ -248,7 +246,7 @@ class ParametricProgram:
         phi = self.phi(theta)
         P, A = (m.value(phi) if m.rows.size else m.constant[None] for m in (self.P, self.A))  # shared if constant
         program = ConeProgram(self.structure, P, self.q.value(phi), A, self.b.value(phi))
-        return program if self.infinite_blocks is None else self.infinite_blocks.emptied(program)
+        return program if self.structure.void is None else self.structure.void.without_infinite(program)
 
     def value(self, theta: np.ndarray, program: ConeProgram, x: np.ndarray) -> np.ndarray:
         """The user's objective at x (B, n), (B,)."""

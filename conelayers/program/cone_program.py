@@ -16,6 +16,7 @@ from conelayers.program.components import Components
 from conelayers.program.cones import Cones
 from conelayers.program.inert import InertColumns
 from conelayers.program.patterns import BatchOperator, DenseOperator, Pattern, values_of_part
+from conelayers.program.void_blocks import VoidBlocks
 
 __all__ = ["ConeProgram", "Magnitudes", "Structure"]
 
@@ -41,12 +42,15 @@ class Magnitudes(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: a layer has one, and things are remembered for it
 class Structure:
-    """What all instances share: the patterns of P (n×n, full symmetric) and A (m×n), the cone, and which columns are inert."""
+    """What all instances share: the patterns of P (n×n, full symmetric) and A (m×n), the cone, which columns are inert, and which blocks
+    are void where their bound is infinite.
+    """
 
     P: Pattern
     A: Pattern
     cones: Cones
     inert: InertColumns | None = None
+    void: VoidBlocks | None = None
 
     @property
     def n(self) -> int:

@@ -167,7 +167,7 @@ def test_a_geometric_program_and_a_lifted_one() -> None:
     x, a, b = cp.Variable(pos=True), cp.Parameter(pos=True), cp.Parameter(pos=True)
     gp = Layer(cp.Problem(cp.Minimize(x + a / x), [x >= b, x <= 2]), [a, b], [x], gp=True, on_failure="nan")
     y, p, q = cp.Variable(), cp.Parameter(), cp.Parameter(nonneg=True)
-    lifted = Layer(cp.Problem(cp.Minimize((y - p * p) ** 2), [cp.exp(y) + 1 <= q]), [p, q], [y], on_failure="nan")
+    lifted = Layer(cp.Problem(cp.Minimize((y - p * p) ** 2), [cp.exp(y) <= q]), [p, q], [y], on_failure="nan")
     for layer, values in ((gp, ([1.0, 1.0], [0.5, 3.0])), (lifted, ([1.0, 1.0], [2.0, 0.0]))):
         solution = layer.solve(*map(np.array, values))
         assert np.isfinite(solution.variables[0]).tolist() == [True, False]

@@ -132,7 +132,6 @@ def _canonicalize(
     naming = Naming(partial(names, written=tuple(problem.constraints), origins=lifted.origins))
     check_constants(structure, maps, naming)
     infinite = infinite_entries(specs, sources, expressions, bounds_only(structure, maps, gp=gp))
-    infinite_blocks = None
     if simplify:
         known = [v for v in fresh.variables() if v.id not in lifted.auxiliary]
         auxiliary = auxiliary_columns(known, program, reductions)
@@ -140,7 +139,7 @@ def _canonicalize(
             structure, maps, auxiliary, _returned_rows(outputs, structure.m), np.tile(infinite, 1 + gp)
         )
         if smaller is not None:
-            structure, maps, infinite_blocks = smaller.structure, smaller.maps, smaller.infinite_blocks
+            structure, maps = smaller.structure, smaller.maps
             outputs = tuple(_seen_from(spec, smaller) for spec in outputs)
             auxiliary = auxiliary[smaller.columns]
             constant = constant_rows(structure, maps, outputs)
@@ -170,7 +169,6 @@ def _canonicalize(
         logarithmic=_logarithmic(columns, sum(spec.size for spec in specs)),
         input_map=input_map,
         infinite=infinite,
-        infinite_blocks=infinite_blocks,
     )
 
 

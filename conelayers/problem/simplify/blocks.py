@@ -1,7 +1,8 @@
-"""Directions in which the slacks of a block may move for ever, and bounds that are void at infinity.
+"""Directions in which the slacks of a block may move for ever, and blocks that then hold always.
 
-A direction is a recession direction of a closed convex cone K iff it is a member. Those of curved cones that are asked for
-here are members by one entry alone, but for second-order cones, where head ≥ ‖tail‖ is computed.
+A direction is one of recession of a closed convex cone K iff it is a member. Those that are asked for here are members by their
+entries alone, but for second-order cones, where head ≥ ‖tail‖ is computed. Exponential and power cones are left alone: their
+rows cannot be brought to one size by the equilibration, and a bound in one of them, far from 1, makes them hard to solve.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import final
 
 import numpy as np
 
-from conelayers.problem.infinite_blocks import gaining
 from conelayers.problem.simplify.form import Form
 from conelayers.program.cones import Cones
+from conelayers.program.void_blocks import gaining
 
 __all__ = ["Gains", "void_at_infinity"]
 
@@ -29,8 +30,8 @@ class Gains:
     @classmethod
     def of(cls, cones: Cones, rows: np.ndarray, cols: np.ndarray, moves: np.ndarray) -> Gains:
         """Entry by entry; the entries of one second-order block and column all together."""
-        signs = gaining(cones)[rows]
-        forward, backward = signs * moves > 0, signs * moves < 0
+        gains = gaining(cones)[rows]
+        forward, backward = gains & (moves > 0), gains & (moves < 0)
         first = cones.zero + cones.nonneg
         inside = np.flatnonzero((rows >= first) & (rows < first + sum(cones.soc)))
         if inside.size:
@@ -49,51 +50,39 @@ class Gains:
 
 
 def void_at_infinity(
-    form: Form,
-    chosen: np.ndarray,
-    rows: np.ndarray,
-    cols: np.ndarray,
-    values: np.ndarray,
-    pivot: np.ndarray,
-    sign: np.ndarray,
+    form: Form, chosen: np.ndarray, rows: np.ndarray, cols: np.ndarray, moves: np.ndarray
 ) -> np.ndarray:
-    """Those columns t whose bound is finite, or whose blocks hold nothing when t is infinite.
+    """Those of the chosen columns t, (n,) bool, whose blocks hold always when t is infinite; ``moves`` are those of the slacks.
 
     Second-order: s + t·d with d in the cone is in it for large t, whatever s is, if d is inside; if d is on the boundary, iff
     s₀d₀ − s₁ᵀd₁ > 0, which has to be constant. Semidefinite: d has to be diagonal and positive definite.
-    Exponential: (x, y, ∞) is in the cone iff y > 0, which has to be constant; other curved blocks are left alone.
     """
-    found = np.flatnonzero(chosen)
-    open_ = form.may_be_infinite[rows[pivot[found]]] if found.size else np.zeros(0, dtype=bool)
+    cones, curved = form.cones, rows >= form.cones.zero + form.cones.nonneg
     result = chosen.copy()
-    for t in found[open_].tolist():
-        own = np.flatnonzero(cols == t)
-        own = own[own != pivot[t]]
-        result[t] = _is_void(form, rows[own], -sign[t] * values[own])
+    # Infinity would meet infinity there; in a bound that is an error that names the parameters.
+    result[cols[curved & form.may_be_infinite[rows]]] = False
+    heads = np.zeros(form.m, dtype=bool)
+    heads[cones.block_starts[cones.zero + cones.nonneg :][: len(cones.soc)]] = True
+    for t in np.unique(cols[curved & ~heads[rows] & result[cols]]).tolist():
+        own = np.flatnonzero((cols == t) & curved)
+        result[t] = _is_void(form, rows[own], moves[own])
     return result
 
 
 def _is_void(form: Form, rows: np.ndarray, moves: np.ndarray) -> bool:
     """Whether the blocks of these rows hold nothing when their slacks have moved infinitely far."""
-    cones = form.cones
-    flat = cones.zero + cones.nonneg
-    if form.may_be_infinite[rows[rows >= flat]].any():
-        return False  # infinity may meet infinity; in a bound that is an error that names the parameters
-    starts, sizes = cones.block_starts, cones.block_sizes
+    cones, starts, sizes = form.cones, form.cones.block_starts, form.cones.block_sizes
     blocks = np.searchsorted(starts, rows, side="right") - 1
-    first_exp = flat + sum(cones.soc) + sum(r.size for r in cones.psd_rows) + sum(n * n for n in cones.hermitian)
-    for block in np.unique(blocks[rows >= flat]).tolist():
+    for block in np.unique(blocks).tolist():
         start, size = int(starts[block]), int(sizes[block])
         move = np.zeros(size)
         move[rows[blocks == block] - start] = moves[blocks == block]
-        if start < flat + sum(cones.soc):
-            tail = float(np.linalg.norm(move[1:]))
-            if move[0] <= tail and not _is_positive(form, start, np.concatenate([move[:1], -move[1:]])):
-                return False
-        elif start < first_exp:
+        if start >= cones.zero + cones.nonneg + sum(cones.soc):
             if np.count_nonzero(move > 0) != np.count_nonzero(gaining(cones)[start : start + size]):
                 return False
-        elif start >= first_exp + 3 * cones.exp or move[0] or not _is_positive(form, start, np.array([0.0, 1.0, 0.0])):
+            continue
+        on_boundary = move[0] <= np.linalg.norm(move[1:])
+        if on_boundary and not _is_positive(form, start, np.concatenate([move[:1], -move[1:]])):
             return False
     return True
 
@@ -102,5 +91,4 @@ def _is_positive(form: Form, start: int, weights: np.ndarray) -> bool:
     """Whether the weighted sum of a block's slacks is a positive constant."""
     used = np.flatnonzero(weights)
     total = np.asarray(weights[used] @ form.T[start + used]).ravel()
-    constant = total[-1]
-    return bool(constant > 0 and not total[:-1].any())
+    return bool(total[-1] > 0 and not total[:-1].any())

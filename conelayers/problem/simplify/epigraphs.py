@@ -16,10 +16,13 @@ For ‖x‖ ≤ c, y_r is the multiplier of the cone's head; for |x| ≤ c the s
 another solution of cvxpy's form, y_r = 0 there, and here too where multipliers are unique.
 
 Infinite bounds. Where β may be infinite, the blocks of t are to be void with it: those of the nonnegative cone are, those
-of curved cones if ``void_at_infinity`` (blocks.py). The parametric program takes them away then (parametric.py).
+of curved cones if ``void_at_infinity`` (blocks.py). They are taken away then, and set aside where β dwarfs everything else
+(program/void_blocks.py).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -53,7 +56,8 @@ def substitute_epigraphs(form: Form) -> Form | None:
     chosen = pivot >= 0
     chosen &= np.bincount(cols, minlength=n) > 1  # else nothing but the bound holds it
     chosen = _without_fill(form, chosen, rows, cols, pivot)
-    chosen = void_at_infinity(form, chosen, rows, cols, values, pivot, sign)
+    void = void_at_infinity(form, chosen, rows, cols, -values * sign[cols])
+    chosen[chosen] = (void | ~form.may_be_infinite[np.where(chosen, rows[pivot], 0)])[chosen]
     chosen = _without_chains(form, chosen, rows, pivot)
     if not chosen.any():
         return None
@@ -62,7 +66,19 @@ def substitute_epigraphs(form: Form) -> Form | None:
     others = chosen[cols]
     others[pivot[gone]] = False
     to = pivot[cols[others]]
+    form = _with_void_blocks(form, rows[others], void[cols[others]])
     return form.combined(bound_rows, (rows[others], rows[to], -values[others] / values[to]), gone)
+
+
+def _with_void_blocks(form: Form, rows: np.ndarray, void: np.ndarray) -> Form:
+    """The form that knows which of the blocks of these rows hold always where the bounds that come into them are infinite."""
+    flat = form.cones.zero + form.cones.nonneg
+    starts, sizes = form.cones.block_starts, form.cones.block_sizes
+    block = np.searchsorted(starts, rows, side="right") - 1
+    found = np.add.reduceat(form.void, starts) > 0 if starts.size else np.zeros(0, dtype=bool)
+    found[block[void & (rows >= flat)]] = True
+    found[block[~void]] = False
+    return replace(form, void=np.repeat(found, sizes))
 
 
 def _without_fill(form: Form, chosen: np.ndarray, rows: np.ndarray, cols: np.ndarray, pivot: np.ndarray) -> np.ndarray:

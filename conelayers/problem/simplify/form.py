@@ -41,10 +41,12 @@ class Entries:
 class Form:
     """The program while the rules work on it.
 
-    T: [A | b], (m, (n + 1)·w). q, and d, the objective's constant, as they come: few rules touch them. in_P: which columns P has entries in.
-    auxiliary: which columns belong to no variable of the user's. removed: which columns are gone. origin: which of
-    cvxpy's rows each one was. written: those that held none of its variables, (m,) bool, and so are as the user wrote them. R: (m, rows of cvxpy's form), what it is made of. wanted: which of cvxpy's rows have a multiplier that is returned.
-    infinite: which entries of φ may be ±inf, (w,) bool.
+    T: [A | b], (m, (n + 1)·w). q, and d, the objective's constant, as they come: few rules touch them.
+    in_P: which columns P has entries in. auxiliary: which belong to no variable of the user's. removed: which are gone.
+    origin: which of cvxpy's rows each one was. R: (m, rows of cvxpy's form), what it is made of.
+    written: the rows that held no auxiliary variable, and so are as the user wrote them, (m,) bool.
+    void: those of curved blocks that hold always where their bound is infinite.
+    wanted: which of cvxpy's rows have a multiplier that is returned. infinite: which entries of φ may be ±inf, (w,) bool.
     """
 
     cones: Cones
@@ -57,6 +59,7 @@ class Form:
     removed: np.ndarray
     origin: np.ndarray
     written: np.ndarray
+    void: np.ndarray
     R: sp.csr_array
     wanted: np.ndarray
     infinite: np.ndarray
@@ -92,6 +95,7 @@ class Form:
             removed=np.zeros(n, dtype=bool),
             origin=np.arange(m),
             written=written,
+            void=np.zeros(m, dtype=bool),
             R=sp.eye_array(m, format="csr"),
             wanted=wanted,
             infinite=infinite,
@@ -165,7 +169,16 @@ class Form:
         flat = zero + self.cones.nonneg
         cones = replace(self.cones, zero=int(left[:zero].sum()), nonneg=int(left[zero:flat].sum()))
         origin, whole = self.origin[left], sp.csr_array(R @ self.R)
-        return replace(self, cones=cones, T=T, removed=removed, origin=origin, written=self.written[left], R=whole)
+        return replace(
+            self,
+            cones=cones,
+            T=T,
+            removed=removed,
+            origin=origin,
+            written=self.written[left],
+            void=self.void[left],
+            R=whole,
+        )
 
     def data(self, P: Pattern, of_P: AffineMap) -> tuple[Structure, dict[str, AffineMap]]:
         """The structure and the maps of the columns that are left."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
 
-from conelayers.problem.infinite_blocks import InfiniteBlocks
 from conelayers.problem.parametric import AffineMap
 from conelayers.problem.simplify.definitions import eliminate_definitions
 from conelayers.problem.simplify.duplicates import drop_superfluous
 from conelayers.problem.simplify.epigraphs import substitute_epigraphs
 from conelayers.problem.simplify.form import Form
 from conelayers.program.cone_program import Structure
+from conelayers.program.void_blocks import VoidBlocks
 
 __all__ = ["Simplified", "simplified"]
 
@@ -26,7 +27,7 @@ class Simplified(NamedTuple):
     """The smaller program.
 
     columns, rows: which of the larger one's are left. R: its rows are R times those of the larger one, whose multipliers are
-    Rᵀy'. infinite_blocks: the curved ones that may be void (infinite_blocks.py).
+    Rᵀy'.
     """
 
     structure: Structure
@@ -34,7 +35,6 @@ class Simplified(NamedTuple):
     columns: np.ndarray
     rows: np.ndarray
     R: sp.csr_array
-    infinite_blocks: InfiniteBlocks | None
 
 
 def simplified(
@@ -59,8 +59,8 @@ def simplified(
     if form is first:
         return None
     smaller, found = form.data(structure.P, maps["P"])
-    blocks = InfiniteBlocks.of(form.cones, form.may_be_infinite)
-    return Simplified(smaller, found, np.flatnonzero(~form.removed), form.origin, form.R, blocks)
+    smaller = replace(smaller, void=VoidBlocks.at(form.cones, form.void))
+    return Simplified(smaller, found, np.flatnonzero(~form.removed), form.origin, form.R)
 
 
 def _repeated(rule: Callable[[Form], Form | None], form: Form) -> Form:
