@@ -43,7 +43,8 @@ class Form:
 
     T: [A | b], (m, (n + 1)·w). q, and d, the objective's constant, as they come: few rules touch them.
     in_P: which columns P has entries in. auxiliary: which belong to no variable of the user's. removed: which are gone.
-    origin: which of cvxpy's rows each one was. R: (m, rows of cvxpy's form), what it is made of.
+    origin: which of cvxpy's rows each one was. R: (m, rows of cvxpy's form), what it is made of; None for
+    these themselves.
     written: the rows that held no auxiliary variable, and so are as the user wrote them, (m,) bool.
     void: those of curved blocks that hold always where their bound is infinite.
     wanted: which of cvxpy's rows have a multiplier that is returned. infinite: which entries of φ may be ±inf, (w,) bool.
@@ -60,7 +61,7 @@ class Form:
     origin: np.ndarray
     written: np.ndarray
     void: np.ndarray
-    R: sp.csr_array
+    R: sp.csr_array | None
     wanted: np.ndarray
     infinite: np.ndarray
 
@@ -96,7 +97,7 @@ class Form:
             origin=np.arange(m),
             written=written,
             void=np.zeros(m, dtype=bool),
-            R=sp.eye_array(m, format="csr"),
+            R=None,
             wanted=wanted,
             infinite=infinite,
         )
@@ -145,7 +146,7 @@ class Form:
     @property
     def requested(self) -> np.ndarray:
         """Which rows have part in a multiplier that is returned, (m,) bool."""
-        return np.asarray(abs(self.R) @ self.wanted.astype(float) > 0)
+        return self.wanted if self.R is None else np.asarray(abs(self.R) @ self.wanted.astype(float) > 0)
 
     def combined(
         self, dropped: np.ndarray, operations: tuple[np.ndarray, np.ndarray, np.ndarray], gone: np.ndarray
@@ -168,7 +169,7 @@ class Form:
         T.sort_indices()
         flat = zero + self.cones.nonneg
         cones = replace(self.cones, zero=int(left[:zero].sum()), nonneg=int(left[zero:flat].sum()))
-        origin, whole = self.origin[left], sp.csr_array(R @ self.R)
+        origin, whole = self.origin[left], R if self.R is None else sp.csr_array(R @ self.R)
         return replace(
             self,
             cones=cones,

@@ -49,14 +49,14 @@ def simplified(
     auxiliary: which columns belong to no variable of the user's, (n,) bool. wanted: of which rows a multiplier is
     returned, (m,) bool. infinite: which entries of φ may be infinite.
     """
-    form = first = Form.of(structure, maps, auxiliary, wanted, np.append(infinite, False))
+    form = Form.of(structure, maps, auxiliary, wanted, np.append(infinite, False))
     for _ in range(_ROUNDS):
         before = form
         for rule in (substitute_epigraphs, eliminate_definitions, drop_superfluous):
             form = _repeated(rule, form)
         if form is before:
             break
-    if form is first:
+    if form.R is None:
         return None
     smaller, found = form.data(structure.P, maps["P"])
     smaller = replace(smaller, void=VoidBlocks.at(form.cones, form.void))
