@@ -250,8 +250,10 @@ class ParametricProgram:
         """The cone program of each instance, for θ (B, p)."""
         phi = self.phi(theta)
         P, A = (m.value(phi) if m.rows.size else m.constant[None] for m in (self.P, self.A))  # shared if constant
-        program = ConeProgram(self.structure, P, self.q.value(phi), A, self.b.value(phi))
-        return program if self.structure.void is None else self.structure.void.without_infinite(program)
+        b = self.b.value(phi)
+        if self.structure.void is not None:
+            A, b = self.structure.void.without_infinite(self.structure.A.rows, A, b)
+        return ConeProgram(self.structure, P, self.q.value(phi), A, b)
 
     def value(self, theta: np.ndarray, program: ConeProgram, x: np.ndarray) -> np.ndarray:
         """The user's objective at x (B, n), (B,)."""

@@ -8,15 +8,12 @@ which nothing satisfies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 
 from conelayers.program.cones import Cones
-
-if TYPE_CHECKING:
-    from conelayers.program.cone_program import ConeProgram
 
 __all__ = ["VoidBlocks", "gaining"]
 
@@ -72,15 +69,13 @@ class VoidBlocks:
         found[:, self.rows] = chosen[:, self.heads][:, self.of]
         return found
 
-    def without_infinite(self, program: ConeProgram) -> ConeProgram:
-        """The program with e, or −e, for the blocks with an infinite bound, in each instance."""
-        b = program.b
+    def without_infinite(self, entry_rows: np.ndarray, A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A's values (B or 1, nnz) in these rows and b (B, m) with e, or −e, for the blocks with an infinite bound."""
         infinite = np.zeros(b.shape, dtype=bool)
         infinite[:, self.heads] = np.isinf(b[:, self.heads])
         if not infinite.any():
-            return program
+            return A, b
         signs = np.sign(b[:, self.heads])[:, self.of]
         infinite, e = self.spread(infinite), np.zeros(b.shape)
         e[:, self.rows] = signs * self.interior[self.rows]
-        A = np.where(infinite[:, program.structure.A.rows], 0.0, program.A)
-        return replace(program, A=A, b=np.where(infinite, e, b))
+        return np.where(infinite[:, entry_rows], 0.0, A), np.where(infinite, e, b)

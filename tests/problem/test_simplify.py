@@ -257,7 +257,13 @@ def test_auxiliary_null_directions_are_known_from_construction(name: str, batch:
     monkeypatch.setattr(LinearizedSystem, "null_sample", lambda self, i, f=None: looked_at.append(i))
     layer, _ = layers(FREE[name])
     solution = layer.solve(np.tile(0.3 * P, (batch, 1)), 0.7)
-    assert solution._linearization.factorization.singular.all()
+    factorization = solution._linearization.factorization
+    assert factorization.singular.all()
+    free = factorization.free_columns()
+    for i in range(batch):  # what is told of them is what the null vectors are
+        null, _ = factorization.null_vectors(i)
+        assert len(null) == free[i].sum()
+        np.testing.assert_array_equal((null != 0).any(axis=0), free[i])
     g = np.tile([1.0, 2.0, -1.0, 0.5], (batch, 1))
     np.testing.assert_allclose(solution.vjp(g, np.zeros_like(solution.variables[1]))[0], g, atol=1e-9)
     np.testing.assert_allclose(solution.jvp(g, np.zeros(()))[0], g, atol=1e-9)
