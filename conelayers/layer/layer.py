@@ -71,7 +71,9 @@ class Layer:
         # A list may change later; anything but lists and tuples is refused when the problem is compiled.
         parameters = tuple(parameters) if isinstance(parameters, list) else parameters
         variables = tuple(variables) if isinstance(variables, list) else variables
-        origin = CvxpyProblem(problem, parameters, variables, options.gp, options.canon_backend, options.lift)
+        origin = CvxpyProblem(
+            problem, parameters, variables, options.gp, options.canon_backend, options.lift, options.simplify
+        )
         quadratic = method is None or find_solver(method).quadratic
         self._begin(options, origin.compiled(quadratic=quadratic, verbose=options.verbose), origin)
 
@@ -221,8 +223,9 @@ class Layer:
         """The cone program at these parameter values: minimize ½xᵀPx + qᵀx subject to Ax + s = b, s ∈ K.
 
         P and A are sparse matrices, or lists of B in a batched call; q (n,) or (B, n), b (m,) or (B, m). A user's
-        maximization is turned into a minimization, and a geometric program is in logarithms. The program is not
-        equilibrated and not presolved. It takes what ``solve`` takes.
+        maximization is turned into a minimization, and a geometric program is in logarithms. The program is simplified,
+        unless the layer was made with ``simplify=False``, and is neither equilibrated nor presolved. It takes what
+        ``solve`` takes.
         """
         compiled = self.compiled_for(solver_args)
         _, values = pushed_values(compiled, theta, validate=self.validate)

@@ -135,6 +135,16 @@ class Options:
             as_flag,
         ),
     )
+    simplify: bool = field(
+        default=True,
+        kw_only=True,
+        metadata=_about(
+            "take out of cvxpy's form of the problem what it has more than the problem needs, such as the epigraph variable "
+            "of a norm that has a bound, for all values of the parameters (docs/method.md). False keeps cvxpy's own form, for "
+            "comparisons; solutions, multipliers and gradients are the same.",
+            as_flag,
+        ),
+    )
     validate: bool = field(
         default=True,
         kw_only=True,

@@ -35,6 +35,7 @@ class CvxpyProblem:
     gp: bool
     canon_backend: str | None
     lifting: bool
+    simplify: bool
 
     def compiled(self, *, quadratic: bool, verbose: bool = False) -> ParametricProgram:
         """The program, with a quadratic objective where the problem has one and ``quadratic`` allows it."""
@@ -47,6 +48,7 @@ class CvxpyProblem:
             gp=self.gp,
             canon_backend=self.canon_backend,
             lifting=self.lifting,
+            simplify=self.simplify,
         )
 
     def linear(self, solver: str) -> ParametricProgram:

@@ -1,11 +1,12 @@
 """Rows of the nonnegative cone whose bound is infinite or very large are set aside while the rest is solved.
 
 A right-hand side that dwarfs all others (scaling.py finds them) makes the rest of the program look like rounding
-errors, since solvers stop at tolerances relative to ‖b‖. Its row becomes 0·x + s = 1, and is checked when the rest is
-solved: the bounds that x violates are put back, and all bounds of an instance for which no point was found without
-them. In a program that was not solved, rows whose b is only large are set aside too. A program that is infeasible
-without some of its rows is infeasible with them. b = ∞ means that there is no bound: such a row has s = ∞ and y = 0,
-and stays empty. b = −∞ leaves no feasible x.
+errors, since solvers stop at tolerances relative to ‖b‖. Its row becomes 0·x + s = 1 (a block of a curved cone that is
+void without its bound becomes 0·x + s = e, with e inside the cone), and is checked when the rest is solved: the bounds
+that x violates are put back, and all bounds of an instance for which no point was found without them. In a program that
+was not solved, rows whose b is only large are set aside too. A program that is infeasible without some of its rows is
+infeasible with them. b = ∞ means that there is no bound: such a row has s = ∞ and y = 0, and stays empty. b = −∞ leaves
+no feasible x.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from conelayers.numerics.cones import product_cone
 from conelayers.numerics.residual import Point
 from conelayers.numerics.scaling import Equilibrated
 from conelayers.program.cone_program import ConeProgram
@@ -27,7 +29,8 @@ def emptied(program: ConeProgram, rows: np.ndarray | None) -> ConeProgram:
         return program
     entries = rows[:1] if (rows == rows[0]).all() else rows
     A = np.where(entries[:, program.structure.A.rows], 0.0, program.A)
-    return replace(program, A=A, b=np.where(rows, 1.0, program.b))
+    void = program.structure.void
+    return replace(program, A=A, b=np.where(rows, 1.0 if void is None else void.interior, program.b))
 
 
 def missing(program: ConeProgram) -> np.ndarray | None:
@@ -49,8 +52,22 @@ def put_back(equilibrated: Equilibrated, x: np.ndarray, unsolved: np.ndarray) ->
     program, _, aside = equilibrated
     assert aside is not None
     needed = aside & np.isfinite(program.b)
-    needed &= (_slacks(program, x) < 0) | unsolved[:, None]
+    needed &= _violated(program, x) | unsolved[:, None]
     return needed if needed.any() else None
+
+
+def _violated(program: ConeProgram, x: np.ndarray) -> np.ndarray:
+    """Which rows x violates, (B, m) bool; of a block of a curved cone all or none, if it may be set aside."""
+    slacks, void = _slacks(program, x), program.structure.void
+    violated = slacks < 0
+    if void is None:
+        return violated
+    # Π_{K*}(−s) = 0 iff s ∈ K.
+    finite = np.where(np.isfinite(slacks), slacks, 1.0)
+    y, _ = product_cone(program.structure.cones).project_dual(-finite)
+    violated[:, void.rows] = False
+    violated[:, void.heads] = void.maxima(np.abs(y)) > 0
+    return void.spread(violated)
 
 
 def restored(equilibrated: Equilibrated, point: Point) -> tuple[ConeProgram, np.ndarray]:

@@ -218,6 +218,17 @@ class LinearizedSystem:
         """A few null vectors of an instance: a linear map that is zero on them is zero on ker K."""
         return self._or_computed(i, (factorization or self.factorization).null_sample(i))
 
+    def _doubtful(self, factorization: Factorization) -> np.ndarray:
+        """Which instances have a singular K whose null vectors must be looked at, (B,) bool.
+
+        If inert columns alone explain the null space, it is known to be harmless.
+        """
+        singular, inert = factorization.singular, self.structure.inert
+        if inert is None or not singular.any():
+            return singular
+        free = factorization.free_columns()
+        return singular if free is None else singular & ~inert.explain(free, self.point.y)
+
     def _or_computed(self, i: int, known: _NullSpace | None) -> _NullSpace | None:
         if known is not None or out_of_time():
             return known
@@ -249,7 +260,11 @@ class LinearizedSystem:
             trouble = Trouble(
                 error,
                 singular,
-                [int(i) for i in np.flatnonzero(singular & (error <= _ACCEPTED)) if moves(factorization, int(i))],
+                [
+                    int(i)
+                    for i in np.flatnonzero(self._doubtful(factorization) & (error <= _ACCEPTED))
+                    if moves(factorization, int(i))
+                ],
                 [],
                 consequence,
             )

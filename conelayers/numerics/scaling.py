@@ -215,11 +215,16 @@ def _set_aside(
     kept: np.ndarray | None,
     unsolved: np.ndarray | None,
 ) -> np.ndarray | None:
-    """The rows of the nonnegative cone whose b is infinite, or far above all other data of its part of the program."""
-    cones = program.structure.cones
-    if not cones.nonneg:
+    """Which rows have a b that is infinite, or far above all other data of its part of the program, (B, m) bool.
+
+    They are rows of the nonnegative cone, or of blocks that are void without their bound.
+    """
+    cones, void = program.structure.cones, program.structure.void
+    if not cones.nonneg and void is None:
         return None
-    rows = slice(cones.zero, cones.zero + cones.nonneg)
+    rows, of_rows = np.arange(cones.zero, cones.zero + cones.nonneg), log_b[:, cones.zero : cones.zero + cones.nonneg]
+    if void is not None:  # a block counts by its head
+        rows, of_rows = np.append(rows, void.heads), np.concatenate([of_rows, void.maxima(log_b)], axis=1)
     b = program.b[:, rows]
     spans = _span(log_b, log_q if program.structure.P.nnz else log_b)
     gaps = np.full(program.batch, DWARFS) if unsolved is None else np.where(unsolved, LARGE, DWARFS)
@@ -228,13 +233,15 @@ def _set_aside(
     loose = (b > 0) & (b < np.inf)
     if kept is not None:
         loose &= ~kept[:, rows]
-    sizes = np.where(loose, log_b[:, rows], 2 * ZERO)
-    least = np.where(loose, log_b[:, rows], np.inf).min(axis=1, initial=np.inf)
+    sizes = np.where(loose, of_rows, 2 * ZERO)
+    least = np.where(loose, of_rows, np.inf).min(axis=1, initial=np.inf)
     if program.structure.P.nnz:
         least = np.minimum(least, np.where(log_q > ZERO, log_q, np.inf).min(axis=1, initial=np.inf))
     infinite = np.isinf(b)
     others = log_b.copy()
     others[:, rows] = np.where(loose | infinite, 2 * ZERO, log_b[:, rows])
+    if void is not None:
+        others[:, void.rows] = np.where(loose[:, -void.heads.size :][:, void.of], 2 * ZERO, log_b[:, void.rows])
     least = np.minimum(least, np.where(others > ZERO, others, np.inf).min(axis=1, initial=np.inf))
     suspects = np.flatnonzero(sizes.max(axis=1, initial=2 * ZERO) - least > gaps)
     if not suspects.size and not infinite.any():
@@ -244,10 +251,13 @@ def _set_aside(
     for members, fit in kinds:
         some = np.arange(program.batch)[members]
         for i in some[np.isin(some, suspects)]:
-            candidates = cones.zero + np.flatnonzero(loose[i])
-            found = fit.dwarfing(candidates, log_b[i, candidates], others[i], log_q[i], float(gaps[i]))
+            some_rows = np.flatnonzero(loose[i])
+            candidates = rows[some_rows]
+            found = fit.dwarfing(candidates, of_rows[i, some_rows], others[i], log_q[i], float(gaps[i]))
             aside[i, candidates[found]] = True
-    return aside if aside.any() else None
+    if not aside.any():
+        return None
+    return aside if void is None else void.spread(aside)
 
 
 def _span(log_b: np.ndarray, log_q: np.ndarray) -> np.ndarray:

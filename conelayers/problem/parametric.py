@@ -32,12 +32,17 @@ class AffineMap:
 
     @classmethod
     def of(cls, matrix: sp.csr_array) -> AffineMap:
-        """From the matrix that multiplies (φ, 1)."""
-        constant = matrix[:, [-1]].toarray().ravel()
-        linear = sp.csr_array(matrix[:, : matrix.shape[1] - 1])
-        linear.eliminate_zeros()
-        rows = np.flatnonzero(np.diff(linear.indptr))
-        return cls(constant, rows, sp.csr_array(linear[rows]))
+        """From the matrix that multiplies (φ, 1), without duplicates."""
+        size, width = matrix.shape
+        row, is_constant = np.repeat(np.arange(size), np.diff(matrix.indptr)), matrix.indices == width - 1
+        constant = np.zeros(size)
+        constant[row[is_constant]] = matrix.data[is_constant]
+        kept = ~is_constant & (matrix.data != 0)
+        lengths = np.bincount(row[kept], minlength=size)
+        rows = np.flatnonzero(lengths)
+        starts = np.concatenate([[0], np.cumsum(lengths[rows])])
+        linear = sp.csr_array((matrix.data[kept], matrix.indices[kept], starts), shape=(rows.size, width - 1))
+        return cls(constant, rows, linear)
 
     @property
     def whole(self) -> sp.csr_array:
@@ -256,6 +261,8 @@ class ParametricProgram:
         phi = self.phi(theta)
         P, A = (m.value(phi) if m.rows.size else m.constant[None] for m in (self.P, self.A))  # shared if constant
         b = self._void_rows.cleaned(self.b.value(phi), A, phi)
+        if self.structure.void is not None:
+            A, b = self.structure.void.without_infinite(self.structure.A.rows, A, b)
         return ConeProgram(self.structure, P, self.q.value(phi), A, b)
 
     @cached_property

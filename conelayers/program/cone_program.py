@@ -14,7 +14,9 @@ import numpy as np
 
 from conelayers.program.components import Components
 from conelayers.program.cones import Cones
+from conelayers.program.inert import InertColumns
 from conelayers.program.patterns import BatchOperator, DenseOperator, Pattern, values_of_part
+from conelayers.program.void_blocks import VoidBlocks
 
 __all__ = ["ConeProgram", "Magnitudes", "Structure"]
 
@@ -41,13 +43,15 @@ class Magnitudes(NamedTuple):
 # Compared and hashed by identity: a layer has one structure, for which findings are kept (per_structure.py).
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """The part of a program that all instances share: the patterns of P (n×n, full symmetric) and A (m×n), and the
-    cone.
+    """The part of a program that all instances share: the patterns of P (n×n, full symmetric) and A (m×n), the cone,
+    which columns are inert, and which blocks are void if their bound is infinite.
     """
 
     P: Pattern
     A: Pattern
     cones: Cones
+    inert: InertColumns | None = None
+    void: VoidBlocks | None = None
 
     @property
     def n(self) -> int:

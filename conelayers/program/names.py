@@ -23,7 +23,8 @@ class Names:
     ``row_constraint`` (m,) holds positions in ``constraints``, −1 for a row of a program given in conic form.
     ``row_entry`` (m,) is the entry of that constraint (column-major in its shape), −1 for rows that cvxpy added in
     rewriting it. Each variable has its name, its shape and the matrix (entries × n) that reads it off x. ``constant``
-    (m,) are the linear constraints that no parameter enters and whose multipliers are not among the outputs.
+    (m,) are the linear constraints that no parameter enters and whose multipliers are not among the outputs. ``added``
+    (m,) are the rows that cvxpy made in rewriting a constraint.
     """
 
     constraints: tuple[str, ...]
@@ -32,13 +33,30 @@ class Names:
     row_entry: np.ndarray
     variables: tuple[tuple[str, tuple[int, ...], sp.csr_array], ...]
     constant: np.ndarray
+    added: np.ndarray
 
     @classmethod
     def of_rows(cls, n: int, m: int) -> Names:
         """The names for a program in conic form: x[j], and rows by their numbers."""
         unknown = np.full(m, -1)
         variables = (("x", (n,), sp.eye_array(n, format="csr")),)
-        return cls((), (), unknown, np.arange(m), variables, np.zeros(m, dtype=bool))
+        none = np.zeros(m, dtype=bool)
+        return cls((), (), unknown, np.arange(m), variables, none, none)
+
+    def of_smaller(self, columns: np.ndarray, rows: np.ndarray, R: sp.csr_array, constant: np.ndarray) -> Names:
+        """Those of a program with some of the columns and rows, whose rows are R times all of these.
+
+        A row that cvxpy added and to which one of the user's was added is the user's: a bound that took the place of an
+        auxiliary variable.
+        """
+        owner, entry = self.row_constraint[rows], self.row_entry[rows]
+        new, old = R.nonzero()
+        of_user = (self.row_entry[old] >= 0) & (entry[new] < 0)
+        taken, first = np.unique(new[of_user], return_index=True)
+        source = old[of_user][first]
+        owner[taken], entry[taken] = self.row_constraint[source], self.row_entry[source]
+        variables = tuple((name, shape, sp.csr_array(matrix[:, columns])) for name, shape, matrix in self.variables)
+        return Names(self.constraints, self.shapes, owner, entry, variables, constant, self.added[rows])
 
     def rows(self, weights: np.ndarray) -> tuple[str, ...]:
         """The names of the constraints that have rows with nonzero weights (m,), with the entries of these rows."""
@@ -73,7 +91,7 @@ class Names:
         (‖x‖₁ with x ≥ 0). It is kept if all its constraints are the user's own, who can remove one.
         """
         moving, constant = _split(np.where(self.constant, 0.0, multipliers).T, multipliers)
-        _, own = _split(np.where(self.row_entry < 0, constant, 0.0).T, constant)
+        _, own = _split(np.where(self.added, constant, 0.0).T, constant)
         return np.concatenate([moving, own])
 
     @property

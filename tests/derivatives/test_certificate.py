@@ -182,13 +182,15 @@ def test_blame_is_laid_on_the_users_own_names() -> None:
 
 def test_variables_that_cvxpy_introduced_do_not_spoil_the_verdict() -> None:
     x, t = cp.Variable(3, name="x"), cp.Parameter(3, name="t")
-    layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [cp.norm(x) <= 1]), [t], [x])
-    (inactive,) = layer.certify(np.full(3, 0.1))
-    assert inactive.verdict is Verdict.CLASSICAL
-    assert inactive.nullity == 1
-    assert "cvxpy introduced" in inactive.advice
-    assert layer.certify(np.array([0.6, 0.8, 0.0]))[0].verdict is Verdict.CERTIFIED
-    assert layer.certify(np.array([1.6, 0.8, 0.0]))[0].verdict is Verdict.CLASSICAL
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [cp.norm(x) <= 1])
+    for simplify, nullity in ((False, 1), (True, 0)):
+        layer = Layer(problem, [t], [x], simplify=simplify)
+        (inactive,) = layer.certify(np.full(3, 0.1))
+        assert inactive.verdict is Verdict.CLASSICAL
+        assert inactive.nullity == nullity
+        assert ("cvxpy introduced" in inactive.advice) is (nullity > 0)
+        assert layer.certify(np.array([0.6, 0.8, 0.0]))[0].verdict is Verdict.CERTIFIED
+        assert layer.certify(np.array([1.6, 0.8, 0.0]))[0].verdict is Verdict.CLASSICAL
 
 
 def test_rows_of_rewritten_constraints_are_theirs() -> None:
@@ -200,18 +202,19 @@ def test_rows_of_rewritten_constraints_are_theirs() -> None:
     )
     constraints = [cp.norm(x) <= 1, cp.sum(x) == 1, Y >> np.eye(2), cp.log_sum_exp(x) <= 3, cp.geo_mean(x + 4) >= 1]
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t) + cp.norm1(x) + cp.trace(Y) + z), constraints)
-    names = Layer(problem, [t], [x])._compiled.names
-    owners = Counter(names.constraints[k].split(" (")[0] for k in names.row_constraint)
-    assert set(owners) == {
-        *(f"constraint {i}" for i in range(5)),
-        "the objective",
-        "the attributes of Y",
-        "the attributes of z",
-    }
-    assert owners["constraint 0"] == 5  # t ≤ 1, and the cone (t, x)
-    assert names.rows(names.row_constraint == 2) == (
-        "constraint 2 (Y + -[[1.00 0.00] [0.00 1.00]] >> 0) at [0, 0], [0, 1], [1, 1]",
-    )
+    for simplify, rows in ((False, 5), (True, 4)):
+        names = Layer(problem, [t], [x], simplify=simplify)._compiled.names
+        owners = Counter(names.constraints[k].split(" (")[0] for k in names.row_constraint)
+        assert set(owners) == {
+            *(f"constraint {i}" for i in range(5)),
+            "the objective",
+            "the attributes of Y",
+            "the attributes of z",
+        }
+        assert owners["constraint 0"] == rows  # t ≤ 1, and the cone (t, x); or the cone (1, x)
+        assert names.rows(names.row_constraint == 2) == (
+            "constraint 2 (Y + -[[1.00 0.00] [0.00 1.00]] >> 0) at [0, 0], [0, 1], [1, 1]",
+        )
 
 
 def test_a_batch_has_a_table_and_failures_have_certificates() -> None:

@@ -54,6 +54,7 @@ bad("over(cp.Minimize(cp.trace(X)), [X >> S], [S], [X], solver='ECOS')", "solver
 bad("Layer(problem, [p, r], [x], gp='yes')", "gp", "got 'yes'", "True or False")
 bad("Layer(problem, [p, r], [x], verbose='loud')", "verbose", "got 'loud'", "True or False")
 bad("Layer(problem, [p, r], [x], lift='no')", "lift", "got 'no'", "True or False")
+bad("Layer(problem, [p, r], [x], simplify='no')", "simplify", "got 'no'", "True or False")
 bad("Layer(problem, [p, r], [x], validate=None)", "validate", "got None", "True or False")
 bad("Layer(problem, [p, r], [x], warm_start='always')", "warm_start", "got 'always'", "True or False")
 bad("Layer(problem, [p, r], [x], canon_backend='SCIPI')", "canon_backend", "got 'SCIPI'", "'CPP', 'SCIPY', 'COO'")

@@ -29,6 +29,7 @@ from fuzzing_geometric import GeometricSpec, geometric_programs
 from fuzzing_penalties import PenaltySpec, check_penalties, penalties
 from fuzzing_problems import ProblemSpec, check_problem, problems
 from fuzzing_programs import ProgramSpec, check_program, programs
+from fuzzing_simplified import SimplifiedSpec, check_simplified, simplified_problems
 from fuzzing_warm import WarmSpec, check_warm, warm_starts
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from unit_changes import Family, UnitSpec, check_units, unit_changes
@@ -48,6 +49,7 @@ class Kind(NamedTuple):
 KINDS = {
     "programs": Kind(ProgramSpec, programs, check_program, 200),
     "problems": Kind(ProblemSpec, problems, check_problem, 50),
+    "simplified": Kind(SimplifiedSpec, simplified_problems, check_simplified, 100),
     "units": Kind(UnitSpec, unit_changes, check_units, 100),
     "bounds": Kind(BoundSpec, bounds, check_bounds, 200),
     "penalties": Kind(PenaltySpec, penalties, check_penalties, 100),

@@ -254,7 +254,7 @@ def test_missed_accuracy_warns(monkeypatch) -> None:
     for steps in ("plain", "proximal"):
         monkeypatch.setattr(f"conelayers.numerics.newton._State.{steps}", lambda *_: None)
     x, p, _ = leaves()
-    made = layer(cp.norm(x - p) + cp.norm1(x), [cp.norm(x) <= 1], [p], [x], solver="SCS")
+    made = layer(cp.norm(x - p) + cp.norm1(x), [cp.norm(x) <= 1], [p], [x], solver="SCS", simplify=False)
     value = np.array([3.0, 2.0, 1.0])
     with pytest.warns(InaccurateSolutionWarning, match="residual of"):
         # Fewer are a failure, more are enough.

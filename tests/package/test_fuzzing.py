@@ -19,6 +19,7 @@ from fuzzing_geometric import GeometricSpec, geometric_programs
 from fuzzing_penalties import PenaltySpec, check_penalties, penalties
 from fuzzing_problems import ProblemSpec, check_problem, problems
 from fuzzing_programs import KINDS, ProgramSpec, check_program, programs
+from fuzzing_simplified import check_simplified, simplified_problems
 from fuzzing_warm import check_warm, warm_starts
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -61,6 +62,13 @@ def test_problems() -> None:
     counts = drawn(problems(), check_problem, 28)
     assert counts["cvxpy on feasible: optimal"] >= 10
     assert counts["differences: agree"] >= 5, counts
+
+
+def test_simplified() -> None:
+    """The same problems in cvxpy's own form have the same points, multipliers and gradients."""
+    counts = drawn(simplified_problems(), check_simplified, 24)
+    assert counts["smaller"] >= 10, counts
+    assert counts["the same where classical"] >= 5, counts
 
 
 def test_units() -> None:

@@ -29,7 +29,7 @@ def theta_of(compiled, values) -> np.ndarray:
 def test_program_is_cvxpys_at_random_parameters(name: str) -> None:
     """Golden test: P, q, A, b equal what cvxpy hands to SCS, attributes of parameters included."""
     case = ZOO[name]()
-    compiled = canonicalize(case.problem, case.parameters, case.variables, gp=case.gp)
+    compiled = canonicalize(case.problem, case.parameters, case.variables, gp=case.gp, simplify=False)
     rng = np.random.default_rng(5)
     draws = [case.draw(rng) for _ in range(3)]
     program = compiled.program(theta_of(compiled, [np.stack(v) for v in zip(*draws, strict=True)]))
@@ -159,6 +159,47 @@ def test_the_quadratic_objective_stays_quadratic() -> None:
     epigraph = canonicalize(problem, [p], [x], quadratic=False)
     assert epigraph.structure.P.nnz == 0
     assert "soc" in epigraph.structure.cones.kinds
+
+
+QUADRATIC = {
+    "huber": lambda x, p, c: cp.sum(cp.huber(x - p)),
+    "huber with a parameter for M": lambda x, p, c: cp.sum(cp.huber(x - p, c)),
+    "quad_over_lin": lambda x, p, c: cp.quad_over_lin(x - p, 2.0),
+    "quad_over_lin with a parameter": lambda x, p, c: cp.quad_over_lin(x - p, c),
+    "squared slacks": lambda x, p, c: cp.sum_squares(cp.pos(x - p)),
+    "weighted squared slacks": lambda x, p, c: c * cp.sum(cp.square(cp.pos(x - p))),
+    "squared distances": lambda x, p, c: cp.sum_squares(cp.abs(x - p)),
+    "divided by a parameter": lambda x, p, c: cp.sum_squares(x - p) / c,
+}
+
+
+@pytest.mark.parametrize("name", QUADRATIC)
+def test_squares_under_other_functions_stay_quadratic(name: str) -> None:
+    """A second-order cone for a square has a kink and an epigraph variable that the quadratic objective has not."""
+    x, p, c = cp.Variable(3), cp.Parameter(3), cp.Parameter(pos=True)
+    problem = cp.Problem(cp.Minimize(QUADRATIC[name](x, p, c) + 0.1 * cp.sum_squares(x)), [x <= 1])
+    parameters = [h for h in (p, c) if any(h is q for q in problem.parameters())]
+    layer = Layer(problem, parameters, [x])
+    assert layer._compiled.structure.P.nnz >= 6
+    assert layer._compiled.structure.cones.kinds <= {"zero", "nonneg"}
+    values = [np.array([2.0, -0.3, 0.4]), 0.7][: len(parameters)]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.value = value
+    problem.solve(cp.CLARABEL, ignore_dpp=True)
+    solution = layer.solve(*values)
+    np.testing.assert_allclose(solution.variables[0], x.value, atol=1e-5)
+    np.testing.assert_allclose(solution.value, problem.value, atol=1e-7)
+
+
+def test_quadratic_over_a_parameter_has_the_gradient_of_the_quotient() -> None:
+    x, p, c = cp.Variable(3), cp.Parameter(3), cp.Parameter(pos=True)
+    value, g = np.array([2.0, -0.3, 0.4]), np.array([1.0, 2.0, -1.0])
+    one, other = (
+        Layer(cp.Problem(cp.Minimize(objective + cp.sum_squares(x)), [x <= 1]), [p, c], [x]).solve(value, 0.7).vjp(g)
+        for objective in (cp.quad_over_lin(x - p, c), cp.sum_squares(x - p) / c)
+    )
+    np.testing.assert_allclose(one[0], other[0], atol=1e-12)
+    np.testing.assert_allclose(one[1], other[1], atol=1e-12)
 
 
 def test_objective_without_rows_and_variables_without_effect() -> None:

@@ -59,6 +59,16 @@ class CompositeFactorization(Factorization):
     def null_sample(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
         return self._parts[self._part[instance]][1].null_sample(int(self._position[instance]))
 
+    def free_columns(self) -> np.ndarray | None:
+        free: np.ndarray | None = None
+        for index, inner in self._parts:
+            part = inner.free_columns()
+            if part is None:
+                return None
+            free = np.empty((self._batch, part.shape[1]), dtype=bool) if free is None else free
+            free[index] = part
+        return free
+
     def take(self, index: np.ndarray | list[int]) -> Factorization:
         index = np.asarray(index)
         parts = []

@@ -226,6 +226,14 @@ class DenseFactorization(Factorization):
         dx, t = self._instances[instance].null_vectors(self._root.shape[1])
         return dx, self._element.take(instance).from_basis(self._root[instance] * t)
 
+    def free_columns(self) -> np.ndarray:
+        free = np.zeros(
+            (len(self._instances), self._instances[0].blocks.P.shape[0] if self._instances else 0), dtype=bool
+        )
+        for i, instance in enumerate(self._instances):
+            free[i, instance.blocks.empty if instance.system.nullity == 0 else slice(None)] = True
+        return free
+
     def take(self, index: np.ndarray | list[int]) -> DenseFactorization:
         return DenseFactorization(self._element.take(index), [self._instances[i] for i in index])
 

@@ -56,6 +56,17 @@ class EliminatedFactorization(Factorization):
     def null_sample(self, instance: int) -> tuple[np.ndarray, np.ndarray] | None:
         return self._extended(instance, self._inner.null_sample(instance))
 
+    def free_columns(self) -> np.ndarray | None:
+        free = self._inner.free_columns()
+        if free is None:
+            return None
+        d = self._elimination.definitions
+        whole = np.zeros((len(free), d.cols.size + d.kept_cols.size), dtype=bool)
+        whole[:, d.kept_cols] = free
+        # e_j moves the columns whose definitions hold column j.
+        whole[:, d.cols] = (free @ (d.L.dense(np.ones((1, d.L.nnz)))[0] != 0).T.astype(float)) > 0
+        return whole
+
     def _extended(
         self, instance: int, null: tuple[np.ndarray, np.ndarray] | None
     ) -> tuple[np.ndarray, np.ndarray] | None:

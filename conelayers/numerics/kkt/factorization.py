@@ -54,6 +54,12 @@ class Factorization(ABC):
         """A few null vectors, random ones if there are many: a linear map that is zero on them is zero on ker K."""
         return self.null_vectors(instance)
 
+    def free_columns(self) -> np.ndarray | None:
+        """The zero columns of K, (B, n) bool, whose unit vectors span ker K; all of them where it is more than that. None if
+        that is not known.
+        """
+        return None
+
     @abstractmethod
     def take(self, index: np.ndarray | list[int]) -> Factorization:
         """The factorization of a part of the batch."""

@@ -226,6 +226,17 @@ class SparseFactorization(Factorization):
         self._check()
         return self._instances[instance].null_vectors(sample=True)
 
+    def free_columns(self) -> np.ndarray | None:
+        self._check()
+        if not self._instances:
+            return None
+        free = np.zeros((len(self._instances), self._instances[0].assembled.n), dtype=bool)
+        for i, instance in enumerate(self._instances):
+            pins = instance.assembled.pins
+            zero = np.zeros(0, dtype=np.int64) if pins is None else pins.empty
+            free[i, zero if instance.nullity == zero.size and instance.checked else slice(None)] = True
+        return free
+
     def take(self, index: np.ndarray | list[int]) -> SparseFactorization:
         return SparseFactorization([self._instances[i] for i in index], self._jobs)
 

@@ -106,6 +106,9 @@ class StackedFactorization(Factorization):
         dx = np.eye(self._program.structure.n)[self._empty[instance]]
         return dx, np.zeros((len(dx), self._program.structure.m))
 
+    def free_columns(self) -> np.ndarray:
+        return self._empty
+
     def take(self, index: np.ndarray | list[int]) -> StackedFactorization:
         parts = self._rows[index], self._valid[index], self._inverse[index], self._empty[index]
         return StackedFactorization(self._program.take(index), self._element.take(index), *parts)

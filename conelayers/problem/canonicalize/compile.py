@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,15 +29,16 @@ from conelayers.problem.canonicalize.data import (
 )
 from conelayers.problem.canonicalize.hermitian import hermitian_form
 from conelayers.problem.canonicalize.infinite import check_constants, infinite_entries, infinite_values
-from conelayers.problem.canonicalize.naming import names_of
-from conelayers.problem.canonicalize.recovery import output_specs
+from conelayers.problem.canonicalize.naming import constant_rows, names_of
+from conelayers.problem.canonicalize.recovery import auxiliary_columns, output_specs
 from conelayers.problem.canonicalize.refusals import check_arguments, check_discipline, check_parameters
 from conelayers.problem.dpp.complex_expressions import divides_by_complex
 from conelayers.problem.dpp.lift import as_it_is, lift
 from conelayers.problem.dpp.parameter_sources import sources_of
 from conelayers.problem.input_map import InputMap
-from conelayers.problem.parametric import ParametricProgram, bounds_only
-from conelayers.program.names import Naming
+from conelayers.problem.parametric import OutputSpec, ParametricProgram, bounds_only
+from conelayers.problem.simplify import Simplified, simplified, with_inert_columns
+from conelayers.program.names import Names, Naming
 from conelayers.support.errors import CanonicalizationError
 
 __all__ = ["canonicalize"]
@@ -50,6 +52,7 @@ def canonicalize(
     gp: bool = False,
     quadratic: bool = True,
     lifting: bool = True,
+    simplify: bool = True,
     canon_backend: str | None = None,
     verbose: bool = False,
 ) -> ParametricProgram:
@@ -57,7 +60,7 @@ def canonicalize(
 
     ``variables`` may hold variables of the problem and dual variables of its constraints. With ``quadratic=False`` the
     objective is made linear by cvxpy (an epigraph), for solvers that take no P. ``lifting``: make the problem DPP where
-    it is not.
+    it is not. ``simplify``: take out what cvxpy's form has more than the problem needs (problem/simplify).
 
     Raises CanonicalizationError (a ValueError) for a problem that is not DCP, that is not DPP and cannot be made so, or
     has integer variables or a parameter in an exponent, and ValueError for parameters or variables that are not its
@@ -65,7 +68,7 @@ def canonicalize(
     """
     try:
         check_arguments(problem, parameters, variables)
-        return _canonicalize(problem, parameters, variables, gp, quadratic, lifting, canon_backend, verbose)
+        return _canonicalize(problem, parameters, variables, gp, quadratic, lifting, simplify, canon_backend, verbose)
     except RecursionError as error:
         raise CanonicalizationError(
             "problem: its expressions are nested more deeply than Python's recursion limit "
@@ -81,6 +84,7 @@ def _canonicalize(
     gp: bool,
     quadratic: bool,
     lifting: bool,
+    simplify: bool,
     canon_backend: str | None,
     verbose: bool,
 ) -> ParametricProgram:
@@ -128,6 +132,19 @@ def _canonicalize(
     naming = Naming(partial(names, written=tuple(problem.constraints), origins=lifted.origins))
     check_constants(structure, maps, naming)
     infinite = infinite_entries(specs, sources, expressions, bounds_only(structure, maps, gp=gp))
+    if simplify:
+        known = [v for v in fresh.variables() if v.id not in lifted.auxiliary]
+        auxiliary = auxiliary_columns(known, program, reductions)
+        smaller = simplified(
+            structure, maps, auxiliary, _returned_rows(outputs, structure.m), np.tile(infinite, 1 + gp)
+        )
+        if smaller is not None:
+            structure, maps = smaller.structure, smaller.maps
+            outputs = tuple(_seen_from(spec, smaller) for spec in outputs)
+            auxiliary = auxiliary[smaller.columns]
+            constant = constant_rows(structure, maps, outputs)
+            naming = Naming(partial(_names_of_smaller, naming, smaller.columns, smaller.rows, smaller.R, constant))
+        structure = with_inert_columns(structure, maps, auxiliary)
     own = parameter_specs(parameters)
     input_map = InputMap(
         parameters=own,
@@ -153,6 +170,25 @@ def _canonicalize(
         input_map=input_map,
         infinite=infinite,
     )
+
+
+def _returned_rows(outputs: Sequence[OutputSpec], m: int) -> np.ndarray:
+    """Of which rows a multiplier is returned, (m,) bool."""
+    found = np.zeros(m, dtype=bool)
+    for spec in outputs:
+        if not spec.primal:
+            found[spec.matrix.indices] = True
+    return found
+
+
+def _seen_from(spec: OutputSpec, smaller: Simplified) -> OutputSpec:
+    """The output in terms of the smaller program's x or y."""
+    matrix = spec.matrix[:, smaller.columns] if spec.primal else spec.matrix @ smaller.R.T
+    return replace(spec, matrix=sp.csr_array(matrix))
+
+
+def _names_of_smaller(naming: Naming, *smaller: Any) -> Names:
+    return naming.names.of_smaller(*smaller)
 
 
 def _in_order(found: Sequence[cp.Parameter], parameters: Sequence[cp.Parameter]) -> list[cp.Parameter]:

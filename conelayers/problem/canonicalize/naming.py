@@ -21,7 +21,7 @@ from conelayers.problem.parametric import AffineMap, OutputSpec
 from conelayers.program.cone_program import Structure
 from conelayers.program.names import Names
 
-__all__ = ["names_of"]
+__all__ = ["constant_rows", "names_of"]
 
 _LONGEST = 60
 
@@ -89,7 +89,8 @@ def names_of(
             owner[row] = attributes.setdefault(text, len(labels) + len(attributes))
         labels += attributes
         shapes += [()] * len(attributes)
-    return Names(tuple(labels), tuple(shapes), owner, entry, variables, _constant(structure, maps, outputs))
+    constant = constant_rows(structure, maps, outputs)
+    return Names(tuple(labels), tuple(shapes), owner, entry, variables, constant, added=entry < 0)
 
 
 def _objective(structure: Structure, maps: dict[str, AffineMap]) -> np.ndarray:
@@ -100,7 +101,7 @@ def _objective(structure: Structure, maps: dict[str, AffineMap]) -> np.ndarray:
     return held
 
 
-def _constant(structure: Structure, maps: dict[str, AffineMap], outputs: tuple[OutputSpec, ...]) -> np.ndarray:
+def constant_rows(structure: Structure, maps: dict[str, AffineMap], outputs: tuple[OutputSpec, ...]) -> np.ndarray:
     """Which rows are linear constraints that no parameter enters and whose multipliers are not returned, (m,) bool."""
     constant = structure.cones.orthant_rows.copy()
     constant[structure.A.rows[maps["A"].rows]] = False

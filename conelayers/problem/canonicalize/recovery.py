@@ -14,7 +14,7 @@ from cvxpy.reductions.solution import Solution as CvxpySolution
 from conelayers.problem.parametric import OutputSpec
 from conelayers.support.errors import CanonicalizationError
 
-__all__ = ["output_specs", "read_dual", "recovered_duals", "variable_matrices"]
+__all__ = ["auxiliary_columns", "output_specs", "read_dual", "recovered_duals", "variable_matrices"]
 
 
 def output_specs(
@@ -78,6 +78,14 @@ def variable_matrices(
             if part is np.real or v.is_complex():
                 found.append((name, tuple(v.shape), _matrix(part(scale), part(labelled), length)))
     return found
+
+
+def auxiliary_columns(variables: list[cp.Variable], program: Any, reductions: list[tuple[Any, Any]]) -> np.ndarray:
+    """Which columns none of these variables is read from, (n,) bool."""
+    held = np.ones(program.x.size, dtype=bool)
+    for _, _, matrix in variable_matrices(variables, program, reductions):
+        held[matrix.indices] = False
+    return held
 
 
 def _matrix(scale: np.ndarray, labelled: np.ndarray, length: int) -> sp.csr_array:

@@ -23,6 +23,7 @@ __all__ = [
     "gram_root",
     "is_convolution",
     "is_product",
+    "is_quadratic_over_parameter",
     "kronecker",
     "said",
     "scaled_core",
@@ -65,6 +66,14 @@ def with_args(e: Any, args: list[Any]) -> Any:
 def is_product(e: Any) -> bool:
     """Whether e is a product of its two arguments that may hold parameters in either."""
     return len(e.args) == 2 and isinstance(e, (multiply, MulExpression))
+
+
+def is_quadratic_over_parameter(e: Any) -> bool:
+    """Whether e is Σx²/c for a parameter c that is declared positive; one that may be zero has no reciprocal."""
+    if not isinstance(e, cp.quad_over_lin) or e.axis is not None or e.args[0].is_complex():
+        return False
+    c = e.args[1]
+    return isinstance(c, cp.Parameter) and c.size == 1 and bool(c.attributes["pos"])
 
 
 def definite(factor: Any, P: Any) -> Any:

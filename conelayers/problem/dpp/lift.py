@@ -41,6 +41,7 @@ from conelayers.problem.dpp.cvxpy_expressions import (
     gram_root,
     is_convolution,
     is_product,
+    is_quadratic_over_parameter,
     kronecker,
     scaled_core,
     text,
@@ -164,6 +165,10 @@ class _Rewriter:
             if denominator.is_scalar() and denominator.shape:
                 denominator = cp.sum(denominator)
             e = cp.multiply(self.new.as_parameter(1 / denominator), e.args[0])
+        if (
+            objective and self.quadratic and is_quadratic_over_parameter(e)
+        ):  # which stays in P, where cvxpy writes a cone
+            e = cp.multiply(self.new.as_parameter(1 / e.args[1]), cp.sum_squares(e.args[0]))
         # cvxpy keeps quadratic forms as such where nothing but affine atoms stands over them.
         objective = objective and isinstance(e, (AffAtom, QuadForm))
         e = with_args(e, [self.rewrite(a, objective=objective) for a in e.args])
