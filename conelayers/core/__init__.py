@@ -1,0 +1,10 @@
+"""The compiled core: linear and quadratic programs from their parameters to solutions and derivatives, a batch in one native call.
+
+Parameters go in where their framework keeps them, arrays come out; what the core does not settle is flagged for others to settle.
+"""
+
+from conelayers.core.core import Core, Outcome, Selection, Solutions
+from conelayers.core.extension import available, load
+from conelayers.core.model import Affine, Model, Output, Parameter
+
+__all__ = ["Affine", "Core", "Model", "Outcome", "Output", "Parameter", "Selection", "Solutions", "available", "load"]

@@ -1,0 +1,243 @@
+"""The core's Python face: arrays by address, a batch in one call without the GIL."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from enum import IntEnum, IntFlag
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from conelayers.core.extension import load
+from conelayers.core.model import Model, Terms
+
+__all__ = ["Core", "Flags", "Outcome", "Selection", "Solutions"]
+
+
+class Outcome(IntEnum):
+    """How the core leaves an instance; it says nothing about one that is OPEN, and stopped at a limit for one that is STOPPED."""
+
+    SOLVED = 0
+    OPEN = 1
+    PRIMAL_INFEASIBLE = 2
+    STOPPED = 3
+
+
+class Flags(IntFlag):
+    """What the system of a derivative was: nothing for a regular one that was solved."""
+
+    SINGULAR = 1  # it may be: a rank test has to tell
+    INACCURATE = 2  # it was not solved to 1e−10
+    NOT_A_SOLUTION = 4  # the point is none
+
+
+class Selection(IntEnum):
+    """Which Clarke element is taken at v = 0: 0, 0, 1, or ½ in the user's units."""
+
+    DEFAULT = 0
+    LOW = 1
+    HIGH = 2
+    MID = 3
+
+
+@final
+class Solutions(NamedTuple):
+    """x (B, n), y (B, m), s (B, m), outputs (B, ·) side by side; errors (B, 3) of rows, columns and gap; places (B, 2) of the first
+    two; outcome (B,).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    s: np.ndarray
+    outputs: np.ndarray
+    errors: np.ndarray
+    places: np.ndarray
+    outcome: np.ndarray
+
+
+_Point = tuple[np.ndarray, np.ndarray, np.ndarray]
+_NO_LIMIT = -1.0
+
+
+def _address(values: np.ndarray) -> int:
+    return int(values.__array_interface__["data"][0])  # .ctypes.data takes a microsecond
+
+
+def _arrays(terms: Terms) -> tuple[int, ...]:
+    return (terms.constant.size, *map(_address, terms))
+
+
+@final
+class Core:
+    """Linear and quadratic programs of one model.
+
+    Values of parameters are float64 arrays, contiguous within an instance, (*shape) where the batch shares them or (B, *shape).
+    threads: up to so many. lanes: instances in a register, 0 for what is fastest; no result depends on either, nor on the batch
+    that an instance is in. level: another instruction set's module (extension.py), with the same results.
+    """
+
+    def __init__(self, model: Model, level: str | None = None) -> None:
+        self.model, self._level = model, level
+        P, A = ([*map(_address, pattern)] for pattern in (model.P, model.A))
+        data, outputs = _arrays(model.data_terms), _arrays(model.output_terms)
+        self._native = load(level).make(model.n, model.m, model.zero, *P, *A, data, outputs)
+        self._sizes = tuple(p.size for p in model.parameters)
+        self._ranks = tuple(len(p.shape) for p in model.parameters)
+        self._size_array = array("q", self._sizes)
+        self._outputs = model.output_terms.constant.size
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Core, (self.model, self._level)
+
+    @property
+    def work(self) -> float:
+        """Multiplications of one factorization."""
+        return float(self._native.work)
+
+    def _taken(self, theta: Sequence[np.ndarray]) -> tuple[array[int], array[int]]:
+        """The addresses of the parameters' values, and how far apart instances are."""
+        addresses = array("Q", [v.__array_interface__["data"][0] for v in theta])
+        strides = [size if v.ndim > rank else 0 for v, size, rank in zip(theta, self._sizes, self._ranks, strict=True)]
+        return addresses, array("q", strides)
+
+    def solve(
+        self,
+        theta: Sequence[np.ndarray],
+        batch: int,
+        *,
+        start: _Point | None = None,
+        threads: int = 1,
+        lanes: int = 0,
+        max_seconds: float | None = None,
+        stop: np.ndarray | None = None,
+    ) -> Solutions:
+        """Solve a batch; from the points ``start`` (x, y, s), if there are some. ``stop``: an int32 that ends the call when it is not 0."""
+        n, m, outputs = self.model.n, self.model.m, self._outputs
+        addresses, strides = self._taken(theta)
+        widths = (n, m, m, outputs, 3)
+        ends = [0, *accumulate(batch * width for width in widths)]
+        numbers, integers = np.empty(ends[-1]), np.empty(3 * batch, dtype=np.int32)
+        x, y, s, values, errors = (
+            numbers[a:b].reshape(batch, width) for (a, b), width in zip(pairwise(ends), widths, strict=True)
+        )
+        place, where = _address(numbers), _address(integers)
+        starts = (0, 0, 0) if start is None else tuple(map(_address, start))
+        self._native.solve(
+            batch, addresses.buffer_info()[0], strides.buffer_info()[0], *(place + 8 * at for at in ends[:-1]),
+            where, where + 8 * batch, *starts, threads, lanes,
+            _NO_LIMIT if max_seconds is None else max_seconds, 0 if stop is None else _address(stop),
+        )  # fmt: skip
+        places, outcome = integers[: 2 * batch].reshape(batch, 2), integers[2 * batch :]
+        return Solutions(x, y, s, values, errors, places, outcome)
+
+    def adjoint(
+        self,
+        theta: Sequence[np.ndarray],
+        points: _Point,
+        cotangents: np.ndarray,
+        *,
+        wanted: Sequence[bool] | None = None,
+        selection: Selection = Selection.DEFAULT,
+        threads: int = 1,
+        lanes: int = 0,
+    ) -> tuple[list[np.ndarray | None], np.ndarray]:
+        """The gradients (B, *shape) of ⟨cotangents (B, outputs), outputs⟩ for each parameter that is ``wanted``, and flags (B,)."""
+        x, y, s = points
+        batch = len(x)
+        addresses, strides = self._taken(theta)
+        wanted = wanted or (True,) * len(self._sizes)
+        flat = [np.zeros((batch, k)) if w else None for k, w in zip(self._sizes, wanted, strict=True)]
+        into = array("Q", [0 if g is None else _address(g) for g in flat])
+        flags = np.empty(batch, dtype=np.int32)
+        self._native.adjoint(
+            batch, addresses.buffer_info()[0], strides.buffer_info()[0], _address(x), _address(y), _address(s),
+            int(selection), _address(cotangents), into.buffer_info()[0], self._size_array.buffer_info()[0],
+            _address(flags), threads, lanes,
+        )  # fmt: skip
+        shapes = (p.shape for p in self.model.parameters)
+        return [None if g is None else g.reshape(batch, *shape) for g, shape in zip(flat, shapes, strict=True)], flags
+
+    def tangent(
+        self,
+        theta: Sequence[np.ndarray],
+        points: _Point,
+        dtheta: Sequence[np.ndarray | None],
+        *,
+        selection: Selection = Selection.DEFAULT,
+        threads: int = 1,
+        lanes: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs' tangents (B, outputs) along dθ (None for zero), and flags (B,)."""
+        x, y, s = points
+        batch = len(x)
+        addresses, strides = self._taken(theta)
+        moved = array("Q", [0 if t is None else _address(t) for t in dtheta])
+        moved_strides = [
+            size if t is not None and t.ndim > rank else 0
+            for t, size, rank in zip(dtheta, self._sizes, self._ranks, strict=True)
+        ]
+        along = array("q", moved_strides)
+        out, flags = np.empty((batch, self._outputs)), np.empty(batch, dtype=np.int32)
+        self._native.tangent(
+            batch, addresses.buffer_info()[0], strides.buffer_info()[0], _address(x), _address(y), _address(s),
+            int(selection), moved.buffer_info()[0], along.buffer_info()[0], _address(out), _address(flags), threads, lanes,
+        )  # fmt: skip
+        return out, flags
+
+    def linear(
+        self,
+        theta: Sequence[np.ndarray],
+        points: _Point,
+        r1: np.ndarray,
+        r2: np.ndarray,
+        *,
+        selection: Selection = Selection.DEFAULT,
+        threads: int = 1,
+        lanes: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """J·[dx; dv] = [r₁; r₂] for right-hand sides (B, k, n) and (B, k, m): dx, dy, ds likewise, and flags (B,)."""
+        first, second = r1.copy(), r2.copy()
+        third = np.empty_like(second)
+        return (
+            first,
+            second,
+            third,
+            self._linear(theta, points, False, (first, second, third), selection, threads, lanes),
+        )
+
+    def transposed_linear(
+        self,
+        theta: Sequence[np.ndarray],
+        points: _Point,
+        gx: np.ndarray,
+        gy: np.ndarray,
+        gs: np.ndarray,
+        *,
+        selection: Selection = Selection.DEFAULT,
+        threads: int = 1,
+        lanes: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Jᵀ·[λ; μ] = [gx; D gy + (D − I) gs] for cotangents (B, k, ·): λ (B, k, n), μ (B, k, m), and flags (B,)."""
+        first, second, third = gx.copy(), gy.copy(), gs.copy()
+        return first, second, self._linear(theta, points, True, (first, second, third), selection, threads, lanes)
+
+    def _linear(
+        self,
+        theta: Sequence[np.ndarray],
+        points: _Point,
+        transposed: bool,
+        sides: tuple[np.ndarray, np.ndarray, np.ndarray],
+        selection: Selection,
+        threads: int,
+        lanes: int,
+    ) -> np.ndarray:
+        addresses, strides = self._taken(theta)
+        batch, count = sides[0].shape[:2]
+        flags = np.empty(batch, dtype=np.int32)
+        self._native.linear(
+            batch, addresses.buffer_info()[0], strides.buffer_info()[0], *map(_address, points), int(selection),
+            count, transposed, *map(_address, sides), _address(flags), threads, lanes,
+        )  # fmt: skip
+        return flags
