@@ -274,7 +274,7 @@ class Instances {
     Mask is_sure() {
         newton_.factor();
         residual_.rounding(first_, second_);
-        system_.scatter_signs(first_, second_);
+        system_.scatter(first_, second_);
         V error = system_.solve(first_, second_, false);
         V moved = largest(structure_.n, system_.first);
         return mask_and(error <= ACCEPTED, moved <= UNSURE * largest(structure_.n, residual_.x));

@@ -77,9 +77,7 @@ class InteriorPoint {
             for (int i = zero; i < m; i++) target_[i] = -s[i] + (center - ds_[i] * dy_[i]) / y[i];
             find_direction();
             length = minimum(STEP_TO_BOUNDARY * longest_step(), splat<V>(1.0));
-            length = select(going, length, splat<V>(0.0));
-            auto usable = length == length;
-            going = mask_and(going, usable);
+            going = mask_and(going, is_usable());
             for (int j = 0; j < n; j++) x[j] = select(going, x[j] + length * dx_[j], x[j]);
             for (int i = 0; i < m; i++) y[i] = select(going, y[i] + length * dy_[i], y[i]);
             for (int i = zero; i < m; i++) s[i] = select(going, s[i] + length * ds_[i], s[i]);
@@ -119,6 +117,15 @@ class InteriorPoint {
             dy_[i] = M[i] * (moved + target_[i]);
             ds_[i] = -moved;
         }
+    }
+
+    // Whether the direction is one of numbers: 0·d is zero then.
+    Mask is_usable() const {
+        V sum = splat<V>(0.0);
+        for (int j = 0; j < structure_.n; j++) sum += 0.0 * dx_[j];
+        for (int i = 0; i < structure_.m; i++) sum += 0.0 * dy_[i];
+        for (int i = structure_.zero; i < structure_.m; i++) sum += 0.0 * ds_[i];
+        return sum == 0.0;
     }
 
     V longest_step() const {

@@ -84,24 +84,25 @@ class LinearSystem {
         return select(nothing, splat<V>(0.0), error);
     }
 
-    // Gives the entries of r₁ and r₂ signs that nobody chose.
-    void scatter_signs(V* r1, V* r2) const {
+    // Multiplies the entries of r₁ and r₂ by numbers of either sign and sizes from 1 to 2, of which no sum vanishes by chance.
+    void scatter(V* r1, V* r2) const {
         uint64_t state = 0x9E3779B97F4A7C15u;
-        auto sign = [&] {
+        auto factor = [&] {  // xorshift (Marsaglia 2003)
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            return (state >> 33) & 1 ? 1.0 : -1.0;
+            double size = 1.0 + static_cast<double>(state >> 40) / (1 << 24);
+            return state & 1 ? size : -size;
         };
-        for (int j = 0; j < structure_.n; j++) r1[j] *= sign();
-        for (int i = 0; i < structure_.m; i++) r2[i] *= sign();
+        for (int j = 0; j < structure_.n; j++) r1[j] *= factor();
+        for (int i = 0; i < structure_.m; i++) r2[i] *= factor();
     }
 
     // Whether J is regular at the factored D: whether a system with any right-hand side has a solution.
     Mask is_regular() {
         for (int j = 0; j < structure_.n; j++) u_[j] = splat<V>(1.0);
         for (int i = 0; i < structure_.m; i++) w_[i] = splat<V>(1.0);
-        scatter_signs(u_, w_);
+        scatter(u_, w_);
         return solve(u_, w_, false, PROBE_REFINEMENTS, REGULAR) <= REGULAR;
     }
 

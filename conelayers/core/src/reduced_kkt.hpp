@@ -16,8 +16,11 @@
 
 namespace conelayers {
 
-constexpr double DELTA = 1e-7;         // δ, relative to A' of size 1: small against 1, while ε/δ is still small against P' of size 1
-constexpr double STATIC_DELTA = 1e-10; // δₚ and δₑ: keep pivots away from zero where P and A leave nothing
+// δ and δₚ = δₑ, relative to A' and P' of size 1. Where P and the active rows leave a direction free, which only equalities settle, its
+// pivot is δₚ, and what is subtracted from 1/δ there leaves rounding of the size ε/δ = 2e−10: far below δₚ. Both cost digits of a
+// single solve, some δ‖J⁻¹‖ of the right-hand side, which the next correction recovers.
+constexpr double DELTA = 1e-6;
+constexpr double STATIC_DELTA = 1e-7;
 
 template <class V>
 class ReducedKKT {

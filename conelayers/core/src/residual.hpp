@@ -28,6 +28,8 @@ constexpr double POLISHED = 1e-13;                // and the errors that Newton'
 constexpr double LEAST_SIZE = 1.4901161193847656e-8;  // √ε: what ‖x‖ and ‖y‖ of an equilibrated program count as at least
 constexpr double CLOSE = 1e-6;                    // distance from which on the backward errors are worth computing
 
+constexpr double NOT_A_NUMBER = 1e300;            // the distance of a point with a NaN or an infinite number in F
+
 template <class V>
 struct Errors {
     V columns, rows;  // the largest backward errors
@@ -95,7 +97,7 @@ class Residual {
         V first = 1.0 + maximum(largest(n, program_.q), largest(n, Px_));
         V second = 1.0 + maximum(largest(m, program_.b), largest(m, s));
         V value = maximum(largest(n, F1) / first, largest(m, F2) / second);
-        return select(finite(), value, splat<V>(1e300));
+        return select(finite(), value, splat<V>(NOT_A_NUMBER));
     }
 
     // The largest backward error where it or the distance is small, elsewhere 1 + the distance.
@@ -115,7 +117,7 @@ class Residual {
         }
         V worst = errors.worst();
         auto known = mask_or(worst <= ACCURACY, far <= ACCURACY);
-        return select(known, worst, 1.0 + far);
+        return select(mask_and(known, far < NOT_A_NUMBER), worst, 1.0 + far);
     }
 
     // What rounding makes of F₁ and F₂ here, entry by entry.
