@@ -3,8 +3,20 @@
 Parameters go in where their framework keeps them, arrays come out; what the core does not settle is flagged for others to settle.
 """
 
-from conelayers.core.core import Core, Outcome, Selection, Solutions
+from conelayers.core.core import Core, Flags, Outcome, Selection, Solutions
 from conelayers.core.extension import available, load
 from conelayers.core.model import Affine, Model, Output, Parameter
 
-__all__ = ["Affine", "Core", "Model", "Outcome", "Output", "Parameter", "Selection", "Solutions", "available", "load"]
+__all__ = [
+    "Affine",
+    "Core",
+    "Flags",
+    "Model",
+    "Outcome",
+    "Output",
+    "Parameter",
+    "Selection",
+    "Solutions",
+    "available",
+    "load",
+]

@@ -1,4 +1,4 @@
-"""Builds the extension modules into this folder: ``python -m conelayers.core.build`` (needs cmake, ninja, nanobind and a C++20 compiler).
+"""Builds the extension modules into this folder: ``python conelayers/core/build.py`` (needs cmake, ninja, nanobind and a C++20 compiler).
 
 For a checkout whose build backend does not build them yet. --levels v3,v4: some instruction sets only; --sanitize: with AddressSanitizer
 and UndefinedBehaviorSanitizer, for ``tests/core/run_sanitized.py``.

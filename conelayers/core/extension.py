@@ -30,7 +30,7 @@ def load(level: str | None = None) -> ModuleType:
         except ModuleNotFoundError:
             continue
     raise ImportError(
-        f"conelayers.core: no module for this processor ({fastest}) is built; run `python -m conelayers.core.build`"
+        f"conelayers.core: no module for this processor ({fastest}) is built; run `python conelayers/core/build.py`"
     )
 
 

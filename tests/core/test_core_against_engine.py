@@ -10,7 +10,7 @@ from core_models import contiguous, core_of
 from conelayers import Layer
 from conelayers.core import Outcome, available
 
-pytestmark = pytest.mark.skipif(not available(), reason="conelayers.core is not built: python -m conelayers.core.build")
+pytestmark = pytest.mark.skipif(not available(), reason="conelayers.core is not built: python conelayers/core/build.py")
 
 BATCH = 11  # not a multiple of any number of lanes
 

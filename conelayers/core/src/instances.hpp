@@ -84,6 +84,7 @@ class Instances {
         finite_ = is_finite();
         equilibration_.apply(program_);
         residual_.forget_sizes();
+        newton_.reset();
         newton_.forget_factor();
         kkt_.prepare(splat<V>(1.0), splat<V>(STATIC_DELTA), splat<V>(STATIC_DELTA));
     }

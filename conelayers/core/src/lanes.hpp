@@ -160,6 +160,12 @@ CORE_INLINE V largest(int count, const V* a) {
 }
 
 #if CORE_VECTORS
+// Neighbouring numbers of one instance in the widest register: for what is done number by number, in no order.
+#if defined(__AVX512F__)
+typedef Lane<8>::Real Neighbours;
+#else
+typedef Lane<4>::Real Neighbours;
+#endif
 typedef Lane<4>::Real FourSums;
 
 CORE_INLINE FourSums load_four(const double* a) {

@@ -38,6 +38,9 @@ class Newton {
         for (V** of_rows : {&v, &dv_, &t_, &factored_, &from_v_}) *of_rows = pool.take(m);
     }
 
+    // No instance has a point yet.
+    void reset() { error = splat<V>(NOT_A_NUMBER); }
+
     // The points in the residual's x and v are those of the instances `which` to start from; the others keep theirs.
     void begin(Mask which) {
         residual_.evaluate();

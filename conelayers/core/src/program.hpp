@@ -6,6 +6,8 @@
 
 namespace conelayers {
 
+constexpr std::size_t PADDING = 16;  // numbers behind a matrix that a tile at its edge reads (reduced_kkt.hpp)
+
 template <class V>
 struct Program {
     const Structure& structure;
@@ -16,7 +18,7 @@ struct Program {
         : structure(s),
           P(pool.take(s.P.index.size())),
           q(pool.take(s.n)),
-          A(pool.take(s.A.index.size())),
+          A(pool.take(s.A.index.size() + PADDING)),
           b(pool.take(s.m)),
           rows_of_A(pool.take(s.m)),
           columns_of_A(pool.take(s.n)),

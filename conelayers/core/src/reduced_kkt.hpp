@@ -22,6 +22,45 @@ namespace conelayers {
 constexpr double DELTA = 1e-6;
 constexpr double STATIC_DELTA = 1e-7;
 
+// A HEIGHT × SPAN tile of Σ xᵣ zᵣᵀ, as many sums as there are registers for.
+template <class V>
+struct Tile {
+#if defined(__AVX512F__)
+    static constexpr int HEIGHT = 4, SPAN = 4;
+#else
+    static constexpr int HEIGHT = 4, SPAN = 2;
+#endif
+    // Of rows x (`width` apart) and of rows z from `left` on.
+    static void products(int rows, const V* x, int width, const V* const* z, int left, V* sums) {
+        V sum[HEIGHT][SPAN] = {};
+        for (int r = 0; r < rows; r++, x += width)
+            for (int i = 0; i < HEIGHT; i++)
+                for (int j = 0; j < SPAN; j++) sum[i][j] += x[i] * z[r][left + j];
+        for (int i = 0; i < HEIGHT; i++)
+            for (int j = 0; j < SPAN; j++) sums[i * SPAN + j] = sum[i][j];
+    }
+};
+
+#if CORE_VECTORS
+template <>
+struct Tile<double> {
+    static constexpr int WIDTH = sizeof(Neighbours) / sizeof(double), HEIGHT = 4, SPAN = 2 * WIDTH;
+
+    static void products(int rows, const double* x, int width, const double* const* z, int left, double* sums) {
+        Neighbours sum[HEIGHT][2] = {}, first, second;
+        for (int r = 0; r < rows; r++, x += width) {
+            std::memcpy(&first, z[r] + left, sizeof first);
+            std::memcpy(&second, z[r] + left + WIDTH, sizeof second);
+            for (int i = 0; i < HEIGHT; i++) {
+                sum[i][0] += x[i] * first;
+                sum[i][1] += x[i] * second;
+            }
+        }
+        std::memcpy(sums, sum, sizeof sum);
+    }
+};
+#endif
+
 template <class V>
 class ReducedKKT {
   public:
@@ -35,7 +74,7 @@ class ReducedKKT {
           base_lower_(pool.take(structure_.kkt.entries())),
           base_diagonal_(pool.take(structure_.kkt.size)),
           permuted_(pool.take(structure_.kkt.size)),
-          scaled_(pool.take(scratch_size(structure_))) {}
+          scaled_(pool.take(scratch_size(structure_) + PADDING)) {}
 
     // What no weight changes: P, E, the regularization, and the columns of L that follow from them alone.
     // `curvature`: 0 leaves P out, for rays; `primal` and `dual`: δₚ and δₑ.
@@ -135,31 +174,28 @@ class ReducedKKT {
             for (int j = i; j < width; j++) add(*position++, scaled_[i] * a[j], lower, diagonal);
     }
 
-    // The products of a block's rows, in tiles of sums that stay in registers; each sum runs over the rows in their order.
+    // The products of a block's rows, in tiles of sums that stay in registers; each sum runs over the rows in their order. Tiles at the
+    // edge read on behind a row (padding), to no effect.
     void add_block(const RowBlock& block, int width, V* lower, V* diagonal) {
-        constexpr int HEIGHT = 4, SPAN = Width<V>::value == 1 ? 16 : 4;
+        constexpr int HEIGHT = Tile<V>::HEIGHT, SPAN = Tile<V>::SPAN;
         int rows = static_cast<int>(used_.size());
+        V sums[HEIGHT * SPAN];
         for (int top = 0; top < width; top += HEIGHT)
             for (int left = top; left < width; left += SPAN) {
+                Tile<V>::products(rows, scaled_ + top, width, used_.data(), left, sums);
                 int height = std::min(HEIGHT, width - top), span = std::min(SPAN, width - left);
-                V sums[HEIGHT][SPAN] = {};
-                if (height == HEIGHT && span == SPAN)
-                    for (int r = 0; r < rows; r++) {
-                        const V *x = scaled_ + r * width + top, *z = used_[r] + left;
-                        for (int i = 0; i < HEIGHT; i++)
-                            for (int j = 0; j < SPAN; j++) sums[i][j] += x[i] * z[j];
-                    }
-                else
-                    for (int r = 0; r < rows; r++) {
-                        const V *x = scaled_ + r * width + top, *z = used_[r] + left;
-                        for (int i = 0; i < height; i++)
-                            for (int j = 0; j < span; j++) sums[i][j] += x[i] * z[j];
-                    }
                 for (int i = 0; i < height; i++) {
-                    int row = top + i;
+                    int row = top + i, first = std::max(left, row);
                     const int* positions = block.positions.data() + row * width - row * (row - 1) / 2 - row;
-                    for (int j = 0; j < span; j++)
-                        if (left + j >= row) add(positions[left + j], sums[i][j], lower, diagonal);
+                    const V* sum = sums + i * SPAN - left;
+                    if (first == row && first < left + span) diagonal[~positions[row]] += sum[first++];
+                    if (first == left + span) continue;
+                    if (block.in_order) {
+                        V* out = lower + positions[first] - first;
+                        for (int j = first; j < left + span; j++) out[j] += sum[j];
+                    } else {
+                        for (int j = first; j < left + span; j++) lower[positions[j]] += sum[j];
+                    }
                 }
             }
     }

@@ -82,6 +82,7 @@ struct Lines {
 struct RowBlock {
     Indices rows, columns;
     Indices positions;  // of the block's upper triangle in the factor, row by row
+    bool in_order;      // whether each row of it follows itself in the factor, behind the diagonal
 };
 
 struct Structure {
@@ -184,7 +185,7 @@ inline void Structure::group_rows() {
             by_columns[columns].push_back(i);
         }
     }
-    for (auto& [columns, rows] : by_columns) blocks.push_back({rows, columns, {}});
+    for (auto& [columns, rows] : by_columns) blocks.push_back({rows, columns, {}, true});
 }
 
 inline void Structure::order_kkt() {
@@ -223,8 +224,11 @@ inline void Structure::order_kkt() {
         for (int t = A.start[i]; t < A.start[i + 1]; t++) E_positions.push_back(kkt.position(n + i, A.index[t]));
     for (auto& block : blocks)
         for (std::size_t a = 0; a < block.columns.size(); a++)
-            for (std::size_t b = a; b < block.columns.size(); b++)
-                block.positions.push_back(kkt.position(block.columns[a], block.columns[b]));
+            for (std::size_t b = a; b < block.columns.size(); b++) {
+                int position = kkt.position(block.columns[a], block.columns[b]);
+                if (b > a + 1 && position != block.positions.back() + 1) block.in_order = false;
+                block.positions.push_back(position);
+            }
 }
 
 inline void Structure::order_fit() {
