@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from enum import IntEnum, IntFlag
-from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -84,7 +83,8 @@ class Core:
         data, outputs = _arrays(model.data_terms), _arrays(model.output_terms)
         self._native = load(level).make(model.n, model.m, model.zero, *P, *A, data, outputs)
         self._sizes = tuple(p.size for p in model.parameters)
-        self._ranks = tuple(len(p.shape) for p in model.parameters)
+        self._layout = tuple((p.size, len(p.shape)) for p in model.parameters)
+        self._shapes = tuple(p.shape for p in model.parameters)
         self._size_array = array("q", self._sizes)
         self._outputs = model.output_terms.constant.size
 
@@ -99,8 +99,7 @@ class Core:
     def _taken(self, theta: Sequence[np.ndarray]) -> tuple[array[int], array[int]]:
         """The addresses of the parameters' values, and how far apart instances are."""
         addresses = array("Q", [v.__array_interface__["data"][0] for v in theta])
-        strides = [size if v.ndim > rank else 0 for v, size, rank in zip(theta, self._sizes, self._ranks, strict=True)]
-        return addresses, array("q", strides)
+        return addresses, array("q", [k if v.ndim > r else 0 for v, (k, r) in zip(theta, self._layout, strict=True)])
 
     def solve(
         self,
@@ -116,21 +115,26 @@ class Core:
         """Solve a batch; from the points ``start`` (x, y, s), if there are some. ``stop``: an int32 that ends the call when it is not 0."""
         n, m, outputs = self.model.n, self.model.m, self._outputs
         addresses, strides = self._taken(theta)
-        widths = (n, m, m, outputs, 3)
-        ends = [0, *accumulate(batch * width for width in widths)]
-        numbers, integers = np.empty(ends[-1]), np.empty(3 * batch, dtype=np.int32)
-        x, y, s, values, errors = (
-            numbers[a:b].reshape(batch, width) for (a, b), width in zip(pairwise(ends), widths, strict=True)
-        )
+        # One block for all results: each array of its own would cost as much as the arithmetic of a small program.
+        numbers, integers = np.empty(batch * (n + 2 * m + outputs + 3)), np.empty(3 * batch, dtype=np.int32)
+        at_y, at_s, at_outputs = batch * n, batch * (n + m), batch * (n + 2 * m)
+        at_errors = at_outputs + batch * outputs
         place, where = _address(numbers), _address(integers)
-        starts = (0, 0, 0) if start is None else tuple(map(_address, start))
+        x0, y0, s0 = (0, 0, 0) if start is None else map(_address, start)
         self._native.solve(
-            batch, addresses.buffer_info()[0], strides.buffer_info()[0], *(place + 8 * at for at in ends[:-1]),
-            where, where + 8 * batch, *starts, threads, lanes,
+            batch, addresses.buffer_info()[0], strides.buffer_info()[0], place, place + 8 * at_y, place + 8 * at_s,
+            place + 8 * at_outputs, place + 8 * at_errors, where, where + 8 * batch, x0, y0, s0, threads, lanes,
             _NO_LIMIT if max_seconds is None else max_seconds, 0 if stop is None else _address(stop),
         )  # fmt: skip
-        places, outcome = integers[: 2 * batch].reshape(batch, 2), integers[2 * batch :]
-        return Solutions(x, y, s, values, errors, places, outcome)
+        return Solutions(
+            numbers[:at_y].reshape(batch, n),
+            numbers[at_y:at_s].reshape(batch, m),
+            numbers[at_s:at_outputs].reshape(batch, m),
+            numbers[at_outputs:at_errors].reshape(batch, outputs),
+            numbers[at_errors:].reshape(batch, 3),
+            integers[: 2 * batch].reshape(batch, 2),
+            integers[2 * batch :],
+        )
 
     def adjoint(
         self,
@@ -147,17 +151,20 @@ class Core:
         x, y, s = points
         batch = len(x)
         addresses, strides = self._taken(theta)
-        wanted = wanted or (True,) * len(self._sizes)
-        flat = [np.zeros((batch, k)) if w else None for k, w in zip(self._sizes, wanted, strict=True)]
-        into = array("Q", [0 if g is None else _address(g) for g in flat])
+        kept = self._sizes if wanted is None else [k if w else 0 for k, w in zip(self._sizes, wanted, strict=True)]
+        flat, at = np.zeros(batch * sum(kept)), 0
+        place, into, gradients = _address(flat), array("Q"), list[np.ndarray | None]()
+        for size, shape in zip(kept, self._shapes, strict=True):
+            into.append(place + 8 * at if size else 0)
+            gradients.append(flat[at : at + batch * size].reshape(batch, *shape) if size else None)
+            at += batch * size
         flags = np.empty(batch, dtype=np.int32)
         self._native.adjoint(
             batch, addresses.buffer_info()[0], strides.buffer_info()[0], _address(x), _address(y), _address(s),
-            int(selection), _address(cotangents), into.buffer_info()[0], self._size_array.buffer_info()[0],
+            selection, _address(cotangents), into.buffer_info()[0], self._size_array.buffer_info()[0],
             _address(flags), threads, lanes,
         )  # fmt: skip
-        shapes = (p.shape for p in self.model.parameters)
-        return [None if g is None else g.reshape(batch, *shape) for g, shape in zip(flat, shapes, strict=True)], flags
+        return gradients, flags
 
     def tangent(
         self,
@@ -175,14 +182,13 @@ class Core:
         addresses, strides = self._taken(theta)
         moved = array("Q", [0 if t is None else _address(t) for t in dtheta])
         moved_strides = [
-            size if t is not None and t.ndim > rank else 0
-            for t, size, rank in zip(dtheta, self._sizes, self._ranks, strict=True)
+            size if t is not None and t.ndim > rank else 0 for t, (size, rank) in zip(dtheta, self._layout, strict=True)
         ]
         along = array("q", moved_strides)
         out, flags = np.empty((batch, self._outputs)), np.empty(batch, dtype=np.int32)
         self._native.tangent(
             batch, addresses.buffer_info()[0], strides.buffer_info()[0], _address(x), _address(y), _address(s),
-            int(selection), moved.buffer_info()[0], along.buffer_info()[0], _address(out), _address(flags), threads, lanes,
+            selection, moved.buffer_info()[0], along.buffer_info()[0], _address(out), _address(flags), threads, lanes,
         )  # fmt: skip
         return out, flags
 
@@ -237,7 +243,7 @@ class Core:
         batch, count = sides[0].shape[:2]
         flags = np.empty(batch, dtype=np.int32)
         self._native.linear(
-            batch, addresses.buffer_info()[0], strides.buffer_info()[0], *map(_address, points), int(selection),
+            batch, addresses.buffer_info()[0], strides.buffer_info()[0], *map(_address, points), selection,
             count, transposed, *map(_address, sides), _address(flags), threads, lanes,
         )  # fmt: skip
         return flags
