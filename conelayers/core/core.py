@@ -1,8 +1,7 @@
-"""The core's Python face: arrays by address, a batch in one call without the GIL."""
+"""The core's Python face: arrays in, arrays out, a batch in one call without the GIL."""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 from typing import Any, NamedTuple, final
@@ -72,7 +71,8 @@ def _arrays(terms: Terms) -> tuple[int, ...]:
 class Core:
     """Linear and quadratic programs of one model.
 
-    Values of parameters are float64 arrays, contiguous within an instance, (*shape) where the batch shares them or (B, *shape).
+    Values of parameters are contiguous float64 arrays, (*shape) where the batch shares them or (B, *shape); those of a framework may
+    also be pairs (address, numbers from one instance to the next). Raises ValueError for arrays of other sizes.
     threads: up to so many. lanes: instances in a register, 0 for what is fastest; no result depends on either, nor on the batch
     that an instance is in. level: another instruction set's module (extension.py), with the same results.
     """
@@ -81,11 +81,9 @@ class Core:
         self.model, self._level = model, level
         P, A = ([*map(_address, pattern)] for pattern in (model.P, model.A))
         data, outputs = _arrays(model.data_terms), _arrays(model.output_terms)
-        self._native = load(level).make(model.n, model.m, model.zero, *P, *A, data, outputs)
         self._sizes = tuple(p.size for p in model.parameters)
-        self._layout = tuple((p.size, len(p.shape)) for p in model.parameters)
         self._shapes = tuple(p.shape for p in model.parameters)
-        self._size_array = array("q", self._sizes)
+        self._native = load(level).make(model.n, model.m, model.zero, *P, *A, data, outputs, self._sizes)
         self._outputs = model.output_terms.constant.size
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -95,11 +93,6 @@ class Core:
     def work(self) -> float:
         """Multiplications of one factorization."""
         return float(self._native.work)
-
-    def _taken(self, theta: Sequence[np.ndarray]) -> tuple[array[int], array[int]]:
-        """The addresses of the parameters' values, and how far apart instances are."""
-        addresses = array("Q", [v.__array_interface__["data"][0] for v in theta])
-        return addresses, array("q", [k if v.ndim > r else 0 for v, (k, r) in zip(theta, self._layout, strict=True)])
 
     def solve(
         self,
@@ -114,18 +107,12 @@ class Core:
     ) -> Solutions:
         """Solve a batch; from the points ``start`` (x, y, s), if there are some. ``stop``: an int32 that ends the call when it is not 0."""
         n, m, outputs = self.model.n, self.model.m, self._outputs
-        addresses, strides = self._taken(theta)
         # One block for all results: each array of its own would cost as much as the arithmetic of a small program.
         numbers, integers = np.empty(batch * (n + 2 * m + outputs + 3)), np.empty(3 * batch, dtype=np.int32)
+        seconds = _NO_LIMIT if max_seconds is None else max_seconds
+        self._native.solve(batch, theta, numbers, integers, start, threads, lanes, seconds, stop)
         at_y, at_s, at_outputs = batch * n, batch * (n + m), batch * (n + 2 * m)
         at_errors = at_outputs + batch * outputs
-        place, where = _address(numbers), _address(integers)
-        x0, y0, s0 = (0, 0, 0) if start is None else map(_address, start)
-        self._native.solve(
-            batch, addresses.buffer_info()[0], strides.buffer_info()[0], place, place + 8 * at_y, place + 8 * at_s,
-            place + 8 * at_outputs, place + 8 * at_errors, where, where + 8 * batch, x0, y0, s0, threads, lanes,
-            _NO_LIMIT if max_seconds is None else max_seconds, 0 if stop is None else _address(stop),
-        )  # fmt: skip
         return Solutions(
             numbers[:at_y].reshape(batch, n),
             numbers[at_y:at_s].reshape(batch, m),
@@ -148,22 +135,14 @@ class Core:
         lanes: int = 0,
     ) -> tuple[list[np.ndarray | None], np.ndarray]:
         """The gradients (B, *shape) of ⟨cotangents (B, outputs), outputs⟩ for each parameter that is ``wanted``, and flags (B,)."""
-        x, y, s = points
-        batch = len(x)
-        addresses, strides = self._taken(theta)
+        batch = len(points[0])
         kept = self._sizes if wanted is None else [k if w else 0 for k, w in zip(self._sizes, wanted, strict=True)]
-        flat, at = np.zeros(batch * sum(kept)), 0
-        place, into, gradients = _address(flat), array("Q"), list[np.ndarray | None]()
+        flat, flags = np.zeros(batch * sum(kept)), np.empty(batch, dtype=np.int32)
+        self._native.adjoint(batch, theta, points, selection, cotangents, flat, wanted, flags, threads, lanes)
+        gradients, at = list[np.ndarray | None](), 0
         for size, shape in zip(kept, self._shapes, strict=True):
-            into.append(place + 8 * at if size else 0)
             gradients.append(flat[at : at + batch * size].reshape(batch, *shape) if size else None)
             at += batch * size
-        flags = np.empty(batch, dtype=np.int32)
-        self._native.adjoint(
-            batch, addresses.buffer_info()[0], strides.buffer_info()[0], _address(x), _address(y), _address(s),
-            selection, _address(cotangents), into.buffer_info()[0], self._size_array.buffer_info()[0],
-            _address(flags), threads, lanes,
-        )  # fmt: skip
         return gradients, flags
 
     def tangent(
@@ -177,19 +156,9 @@ class Core:
         lanes: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The outputs' tangents (B, outputs) along dθ (None for zero), and flags (B,)."""
-        x, y, s = points
-        batch = len(x)
-        addresses, strides = self._taken(theta)
-        moved = array("Q", [0 if t is None else _address(t) for t in dtheta])
-        moved_strides = [
-            size if t is not None and t.ndim > rank else 0 for t, (size, rank) in zip(dtheta, self._layout, strict=True)
-        ]
-        along = array("q", moved_strides)
+        batch = len(points[0])
         out, flags = np.empty((batch, self._outputs)), np.empty(batch, dtype=np.int32)
-        self._native.tangent(
-            batch, addresses.buffer_info()[0], strides.buffer_info()[0], _address(x), _address(y), _address(s),
-            selection, moved.buffer_info()[0], along.buffer_info()[0], _address(out), _address(flags), threads, lanes,
-        )  # fmt: skip
+        self._native.tangent(batch, theta, points, selection, dtheta, out, flags, threads, lanes)
         return out, flags
 
     def linear(
@@ -239,11 +208,7 @@ class Core:
         threads: int,
         lanes: int,
     ) -> np.ndarray:
-        addresses, strides = self._taken(theta)
         batch, count = sides[0].shape[:2]
         flags = np.empty(batch, dtype=np.int32)
-        self._native.linear(
-            batch, addresses.buffer_info()[0], strides.buffer_info()[0], *map(_address, points), selection,
-            count, transposed, *map(_address, sides), _address(flags), threads, lanes,
-        )  # fmt: skip
+        self._native.linear(batch, theta, points, selection, count, transposed, *sides, flags, threads, lanes)
         return flags

@@ -193,3 +193,28 @@ def test_a_core_pickles_as_its_arrays():
     copy = pickle.loads(pickle.dumps(bare.core))
     for ours, theirs in zip(copy.solve(bare.theta, BATCH), bare.core.solve(bare.theta, BATCH), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_arrays_of_other_sizes_are_refused():
+    rng = np.random.default_rng(12)
+    program, _, _ = planted(rng, BATCH, 6, 1, 8, 6, 3)
+    bare = BareProgram.of(program)
+    for k in range(4):
+        theta = list(bare.theta)
+        for wrong in (theta[k][:-1], theta[k].astype(np.float32), theta[k].ravel()[:-1]):
+            with pytest.raises(ValueError, match="theta"):
+                bare.core.solve([*theta[:k], wrong, *theta[k + 1 :]], BATCH)
+        with pytest.raises((ValueError, BufferError), match="contiguous"):
+            bare.core.solve([*theta[:k], np.asfortranarray(theta[k]), *theta[k + 1 :]], BATCH)
+    found = bare.core.solve(bare.theta, BATCH)
+    with pytest.raises(ValueError, match="cotangents"):
+        bare.core.adjoint(bare.theta, found[:3], np.ones((BATCH, 5)))
+
+
+def test_parameters_may_be_addresses():
+    rng = np.random.default_rng(13)
+    program, _, _ = planted(rng, BATCH, 6, 1, 8, 6, 3)
+    bare = BareProgram.of(program)
+    pairs = [(h.__array_interface__["data"][0], h.shape[1]) for h in bare.theta]
+    for ours, theirs in zip(bare.core.solve(pairs, BATCH), bare.core.solve(bare.theta, BATCH), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -17,8 +17,12 @@ namespace conelayers {
 class Core {
   public:
     Model model;
+    std::vector<int64_t> sizes;  // numbers in each parameter
 
-    explicit Core(Model made) : model(std::move(made)) {}
+    Core(Model made, std::vector<int64_t> sizes_of_parameters) : model(std::move(made)), sizes(std::move(sizes_of_parameters)) {}
+
+    int64_t n() const { return model.structure.n; }
+    int64_t m() const { return model.structure.m; }
 
     // `lanes`: 0 for what is fastest; no result depends on it.
     void solve(int64_t batch, const Parameters& theta, const Solutions& out, const Solutions* warm, int threads, int lanes, Limits& limits) {
