@@ -43,7 +43,7 @@ class Selection(IntEnum):
 @final
 class Solutions(NamedTuple):
     """x (B, n), y (B, m), s (B, m), outputs (B, ·) side by side; errors (B, 3) of rows, columns and gap; places (B, 2) of the first
-    two; outcome (B,).
+    two; outcome (B,). kept: where it was asked for, the workspaces with their points and factors; else None.
     """
 
     x: np.ndarray
@@ -53,6 +53,7 @@ class Solutions(NamedTuple):
     errors: np.ndarray
     places: np.ndarray
     outcome: np.ndarray
+    kept: Any
 
 
 _Point = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -104,13 +105,17 @@ class Core:
         lanes: int = 0,
         max_seconds: float | None = None,
         stop: np.ndarray | None = None,
+        keep: bool = False,
     ) -> Solutions:
-        """Solve a batch; from the points ``start`` (x, y, s), if there are some. ``stop``: an int32 that ends the call when it is not 0."""
+        """Solve a batch; from the points ``start`` (x, y, s), if there are some. ``stop``: an int32 that ends the call when it is not 0.
+
+        keep: also give back what its derivatives can use in the place of the points, at half the cost and for megabytes.
+        """
         n, m, outputs = self.model.n, self.model.m, self._outputs
         # One block for all results: each array of its own would cost as much as the arithmetic of a small program.
         numbers, integers = np.empty(batch * (n + 2 * m + outputs + 3)), np.empty(3 * batch, dtype=np.int32)
         seconds = _NO_LIMIT if max_seconds is None else max_seconds
-        self._native.solve(batch, theta, numbers, integers, start, threads, lanes, seconds, stop)
+        kept = self._native.solve(batch, theta, numbers, integers, start, threads, lanes, seconds, stop, keep)
         at_y, at_s, at_outputs = batch * n, batch * (n + m), batch * (n + 2 * m)
         at_errors = at_outputs + batch * outputs
         return Solutions(
@@ -121,6 +126,7 @@ class Core:
             numbers[at_errors:].reshape(batch, 3),
             integers[: 2 * batch].reshape(batch, 2),
             integers[2 * batch :],
+            kept,
         )
 
     def adjoint(
@@ -133,14 +139,15 @@ class Core:
         selection: Selection = Selection.DEFAULT,
         threads: int = 1,
         lanes: int = 0,
+        kept: Any = None,
     ) -> tuple[list[np.ndarray | None], np.ndarray]:
         """The gradients (B, *shape) of ⟨cotangents (B, outputs), outputs⟩ for each parameter that is ``wanted``, and flags (B,)."""
         batch = len(points[0])
-        kept = self._sizes if wanted is None else [k if w else 0 for k, w in zip(self._sizes, wanted, strict=True)]
-        flat, flags = np.zeros(batch * sum(kept)), np.empty(batch, dtype=np.int32)
-        self._native.adjoint(batch, theta, points, selection, cotangents, flat, wanted, flags, threads, lanes)
+        sizes = self._sizes if wanted is None else [k if w else 0 for k, w in zip(self._sizes, wanted, strict=True)]
+        flat, flags = np.zeros(batch * sum(sizes)), np.empty(batch, dtype=np.int32)
+        self._native.adjoint(batch, theta, points, selection, cotangents, flat, wanted, flags, threads, lanes, kept)
         gradients, at = list[np.ndarray | None](), 0
-        for size, shape in zip(kept, self._shapes, strict=True):
+        for size, shape in zip(sizes, self._shapes, strict=True):
             gradients.append(flat[at : at + batch * size].reshape(batch, *shape) if size else None)
             at += batch * size
         return gradients, flags
@@ -154,11 +161,12 @@ class Core:
         selection: Selection = Selection.DEFAULT,
         threads: int = 1,
         lanes: int = 0,
+        kept: Any = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The outputs' tangents (B, outputs) along dθ (None for zero), and flags (B,)."""
         batch = len(points[0])
         out, flags = np.empty((batch, self._outputs)), np.empty(batch, dtype=np.int32)
-        self._native.tangent(batch, theta, points, selection, dtheta, out, flags, threads, lanes)
+        self._native.tangent(batch, theta, points, selection, dtheta, out, flags, threads, lanes, kept)
         return out, flags
 
     def linear(

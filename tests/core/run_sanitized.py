@@ -28,7 +28,9 @@ def main() -> int:
     # The sanitizers have to be there before anything else is loaded; libstdc++ with them, whose exceptions they watch.
     names = ("libasan.so", "libubsan.so", "libstdc++.so")
     libraries = [
-        subprocess.run([compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True
+        ).stdout.strip()
         for name in names
     ]
     environment = os.environ | {

@@ -129,7 +129,7 @@ def test_an_instance_alone_or_in_any_company_has_the_same_bits(name, make):
         solved = core.solve(part, len(members), **options)
         gradients, flags = core.adjoint(part, tuple(h[members] for h in points), cotangents[members], **options)
         tangents, _ = core.tangent(part, tuple(h[members] for h in points), [h[members] for h in moves], **options)
-        return [*solved, *gradients, flags, tangents]
+        return [*solved[:7], *gradients, flags, tangents]
 
     everyone = np.arange(BATCH)
     reference = everything(everyone)

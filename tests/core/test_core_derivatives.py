@@ -88,6 +88,30 @@ def test_derivatives_are_those_of_the_solution_map():
     np.testing.assert_allclose(tangents, (ahead - behind) / (2 * step), rtol=0, atol=1e-6 * np.abs(tangents).max())
 
 
+def test_what_a_call_keeps_gives_the_derivatives_of_its_points():
+    rng = np.random.default_rng(6)
+    program, _, _ = planted(rng, BATCH, 9, 2, 12, 9, 4)
+    bare = BareProgram.of(program)
+    found = bare.core.solve(bare.theta, BATCH, keep=True, threads=2)
+    points, g = found[:3], rng.standard_normal((BATCH, 9))
+    moves = [rng.standard_normal(h.shape) for h in bare.theta]
+    for selection in (Selection.DEFAULT, Selection.HIGH, Selection.DEFAULT):
+        ways = [
+            (*bare.core.adjoint(bare.theta, points, g, selection=selection, kept=kept)[0],
+             *bare.core.tangent(bare.theta, points, moves, selection=selection, kept=kept))
+            for kept in (None, found.kept)
+        ]  # fmt: skip
+        for one, other in zip(*ways, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-11 * np.abs(one).max())
+    # What is kept outlives the core's name, and other calls of the core do not touch it.
+    kept, core = found.kept, bare.core
+    core.solve([h + 0.1 for h in bare.theta], BATCH)
+    again = core.adjoint(bare.theta, points, g, kept=kept)[0]
+    np.testing.assert_array_equal(again[1], ways[1][1])
+    del core, bare, found
+    del kept
+
+
 def test_every_instruction_set_gives_the_same_bits():
     rng = np.random.default_rng(7)
     for n, zero, nonneg, rank, active, scale in (
@@ -102,7 +126,7 @@ def test_every_instruction_set_gives_the_same_bits():
         for bare in cores:
             found = bare.core.solve(bare.theta, BATCH)
             gradients, flags = bare.core.adjoint(bare.theta, found[:3], np.ones((BATCH, n)))
-            results.append([*found, *gradients, flags])
+            results.append([*found[:7], *gradients, flags])
         for other in results[1:]:
             for ours, theirs in zip(other, results[0], strict=True):
                 np.testing.assert_array_equal(ours, theirs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_what_is_no_number_is_left_open_and_spoils_no_other_instance():
         found = bare.core.solve(theta, BATCH)
         assert found.outcome[5] == Outcome.OPEN
         others = np.arange(BATCH) != 5
-        for ours, theirs in zip(found, expected, strict=True):
+        for ours, theirs in zip(found[:7], expected[:7], strict=True):
             np.testing.assert_array_equal(ours[others], theirs[others])
 
 
@@ -174,7 +175,7 @@ def test_a_forked_process_has_threads_of_its_own():
     child = os.fork()
     if child == 0:
         found = bare.core.solve(bare.theta, BATCH, threads=4, lanes=1)
-        os._exit(0 if all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True)) else 1)
+        os._exit(0 if all(np.array_equal(a, b) for a, b in zip(found[:7], expected[:7], strict=True)) else 1)
     deadline, status = time.monotonic() + 30, None
     while status is None and time.monotonic() < deadline:
         pid, code = os.waitpid(child, os.WNOHANG)
@@ -191,7 +192,7 @@ def test_a_core_pickles_as_its_arrays():
     program, _, _ = planted(rng, BATCH, 6, 1, 8, 6, 3)
     bare = BareProgram.of(program)
     copy = pickle.loads(pickle.dumps(bare.core))
-    for ours, theirs in zip(copy.solve(bare.theta, BATCH), bare.core.solve(bare.theta, BATCH), strict=True):
+    for ours, theirs in zip(copy.solve(bare.theta, BATCH)[:7], bare.core.solve(bare.theta, BATCH)[:7], strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -216,5 +217,17 @@ def test_parameters_may_be_addresses():
     program, _, _ = planted(rng, BATCH, 6, 1, 8, 6, 3)
     bare = BareProgram.of(program)
     pairs = [(h.__array_interface__["data"][0], h.shape[1]) for h in bare.theta]
-    for ours, theirs in zip(bare.core.solve(pairs, BATCH), bare.core.solve(bare.theta, BATCH), strict=True):
+    for ours, theirs in zip(bare.core.solve(pairs, BATCH)[:7], bare.core.solve(bare.theta, BATCH)[:7], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_calls_from_several_threads_at_once_do_not_disturb_one_another():
+    rng = np.random.default_rng(14)
+    program, _, _ = planted(rng, BATCH, 12, 2, 16, 12, 5)
+    bare = BareProgram.of(program)
+    expected = bare.core.solve(bare.theta, BATCH)
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(lambda _: bare.core.solve(bare.theta, BATCH, threads=2), range(40)))
+    for one in found:
+        for ours, theirs in zip(one[:7], expected[:7], strict=True):
+            np.testing.assert_array_equal(ours, theirs)

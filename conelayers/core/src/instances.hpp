@@ -107,30 +107,28 @@ class Instances {
         write(out, infeasible, limits.reached());
     }
 
-    // The points of solutions, and the matrices there. Returns where they are solutions.
+    // The points of solutions, and the matrices there.
     void linearize(const Solutions& points, Selection selection) {
         read_point(points);
         Mask all = splat<V>(0.0) < 1.0;
         newton_.begin(all);
         newton_.plain(all, POLISHING_STEPS);
         newton_.restore();
-        solution_ = mask_and(finite_, newton_.error <= ACCURACY);
+        linearize_here(selection);
+    }
+
+    // The same at the points that `solve` ended at.
+    void linearize_here(Selection selection) {
         int n = structure_.n, m = structure_.m;
-        V one = splat<V>(1.0);
-        for (int i = 0; i < m; i++) {
-            V low = residual_.active[i];
-            element_[i] = low;
-            if (i < structure_.zero) continue;
-            V high = select(residual_.v[i] >= 0.0, one, splat<V>(0.0));
-            if (selection == Selection::HIGH) element_[i] = high;
-            if (selection == Selection::MID) {
-                // ½ in the user's units, in which y/s is `balance` times smaller.
-                V e = equilibration_.e[i], balance = equilibration_.gamma / (equilibration_.beta * e * e);
-                element_[i] = select(low == high, low, balance / (1.0 + balance));
-            }
+        solution_ = mask_and(finite_, newton_.error <= ACCURACY);
+        if (selection == Selection::DEFAULT) {
+            newton_.factor();  // most often the last one
+            for (int i = 0; i < m; i++) element_[i] = residual_.active[i];
+        } else {
+            choose_element(selection);
+            system_.factor(element_);
+            newton_.forget_factor();
         }
-        system_.factor(element_);
-        newton_.forget_factor();
         regular_ = system_.is_regular();
         V beta = equilibration_.beta, gamma = equilibration_.gamma;
         for (int j = 0; j < n; j++) x_[j] = equilibration_.d[j] * residual_.x[j] / beta;
@@ -256,6 +254,22 @@ class Instances {
                 todo = mask_and(todo, mask_not(newton_.error <= ACCURACY));
             }
             tolerance *= NEXT_TOLERANCE;
+        }
+    }
+
+    void choose_element(Selection selection) {
+        V one = splat<V>(1.0);
+        for (int i = 0; i < structure_.m; i++) {
+            V low = residual_.active[i];
+            element_[i] = low;
+            if (i < structure_.zero) continue;
+            V high = select(residual_.v[i] >= 0.0, one, splat<V>(0.0));
+            if (selection == Selection::HIGH) element_[i] = high;
+            if (selection == Selection::MID) {
+                // ½ in the user's units, in which y/s is `balance` times smaller.
+                V e = equilibration_.e[i], balance = equilibration_.gamma / (equilibration_.beta * e * e);
+                element_[i] = select(low == high, low, balance / (1.0 + balance));
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 // The Python module: arrays come in, are checked for their sizes, and the core runs without the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
@@ -16,6 +17,7 @@ namespace nb = nanobind;
 using conelayers::AffineMap;
 using conelayers::Core;
 using conelayers::Indices;
+using conelayers::Kept;
 using conelayers::Limits;
 using conelayers::Model;
 using conelayers::Parameters;
@@ -149,9 +151,9 @@ bool interrupted() {
 }
 
 // numbers: room for x (B, n), y (B, m), s (B, m), outputs (B, ·) and errors (B, 3), one after the other; integers: places (B, 2), outcome (B,).
-void solve(
+std::unique_ptr<Kept> solve(
     Core& core, int64_t batch, nb::sequence theta, nb::handle numbers, nb::handle integers, std::optional<nb::tuple> start, int threads,
-    int lanes, double seconds, nb::handle stop
+    int lanes, double seconds, nb::handle stop, bool keep
 ) {
     int64_t n = core.n(), m = core.m(), outputs = core.model.outputs.size();
     Values values(theta, core, batch);
@@ -168,20 +170,22 @@ void solve(
     out.places = whole.as<int32_t>();
     out.outcome = out.places + 2 * batch;
     Solutions warm = points ? points->solutions() : Solutions{};
+    std::unique_ptr<Kept> kept;
     bool raised = false;
     {
         nb::gil_scoped_release released;
         Limits limits(seconds, flag.as<const int32_t>(), interrupted);
-        core.solve(batch, values.parameters(), out, points ? &warm : nullptr, threads, lanes, limits);
+        kept = core.solve(batch, values.parameters(), out, points ? &warm : nullptr, threads, lanes, keep, limits);
         raised = limits.interrupted();
     }
     if (raised) throw nb::python_error();
+    return kept;
 }
 
-// gradients: room for (B, size) of each parameter that is wanted, zeros, one after the other.
+// gradients: room for (B, size) of each parameter that is wanted, zeros, one after the other. With `kept` theta and point are not read.
 void adjoint(
     Core& core, int64_t batch, nb::sequence theta, nb::tuple point, int selection, nb::handle cotangents, nb::handle gradients,
-    std::optional<nb::sequence> wanted, nb::handle flags, int threads, int lanes
+    std::optional<nb::sequence> wanted, nb::handle flags, int threads, int lanes, Kept* kept
 ) {
     Values values(theta, core, batch);
     Points points(point, core, batch);
@@ -197,22 +201,26 @@ void adjoint(
     std::vector<double*> into;
     for (int64_t from : starts) into.push_back(from < 0 ? nullptr : room.as<double>() + from);
     nb::gil_scoped_release released;
+    auto chosen = static_cast<Selection>(selection);
+    if (kept != nullptr) return kept->adjoint(chosen, given.as<const double>(), into.data(), core.sizes.data(), found.as<int32_t>(), threads);
     core.adjoint(
-        batch, values.parameters(), points.solutions(), static_cast<Selection>(selection), given.as<const double>(), into.data(),
+        batch, values.parameters(), points.solutions(), chosen, given.as<const double>(), into.data(),
         core.sizes.data(), found.as<int32_t>(), threads, lanes
     );
 }
 
 void tangent(
     Core& core, int64_t batch, nb::sequence theta, nb::tuple point, int selection, nb::sequence dtheta, nb::handle doutputs,
-    nb::handle flags, int threads, int lanes
+    nb::handle flags, int threads, int lanes, Kept* kept
 ) {
     Values values(theta, core, batch), along(dtheta, core, batch);
     Points points(point, core, batch);
     Memory out(doutputs, "doutputs", batch * core.model.outputs.size() * REAL), found(flags, "flags", batch * INTEGER);
     nb::gil_scoped_release released;
+    auto chosen = static_cast<Selection>(selection);
+    if (kept != nullptr) return kept->tangent(chosen, along.parameters(), out.as<double>(), found.as<int32_t>(), threads);
     core.tangent(
-        batch, values.parameters(), points.solutions(), static_cast<Selection>(selection), along.parameters(), out.as<double>(),
+        batch, values.parameters(), points.solutions(), chosen, along.parameters(), out.as<double>(),
         found.as<int32_t>(), threads, lanes
     );
 }
@@ -237,10 +245,14 @@ void linear(
 
 NB_MODULE(CORE_MODULE, module) {
     module.attr("MOST_LANES") = CORE_MOST_LANES;
+    nb::class_<Kept>(module, "Kept");
     nb::class_<Core>(module, "Core")
-        .def("solve", &solve, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
-        .def("adjoint", &adjoint, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg())
-        .def("tangent", &tangent)
+        .def("solve", &solve, nb::arg("batch"), nb::arg("theta"), nb::arg("numbers"), nb::arg("integers"), nb::arg("start").none(),
+             nb::arg("threads"), nb::arg("lanes"), nb::arg("seconds"), nb::arg("stop").none(), nb::arg("keep"), nb::keep_alive<0, 1>())
+        .def("adjoint", &adjoint, nb::arg("batch"), nb::arg("theta"), nb::arg("point"), nb::arg("selection"), nb::arg("cotangents"),
+             nb::arg("gradients"), nb::arg("wanted").none(), nb::arg("flags"), nb::arg("threads"), nb::arg("lanes"), nb::arg("kept").none())
+        .def("tangent", &tangent, nb::arg("batch"), nb::arg("theta"), nb::arg("point"), nb::arg("selection"), nb::arg("dtheta"),
+             nb::arg("doutputs"), nb::arg("flags"), nb::arg("threads"), nb::arg("lanes"), nb::arg("kept").none())
         .def("linear", &linear)
         .def_prop_ro("work", [](const Core& core) { return core.model.structure.kkt.work(); })
         .def_prop_ro("entries", [](const Core& core) { return core.model.structure.kkt.entries(); })
