@@ -68,8 +68,8 @@ class Terms(NamedTuple):
 class Model:
     """Arrays only, which pickle: patterns of P (full symmetric) and A by columns, ``zero`` equalities first, then inequalities.
 
-    data: the values of P, q, A and b, one after the other. outputs: source 0 is x, 1 is y. Both number the entries of arrays row by
-    row, as frameworks keep them.
+    data_terms: the values of P (by columns), q, A (by rows) and b, one after the other. output_terms: source 0 is x, 1 is y. Both number
+    the entries of arrays row by row, as frameworks keep them.
     """
 
     n: int
@@ -107,7 +107,11 @@ class Model:
                 shape=(affine.constant.size, affine.rows.size),
             )
             blocks.append(sp.csr_array(spread @ affine.linear))
-        data = Terms.of(np.concatenate([a.constant for a in maps]), sp.csr_array(sp.vstack(blocks)), source, offset)
+        # The core has A by rows.
+        by_rows = np.argsort(A[1], kind="stable")
+        blocks[2] = blocks[2][by_rows]
+        constants = [a.constant if k != 2 else a.constant[by_rows] for k, a in enumerate(maps)]
+        data = Terms.of(np.concatenate(constants), sp.csr_array(sp.vstack(blocks)), source, offset)
         of_point = np.concatenate([np.zeros(n, dtype=np.int64), np.ones(m, dtype=np.int64)])
         at = np.concatenate([np.arange(n), np.arange(m)])
         parts = [_output_rows(output, n, m) for output in outputs]

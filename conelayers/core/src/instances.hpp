@@ -37,7 +37,7 @@ constexpr double UNSURE = 1e-5;           // relative change of x by rounding fr
 // What the core is made of: the structure, θ ↦ (P, q, A, b), and (x, y) ↦ outputs.
 struct Model {
     Structure structure;
-    AffineMap data;     // values of P, q, A and b one after the other, as their patterns were given
+    AffineMap data;     // values of P (by columns), q, A (by rows) and b, one after the other
     AffineMap outputs;  // of sources 0 (x) and 1 (y)
 };
 
@@ -68,6 +68,7 @@ class Instances {
           rays_(program_, kkt_, pool_) {
         int n = structure_.n, m = structure_.m;
         for (V** of_columns : {&x_, &first_, &dx_}) *of_columns = pool_.take(n);
+        gradient_ = pool_.take(program_.size());
         for (V** of_rows : {&y_, &element_, &second_, &dy_, &ds_}) *of_rows = pool_.take(m);
     }
 
@@ -76,11 +77,7 @@ class Instances {
         first_index_ = first;
         count_ = count;
         for (int l = 0; l < W; l++) instance_[l] = first + std::min(l, count - 1);
-        int t = 0;
-        for (std::size_t k = 0; k < structure_.P.index.size(); k++) program_.P[k] = value_of<V>(model_.data, t++, theta, instance_);
-        for (int j = 0; j < structure_.n; j++) program_.q[j] = value_of<V>(model_.data, t++, theta, instance_);
-        for (int entry : structure_.A_entry) program_.A[entry] = value_of<V>(model_.data, t++, theta, instance_);
-        for (int i = 0; i < structure_.m; i++) program_.b[i] = value_of<V>(model_.data, t++, theta, instance_);
+        evaluate(model_.data, theta, instance_, false, program_.data);
         finite_ = is_finite();
         equilibration_.apply(program_);
         residual_.forget_sizes();
@@ -154,21 +151,20 @@ class Instances {
 
     // The outputs' tangents (B, outputs) along dθ.
     void tangent(const Parameters& dtheta, double* doutputs, int32_t* flags) {
-        int n = structure_.n, m = structure_.m, t = 0;
-        const AffineMap& data = model_.data;
-        for (int j = 0; j < n; j++) first_[j] = splat<V>(0.0);
-        for (int i = 0; i < m; i++) second_[i] = splat<V>(0.0);
-        for (int j = 0; j < n; j++)
-            for (int k = structure_.P.start[j]; k < structure_.P.start[j + 1]; k++)
-                first_[structure_.P.index[k]] -= tangent_of<V>(data, t++, dtheta, instance_) * x_[j];
-        for (int j = 0; j < n; j++) first_[j] -= tangent_of<V>(data, t++, dtheta, instance_);
-        for (std::size_t k = 0; k < structure_.A_row_of.size(); k++) {
-            int i = structure_.A_row_of[k], j = structure_.A_column_of[k];
-            V dA = tangent_of<V>(data, t++, dtheta, instance_);
-            first_[j] -= dA * y_[i];
-            second_[i] += dA * x_[j];
+        const Lines &P = structure_.P, &A = structure_.A;
+        evaluate(model_.data, dtheta, instance_, true, gradient_);
+        const V *dP = gradient_, *dq = dP + P.index.size(), *dA = dq + structure_.n, *db = dA + A.index.size();
+        // r₁ = −(dP x + dAᵀy + dq), r₂ = dA x − db
+        for (int j = 0; j < structure_.n; j++) first_[j] = -dq[j];
+        for (int j = 0; j < structure_.n; j++)
+            for (int t = P.start[j]; t < P.start[j + 1]; t++) first_[P.index[t]] -= dP[t] * x_[j];
+        for (int i = 0; i < structure_.m; i++) {
+            second_[i] = -db[i];
+            for (int t = A.start[i]; t < A.start[i + 1]; t++) {
+                first_[A.index[t]] -= dA[t] * y_[i];
+                second_[i] += dA[t] * x_[A.index[t]];
+            }
         }
-        for (int i = 0; i < m; i++) second_[i] -= tangent_of<V>(data, t++, dtheta, instance_);
         V error = solve_tangent();
         write_flags(flags, error);
         write_outputs(dx_, dy_, doutputs, false);
@@ -213,13 +209,11 @@ class Instances {
     Mask finite_, solution_, regular_;
     V *x_, *y_, *element_;              // a solution in the user's units, and D there
     V *first_, *second_, *dx_, *dy_, *ds_;  // right-hand sides and solutions
+    V* gradient_;                           // of the data, or their tangent
 
     Mask is_finite() const {
         V sum = splat<V>(0.0);
-        for (std::size_t k = 0; k < structure_.P.index.size(); k++) sum += 0.0 * program_.P[k];
-        for (int j = 0; j < structure_.n; j++) sum += 0.0 * program_.q[j];
-        for (std::size_t k = 0; k < structure_.A.index.size(); k++) sum += 0.0 * program_.A[k];
-        for (int i = 0; i < structure_.m; i++) sum += 0.0 * program_.b[i];
+        for (int k = 0; k < program_.size(); k++) sum += 0.0 * program_.data[k];
         return sum == 0.0;
     }
 
@@ -382,29 +376,25 @@ class Instances {
     // dq = −λ, db = −μ, dA = −y λᵀ + μ xᵀ, dP = −½(λxᵀ + xλᵀ), and the adjoint of the map from θ to them.
     void add_gradients(double* const* gradients, const int64_t* sizes) {
         const V *lambda = dx_, *mu = dy_;
-        int n = structure_.n, m = structure_.m, k = 0;
-        auto put = [&](V value) { add_gradient(k++, value, gradients, sizes); };
-        for (int j = 0; j < n; j++)
-            for (int t = structure_.P.start[j]; t < structure_.P.start[j + 1]; t++) {
-                int i = structure_.P.index[t];
-                put(-0.5 * (lambda[i] * x_[j] + x_[i] * lambda[j]));
+        const Lines &P = structure_.P, &A = structure_.A;
+        V *dP = gradient_, *dq = dP + P.index.size(), *dA = dq + structure_.n, *db = dA + A.index.size();
+        for (int j = 0; j < structure_.n; j++) {
+            dq[j] = -lambda[j];
+            for (int t = P.start[j]; t < P.start[j + 1]; t++) dP[t] = -0.5 * (lambda[P.index[t]] * x_[j] + x_[P.index[t]] * lambda[j]);
+        }
+        for (int i = 0; i < structure_.m; i++) {
+            db[i] = -mu[i];
+            V of_x = mu[i], of_lambda = y_[i];
+            V* out = dA + A.start[i];
+            if (A.first[i] >= 0) {
+                const V *x = x_ + A.first[i], *l = lambda + A.first[i];
+                for (int t = 0; t < A.length(i); t++) out[t] = of_x * x[t] - of_lambda * l[t];
+            } else {
+                const int* index = A.index.data() + A.start[i];
+                for (int t = 0; t < A.length(i); t++) out[t] = of_x * x_[index[t]] - of_lambda * lambda[index[t]];
             }
-        for (int j = 0; j < n; j++) put(-lambda[j]);
-        for (std::size_t t = 0; t < structure_.A_row_of.size(); t++) {
-            int i = structure_.A_row_of[t], j = structure_.A_column_of[t];
-            put(mu[i] * x_[j] - y_[i] * lambda[j]);
         }
-        for (int i = 0; i < m; i++) put(-mu[i]);
-    }
-
-    void add_gradient(int k, V value, double* const* gradients, const int64_t* sizes) {
-        const AffineMap& map = model_.data;
-        for (int t = map.start[k]; t < map.start[k + 1]; t++) {
-            double* of_parameter = gradients[map.source[t]];
-            if (of_parameter == nullptr) continue;
-            double* out = of_parameter + first_index_ * sizes[map.source[t]] + map.offset[t];
-            for (int l = 0; l < count_; l++) out[l * sizes[map.source[t]]] += map.coefficient[t] * lane_of(value, l);
-        }
+        add_adjoint(model_.data, gradient_, first_index_, count_, gradients, sizes);
     }
 };
 

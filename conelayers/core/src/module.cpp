@@ -42,6 +42,7 @@ AffineMap map_of(int size, Address constant, Address start, Address source, Addr
     map.source.assign(at<int32_t>(source), at<int32_t>(source) + terms);
     map.offset.assign(at<int32_t>(offset), at<int32_t>(offset) + terms);
     map.coefficient.assign(at<double>(coefficient), at<double>(coefficient) + terms);
+    map.find_runs();
     return map;
 }
 

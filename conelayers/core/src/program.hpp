@@ -11,19 +11,22 @@ constexpr std::size_t PADDING = 16;  // numbers behind a matrix that a tile at i
 template <class V>
 struct Program {
     const Structure& structure;
+    V* data;           // the four of them, one after the other
     V *P, *q, *A, *b;  // P by columns; A by rows (Structure::A)
     V *rows_of_A, *columns_of_A, *columns_of_P;  // sums of absolute values, for the backward errors' floors
 
     Program(const Structure& s, Pool<V>& pool)
         : structure(s),
-          P(pool.take(s.P.index.size())),
-          q(pool.take(s.n)),
-          A(pool.take(s.A.index.size() + PADDING)),
-          b(pool.take(s.m)),
+          data(pool.take(s.P.index.size() + s.n + s.A.index.size() + s.m + PADDING)),
+          P(data),
+          q(P + s.P.index.size()),
+          A(q + s.n),
+          b(A + s.A.index.size()),
           rows_of_A(pool.take(s.m)),
           columns_of_A(pool.take(s.n)),
           columns_of_P(pool.take(s.n)) {}
 
+    int size() const { return static_cast<int>(b + structure.m - data); }
     bool has_P() const { return !structure.P.index.empty(); }
 
     void times_P(const V* x, V* out) const { structure.P.multiply(P, x, out, 0, structure.n); }

@@ -88,9 +88,6 @@ struct RowBlock {
 struct Structure {
     int n = 0, m = 0, zero = 0;
     Lines P, A;             // columns of P (symmetric), rows of A
-    Indices A_entry;        // where the k-th entry of A, by columns as it was given, is among the rows' entries
-    Indices A_column_of;    // and the rows and columns of these, in the order given
-    Indices A_row_of;
     std::vector<RowBlock> blocks;
     Indices single_rows, single_columns;
 
@@ -135,15 +132,9 @@ inline void Structure::read(const Indices& P_start, const Indices& P_row, const 
     for (int r : A_row) A.start[r + 1]++;
     std::partial_sum(A.start.begin(), A.start.end(), A.start.begin());
     A.index.resize(A_row.size());
-    A_entry.resize(A_row.size());
-    A_column_of.resize(A_row.size());
-    A_row_of = A_row;
     Indices next(A.start.begin(), A.start.end() - 1);
     for (int j = 0; j < n; j++)
-        for (int t = A_start[j]; t < A_start[j + 1]; t++) {
-            A_entry[t] = next[A_row[t]]++;
-            A.index[A_entry[t]] = A_column_of[t] = j;
-        }
+        for (int t = A_start[j]; t < A_start[j + 1]; t++) A.index[next[A_row[t]]++] = j;
     A.finish();
 }
 
