@@ -1,7 +1,7 @@
-"""The compiled core beside the package's engine: ``python -m benchmarks.core_steps`` (two minutes; needs the core built).
+"""The compiled core beside the engine: ``python -m benchmarks.core_steps`` (two minutes; needs the core built).
 
-Milliseconds of process CPU time, forward and backward, medians over alternating calls in one process; the errors beside them are the
-largest differences between the two, relative to the largest entry.
+Milliseconds of process CPU time, forward and backward, medians over alternating calls in one process; the errors beside
+them are the largest differences between the two, relative to the largest entry.
 """
 
 from __future__ import annotations

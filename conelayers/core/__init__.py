@@ -1,6 +1,6 @@
-"""The compiled core: linear and quadratic programs from their parameters to solutions and derivatives, a batch in one native call.
+"""The compiled core: linear and quadratic programs from parameters to solutions and derivatives, a batch in one call.
 
-Parameters go in where their framework keeps them, arrays come out; what the core does not settle is flagged for others to settle.
+Parameters go in where their framework keeps them, arrays come out; what the core does not settle is flagged.
 """
 
 from conelayers.core.core import Core, Flags, Outcome, Selection, Solutions

@@ -1,7 +1,8 @@
-"""Builds the extension modules into this folder: ``python conelayers/core/build.py`` (needs cmake, ninja, nanobind and a C++20 compiler).
+"""Builds the extension modules into this folder: ``python conelayers/core/build.py``.
 
-For a checkout whose build backend does not build them yet. --levels v3,v4: some instruction sets only; --sanitize: with AddressSanitizer
-and UndefinedBehaviorSanitizer, for ``tests/core/run_sanitized.py``.
+For a checkout whose build backend does not build them yet. Needs cmake, ninja, nanobind and a C++20 compiler.
+--levels v3,v4: some instruction sets only. --sanitize: with AddressSanitizer and UndefinedBehaviorSanitizer, for
+``tests/core/run_sanitized.py``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ __all__ = ["Core", "Flags", "Outcome", "Selection", "Solutions"]
 
 
 class Outcome(IntEnum):
-    """How the core leaves an instance; it says nothing about one that is OPEN, and stopped at a limit for one that is STOPPED."""
+    """How the core leaves an instance: it says nothing about one that is OPEN; STOPPED is one that a limit ended."""
 
     SOLVED = 0
     OPEN = 1
@@ -42,8 +42,10 @@ class Selection(IntEnum):
 
 @final
 class Solutions(NamedTuple):
-    """x (B, n), y (B, m), s (B, m), outputs (B, ·) side by side; errors (B, 3) of rows, columns and gap; places (B, 2) of the first
-    two; outcome (B,). kept: where it was asked for, the workspaces with their points and factors; else None.
+    """x (B, n), y (B, m), s (B, m), outputs (B, ·) side by side.
+
+    errors (B, 3) of rows, columns and gap; places (B, 2) of the first two; outcome (B,).
+    kept: where it was asked for, the workspaces with their points and factors; else None.
     """
 
     x: np.ndarray
@@ -72,10 +74,10 @@ def _arrays(terms: Terms) -> tuple[int, ...]:
 class Core:
     """Linear and quadratic programs of one model.
 
-    Values of parameters are contiguous float64 arrays, (*shape) where the batch shares them or (B, *shape); those of a framework may
-    also be pairs (address, numbers from one instance to the next). Raises ValueError for arrays of other sizes.
-    threads: up to so many. lanes: instances in a register, 0 for what is fastest; no result depends on either, nor on the batch
-    that an instance is in. level: another instruction set's module (extension.py), with the same results.
+    Values of parameters are contiguous float64 arrays, (*shape) where the batch shares them or (B, *shape); those of
+    a framework may also be pairs (address, numbers from one instance to the next). Raises ValueError for arrays of other sizes.
+    threads: up to so many. lanes: instances in a register, 0 for what is fastest; no result depends on either, nor on
+    the batch that an instance is in. level: another instruction set's module (extension.py), with the same results.
     """
 
     def __init__(self, model: Model, level: str | None = None) -> None:
@@ -107,9 +109,10 @@ class Core:
         stop: np.ndarray | None = None,
         keep: bool = False,
     ) -> Solutions:
-        """Solve a batch; from the points ``start`` (x, y, s), if there are some. ``stop``: an int32 that ends the call when it is not 0.
+        """Solve a batch, from the points ``start`` (x, y, s) if there are some.
 
-        keep: also give back what its derivatives can use in the place of the points, at half the cost and for megabytes.
+        stop: an int32 that ends the call when it is not 0.
+        keep: also give back what derivatives can use in the place of the points, at half the cost and for megabytes.
         """
         n, m, outputs = self.model.n, self.model.m, self._outputs
         # One block for all results: each array of its own would cost as much as the arithmetic of a small program.
@@ -141,7 +144,7 @@ class Core:
         lanes: int = 0,
         kept: Any = None,
     ) -> tuple[list[np.ndarray | None], np.ndarray]:
-        """The gradients (B, *shape) of ⟨cotangents (B, outputs), outputs⟩ for each parameter that is ``wanted``, and flags (B,)."""
+        """The gradients (B, *shape) of ⟨cotangents (B, outputs), outputs⟩ for parameters that are ``wanted``; flags (B,)."""
         batch = len(points[0])
         sizes = self._sizes if wanted is None else [k if w else 0 for k, w in zip(self._sizes, wanted, strict=True)]
         flat, flags = np.zeros(batch * sum(sizes)), np.empty(batch, dtype=np.int32)

@@ -18,7 +18,8 @@ _LEVELS = ("v4", "v3", "v2", "base")
 def load(level: str | None = None) -> ModuleType:
     """The module built for ``level``; by default the fastest that is built and that this processor can run.
 
-    The environment variable CONELAYERS_CORE names a level for those who want another one. Raises ImportError where none is built.
+    The environment variable CONELAYERS_CORE names a level for those who want another one. Raises ImportError where
+    none is built.
     """
     level = level or os.environ.get("CONELAYERS_CORE")
     if level is not None:

@@ -1,4 +1,4 @@
-"""Runs tests/core with the core built under AddressSanitizer and UndefinedBehaviorSanitizer: ``python tests/core/run_sanitized.py``.
+"""Runs tests/core under AddressSanitizer and UndefinedBehaviorSanitizer: ``python tests/core/run_sanitized.py``.
 
 Needs g++ (or $CXX), cmake, ninja and nanobind beside what the tests need. What it builds stays in build/sanitized.
 """

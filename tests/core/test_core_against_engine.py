@@ -1,4 +1,4 @@
-"""The compiled core gives the solutions and derivatives of the package's engine, and says of nothing else that it is solved."""
+"""The compiled core gives the solutions and derivatives of the package's engine, bit by bit alike in any company."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled core's linear systems with J, its choice of the Clarke element at kinks, and the same bits on every instruction set."""
+"""The compiled core's systems with J, its Clarke element at kinks, and the same bits on every instruction set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiled core says of an instance: solved, infeasible with a proof, or left open; and how a call is ended early."""
+"""What the compiled core says of an instance: solved, proven infeasible, or left open; how a call is ended early."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ struct AffineMap {
     int size() const { return static_cast<int>(constant.size()); }
 
     void find_runs() {
-        auto copied = [&](int k) { return start[k + 1] - start[k] == 1 && constant[k] == 0.0 && coefficient[start[k]] == 1.0; };
+        auto copied = [&](int k) {
+            return start[k + 1] - start[k] == 1 && constant[k] == 0.0 && coefficient[start[k]] == 1.0;
+        };
         for (int k = 0; k < size(); k++) {
             if (!copied(k)) {
                 others.push_back(k);
@@ -45,8 +47,8 @@ struct AffineMap {
     }
 };
 
-// The parameters' values in the caller's memory: instance i of parameter p is at values[p] + i·stride[p], 0 where it is shared.
-// A parameter without a value, as of a tangent, has the address null.
+// The parameters' values in the caller's memory: instance i of parameter p is at values[p] + i·stride[p], 0 where it is
+// shared. A parameter without a value, as of a tangent, has the address null.
 struct Parameters {
     const double* const* values;
     const int64_t* stride;
@@ -87,10 +89,12 @@ void evaluate(const AffineMap& map, const Parameters& theta, const int64_t* inst
     }
 }
 
-// Adds the adjoint of the map's linear part at `values` to the gradients of the instances first … first + count − 1: gradients[p] is
-// (B, sizes[p]), or null where none is wanted.
+// Adds the adjoint of the map's linear part at `values` to the gradients of the instances first … first + count − 1:
+// gradients[p] is (B, sizes[p]), or null where none is wanted.
 template <class V>
-void add_adjoint(const AffineMap& map, const V* values, int64_t first, int count, double* const* gradients, const int64_t* sizes) {
+void add_adjoint(
+    const AffineMap& map, const V* values, int64_t first, int count, double* const* gradients, const int64_t* sizes
+) {
     constexpr int W = Width<V>::value;
     double* base[W];
     for (const Run& run : map.runs) {

@@ -18,8 +18,13 @@ namespace conelayers {
 class Kept {
   public:
     virtual ~Kept() = default;
-    virtual void adjoint(Selection selection, const double* cotangents, double* const* gradients, const int64_t* sizes, int32_t* flags, int threads) = 0;
-    virtual void tangent(Selection selection, const Parameters& dtheta, double* doutputs, int32_t* flags, int threads) = 0;
+    virtual void adjoint(
+        Selection selection, const double* cotangents, double* const* gradients, const int64_t* sizes, int32_t* flags,
+        int threads
+    ) = 0;
+    virtual void tangent(
+        Selection selection, const Parameters& dtheta, double* doutputs, int32_t* flags, int threads
+    ) = 0;
 };
 
 class Core {
@@ -27,14 +32,17 @@ class Core {
     Model model;
     std::vector<int64_t> sizes;  // numbers in each parameter
 
-    Core(Model made, std::vector<int64_t> sizes_of_parameters) : model(std::move(made)), sizes(std::move(sizes_of_parameters)) {}
+    Core(Model made, std::vector<int64_t> sizes_of_parameters)
+        : model(std::move(made)), sizes(std::move(sizes_of_parameters)) {}
 
     int64_t n() const { return model.structure.n; }
     int64_t m() const { return model.structure.m; }
 
-    // `lanes`: 0 for what is fastest; no result depends on it. `keep`: whether the workspaces are to be given back, with their factors.
+    // `lanes`: 0 for what is fastest; no result depends on it. `keep`: whether the workspaces are to be given back,
+    // with their factors.
     std::unique_ptr<Kept> solve(
-        int64_t batch, const Parameters& theta, const Solutions& out, const Solutions* warm, int threads, int lanes, bool keep, Limits& limits
+        int64_t batch, const Parameters& theta, const Solutions& out, const Solutions* warm, int threads, int lanes,
+        bool keep, Limits& limits
     ) {
         std::unique_ptr<Kept> kept;
         over(batch, lanes, [&](auto& free) {
@@ -71,8 +79,8 @@ class Core {
     }
 
     void linear(
-        int64_t batch, const Parameters& theta, const Solutions& points, Selection selection, int right_hand_sides, bool transposed,
-        double* first, double* second, double* third, int32_t* flags, int threads, int lanes
+        int64_t batch, const Parameters& theta, const Solutions& points, Selection selection, int right_hand_sides,
+        bool transposed, double* first, double* second, double* third, int32_t* flags, int threads, int lanes
     ) {
         each(batch, threads, lanes, [&](auto& instances, int64_t at, int count) {
             instances.take(theta, at, count);
@@ -113,14 +121,19 @@ class Core {
         ~KeptParts() override {
             for (auto& workspace : workspaces) core.give_back(free, std::move(workspace));
         }
-        void adjoint(Selection selection, const double* cotangents, double* const* gradients, const int64_t* sizes, int32_t* flags, int threads) override {
+        void adjoint(
+            Selection selection, const double* cotangents, double* const* gradients, const int64_t* sizes,
+            int32_t* flags, int threads
+        ) override {
             std::lock_guard<std::mutex> alone(using_them);
             ThreadPool::shared().run(static_cast<int>(workspaces.size()), threads, [&](int part) {
                 workspaces[part]->linearize_here(selection);
                 workspaces[part]->adjoint(cotangents, gradients, sizes, flags);
             });
         }
-        void tangent(Selection selection, const Parameters& dtheta, double* doutputs, int32_t* flags, int threads) override {
+        void tangent(
+            Selection selection, const Parameters& dtheta, double* doutputs, int32_t* flags, int threads
+        ) override {
             std::lock_guard<std::mutex> alone(using_them);
             ThreadPool::shared().run(static_cast<int>(workspaces.size()), threads, [&](int part) {
                 workspaces[part]->linearize_here(selection);

@@ -4,14 +4,14 @@
 //
 //     P' = (γ/β) d P d,   q' = γ d q,   A' = e A d,   b' = β e b.
 //
-// log d and log e are the least squares fit that brings the entries to one size (Curtis, Reid, "On the automatic scaling of matrices
-// for Gaussian elimination", 1972):
+// log d and log e are the least squares fit that brings the entries to one size (Curtis, Reid, "On the automatic
+// scaling of matrices for Gaussian elimination", 1972):
 //
 //     log|Aᵢⱼ| + log eᵢ + log dⱼ ≈ 0,    log|Pⱼₖ| + log dⱼ + log dₖ ≈ 0     over the entries that are not zero.
 //
-// Whatever units the user chose, it ends in the same program: units add to the logarithms what the fit takes away again. In a
-// component without P one factor stays open, d·t and e/t; it makes q' and b' of one size there. β and γ bring b' and q' to size 1.
-// All are powers of two: scaling rounds nothing.
+// Whatever units the user chose, it ends in the same program: units add to the logarithms what the fit takes away
+// again. In a component without P one factor stays open, d·t and e/t; it makes q' and b' of one size there. β and γ
+// bring b' and q' to size 1. All are powers of two: scaling rounds nothing.
 #pragma once
 
 #include "array.hpp"
@@ -20,12 +20,13 @@
 
 namespace conelayers {
 
-constexpr double LIMIT_OF_LOGARITHMS = 300.0;    // of log₂ β and log₂ γ, twice those of log₂ d and log₂ e
-constexpr double LEAST_LOGARITHM = -1000.0;      // a logarithm below this is that of zero
-constexpr double TOLERATED_LOGARITHM = 1.0;      // by which q' and b' may differ from 1
-constexpr double LOGARITHMS_APART = 40.0;        // by which q' or b' is so small that it counts as zero: rounding is not to be scaled up
-constexpr double RIDGE_OF_FIT = 1e-10;           // of the normal equations, which are singular
-constexpr double LARGEST_LOGARITHM = 1020.0;     // of a power of two that is a normal number
+constexpr double LIMIT_OF_LOGARITHMS = 300.0;  // of log₂ β and log₂ γ, twice those of log₂ d and log₂ e
+constexpr double LEAST_LOGARITHM = -1000.0;    // a logarithm below this is that of zero
+constexpr double TOLERATED_LOGARITHM = 1.0;    // by which q' and b' may differ from 1
+// By which q' or b' is so small that it counts as zero: rounding is not to be scaled up.
+constexpr double LOGARITHMS_APART = 40.0;
+constexpr double RIDGE_OF_FIT = 1e-10;        // of the normal equations, which are singular
+constexpr double LARGEST_LOGARITHM = 1020.0;  // of a power of two that is a normal number
 
 template <class V>
 class Equilibration {
@@ -96,8 +97,10 @@ class Equilibration {
     void find(const Program<V>& program) {
         const Structure& s = structure_;
         V lowest = splat<V>(0.0);
-        for (std::size_t t = 0; t < s.A.index.size(); t++) lowest = minimum(lowest, log_A_[t] = log2_roughly(program.A[t]));
-        for (std::size_t t = 0; t < s.P.index.size(); t++) lowest = minimum(lowest, log_P_[t] = log2_roughly(program.P[t]));
+        for (std::size_t t = 0; t < s.A.index.size(); t++)
+            lowest = minimum(lowest, log_A_[t] = log2_roughly(program.A[t]));
+        for (std::size_t t = 0; t < s.P.index.size(); t++)
+            lowest = minimum(lowest, log_P_[t] = log2_roughly(program.P[t]));
         for (int j = 0; j < s.n; j++) log_q_[j] = log2_roughly(program.q[j]);
         for (int i = 0; i < s.m; i++) log_b_[i] = log2_roughly(program.b[i]);
         // Entries that are zero have no part in the fit: another matrix, that of this instance.
@@ -139,7 +142,8 @@ class Equilibration {
     void balance_open_components() {
         const Structure& s = structure_;
         for (int c = 0; c < s.components; c++) of_b_[c] = of_q_[c] = splat<V>(LOG_OF_ZERO);
-        for (int j = 0; j < s.n; j++) of_q_[s.component_of_column[j]] = maximum(of_q_[s.component_of_column[j]], log_q_[j]);
+        for (int j = 0; j < s.n; j++)
+            of_q_[s.component_of_column[j]] = maximum(of_q_[s.component_of_column[j]], log_q_[j]);
         for (int i = 0; i < s.m; i++) of_b_[s.component_of_row[i]] = maximum(of_b_[s.component_of_row[i]], log_b_[i]);
         for (int c = 0; c < s.components; c++) {
             V shift = rounded(0.5 * (of_b_[c] - of_q_[c]));
@@ -185,7 +189,8 @@ class Equilibration {
         };
         V ratio = gamma - beta;
         for (int j = 0; j < s.n; j++)
-            for (int t = s.P.start[j]; t < s.P.start[j + 1]; t++) program.P[t] *= factor(ratio + d[j] + d[s.P.index[t]]);
+            for (int t = s.P.start[j]; t < s.P.start[j + 1]; t++)
+                program.P[t] *= factor(ratio + d[j] + d[s.P.index[t]]);
         for (int i = 0; i < s.m; i++)
             for (int t = s.A.start[i]; t < s.A.start[i + 1]; t++) program.A[t] *= factor(e[i] + d[s.A.index[t]]);
         for (int j = 0; j < s.n; j++) {

@@ -1,53 +1,23 @@
 // W instances from their parameters to their solutions and derivatives: the whole path, in the order in which it runs.
 #pragma once
 
-#include <cmath>
-#include <limits>
-
-#include "affine.hpp"
 #include "equilibration.hpp"
 #include "interior_point.hpp"
 #include "limits.hpp"
+#include "model.hpp"
 #include "newton.hpp"
 #include "rays.hpp"
 
 namespace conelayers {
 
-// How the core leaves an instance. OPEN is for others to settle: no verdict, rather than a poor one.
-enum class Outcome : int32_t { SOLVED = 0, OPEN = 1, PRIMAL_INFEASIBLE = 2, STOPPED = 3 };
-
-// What a derivative's system was, bit by bit.
-enum Flags : int32_t {
-    SINGULAR = 1,       // J may be singular: a rank test has to tell
-    INACCURATE = 2,     // the system was not solved to 1e−10
-    NOT_A_SOLUTION = 4  // the point that was given is none
-};
-
-enum class Selection : int32_t { DEFAULT = 0, LOW = 1, HIGH = 2, MID = 3 };
-
 constexpr double FIRST_TOLERANCE = 1e-3;  // of the interior point, where Newton takes over
 constexpr double NEXT_TOLERANCE = 1e-2;   // what it is multiplied with where Newton did not arrive
 constexpr int ROUNDS = 4;
-constexpr int PROXIMAL_FROM = 2;          // the first round after which proximal steps are tried
-constexpr int POLISHING_STEPS = 2;        // before a derivative, whose point may have lost digits on the way
-constexpr double LARGE = 1e3;             // size of a point in the equilibrated units from which it may be badly known
-constexpr double VERY_LARGE = 1e8;        // and in the user's units
-constexpr double UNSURE = 1e-5;           // relative change of x by rounding from which it is: others judge it
-
-// What the core is made of: the structure, θ ↦ (P, q, A, b), and (x, y) ↦ outputs.
-struct Model {
-    Structure structure;
-    AffineMap data;     // values of P (by columns), q, A (by rows) and b, one after the other
-    AffineMap outputs;  // of sources 0 (x) and 1 (y)
-};
-
-// A batch in the caller's memory, arrays (B, ·) one instance after the other; null where something is not asked for.
-struct Solutions {
-    double *x, *y, *s, *outputs;
-    double* errors;    // (B, 3): the rows', the columns' and the gap's
-    int32_t* places;   // (B, 2): the row and the column where the first two are
-    int32_t* outcome;  // (B,)
-};
+constexpr int PROXIMAL_FROM = 2;    // the first round after which proximal steps are tried
+constexpr int POLISHING_STEPS = 2;  // before a derivative, whose point may have lost digits on the way
+constexpr double LARGE = 1e3;       // size of a point in the equilibrated units from which it may be badly known
+constexpr double VERY_LARGE = 1e8;  // and in the user's units
+constexpr double UNSURE = 1e-5;     // relative change of x by rounding from which it is: others judge it
 
 template <int W>
 class Instances {
@@ -132,7 +102,8 @@ class Instances {
         for (int i = 0; i < m; i++) y_[i] = equilibration_.e[i] * residual_.y[i] / gamma;
     }
 
-    // dθ for the cotangents of the outputs (B, outputs): (B, size) for each parameter, zeros before; null where none is wanted.
+    // dθ for the cotangents of the outputs (B, outputs): (B, size) for each parameter, zeros before; null where none is
+    // wanted.
     void adjoint(const double* cotangents, double* const* gradients, const int64_t* sizes, int32_t* flags) {
         int n = structure_.n, m = structure_.m, outputs = model_.outputs.size();
         for (int j = 0; j < n; j++) first_[j] = splat<V>(0.0);
@@ -141,7 +112,8 @@ class Instances {
             V g = splat<V>(0.0);
             for (int l = 0; l < W; l++) set_lane(g, l, cotangents[instance_[l] * outputs + k]);
             for (int t = model_.outputs.start[k]; t < model_.outputs.start[k + 1]; t++)
-                (model_.outputs.source[t] == 0 ? first_ : second_)[model_.outputs.offset[t]] += model_.outputs.coefficient[t] * g;
+                (model_.outputs.source[t] == 0 ? first_ : second_)[model_.outputs.offset[t]] +=
+                    model_.outputs.coefficient[t] * g;
         }
         for (int i = 0; i < m; i++) ds_[i] = splat<V>(0.0);
         V error = solve_adjoint();
@@ -170,7 +142,8 @@ class Instances {
         write_outputs(dx_, dy_, doutputs, false);
     }
 
-    // `right_hand_sides` systems with J in the user's units: (r₁, r₂) ↦ (dx, dy, ds), or transposed (gx, gy, gs) ↦ (λ, μ); (B, k, ·).
+    // `right_hand_sides` systems with J in the user's units: (r₁, r₂) ↦ (dx, dy, ds), or transposed (gx, gy, gs) ↦ (λ,
+    // μ); (B, k, ·).
     void linear(int right_hand_sides, bool transposed, double* first, double* second, double* third, int32_t* flags) {
         int n = structure_.n, m = structure_.m;
         V worst = splat<V>(0.0);
@@ -207,7 +180,7 @@ class Instances {
     int64_t first_index_ = 0, instance_[W] = {};
     int count_ = 0;
     Mask finite_, solution_, regular_;
-    V *x_, *y_, *element_;              // a solution in the user's units, and D there
+    V *x_, *y_, *element_;                  // a solution in the user's units, and D there
     V *first_, *second_, *dx_, *dy_, *ds_;  // right-hand sides and solutions
     V* gradient_;                           // of the data, or their tangent
 
@@ -276,7 +249,8 @@ class Instances {
         }
         V beta = equilibration_.beta, gamma = equilibration_.gamma;
         for (int j = 0; j < n; j++) residual_.x[j] = beta * first_[j] / equilibration_.d[j];
-        for (int i = 0; i < m; i++) residual_.v[i] = gamma * dy_[i] / equilibration_.e[i] - beta * equilibration_.e[i] * ds_[i];
+        for (int i = 0; i < m; i++)
+            residual_.v[i] = gamma * dy_[i] / equilibration_.e[i] - beta * equilibration_.e[i] * ds_[i];
     }
 
     // Whether x is known at a large point: it may move but little when its data are rounded.
@@ -298,8 +272,10 @@ class Instances {
             ds_[i] = residual_.s[i] / (equilibration_.e[i] * beta);
         }
         Mask solved = mask_and(finite_, newton_.error <= ACCURACY);
-        Mask large = mask_or(maximum(largest(n, residual_.x), largest(m, residual_.v)) >= LARGE,
-                             maximum(largest(n, dx_), largest(m, dy_)) >= VERY_LARGE);
+        Mask large = mask_or(
+            maximum(largest(n, residual_.x), largest(m, residual_.v)) >= LARGE,
+            maximum(largest(n, dx_), largest(m, dy_)) >= VERY_LARGE
+        );
         if (any(mask_and(solved, large))) solved = mask_and(solved, mask_or(mask_not(large), is_sure()));
         const Errors<V>& errors = newton_.errors;
         for (int l = 0; l < count_; l++) {
@@ -340,7 +316,8 @@ class Instances {
         }
     }
 
-    // λ and μ in dx and dy for the cotangents of x (`first`), y (`second`) and s (`ds`), all in the user's units; the residual.
+    // λ and μ in dx and dy for the cotangents of x (`first`), y (`second`) and s (`ds`), all in the user's units; the
+    // residual.
     V solve_adjoint() {
         int n = structure_.n, m = structure_.m;
         V beta = equilibration_.beta, gamma = equilibration_.gamma;
@@ -380,7 +357,8 @@ class Instances {
         V *dP = gradient_, *dq = dP + P.index.size(), *dA = dq + structure_.n, *db = dA + A.index.size();
         for (int j = 0; j < structure_.n; j++) {
             dq[j] = -lambda[j];
-            for (int t = P.start[j]; t < P.start[j + 1]; t++) dP[t] = -0.5 * (lambda[P.index[t]] * x_[j] + x_[P.index[t]] * lambda[j]);
+            for (int t = P.start[j]; t < P.start[j + 1]; t++)
+                dP[t] = -0.5 * (lambda[P.index[t]] * x_[j] + x_[P.index[t]] * lambda[j]);
         }
         for (int i = 0; i < structure_.m; i++) {
             db[i] = -mu[i];

@@ -1,9 +1,9 @@
-// A primal-dual interior point method (Mehrotra, "On the implementation of a primal-dual interior point method", 1992), run to a rough
-// tolerance only: Newton's steps on the residual map do the rest.
+// A primal-dual interior point method (Mehrotra, "On the implementation of a primal-dual interior point method", 1992),
+// run to a rough tolerance only: Newton's steps on the residual map do the rest.
 //
-//     P x + Aᵀy + q = 0,   A x + s = b,   s ∘ y = σμ e   (s, y > 0 on the nonnegative rows, s = 0 and y free on the others)
+//     P x + Aᵀy + q = 0,   A x + s = b,   s ∘ y = σμ e   (s, y > 0 on the nonnegative rows; s = 0, y free on the others)
 //
-// Eliminating ds = −rₚ − A dx and dy = (c − y ∘ ds)/s − …, the step solves the reduced matrix with the weights y/s:
+// With ds = −rₚ − A dx and dy = M(c − ds), M = y/s, a step solves with the reduced matrix:
 //
 //     dy = M(A dx + rₚ + c),    (P + AᵢᵀMAᵢ) dx + Eᵀdy = −r_d − AᵢᵀM(rₚ + c),    E dx − δₑdy = −rₚ,
 //
@@ -16,9 +16,9 @@ namespace conelayers {
 
 constexpr int MOST_INTERIOR_STEPS = 50;
 constexpr double STEP_TO_BOUNDARY = 0.99;
-constexpr double LEAST_STEP = 1e-8;      // a shorter one leads nowhere
+constexpr double LEAST_STEP = 1e-8;  // a shorter one leads nowhere
 constexpr double LEAST_CENTERING = 1e-12;
-constexpr double NO_BOUNDARY = 1e20;     // a step that no row limits
+constexpr double NO_BOUNDARY = 1e20;  // a step that no row limits
 
 template <class V>
 class InteriorPoint {

@@ -1,9 +1,10 @@
 // One real number of W instances: a plain double for W = 1, a SIMD register for W = 4 and 8.
 //
-// Everything above this file is a template over W and runs the same operations in the same order at every width: control flow
-// depends on the structure alone, or on a mask that freezes the lanes that are done. Hence an instance's result has the same bits
-// alone and in any company. That needs -ffp-contract=off, no reassociation, and sums in an order that is fixed here: every dot
-// product has four partial sums, element i going to number i mod 4, which a single instance keeps in one register.
+// Everything above this file is a template over W and runs the same operations in the same order at every width:
+// control flow depends on the structure alone, or on a mask that freezes the lanes that are done. Hence an instance's
+// result has the same bits alone and in any company. That needs -ffp-contract=off, no reassociation, and sums in an
+// order that is fixed here: every dot product has four partial sums, element i going to number i mod 4, which a single
+// instance keeps in one register.
 #pragma once
 
 #include <cmath>
@@ -58,13 +59,27 @@ struct Width<double> {
     static constexpr int value = 1;
 };
 
-CORE_INLINE double select(bool m, double a, double b) { return m ? a : b; }
-CORE_INLINE bool any(bool m) { return m; }
-CORE_INLINE bool mask_not(bool m) { return !m; }
-CORE_INLINE bool mask_and(bool a, bool b) { return a && b; }
-CORE_INLINE bool mask_or(bool a, bool b) { return a || b; }
-CORE_INLINE double square_root(double a) { return std::sqrt(a); }
-CORE_INLINE double absolute(double a) { return std::fabs(a); }
+CORE_INLINE double select(bool m, double a, double b) {
+    return m ? a : b;
+}
+CORE_INLINE bool any(bool m) {
+    return m;
+}
+CORE_INLINE bool mask_not(bool m) {
+    return !m;
+}
+CORE_INLINE bool mask_and(bool a, bool b) {
+    return a && b;
+}
+CORE_INLINE bool mask_or(bool a, bool b) {
+    return a || b;
+}
+CORE_INLINE double square_root(double a) {
+    return std::sqrt(a);
+}
+CORE_INLINE double absolute(double a) {
+    return std::fabs(a);
+}
 CORE_INLINE int64_t bits_of(double a) {
     int64_t bits;
     std::memcpy(&bits, &a, sizeof bits);
@@ -75,36 +90,62 @@ CORE_INLINE double from_bits(int64_t bits) {
     std::memcpy(&a, &bits, sizeof a);
     return a;
 }
-CORE_INLINE double lane_of(double a, int) { return a; }
-CORE_INLINE void set_lane(double& a, int, double value) { a = value; }
-CORE_INLINE bool lane_of(bool m, int) { return m; }
+CORE_INLINE double lane_of(double a, int) {
+    return a;
+}
+CORE_INLINE void set_lane(double& a, int, double value) {
+    a = value;
+}
+CORE_INLINE bool lane_of(bool m, int) {
+    return m;
+}
 
 #if CORE_VECTORS
-#define CORE_DEFINE_LANES(W)                                                                                         \
-    template <>                                                                                                      \
-    struct Width<Lane<W>::Real> {                                                                                    \
-        static constexpr int value = W;                                                                              \
-    };                                                                                                               \
-    CORE_INLINE Lane<W>::Real select(Lane<W>::Mask m, Lane<W>::Real a, Lane<W>::Real b) { return m ? a : b; }        \
-    CORE_INLINE bool any(Lane<W>::Mask m) {                                                                          \
-        int64_t found = 0;                                                                                           \
-        for (int l = 0; l < W; l++) found |= m[l];                                                                   \
-        return found != 0;                                                                                           \
-    }                                                                                                                \
-    CORE_INLINE Lane<W>::Mask mask_not(Lane<W>::Mask m) { return ~m; }                                               \
-    CORE_INLINE Lane<W>::Mask mask_and(Lane<W>::Mask a, Lane<W>::Mask b) { return a & b; }                           \
-    CORE_INLINE Lane<W>::Mask mask_or(Lane<W>::Mask a, Lane<W>::Mask b) { return a | b; }                            \
-    CORE_INLINE Lane<W>::Real square_root(Lane<W>::Real a) {                                                         \
-        Lane<W>::Real r;                                                                                             \
-        for (int l = 0; l < W; l++) r[l] = std::sqrt(a[l]);                                                          \
-        return r;                                                                                                    \
-    }                                                                                                                \
-    CORE_INLINE Lane<W>::Bits bits_of(Lane<W>::Real a) { return (Lane<W>::Bits)a; }                                  \
-    CORE_INLINE Lane<W>::Real from_bits(Lane<W>::Bits bits) { return (Lane<W>::Real)bits; }                          \
-    CORE_INLINE Lane<W>::Real absolute(Lane<W>::Real a) { return from_bits(bits_of(a) & ~SIGN_BIT); }                \
-    CORE_INLINE double lane_of(Lane<W>::Real a, int l) { return a[l]; }                                              \
-    CORE_INLINE void set_lane(Lane<W>::Real& a, int l, double value) { a[l] = value; }                               \
-    CORE_INLINE bool lane_of(Lane<W>::Mask m, int l) { return m[l] != 0; }
+#define CORE_DEFINE_LANES(W)                                                              \
+    template <>                                                                           \
+    struct Width<Lane<W>::Real> {                                                         \
+        static constexpr int value = W;                                                   \
+    };                                                                                    \
+    CORE_INLINE Lane<W>::Real select(Lane<W>::Mask m, Lane<W>::Real a, Lane<W>::Real b) { \
+        return m ? a : b;                                                                 \
+    }                                                                                     \
+    CORE_INLINE bool any(Lane<W>::Mask m) {                                               \
+        int64_t found = 0;                                                                \
+        for (int l = 0; l < W; l++) found |= m[l];                                        \
+        return found != 0;                                                                \
+    }                                                                                     \
+    CORE_INLINE Lane<W>::Mask mask_not(Lane<W>::Mask m) {                                 \
+        return ~m;                                                                        \
+    }                                                                                     \
+    CORE_INLINE Lane<W>::Mask mask_and(Lane<W>::Mask a, Lane<W>::Mask b) {                \
+        return a & b;                                                                     \
+    }                                                                                     \
+    CORE_INLINE Lane<W>::Mask mask_or(Lane<W>::Mask a, Lane<W>::Mask b) {                 \
+        return a | b;                                                                     \
+    }                                                                                     \
+    CORE_INLINE Lane<W>::Real square_root(Lane<W>::Real a) {                              \
+        Lane<W>::Real r;                                                                  \
+        for (int l = 0; l < W; l++) r[l] = std::sqrt(a[l]);                               \
+        return r;                                                                         \
+    }                                                                                     \
+    CORE_INLINE Lane<W>::Bits bits_of(Lane<W>::Real a) {                                  \
+        return (Lane<W>::Bits)a;                                                          \
+    }                                                                                     \
+    CORE_INLINE Lane<W>::Real from_bits(Lane<W>::Bits bits) {                             \
+        return (Lane<W>::Real)bits;                                                       \
+    }                                                                                     \
+    CORE_INLINE Lane<W>::Real absolute(Lane<W>::Real a) {                                 \
+        return from_bits(bits_of(a) & ~SIGN_BIT);                                         \
+    }                                                                                     \
+    CORE_INLINE double lane_of(Lane<W>::Real a, int l) {                                  \
+        return a[l];                                                                      \
+    }                                                                                     \
+    CORE_INLINE void set_lane(Lane<W>::Real& a, int l, double value) {                    \
+        a[l] = value;                                                                     \
+    }                                                                                     \
+    CORE_INLINE bool lane_of(Lane<W>::Mask m, int l) {                                    \
+        return m[l] != 0;                                                                 \
+    }
 
 CORE_DEFINE_LANES(4)
 CORE_DEFINE_LANES(8)

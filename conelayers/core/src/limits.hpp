@@ -1,4 +1,5 @@
-// What ends a call early: a deadline, a flag that somebody else sets, and Ctrl-C, which only the calling thread can see.
+// What ends a call early: a deadline, a flag that somebody else sets, and Ctrl-C, which only the calling thread can
+// see.
 #pragma once
 
 #include <atomic>
@@ -15,7 +16,11 @@ class Limits {
     // `seconds`: until the deadline, negative for none. `stop`: a number that becomes nonzero, or null.
     // `poll`: whether the call is to be given up; asked in the calling thread only.
     Limits(double seconds, const int32_t* stop, bool (*poll)())
-        : deadline_(seconds < 0 ? -1.0 : now() + seconds), stop_(stop), poll_(poll), caller_(std::this_thread::get_id()), polled_(now()) {}
+        : deadline_(seconds < 0 ? -1.0 : now() + seconds),
+          stop_(stop),
+          poll_(poll),
+          caller_(std::this_thread::get_id()),
+          polled_(now()) {}
 
     bool reached() {
         if (halted_.load(std::memory_order_relaxed)) return true;

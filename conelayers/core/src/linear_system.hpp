@@ -7,9 +7,9 @@
 //     Jᵀ·[λ; μ] = [g₁; g₂]:    P λ − Aᵀμ = g₁,   μ + D(Aλ − μ) = g₂.  With μ = g₂ − t:
 //         t = M(Aλ − g₂),   (P + AᵢᵀMAᵢ) λ + Eᵀt = g₁ + Aᵀg₂ + AᵢᵀM g₂,    E λ − δₑt = g₂.
 //
-// Neither is exact: M, δₚ and δₑ are regularized. Corrections by the residual of J make it so where J is regular: each makes the
-// residual some δ‖J⁻¹‖ times what it was. Where J is singular the residual of a random right-hand side stays; so a probe with one
-// decides, and the rank test that names the cause is left to those who can pay for it.
+// Neither is exact: M, δₚ and δₑ are regularized. Corrections by the residual of J make it so where J is regular: each
+// makes the residual some δ‖J⁻¹‖ times what it was. Where J is singular the residual of a random right-hand side stays;
+// so a probe with one decides, and the rank test that names the cause is left to those who can pay for it.
 #pragma once
 
 #include "reduced_kkt.hpp"
@@ -17,11 +17,12 @@
 
 namespace conelayers {
 
-constexpr double REFINED = 4e-15;        // relative residual at which refinement ends
-constexpr double ACCEPTED = 1e-10;       // and the one up to which a system counts as solved
-constexpr double REGULAR = 1e-8;         // residual of the probe below which J is regular: a singular one leaves what a random vector has of it
+constexpr double REFINED = 4e-15;   // relative residual at which refinement ends
+constexpr double ACCEPTED = 1e-10;  // and the one up to which a system counts as solved
+// Residual of the probe below which J is regular: a singular one leaves what a random vector has of it.
+constexpr double REGULAR = 1e-8;
 constexpr int MOST_REFINEMENTS = 12;
-constexpr int PROBE_REFINEMENTS = 3;
+constexpr int PROBE_REFINEMENTS = 8;
 constexpr double NO_RIGHT_HAND_SIDE = 1e-290;  // a smaller one has the solution zero
 
 template <class V>
@@ -45,7 +46,9 @@ class LinearSystem {
         kkt_.factor();
     }
 
-    static V weight(V lambda) { return select(lambda == 0.0, splat<V>(0.0), lambda / ((1.0 - lambda) + DELTA * lambda)); }
+    static V weight(V lambda) {
+        return select(lambda == 0.0, splat<V>(0.0), lambda / ((1.0 - lambda) + DELTA * lambda));
+    }
 
     // The relative residual of the refined solution for r₁ (n) and r₂ (m).
     V solve(const V* r1, const V* r2, bool transposed, int refinements = MOST_REFINEMENTS, double enough = REFINED) {
@@ -84,7 +87,8 @@ class LinearSystem {
         return select(nothing, splat<V>(0.0), error);
     }
 
-    // Multiplies the entries of r₁ and r₂ by numbers of either sign and sizes from 1 to 2, of which no sum vanishes by chance.
+    // Multiplies the entries of r₁ and r₂ by numbers of either sign and sizes from 1 to 2, of which no sum vanishes by
+    // chance.
     void scatter(V* r1, V* r2) const {
         uint64_t state = 0x9E3779B97F4A7C15u;
         auto factor = [&] {  // xorshift (Marsaglia 2003)
@@ -161,7 +165,8 @@ class LinearSystem {
         program_.times_A(first_next_, e2_next_);
         if (transposed) {
             program_.add_AT(second_next_, e1_next_);
-            for (int i = 0; i < m; i++) e2_next_[i] = r2_[i] - (second_next_[i] + D[i] * (e2_next_[i] - second_next_[i]));
+            for (int i = 0; i < m; i++)
+                e2_next_[i] = r2_[i] - (second_next_[i] + D[i] * (e2_next_[i] - second_next_[i]));
         } else {
             for (int i = 0; i < m; i++) {
                 V moved = D[i] * second_next_[i];

@@ -52,16 +52,22 @@ AffineMap map_from(const nb::tuple& arrays) {
     return map_of(nb::cast<int>(arrays[0]), address(1), address(2), address(3), address(4), address(5));
 }
 
-Indices indices(Address address, int count) { return Indices(at<int32_t>(address), at<int32_t>(address) + count); }
+Indices indices(Address address, int count) {
+    return Indices(at<int32_t>(address), at<int32_t>(address) + count);
+}
 
-Core* make(int n, int m, int zero, Address P_start, Address P_row, Address A_start, Address A_row, nb::tuple data, nb::tuple outputs, std::vector<int64_t> sizes) {
+Core* make(
+    int n, int m, int zero, Address P_start, Address P_row, Address A_start, Address A_row, nb::tuple data,
+    nb::tuple outputs, std::vector<int64_t> sizes
+) {
     Indices P_starts = indices(P_start, n + 1), A_starts = indices(A_start, n + 1);
     Structure structure(n, m, zero, P_starts, indices(P_row, P_starts[n]), A_starts, indices(A_row, A_starts[n]));
     return new Core(Model{std::move(structure), map_from(data), map_from(outputs)}, std::move(sizes));
 }
 
-// An argument's memory: of an object with a buffer (NumPy's arrays), whose size is checked and which is held as long as this is; or at an
-// address (torch's data_ptr()). nanobind's ndarray would take 5 µs an argument, NumPy's __array_interface__ one.
+// An argument's memory: of an object with a buffer (NumPy's arrays), whose size is checked and which is held as long as
+// this is; or at an address (torch's data_ptr()). nanobind's ndarray would take 5 µs an argument, NumPy's
+// __array_interface__ one.
 class Memory {
   public:
     Memory(nb::handle object, const char* name, int64_t bytes) {
@@ -76,7 +82,9 @@ class Memory {
         size_ = view_.len;
         if (bytes >= 0 && size_ != bytes) wrong(name, bytes);
     }
-    Memory(Memory&& other) noexcept : view_(other.view_), held_(other.held_), data_(other.data_), size_(other.size_) { other.held_ = false; }
+    Memory(Memory&& other) noexcept : view_(other.view_), held_(other.held_), data_(other.data_), size_(other.size_) {
+        other.held_ = false;
+    }
     ~Memory() {
         if (held_) PyBuffer_Release(&view_);
     }
@@ -87,7 +95,8 @@ class Memory {
     int64_t size() const { return size_; }
 
     [[noreturn]] void wrong(const char* name, int64_t bytes) {
-        std::string message = std::string(name) + ": got " + std::to_string(size_) + " bytes, expected " + std::to_string(bytes) +
+        std::string message = std::string(name) + ": got " + std::to_string(size_) + " bytes, expected " +
+                              std::to_string(bytes) +
                               "; pass contiguous float64 arrays of the shape that the core documents";
         if (held_) PyBuffer_Release(&view_);
         held_ = false;
@@ -103,8 +112,8 @@ class Memory {
 
 constexpr int64_t REAL = sizeof(double), INTEGER = sizeof(int32_t);
 
-// A value for each parameter: an array (*shape), shared by the batch, or (B, *shape); a pair (address, numbers from one instance to the
-// next); or None, for tangents.
+// A value for each parameter: an array (*shape), shared by the batch, or (B, *shape); a pair (address, numbers from one
+// instance to the next); or None, for tangents.
 class Values {
   public:
     Values(const nb::sequence& given, const Core& core, int64_t batch) {
@@ -121,7 +130,8 @@ class Values {
             memory_.emplace_back(value, "theta", -1);
             Memory& memory = memory_.back();
             bool shared = memory.size() == size * REAL;
-            if (!value.is_none() && !shared && memory.size() != batch * size * REAL) memory.wrong("theta", batch * size * REAL);
+            if (!value.is_none() && !shared && memory.size() != batch * size * REAL)
+                memory.wrong("theta", batch * size * REAL);
             values_.push_back(memory.as<const double>());
             strides_.push_back(shared ? 0 : size);
         }
@@ -138,8 +148,12 @@ class Values {
 class Points {
   public:
     Points(const nb::tuple& given, const Core& core, int64_t batch)
-        : x_(given[0], "x", batch * core.n() * REAL), y_(given[1], "y", batch * core.m() * REAL), s_(given[2], "s", batch * core.m() * REAL) {}
-    Solutions solutions() const { return {x_.as<double>(), y_.as<double>(), s_.as<double>(), nullptr, nullptr, nullptr, nullptr}; }
+        : x_(given[0], "x", batch * core.n() * REAL),
+          y_(given[1], "y", batch * core.m() * REAL),
+          s_(given[2], "s", batch * core.m() * REAL) {}
+    Solutions solutions() const {
+        return {x_.as<double>(), y_.as<double>(), s_.as<double>(), nullptr, nullptr, nullptr, nullptr};
+    }
 
   private:
     Memory x_, y_, s_;
@@ -151,14 +165,16 @@ bool interrupted() {
     return PyErr_CheckSignals() != 0;
 }
 
-// numbers: room for x (B, n), y (B, m), s (B, m), outputs (B, ·) and errors (B, 3), one after the other; integers: places (B, 2), outcome (B,).
+// numbers: room for x (B, n), y (B, m), s (B, m), outputs (B, ·) and errors (B, 3), one after the other; integers:
+// places (B, 2), outcome (B,).
 std::unique_ptr<Kept> solve(
-    Core& core, int64_t batch, nb::sequence theta, nb::handle numbers, nb::handle integers, std::optional<nb::tuple> start, int threads,
-    int lanes, double seconds, nb::handle stop, bool keep
+    Core& core, int64_t batch, nb::sequence theta, nb::handle numbers, nb::handle integers,
+    std::optional<nb::tuple> start, int threads, int lanes, double seconds, nb::handle stop, bool keep
 ) {
     int64_t n = core.n(), m = core.m(), outputs = core.model.outputs.size();
     Values values(theta, core, batch);
-    Memory real(numbers, "numbers", batch * (n + 2 * m + outputs + 3) * REAL), whole(integers, "integers", 3 * batch * INTEGER);
+    Memory real(numbers, "numbers", batch * (n + 2 * m + outputs + 3) * REAL),
+        whole(integers, "integers", 3 * batch * INTEGER);
     Memory flag(stop, "stop", INTEGER);
     std::optional<Points> points;
     if (start) points.emplace(*start, core, batch);
@@ -183,10 +199,11 @@ std::unique_ptr<Kept> solve(
     return kept;
 }
 
-// gradients: room for (B, size) of each parameter that is wanted, zeros, one after the other. With `kept` theta and point are not read.
+// gradients: room for (B, size) of each parameter that is wanted, zeros, one after the other. With `kept` theta and
+// point are not read.
 void adjoint(
-    Core& core, int64_t batch, nb::sequence theta, nb::tuple point, int selection, nb::handle cotangents, nb::handle gradients,
-    std::optional<nb::sequence> wanted, nb::handle flags, int threads, int lanes, Kept* kept
+    Core& core, int64_t batch, nb::sequence theta, nb::tuple point, int selection, nb::handle cotangents,
+    nb::handle gradients, std::optional<nb::sequence> wanted, nb::handle flags, int threads, int lanes, Kept* kept
 ) {
     Values values(theta, core, batch);
     Points points(point, core, batch);
@@ -197,13 +214,17 @@ void adjoint(
         starts.push_back(taken ? total : -1);
         total += taken ? batch * core.sizes[k] : 0;
     }
-    Memory given(cotangents, "cotangents", batch * core.model.outputs.size() * REAL), room(gradients, "gradients", total * REAL);
+    Memory given(cotangents, "cotangents", batch * core.model.outputs.size() * REAL),
+        room(gradients, "gradients", total * REAL);
     Memory found(flags, "flags", batch * INTEGER);
     std::vector<double*> into;
     for (int64_t from : starts) into.push_back(from < 0 ? nullptr : room.as<double>() + from);
     nb::gil_scoped_release released;
     auto chosen = static_cast<Selection>(selection);
-    if (kept != nullptr) return kept->adjoint(chosen, given.as<const double>(), into.data(), core.sizes.data(), found.as<int32_t>(), threads);
+    if (kept != nullptr)
+        return kept->adjoint(
+            chosen, given.as<const double>(), into.data(), core.sizes.data(), found.as<int32_t>(), threads
+        );
     core.adjoint(
         batch, values.parameters(), points.solutions(), chosen, given.as<const double>(), into.data(),
         core.sizes.data(), found.as<int32_t>(), threads, lanes
@@ -211,15 +232,16 @@ void adjoint(
 }
 
 void tangent(
-    Core& core, int64_t batch, nb::sequence theta, nb::tuple point, int selection, nb::sequence dtheta, nb::handle doutputs,
-    nb::handle flags, int threads, int lanes, Kept* kept
+    Core& core, int64_t batch, nb::sequence theta, nb::tuple point, int selection, nb::sequence dtheta,
+    nb::handle doutputs, nb::handle flags, int threads, int lanes, Kept* kept
 ) {
     Values values(theta, core, batch), along(dtheta, core, batch);
     Points points(point, core, batch);
     Memory out(doutputs, "doutputs", batch * core.model.outputs.size() * REAL), found(flags, "flags", batch * INTEGER);
     nb::gil_scoped_release released;
     auto chosen = static_cast<Selection>(selection);
-    if (kept != nullptr) return kept->tangent(chosen, along.parameters(), out.as<double>(), found.as<int32_t>(), threads);
+    if (kept != nullptr)
+        return kept->tangent(chosen, along.parameters(), out.as<double>(), found.as<int32_t>(), threads);
     core.tangent(
         batch, values.parameters(), points.solutions(), chosen, along.parameters(), out.as<double>(),
         found.as<int32_t>(), threads, lanes
@@ -227,8 +249,8 @@ void tangent(
 }
 
 void linear(
-    Core& core, int64_t batch, nb::sequence theta, nb::tuple point, int selection, int right_hand_sides, bool transposed, nb::handle first,
-    nb::handle second, nb::handle third, nb::handle flags, int threads, int lanes
+    Core& core, int64_t batch, nb::sequence theta, nb::tuple point, int selection, int right_hand_sides,
+    bool transposed, nb::handle first, nb::handle second, nb::handle third, nb::handle flags, int threads, int lanes
 ) {
     Values values(theta, core, batch);
     Points points(point, core, batch);
@@ -248,12 +270,21 @@ NB_MODULE(CORE_MODULE, module) {
     module.attr("MOST_LANES") = CORE_MOST_LANES;
     nb::class_<Kept>(module, "Kept");
     nb::class_<Core>(module, "Core")
-        .def("solve", &solve, nb::arg("batch"), nb::arg("theta"), nb::arg("numbers"), nb::arg("integers"), nb::arg("start").none(),
-             nb::arg("threads"), nb::arg("lanes"), nb::arg("seconds"), nb::arg("stop").none(), nb::arg("keep"), nb::keep_alive<0, 1>())
-        .def("adjoint", &adjoint, nb::arg("batch"), nb::arg("theta"), nb::arg("point"), nb::arg("selection"), nb::arg("cotangents"),
-             nb::arg("gradients"), nb::arg("wanted").none(), nb::arg("flags"), nb::arg("threads"), nb::arg("lanes"), nb::arg("kept").none())
-        .def("tangent", &tangent, nb::arg("batch"), nb::arg("theta"), nb::arg("point"), nb::arg("selection"), nb::arg("dtheta"),
-             nb::arg("doutputs"), nb::arg("flags"), nb::arg("threads"), nb::arg("lanes"), nb::arg("kept").none())
+        .def(
+            "solve", &solve, nb::arg("batch"), nb::arg("theta"), nb::arg("numbers"), nb::arg("integers"),
+            nb::arg("start").none(), nb::arg("threads"), nb::arg("lanes"), nb::arg("seconds"), nb::arg("stop").none(),
+            nb::arg("keep"), nb::keep_alive<0, 1>()
+        )
+        .def(
+            "adjoint", &adjoint, nb::arg("batch"), nb::arg("theta"), nb::arg("point"), nb::arg("selection"),
+            nb::arg("cotangents"), nb::arg("gradients"), nb::arg("wanted").none(), nb::arg("flags"), nb::arg("threads"),
+            nb::arg("lanes"), nb::arg("kept").none()
+        )
+        .def(
+            "tangent", &tangent, nb::arg("batch"), nb::arg("theta"), nb::arg("point"), nb::arg("selection"),
+            nb::arg("dtheta"), nb::arg("doutputs"), nb::arg("flags"), nb::arg("threads"), nb::arg("lanes"),
+            nb::arg("kept").none()
+        )
         .def("linear", &linear)
         .def_prop_ro("work", [](const Core& core) { return core.model.structure.kkt.work(); })
         .def_prop_ro("entries", [](const Core& core) { return core.model.structure.kkt.entries(); })

@@ -1,13 +1,14 @@
 // Semismooth Newton on the residual map: from a rough point to machine precision.
 //
-// A step solves J(D)·[dx; dv] = −F (linear_system.hpp). F is piecewise linear, so once the active rows are the right ones a step
-// leaves of the error what the regularization leaves. Where J is singular on the way, a proximal step takes its place:
+// A step solves J(D)·[dx; dv] = −F (linear_system.hpp). F is piecewise linear, so once the active rows are the right
+// ones a step leaves of the error what the regularization leaves. Where J is singular on the way, a proximal step takes
+// its place:
 //
 //     [P + AᵢᵀMAᵢ + δI, Eᵀ; E, −δ] [dx; dy_E] = [−F₁ + AᵢᵀM F₂; F₂],   M = 1/δ on active rows,   dy = M(A dx − F₂),
 //     dv = A dx − F₂ + (1 − δ) dy,    δ = μ·min(1e−2, 0.1‖F‖),
 //
-// a descent direction once δ is large enough: μ grows thirtyfold when the line search on ‖F‖ fails, and shrinks by five after a full
-// step. The best point of each instance is kept.
+// a descent direction once δ is large enough: μ grows thirtyfold when the line search on ‖F‖ fails, and shrinks by five
+// after a full step. The best point of each instance is kept.
 #pragma once
 
 #include "linear_system.hpp"
@@ -60,7 +61,8 @@ class Newton {
             Errors<V> found;
             V now = residual_.error(found);
             keep(mask_and(going, now < error), now, found);
-            // Far from the solution the error may rise while the active rows settle; near it, no progress means rounding.
+            // Far from the solution the error may rise while the active rows settle; near it, no progress means
+            // rounding.
             auto stalled = mask_and(before <= ACCURACY, now > 0.5 * before);
             going = mask_and(going, mask_and(mask_not(stalled), mask_and(now > POLISHED, now < DIVERGED)));
             before = now;
@@ -159,7 +161,8 @@ class Newton {
         save(better);
     }
 
-    // dx and dv from the factored matrix with weights M; `share` of dy is added to dv (1 − δ, 1 without the proximal term).
+    // dx and dv from the factored matrix with weights M; `share` of dy is added to dv (1 − δ, 1 without the proximal
+    // term).
     void find_direction(V share) {
         int n = structure_.n, m = structure_.m, zero = structure_.zero;
         const V *M = kkt_.weights, *F1 = residual_.F1, *F2 = residual_.F2;
@@ -177,8 +180,10 @@ class Newton {
     }
 
     void move(Mask going, V length) {
-        for (int j = 0; j < structure_.n; j++) residual_.x[j] = select(going, residual_.x[j] + length * dx_[j], residual_.x[j]);
-        for (int i = 0; i < structure_.m; i++) residual_.v[i] = select(going, residual_.v[i] + length * dv_[i], residual_.v[i]);
+        for (int j = 0; j < structure_.n; j++)
+            residual_.x[j] = select(going, residual_.x[j] + length * dx_[j], residual_.x[j]);
+        for (int i = 0; i < structure_.m; i++)
+            residual_.v[i] = select(going, residual_.v[i] + length * dv_[i], residual_.v[i]);
         residual_.evaluate();
     }
 

@@ -1,7 +1,8 @@
 // An ordering of a symmetric matrix for which its factor L stays sparse, and the pattern of that factor.
 //
-// Minimum degree on the quotient graph (George, Liu 1989; degrees bounded as by Amestoy, Davis, Duff, "An approximate minimum
-// degree ordering algorithm", 1996): an eliminated vertex becomes an element, a clique of its neighbours that is never written out.
+// Minimum degree on the quotient graph (George, Liu 1989; degrees bounded as by Amestoy, Davis, Duff, "An approximate
+// minimum degree ordering algorithm", 1996): an eliminated vertex becomes an element, a clique of its neighbours that
+// is never written out.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +15,9 @@ namespace conelayers {
 using Indices = std::vector<int>;
 
 struct Ordering {
-    Indices order;                 // vertices as they are eliminated
-    std::vector<Indices> columns;  // for each of them the vertices left that it was adjacent to: the pattern of L's column
+    Indices order;  // vertices as they are eliminated
+    std::vector<Indices>
+        columns;  // for each of them the vertices left that it was adjacent to: the pattern of L's column
 };
 
 // `graph`: the neighbours of each vertex. `later`: vertices that must not go before one of their neighbours has gone.

@@ -11,8 +11,8 @@ constexpr std::size_t PADDING = 16;  // numbers behind a matrix that a tile at i
 template <class V>
 struct Program {
     const Structure& structure;
-    V* data;           // the four of them, one after the other
-    V *P, *q, *A, *b;  // P by columns; A by rows (Structure::A)
+    V* data;                                     // the four of them, one after the other
+    V *P, *q, *A, *b;                            // P by columns; A by rows (Structure::A)
     V *rows_of_A, *columns_of_A, *columns_of_P;  // sums of absolute values, for the backward errors' floors
 
     Program(const Structure& s, Pool<V>& pool)

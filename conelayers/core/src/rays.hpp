@@ -2,9 +2,10 @@
 //
 //     y ≥ 0 on the nonnegative rows, Aᵀy = 0, bᵀy < 0                no x has b − Ax ∈ K
 //
-// Of a rough ray y the nearest one, entry by entry, is h = y − Y²A z with (AᵀY²A) z = Aᵀy: least Σ (hᵢ − yᵢ)²/yᵢ² subject to Aᵀh = 0.
-// That matrix is the reduced one with P left out and the weights y²; the zero cone's rows have the same as 1/δₑ, row by row: they
-// enter as [AᵢᵀY²Aᵢ, Eᵀ; E, −Y⁻²]. It is believed to the standard of solve/infeasibility: each equation to 1e−12 of its own terms.
+// Of a rough ray y the nearest one, entry by entry, is h = y − Y²A z with (AᵀY²A) z = Aᵀy: least Σ (hᵢ − yᵢ)²/yᵢ²
+// subject to Aᵀh = 0. That matrix is the reduced one with P left out and the weights y²; the zero cone's rows have the
+// same as 1/δₑ, row by row: they enter as [AᵢᵀY²Aᵢ, Eᵀ; E, −Y⁻²]. It is believed to the standard of
+// solve/infeasibility: each equation to 1e−12 of its own terms.
 #pragma once
 
 #include "reduced_kkt.hpp"
@@ -12,12 +13,13 @@
 namespace conelayers {
 
 constexpr double RAY_ROUNDING = 1e-12;  // of an equation's own terms
-constexpr double RAY_FALLS = 1e-9;      // of Σ|bᵢyᵢ|: what −bᵀy has to be at least, as what is within that counts as solved
-constexpr double RAY_FAR = 1e-4;        // what is left of an equation lets only points so many times larger than b asks for be feasible
-constexpr double RAY_NOISE = 1e-8;      // of the largest entry: smaller ones may be left out
+constexpr double RAY_FALLS = 1e-9;  // of Σ|bᵢyᵢ|: what −bᵀy has to be at least, as what is within that counts as solved
+// What is left of an equation lets only points so many times larger than b asks for be feasible.
+constexpr double RAY_FAR = 1e-4;
+constexpr double RAY_NOISE = 1e-8;       // of the largest entry: smaller ones may be left out
 constexpr double RAY_MUCH_NOISE = 1e-4;  // and so at first, where an iterate is still far from its limit
 constexpr double MOST_OF_A_RAY = 1e200;
-constexpr double RAY_RIDGE = 1e-12;     // of the largest entry of AᵀY²A
+constexpr double RAY_RIDGE = 1e-12;  // of the largest entry of AᵀY²A
 constexpr int RAY_REFINEMENTS = 3;
 
 template <class V>
@@ -35,7 +37,8 @@ class Rays {
           left_(pool.take(program.structure.n)),
           z_(pool.take(program.structure.n)) {}
 
-    // Whether y (m) leads to a ray that shows that there is no feasible x. The reduced matrix has to be prepared anew afterwards.
+    // Whether y (m) leads to a ray that shows that there is no feasible x. The reduced matrix has to be prepared anew
+    // afterwards.
     Mask lead_to_primal_ray(const V* y, Mask candidates) {
         V top = largest(structure_.m, y);
         candidates = mask_and(candidates, mask_and(top > 0.0, top < MOST_OF_A_RAY));
@@ -43,7 +46,8 @@ class Rays {
         // What is small may be noise, whose equations nothing else can fulfil: without it first, then with most of it.
         for (double noise : {RAY_MUCH_NOISE, RAY_NOISE}) {
             Mask open = mask_and(candidates, mask_not(shown));
-            if (any(open)) shown = mask_or(shown, mask_and(open, is_close_to_ray(y, select(open, top, splat<V>(1.0)), noise)));
+            if (any(open))
+                shown = mask_or(shown, mask_and(open, is_close_to_ray(y, select(open, top, splat<V>(1.0)), noise)));
         }
         return shown;
     }

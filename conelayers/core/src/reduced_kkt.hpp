@@ -1,13 +1,13 @@
 // The one matrix behind interior point, Newton's steps, tangents and adjoints.
 //
-// With D the Clarke element of Π (diagonal, 0 ≤ λ ≤ 1), K = [P, A'ᵀ√Λ; √ΛA', −(I − Λ)] is what J(D) reduces to. Its rows of the
-// nonnegative cone are eliminated: with weights μ = λ/(1 − λ + δλ) they leave P + AᵢᵀMAᵢ; in the interior point μ = y/s takes the same
-// place. The zero cone's rows E stay, as equalities. So all that is ever factored is
+// With D the Clarke element of Π (diagonal, 0 ≤ λ ≤ 1), K = [P, A'ᵀ√Λ; √ΛA', −(I − Λ)] is what J(D) reduces to. Its
+// rows of the nonnegative cone are eliminated: with weights μ = λ/(1 − λ + δλ) they leave P + AᵢᵀMAᵢ; in the interior
+// point μ = y/s takes the same place. The zero cone's rows E stay, as equalities. So all that is ever factored is
 //
 //     [ P + AᵢᵀM Aᵢ + δₚI ,  Eᵀ ;  E , −δₑI ],
 //
-// quasi-definite, of one pattern. Active rows (λ = 1) count as equalities that may give way by δ times their multiplier; solutions are
-// refined with J itself, which takes δ, δₚ and δₑ out again (linear_system.hpp).
+// quasi-definite, of one pattern. Active rows (λ = 1) count as equalities that may give way by δ times their
+// multiplier; solutions are refined with J itself, which takes δ, δₚ and δₑ out again (linear_system.hpp).
 #pragma once
 
 #include "array.hpp"
@@ -16,9 +16,10 @@
 
 namespace conelayers {
 
-// δ and δₚ = δₑ, relative to A' and P' of size 1. Where P and the active rows leave a direction free, which only equalities settle, its
-// pivot is δₚ, and what is subtracted from 1/δ there leaves rounding of the size ε/δ = 2e−10: far below δₚ. Both cost digits of a
-// single solve, some δ‖J⁻¹‖ of the right-hand side, which the next correction recovers.
+// δ and δₚ = δₑ, relative to A' and P' of size 1. Where P and the active rows leave a direction free, which only
+// equalities settle, its pivot is δₚ, and what is subtracted from 1/δ there leaves rounding of the size ε/δ = 2e−10:
+// far below δₚ. Both cost digits of a single solve, some δ‖J⁻¹‖ of the right-hand side, which the next correction
+// recovers.
 constexpr double DELTA = 1e-6;
 constexpr double STATIC_DELTA = 1e-7;
 
@@ -70,7 +71,10 @@ class ReducedKKT {
         : weights(pool.take(program.structure.m)),
           program_(program),
           structure_(program.structure),
-          factor_{structure_.kkt, pool.take(structure_.kkt.entries()), pool.take(structure_.kkt.size), pool.take(structure_.kkt.size)},
+          factor_{
+              structure_.kkt, pool.take(structure_.kkt.entries()), pool.take(structure_.kkt.size),
+              pool.take(structure_.kkt.size)
+          },
           base_lower_(pool.take(structure_.kkt.entries())),
           base_diagonal_(pool.take(structure_.kkt.size)),
           permuted_(pool.take(structure_.kkt.size)),
@@ -115,7 +119,9 @@ class ReducedKKT {
     V *base_lower_, *base_diagonal_, *permuted_, *scaled_;
     std::vector<const V*> used_;
 
-    static void add(int position, V value, V* lower, V* diagonal) { SparseFactor<V>::add(position, value, lower, diagonal); }
+    static void add(int position, V value, V* lower, V* diagonal) {
+        SparseFactor<V>::add(position, value, lower, diagonal);
+    }
 
     template <class Dual>
     void prepare_with(V curvature, V primal, Dual dual) {
@@ -174,8 +180,8 @@ class ReducedKKT {
             for (int j = i; j < width; j++) add(*position++, scaled_[i] * a[j], lower, diagonal);
     }
 
-    // The products of a block's rows, in tiles of sums that stay in registers; each sum runs over the rows in their order. Tiles at the
-    // edge read on behind a row (padding), to no effect.
+    // The products of a block's rows, in tiles of sums that stay in registers; each sum runs over the rows in their
+    // order. Tiles at the edge read on behind a row (padding), to no effect.
     void add_block(const RowBlock& block, int width, V* lower, V* diagonal) {
         constexpr int HEIGHT = Tile<V>::HEIGHT, SPAN = Tile<V>::SPAN;
         int rows = static_cast<int>(used_.size());

@@ -2,8 +2,8 @@
 //
 //     F(x, v) = [ P x + AᵀΠ(v) + q ;  −A x + b − Π(v) + v ],    y = Π(v),  s = y − v
 //
-// Π is v on the zero cone's rows and max(v, 0) on the others. The distance is said row by row, by backward errors (Oettli, Prager
-// 1964): the relative change of the data that would make the point exact,
+// Π is v on the zero cone's rows and max(v, 0) on the others. The distance is said row by row, by backward errors
+// (Oettli, Prager 1964): the relative change of the data that would make the point exact,
 //
 //     row i      max(0, |Ax + s − b|ᵢ − φᵢ) / ωᵢ,        ωᵢ = Σ|Aᵢⱼ xⱼ| + |sᵢ| + |bᵢ|
 //     column j   max(0, |Px + Aᵀy + q|ⱼ − φⱼ) / ωⱼ,      ωⱼ = Σ|Pⱼₖ xₖ| + Σ|Aᵢⱼ yᵢ| + |qⱼ|,            0/0 = 0.
@@ -12,8 +12,9 @@
 //
 //     φᵢ = 64 ε Σ|Aᵢⱼ| ‖x‖∞,       φⱼ = 64 ε (Σ|Pⱼₖ| ‖x‖∞ + Σ|Aᵢⱼ| ‖y‖∞)
 //
-// of the equilibrated program, where ‖x‖ and ‖y‖ count as √ε at least, y as no less than the largest Σ|Pⱼₖ| ‖x‖ + |qⱼ| that it is
-// found from, and neither as more than its own component's, or that one's largest |q|. numerics/residual.py has the same definitions.
+// of the equilibrated program, where ‖x‖ and ‖y‖ count as √ε at least, y as no less than the largest Σ|Pⱼₖ| ‖x‖ + |qⱼ|
+// that it is found from, and neither as more than its own component's, or that one's largest |q|. numerics/residual.py
+// has the same definitions.
 #pragma once
 
 #include "array.hpp"
@@ -22,13 +23,14 @@
 namespace conelayers {
 
 constexpr double EPSILON = 2.220446049250313e-16;
-constexpr double ROUNDING = 64 * EPSILON;         // of what a sum is made of: no more digits are asked for
-constexpr double ACCURACY = 1e-9;                 // backward errors up to which a point counts as a solution
-constexpr double POLISHED = 1e-13;                // and the errors that Newton's steps aim at
-constexpr double LEAST_SIZE = 1.4901161193847656e-8;  // √ε: what ‖x‖ and ‖y‖ of an equilibrated program count as at least
-constexpr double CLOSE = 1e-6;                    // distance from which on the backward errors are worth computing
+constexpr double ROUNDING = 64 * EPSILON;  // of what a sum is made of: no more digits are asked for
+constexpr double ACCURACY = 1e-9;          // backward errors up to which a point counts as a solution
+constexpr double POLISHED = 1e-13;         // and the errors that Newton's steps aim at
+constexpr double LEAST_SIZE =
+    1.4901161193847656e-8;      // √ε: what ‖x‖ and ‖y‖ of an equilibrated program count as at least
+constexpr double CLOSE = 1e-6;  // distance from which on the backward errors are worth computing
 
-constexpr double NOT_A_NUMBER = 1e300;            // the distance of a point with a NaN or an infinite number in F
+constexpr double NOT_A_NUMBER = 1e300;  // the distance of a point with a NaN or an infinite number in F
 
 template <class V>
 struct Errors {
@@ -50,13 +52,12 @@ CORE_INLINE V relative(V value, V floor, V size) {
 template <class V>
 class Residual {
   public:
-    V *x, *v;       // the point
-    V *y, *s;       // Π(v), and y − v
+    V *x, *v;  // the point
+    V *y, *s;  // Π(v), and y − v
     V *F1, *F2;
-    V *active;      // D: 1 or 0
+    V* active;  // D: 1 or 0
 
-    Residual(const Program<V>& program, Pool<V>& pool)
-        : program_(program), structure_(program.structure) {
+    Residual(const Program<V>& program, Pool<V>& pool) : program_(program), structure_(program.structure) {
         int n = structure_.n, m = structure_.m, c = structure_.components;
         for (V** of_columns : {&x, &F1, &Px_, &ATy_, &own_, &column_terms_, &column_floors_, &size_of_x_})
             *of_columns = pool.take(n);
@@ -91,7 +92,8 @@ class Residual {
         for (int i = 0; i < m; i++) F2[i] = (program_.b[i] - F2[i]) - s[i];
     }
 
-    // max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)): tells better points from worse as long as some row is wrong altogether.
+    // max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)): tells better points from worse as long as some row is wrong
+    // altogether.
     V distance() const {
         int n = structure_.n, m = structure_.m;
         V first = 1.0 + maximum(largest(n, program_.q), largest(n, Px_));
@@ -242,7 +244,8 @@ class Residual {
             if (components > 1) component_own_[c] = maximum(component_own_[c], own);
             top = maximum(top, own);
         }
-        for (int c = 0; components > 1 && c < components; c++) component_y_[c] = maximum(component_y_[c], component_own_[c]);
+        for (int c = 0; components > 1 && c < components; c++)
+            component_y_[c] = maximum(component_y_[c], component_own_[c]);
         return maximum(ROUNDING * largest(m, y), top);
     }
 };

@@ -1,10 +1,12 @@
-// K = L D Lᵀ of a symmetric matrix with a fixed pattern, for W instances at once; no pivoting, as K is quasi-definite or definite.
+// K = L D Lᵀ of a symmetric matrix with a fixed pattern, for W instances at once; no pivoting, as K is quasi-definite
+// or definite.
 //
-// Vanderbei, "Symmetric quasidefinite matrices" (1995): a matrix [H, Eᵀ; E, −C] with H, C ≻ 0 has a factorization with D's signs
-// known beforehand, in any ordering. The pattern, found once (`FactorPattern`), is common to all instances and all factorizations.
+// Vanderbei, "Symmetric quasidefinite matrices" (1995): a matrix [H, Eᵀ; E, −C] with H, C ≻ 0 has a factorization with
+// D's signs known beforehand, in any ordering. The pattern, found once (`FactorPattern`), is common to all instances
+// and all factorizations.
 //
-// Vertices that no varying entry reaches, directly or through fill-in, come first: their columns of L are the same in all
-// factorizations of one instance, which compute them once.
+// Vertices that no varying entry reaches, directly or through fill-in, come first: their columns of L are the same in
+// all factorizations of one instance, which compute them once.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +27,11 @@ struct FactorPattern {
     Indices tail;                    // from this entry on the rows of a column follow each other
     Indices row_start, from, entry;  // by rows: the columns k < j with Lⱼₖ ≠ 0, and where that entry is stored
 
-    // `graph`: neighbours of each vertex. `varying`: vertices whose own entries change from one factorization to the next.
-    static FactorPattern of(const std::vector<Indices>& graph, const std::vector<char>& negative, const std::vector<char>& varying);
+    // `graph`: neighbours of each vertex. `varying`: vertices whose own entries change from one factorization to the
+    // next.
+    static FactorPattern of(
+        const std::vector<Indices>& graph, const std::vector<char>& negative, const std::vector<char>& varying
+    );
 
     int entries() const { return static_cast<int>(row.size()); }
 
@@ -135,12 +140,14 @@ struct SparseFactor {
             diagonal[~position] += value;
     }
 
-    // Columns first … last − 1 of L from those before them and from K's; updates by columns below `known` were made already.
+    // Columns first … last − 1 of L from those before them and from K's; updates by columns below `known` were made
+    // already.
     void factor(int first, int last, int known) {
         for (int j = first; j < last; j++) {
             update(j, known, j);
             V pivot = diagonal[j];
-            pivot = pattern.negative[j] ? minimum(pivot, splat<V>(-LEAST_PIVOT)) : maximum(pivot, splat<V>(LEAST_PIVOT));
+            pivot =
+                pattern.negative[j] ? minimum(pivot, splat<V>(-LEAST_PIVOT)) : maximum(pivot, splat<V>(LEAST_PIVOT));
             diagonal[j] = pivot;
             V reciprocal = 1.0 / pivot;
             for (int t = pattern.column_start[j]; t < pattern.column_start[j + 1]; t++) lower[t] *= reciprocal;

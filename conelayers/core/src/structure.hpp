@@ -14,7 +14,8 @@
 
 namespace conelayers {
 
-// The lines (rows of A, columns of P) of a sparse matrix: where the entries of each are, and which unknowns they multiply.
+// The lines (rows of A, columns of P) of a sparse matrix: where the entries of each are, and which unknowns they
+// multiply.
 struct Lines {
     int count = 0;
     Indices start, index;
@@ -53,7 +54,8 @@ struct Lines {
                 add_multiple_at(length_i, y[i], values + begin, index.data() + begin, out);
                 i++;
             } else if (i + 4 <= to && alike(i)) {
-                const V *a = values + begin, *b = values + start[i + 1], *c = values + start[i + 2], *d = values + start[i + 3];
+                const V *a = values + begin, *b = values + start[i + 1], *c = values + start[i + 2],
+                        *d = values + start[i + 3];
                 V fa = y[i], fb = y[i + 1], fc = y[i + 2], fd = y[i + 3];
                 V* o = out + first[i];
                 for (int t = 0; t < length_i; t++) o[t] += (fa * a[t] + fb * b[t]) + (fc * c[t] + fd * d[t]);
@@ -78,7 +80,8 @@ struct Lines {
     }
 };
 
-// Rows of the nonnegative cone over the same variables, whose part of A'MA is one dense block; and those with a variable each.
+// Rows of the nonnegative cone over the same variables, whose part of A'MA is one dense block; and those with a
+// variable each.
 struct RowBlock {
     Indices rows, columns;
     Indices positions;  // of the block's upper triangle in the factor, row by row
@@ -87,7 +90,7 @@ struct RowBlock {
 
 struct Structure {
     int n = 0, m = 0, zero = 0;
-    Lines P, A;             // columns of P (symmetric), rows of A
+    Lines P, A;  // columns of P (symmetric), rows of A
     std::vector<RowBlock> blocks;
     Indices single_rows, single_columns;
 
@@ -96,14 +99,17 @@ struct Structure {
     Indices component_of_column, component_of_row;
     std::vector<char> curved_component;  // whether P has an entry there
 
-    FactorPattern kkt;                 // of [P + A_I'M A_I, E'; E, −δ], vertices: variables, then rows of the zero cone
-    Indices P_positions, P_entries;    // of the upper triangle of P in the factor
-    Indices E_positions;               // of the entries of the zero cone's rows
+    FactorPattern kkt;               // of [P + A_I'M A_I, E'; E, −δ], vertices: variables, then rows of the zero cone
+    Indices P_positions, P_entries;  // of the upper triangle of P in the factor
+    Indices E_positions;             // of the entries of the zero cone's rows
 
-    FactorPattern fit;                 // of the normal equations of the equilibration, vertices: variables, then rows
-    Indices fit_A, fit_P;              // positions of each entry of A, and of P (off the diagonal twice)
+    FactorPattern fit;     // of the normal equations of the equilibration, vertices: variables, then rows
+    Indices fit_A, fit_P;  // positions of each entry of A, and of P (off the diagonal twice)
 
-    Structure(int n, int m, int zero, const Indices& P_start, const Indices& P_row, const Indices& A_start, const Indices& A_row);
+    Structure(
+        int n, int m, int zero, const Indices& P_start, const Indices& P_row, const Indices& A_start,
+        const Indices& A_row
+    );
 
   private:
     void read(const Indices& P_start, const Indices& P_row, const Indices& A_start, const Indices& A_row);
@@ -114,7 +120,8 @@ struct Structure {
 };
 
 inline Structure::Structure(
-    int n_, int m_, int zero_, const Indices& P_start, const Indices& P_row, const Indices& A_start, const Indices& A_row
+    int n_, int m_, int zero_, const Indices& P_start, const Indices& P_row, const Indices& A_start,
+    const Indices& A_row
 )
     : n(n_), m(m_), zero(zero_) {
     read(P_start, P_row, A_start, A_row);
@@ -124,7 +131,9 @@ inline Structure::Structure(
     order_fit();
 }
 
-inline void Structure::read(const Indices& P_start, const Indices& P_row, const Indices& A_start, const Indices& A_row) {
+inline void Structure::read(
+    const Indices& P_start, const Indices& P_row, const Indices& A_start, const Indices& A_row
+) {
     P.start = P_start;
     P.index = P_row;
     P.finish();

@@ -1,4 +1,5 @@
-// Threads that sleep between calls and take the parts of a batch one after the other. Who takes which part changes no result.
+// Threads that sleep between calls and take the parts of a batch one after the other. Who takes which part changes no
+// result.
 #pragma once
 
 #include <atomic>
@@ -22,7 +23,9 @@ namespace conelayers {
 class StandardArithmetic {
   public:
 #if defined(__SSE2__)
-    StandardArithmetic() : saved_(_mm_getcsr()) { _mm_setcsr(0x1F80); }  // round to nearest, no flushing, exceptions masked
+    StandardArithmetic() : saved_(_mm_getcsr()) {
+        _mm_setcsr(0x1F80);
+    }  // round to nearest, no flushing, exceptions masked
     ~StandardArithmetic() { _mm_setcsr(saved_); }
 
   private:
