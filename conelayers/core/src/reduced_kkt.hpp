@@ -1,0 +1,210 @@
+// The one matrix behind interior point, Newton's steps, tangents and adjoints.
+//
+// With D the Clarke element of Π (diagonal, 0 ≤ λ ≤ 1), K = [P, A'ᵀ√Λ; √ΛA', −(I − Λ)] is what J(D) reduces to. Its
+// rows of the nonnegative cone are eliminated: with weights μ = λ/(1 − λ + δλ) they leave P + AᵢᵀMAᵢ; in the interior
+// point μ = y/s takes the same place. The zero cone's rows E stay, as equalities. So all that is ever factored is
+//
+//     [ P + AᵢᵀM Aᵢ + δₚI ,  Eᵀ ;  E , −δₑI ],
+//
+// quasi-definite, of one pattern. Active rows (λ = 1) count as equalities that may give way by δ times their
+// multiplier; solutions are refined with J itself, which takes δ, δₚ and δₑ out again (linear_system.hpp).
+#pragma once
+
+#include "array.hpp"
+#include "program.hpp"
+#include "sparse_factor.hpp"
+
+namespace conelayers {
+
+// δ and δₚ = δₑ, relative to A' and P' of size 1. Where P and the active rows leave a direction free, which only
+// equalities settle, its pivot is δₚ, and what is subtracted from 1/δ there leaves rounding of the size ε/δ = 2e−10:
+// far below δₚ. Both cost digits of a single solve, some δ‖J⁻¹‖ of the right-hand side, which the next correction
+// recovers.
+constexpr double DELTA = 1e-6;
+constexpr double STATIC_DELTA = 1e-7;
+
+// A HEIGHT × SPAN tile of Σ xᵣ zᵣᵀ, as many sums as there are registers for.
+template <class V>
+struct Tile {
+#if defined(__AVX512F__)
+    static constexpr int HEIGHT = 4, SPAN = 4;
+#else
+    static constexpr int HEIGHT = 4, SPAN = 2;
+#endif
+    // Of rows x (`width` apart) and of rows z from `left` on.
+    static void products(int rows, const V* x, int width, const V* const* z, int left, V* sums) {
+        V sum[HEIGHT][SPAN] = {};
+        for (int r = 0; r < rows; r++, x += width)
+            for (int i = 0; i < HEIGHT; i++)
+                for (int j = 0; j < SPAN; j++) sum[i][j] += x[i] * z[r][left + j];
+        for (int i = 0; i < HEIGHT; i++)
+            for (int j = 0; j < SPAN; j++) sums[i * SPAN + j] = sum[i][j];
+    }
+};
+
+#if CORE_VECTORS
+template <>
+struct Tile<double> {
+    static constexpr int WIDTH = sizeof(Neighbours) / sizeof(double), HEIGHT = 4, SPAN = 2 * WIDTH;
+
+    static void products(int rows, const double* x, int width, const double* const* z, int left, double* sums) {
+        Neighbours sum[HEIGHT][2] = {}, first, second;
+        for (int r = 0; r < rows; r++, x += width) {
+            std::memcpy(&first, z[r] + left, sizeof first);
+            std::memcpy(&second, z[r] + left + WIDTH, sizeof second);
+            for (int i = 0; i < HEIGHT; i++) {
+                sum[i][0] += x[i] * first;
+                sum[i][1] += x[i] * second;
+            }
+        }
+        std::memcpy(sums, sum, sizeof sum);
+    }
+};
+#endif
+
+template <class V>
+class ReducedKKT {
+  public:
+    V* weights;  // M, for the rows of the nonnegative cone (m)
+
+    ReducedKKT(const Program<V>& program, Pool<V>& pool)
+        : weights(pool.take(program.structure.m)),
+          program_(program),
+          structure_(program.structure),
+          factor_{
+              structure_.kkt, pool.take(structure_.kkt.entries()), pool.take(structure_.kkt.size),
+              pool.take(structure_.kkt.size)
+          },
+          base_lower_(pool.take(structure_.kkt.entries())),
+          base_diagonal_(pool.take(structure_.kkt.size)),
+          permuted_(pool.take(structure_.kkt.size)),
+          scaled_(pool.take(scratch_size(structure_) + PADDING)) {}
+
+    // What no weight changes: P, E, the regularization, and the columns of L that follow from them alone.
+    // `curvature`: 0 leaves P out, for rays; `primal` and `dual`: δₚ and δₑ.
+    void prepare(V curvature, V primal, V dual) {
+        prepare_with(curvature, primal, [&](int) { return dual; });
+    }
+
+    // Another δₑ for each row of the zero cone, 1/size² and no P, for rays; a row of size zero is taken out.
+    void prepare_with_dual_sizes(V primal, const V* size) {
+        constexpr double TAKEN_OUT = 1e30;
+        V* dual = permuted_;
+        for (int i = 0; i < structure_.zero; i++)
+            dual[i] = select(size[i] > 0.0, 1.0 / (size[i] * size[i]), splat<V>(TAKEN_OUT));
+        prepare_with(splat<V>(0.0), primal, [&](int i) { return dual[i]; });
+    }
+
+    void factor() {
+        const FactorPattern& p = structure_.kkt;
+        std::memcpy(factor_.lower, base_lower_, p.entries() * sizeof(V));
+        std::memcpy(factor_.diagonal, base_diagonal_, p.size * sizeof(V));
+        add_rows();
+        factor_.factor(p.constant_columns, p.size, p.constant_columns);
+    }
+
+    // [u (n); w (zero)] ← K⁻¹ [u; w].
+    void solve(V* u, V* w) {
+        const FactorPattern& p = structure_.kkt;
+        int n = structure_.n;
+        for (int k = 0; k < p.size; k++) permuted_[k] = p.order[k] < n ? u[p.order[k]] : w[p.order[k] - n];
+        factor_.solve(permuted_);
+        for (int k = 0; k < p.size; k++) (p.order[k] < n ? u[p.order[k]] : w[p.order[k] - n]) = permuted_[k];
+    }
+
+  private:
+    const Program<V>& program_;
+    const Structure& structure_;
+    SparseFactor<V> factor_;
+    V *base_lower_, *base_diagonal_, *permuted_, *scaled_;
+    std::vector<const V*> used_;
+
+    static void add(int position, V value, V* lower, V* diagonal) {
+        SparseFactor<V>::add(position, value, lower, diagonal);
+    }
+
+    template <class Dual>
+    void prepare_with(V curvature, V primal, Dual dual) {
+        const Structure& s = structure_;
+        const FactorPattern& p = s.kkt;
+        for (int t = 0; t < p.entries(); t++) base_lower_[t] = splat<V>(0.0);
+        for (int k = 0; k < p.size; k++) base_diagonal_[k] = p.negative[k] ? -dual(p.order[k] - s.n) : primal;
+        for (std::size_t t = 0; t < s.P_positions.size(); t++)
+            add(s.P_positions[t], curvature * program_.P[s.P_entries[t]], base_lower_, base_diagonal_);
+        for (std::size_t t = 0; t < s.E_positions.size(); t++)
+            add(s.E_positions[t], program_.A[t], base_lower_, base_diagonal_);
+        SparseFactor<V> base{p, base_lower_, base_diagonal_, factor_.column};
+        base.factor(0, p.constant_columns, 0);
+        for (int j = p.constant_columns; j < p.size; j++) base.update(j, 0, p.constant_columns);
+    }
+
+    static std::size_t scratch_size(const Structure& s) {
+        std::size_t most = 0;
+        for (auto& block : s.blocks) most = std::max(most, block.rows.size() * block.columns.size());
+        return most;
+    }
+
+    // AᵢᵀMAᵢ. Rows without a weight in any lane are left out: they would add zeros.
+    void add_rows() {
+        const Structure& s = structure_;
+        V *lower = factor_.lower, *diagonal = factor_.diagonal;
+        for (std::size_t k = 0; k < s.single_rows.size(); k++) {
+            int i = s.single_rows[k];
+            V a = program_.A[s.A.start[i]];
+            diagonal[s.kkt.place[s.single_columns[k]]] += (weights[i] * a) * a;
+        }
+        for (auto& block : s.blocks) {
+            int width = static_cast<int>(block.columns.size());
+            used_.clear();
+            V* scaled = scaled_;
+            for (int i : block.rows) {
+                V w = weights[i];
+                if (!any(w != 0.0)) continue;
+                const V* a = program_.A + s.A.start[i];
+                for (int c = 0; c < width; c++) scaled[c] = w * a[c];
+                scaled += width;
+                used_.push_back(a);
+            }
+            if (used_.empty()) continue;
+            if (used_.size() == 1)
+                add_one(block, width, lower, diagonal);
+            else
+                add_block(block, width, lower, diagonal);
+        }
+    }
+
+    void add_one(const RowBlock& block, int width, V* lower, V* diagonal) {
+        const V* a = used_[0];
+        const int* position = block.positions.data();
+        for (int i = 0; i < width; i++)
+            for (int j = i; j < width; j++) add(*position++, scaled_[i] * a[j], lower, diagonal);
+    }
+
+    // The products of a block's rows, in tiles of sums that stay in registers; each sum runs over the rows in their
+    // order. Tiles at the edge read on behind a row (padding), to no effect.
+    void add_block(const RowBlock& block, int width, V* lower, V* diagonal) {
+        constexpr int HEIGHT = Tile<V>::HEIGHT, SPAN = Tile<V>::SPAN;
+        int rows = static_cast<int>(used_.size());
+        V sums[HEIGHT * SPAN];
+        for (int top = 0; top < width; top += HEIGHT)
+            for (int left = top; left < width; left += SPAN) {
+                Tile<V>::products(rows, scaled_ + top, width, used_.data(), left, sums);
+                int height = std::min(HEIGHT, width - top), span = std::min(SPAN, width - left);
+                for (int i = 0; i < height; i++) {
+                    int row = top + i, first = std::max(left, row);
+                    const int* positions = block.positions.data() + row * width - row * (row - 1) / 2 - row;
+                    const V* sum = sums + i * SPAN - left;
+                    if (first == row && first < left + span) diagonal[~positions[row]] += sum[first++];
+                    if (first == left + span) continue;
+                    if (block.in_order) {
+                        V* out = lower + positions[first] - first;
+                        for (int j = first; j < left + span; j++) out[j] += sum[j];
+                    } else {
+                        for (int j = first; j < left + span; j++) lower[positions[j]] += sum[j];
+                    }
+                }
+            }
+    }
+};
+
+}  // namespace conelayers
