@@ -1,4 +1,4 @@
-# Two commands for a fresh machine (Python >= 3.11, pip, gcc, make): `make demo` and `make test`. `make docs`: the site, in docs/_build/html.
+# Two commands for a fresh machine (Python >= 3.11, pip, g++, make): `make demo` and `make test`. `make docs`: the site, in docs/_build/html.
 # JOBS: processes of `make test`. VENV: where the virtual environment goes; BENCH: the one with the other packages compared; AUDIT: the one with the tools of `make audit`. TORCH: what to install for PyTorch; a CPU build is enough.
 VENV ?= .venv
 BENCH ?= .venv-bench
@@ -9,17 +9,17 @@ JOBS ?= 2
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint audit bench sweep fuzz docs package clean
+.PHONY: demo test check lint audit bench sweep fuzz sanitize docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
 
 # In two processes, each with one thread of BLAS: more would fight for the cores.
-test: $(VENV)/.dev
+test: $(VENV)/.core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 # For the loop while writing: lint, and the first case of every test but those for JAX and the fuzzing; some two minutes.
-check: lint
+check: lint $(VENV)/.core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --once
 
 lint: $(VENV)/.dev
@@ -57,6 +57,10 @@ package:
 fuzz: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/helpers/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
 
+# The compiled core's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/core/run_sanitized.py
+
 $(AUDIT)/.audit:
 	$(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/python -m pip install --quiet 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7,<8'
@@ -85,6 +89,11 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.torch
 $(VENV)/.dev: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --editable '.[torch,jax,dev]'
 	touch $@ $(VENV)/.demo
+
+# The compiled core, for each of this processor family's instruction sets.
+$(VENV)/.core: $(wildcard conelayers/core/src/*) conelayers/core/CMakeLists.txt conelayers/core/build.py $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python conelayers/core/build.py
+	touch $@
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --editable '.[torch,jax,docs]'
