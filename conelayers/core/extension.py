@@ -23,6 +23,8 @@ def load(level: str | None = None) -> ModuleType:
     """
     level = level or os.environ.get("CONELAYERS_CORE")
     if level is not None:
+        if level not in _LEVELS:
+            raise ImportError(f"conelayers.core: level: got {level!r}, expected one of {', '.join(_LEVELS)}")
         return importlib.import_module(f"{_PREFIX}_core_{level}")
     fastest = importlib.import_module(f"{_PREFIX}_cpu").level()
     for candidate in _LEVELS[_LEVELS.index(fastest) :]:
