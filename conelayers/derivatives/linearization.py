@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Protocol, final
+from typing import Any, NamedTuple, Protocol, TypeVar, final
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from conelayers.program.cone_program import Structure
 from conelayers.solve.batch import Solved
 from conelayers.support.errors import SingularDerivativeWarning
 
-__all__ = ["Linearization", "NullTest", "NullVectors", "SolutionMap", "always", "warn_of"]
+__all__ = ["Linearization", "Memory", "NullTest", "NullVectors", "SolutionMap", "always", "warn_of"]
 
 _Pair = tuple[np.ndarray, np.ndarray]
 
@@ -94,6 +94,24 @@ def warn_of(linearization: SolutionMap, trouble: Trouble) -> None:
     warnings.warn(trouble.message, SingularDerivativeWarning, stacklevel=6)
 
 
+_Found = TypeVar("_Found")
+
+
+@final
+class Memory:
+    """What other modules computed of one linearization, so that nobody computes it twice."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = {}
+
+    def recall(self, what: str, find: Callable[[], _Found]) -> _Found:
+        """What is known under this name; ``find`` computes it for the first who asks."""
+        if what not in self._known:
+            self._known[what] = find()
+        found: _Found = self._known[what]
+        return found
+
+
 @final
 @dataclass(frozen=True)
 class Linearization(LinearizedSystem):
@@ -101,6 +119,8 @@ class Linearization(LinearizedSystem):
 
     on_trouble: Callable[[SolutionMap, Trouble], None] = warn_of
     open_rows: np.ndarray | None = None  # (B, m) bool: rows whose b is infinite; their s stays infinite
+    # Made anew with each linearization, also by dataclasses.replace: what is in it belongs to these points.
+    memory: Memory = field(init=False, default_factory=Memory, repr=False, compare=False)
 
     @classmethod
     def of(cls, solved: Solved) -> Linearization:

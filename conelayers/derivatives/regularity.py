@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, TypeVar, final
+from typing import NamedTuple, final
 
 import numpy as np
 import scipy.sparse.linalg as spla
@@ -60,8 +60,6 @@ _LEAST_CUTOFF, _LARGEST_CUTOFF = 1e-13, 1e-6
 _SOLVED = 1e-7  # residual of the linear solve up to which J counts as invertible
 _DENSE_UP_TO = 300  # orders of J up to which its singular values are computed, not iterated for
 
-_Found = TypeVar("_Found")
-
 
 def certify(linearization: SolutionMap, solution: Solution, names: Names) -> Certificates:
     """The certificates of a batch's solutions; ``linearization`` is the solution map linearized at them."""
@@ -69,20 +67,12 @@ def certify(linearization: SolutionMap, solution: Solution, names: Names) -> Cer
     made = [_without_solution(solution, i, linearization.structure.cones) for i in range(len(solution.status))]
     if usable.size:
         kept = linearization.take(usable)
-        kinks = _remembered(kept, "kinks", Kinks.of)
+        kinks = kept.memory.recall("kinks", lambda: Kinks.of(kept))
         margins = kink_margins(kept.program.structure.cones, solution.y[usable] - solution.s[usable])
-        residual = _remembered(kept, "probe", Linearization.probe)
+        residual = kept.memory.recall("probe", kept.probe)
         for k, i in enumerate(usable.tolist()):
             made[i] = _certificate(kept.take([k]), kinks.take(k), solution, i, names, margins[k], float(residual[k]))
     return Certificates(made)
-
-
-def _remembered(linearization: Linearization, what: str, find: Callable[[Linearization], _Found]) -> _Found:
-    """What ``find`` gives for this linearization, computed once: a second certificate finds it again."""
-    memory = linearization.__dict__.setdefault("remembered", {})
-    if what not in memory:
-        memory[what] = find(linearization)
-    return memory[what]
 
 
 def kink_margins(cones: Cones, v: np.ndarray) -> np.ndarray:
@@ -201,7 +191,7 @@ def _certificate(
     residual: float,
 ) -> Certificate:
     structure = linearization.program.structure
-    null = _remembered(linearization, "null space", _chosen_null_space)
+    null = linearization.memory.recall("null space", lambda: _chosen_null_space(linearization))
     conditions = None if null is None else _directions(linearization, names, null[0], null[1])
     singular = conditions is None or not (conditions.second_order and conditions.nondegenerate)
     at_kinks = bool(kinks.blocks.any())
@@ -209,16 +199,15 @@ def _certificate(
         cutoff = _LEAST_CUTOFF
         if structure.cones.curved:
             cutoff = float(np.clip(10 * kinks.accuracy, _LEAST_CUTOFF, _LARGEST_CUTOFF))
-        low, high = _remembered(
-            linearization,
+        low, high = linearization.memory.recall(
             "extreme null spaces",
-            lambda h: [null_space(h.presolved, D, 0, cutoff) for D in (kinks.low, kinks.high)],
+            lambda: [null_space(linearization.presolved, D, 0, cutoff) for D in (kinks.low, kinks.high)],
         )
         conditions = None if low is None or high is None else _directions(linearization, names, low[0], high[1])
     elif residual > _SOLVED:
         conditions = None
     known = conditions or NullDirections.untested(structure.n, structure.m)
-    smallest, condition = _remembered(linearization, "singular values", _singular_values)
+    smallest, condition = linearization.memory.recall("singular values", lambda: _singular_values(linearization))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where((kinks.distances > 0) & np.isfinite(kinks.distances), margins / kinks.distances, 1.0)
     return Certificate(

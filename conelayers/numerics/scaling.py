@@ -14,12 +14,12 @@ size there. β and γ bring b' and q' to size 1. All factors are powers of two, 
 
 A right-hand side far above the others, such as a bound of 1e10 that is never active, would make everything else look
 like rounding errors. Rows of the nonnegative cone with such a b, and those without a bound (b = ∞), are found here and
-set aside (bounds.py).
+set aside (bounds.py). They have no part in the fit: the rest is equilibrated as if they were not there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, final
 
@@ -152,11 +152,10 @@ def equilibrate_program(
     structure = program.structure
     if not program.batch:
         return Equilibrated(program, Scaling.identity(program), None)
-    d, e, kinds = fitted(program)
+    d, e, kinds, aside = _fitted_and_set_aside(program, kept, unsolved)
     moved = bool(d.any() or e.any())
     left, right = (np.exp2(e), np.exp2(d)) if moved else (np.ones_like(e), np.ones_like(d))
     log_q, log_b = logarithms(program.q) + d, logarithms(program.b) + e
-    aside = _set_aside(program, kinds, log_q, log_b, kept, unsolved)
     if aside is not None:
         log_b = np.where(aside, 2 * ZERO, log_b)
     is_open = any(fit.open_count for _, fit in kinds)
@@ -181,6 +180,38 @@ def equilibrate_program(
         P, A = (program.P if (ratio == 1).all() else ratio * program.P), program.A
     q, b = scaling.gamma * scaling.d * program.q, scaling.beta * scaling.e * program.b
     return Equilibrated(ConeProgram(structure, P, q, A, b), scaling, aside)
+
+
+def _fitted_and_set_aside(
+    program: ConeProgram, kept: np.ndarray | None, unsolved: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, Fits, np.ndarray | None]:
+    """log₂ d, log₂ e and the fits, and the rows that are set aside.
+
+    Rows that are set aside take no part in the fit, so that the rest of the program is in the same units as it would be
+    without them.
+    """
+    infinite = np.isinf(program.b)
+    aside = infinite if infinite.any() else None
+    d, e, kinds = _fitted_without(program, aside)
+    log_q, log_b = logarithms(program.q) + d, logarithms(program.b) + e
+    found = _set_aside(program, kinds, log_q, log_b, kept, unsolved)
+    if found is not None and (aside is None or (found & ~aside).any()):
+        d, e, kinds = _fitted_without(program, found)
+    return d, e, kinds, found
+
+
+def _fitted_without(program: ConeProgram, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Fits]:
+    """The fit of the program without these rows, (B, m) bool; these get the factors that the fit's d asks for."""
+    if rows is None:
+        return fitted(program)
+    A = program.structure.A
+    entries = rows[:1] if (rows == rows[0]).all() else rows
+    without = replace(program, A=np.where(entries[:, A.rows], 0.0, program.A))
+    d, e, kinds = fitted(without)
+    present = program.A != 0
+    logs = np.where(present, logarithms(program.A) + d[:, A.cols], 0.0)
+    mean = A.row_sums(logs) / np.maximum(A.row_sums(present.astype(float)), 1.0)
+    return d, np.where(entries, -np.rint(mean), e), kinds
 
 
 def _bounded(h: np.ndarray) -> np.ndarray:

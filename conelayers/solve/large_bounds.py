@@ -52,8 +52,8 @@ def needed_bounds(
     """The bounds that were set aside and are needed, (B, m) bool; None if none is.
 
     Needed are bounds that the point violates, and all bounds of an instance for which no point was found without them.
-    An instance that is infeasible without its bounds stays so, and one that the user's limit stopped is not solved
-    again.
+    An instance that is primal infeasible without its bounds stays so, as does one that is dual infeasible and has no
+    bounds but infinite ones. One that the user's limit stopped is not solved again.
     """
     if equilibrated.aside is None:
         return None
@@ -63,9 +63,14 @@ def needed_bounds(
         errors = point.errors(presolved.whole)
         status = [Status.FAILED if o and s.usable else s for o, s in zip(is_open, progress.status, strict=True)]
         status = certified(presolved.smaller, status, errors.worst, progress, jobs)
-        infeasible = np.array([s is Status.PRIMAL_INFEASIBLE for s in status], dtype=bool)
-        progress.status = [
-            Status.PRIMAL_INFEASIBLE if h else s for h, s in zip(infeasible, progress.status, strict=True)
-        ]
-        is_open &= ~infeasible
+        bounded = (equilibrated.aside & np.isfinite(equilibrated.program.b)).any(axis=1)
+        settled = np.array(
+            [
+                s is Status.PRIMAL_INFEASIBLE or (s is Status.DUAL_INFEASIBLE and not h)
+                for s, h in zip(status, bounded, strict=True)
+            ],
+            dtype=bool,
+        )
+        progress.status = [s if h else old for s, h, old in zip(status, settled, progress.status, strict=True)]
+        is_open &= ~settled
     return put_back(equilibrated, point.x, is_open)

@@ -108,7 +108,9 @@ def doubt_large_points(solution: Solution, system: LinearizedSystem) -> Solution
     solution may be off.
     """
     point = system.point
-    far = np.maximum(largest(point.x), largest(point.v)) >= LARGE
+    # A slack of the nonnegative cone, such as that of a large bound, moves nothing while its multiplier is zero.
+    idle = system.structure.cones.orthant_rows & (point.y == 0)
+    far = np.maximum(largest(point.x), largest(np.where(idle, 0.0, point.v))) >= LARGE
     far |= np.maximum(largest(solution.x), largest(solution.y)) >= _VERY_LARGE
     if not far.any():
         return solution

@@ -181,3 +181,26 @@ def test_a_bound_that_is_alone_in_its_part_hides_nothing(curved: bool) -> None:
     equality = np.vstack([[0.0, 0.0, 1.0], A[:3]])
     fixed = solve_and_differentiate(None, [1.0, 2.0, 0.0], equality, [1e14, 0.3, -1.1, 0.7], Cones(zero=1, nonneg=3))
     np.testing.assert_allclose(fixed.x, [1.8, -0.7, 1e14], rtol=1e-12)
+
+
+@pytest.mark.parametrize("bound", [np.inf, 1e14])
+def test_rows_that_are_set_aside_have_no_say_in_the_units(bound: float) -> None:
+    """Bounds without effect put the rest into other units, in which a certificate was not found that is found without."""
+    rng = np.random.default_rng(4)
+    A, b = rng.standard_normal((6, 3)), np.ones(6)
+    row = 1e4 * rng.standard_normal((2, 3))
+
+    def program(rows: np.ndarray, right: np.ndarray) -> ConeProgram:
+        structure = Structure(
+            Pattern.of(sp.csc_array((3, 3))), Pattern.of(sp.csc_array(np.ones(rows.shape))), Cones(nonneg=len(rows))
+        )
+        values = rows.ravel(order="F")[None]
+        return ConeProgram(structure, np.zeros((1, 0)), np.ones((1, 3)), values, right[None])
+
+    without = equilibrate_program(program(A, b))
+    found = equilibrate_program(program(np.vstack([A, row]), np.append(b, [bound * 1e4] * 2)))
+    assert found.aside is not None and found.aside[0].tolist() == [False] * 6 + [True] * 2
+    np.testing.assert_array_equal(found.scaling.d, without.scaling.d)
+    np.testing.assert_array_equal(found.scaling.e[:, :6], without.scaling.e)
+    of_rows = np.abs(found.program.A.reshape(3, 8).T[6:])
+    assert 2**-4 <= of_rows.min() and of_rows.max() <= 2**4  # and such a row is in units that suit the others'

@@ -484,6 +484,37 @@ FOUND: dict[str, tuple[Callable[[Any], None], Any]] = {
             seed=53,
         ),
     ),
+    "a ray at several kinks at once, where full steps first leave more than they found": (
+        check_program,
+        ProgramSpec(
+            kind="dual infeasible",
+            cones=Cones(zero=3, nonneg=6, soc=(1, 3), psd=(3, 2)),
+            n=8,
+            rank=0.0,
+            integers=False,
+            density=0.4,
+            flaws=(),
+            spread=3,
+            seed=8055,
+        ),
+    ),
+    "another solve of what was certified, since its bounds are infinite": (
+        check_bounds,
+        BoundSpec(
+            program=ProgramSpec(
+                kind="dual infeasible",
+                cones=Cones(zero=3, soc=(2, 3), hermitian=(3,), exp=1, power=(0.9,)),
+                n=5,
+                rank=0.5,
+                integers=True,
+                density=0.4,
+                flaws=("opposite row", "zero row"),
+                spread=3,
+                seed=3200,
+            ),
+            bounds=((11, 1, 1e14),),
+        ),
+    ),
 }
 
 

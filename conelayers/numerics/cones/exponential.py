@@ -220,8 +220,8 @@ def _ratio(x: Array, y: Array, z: Array) -> Array:
     high = xp.where(x < 0, primal, far)
     high = xp.where(y > 0, xp.where(dual < high, dual, high), high)
     low = xp.where(y < 0, xp.where(dual > low, dual, low), low)
-    low = xp.where(low > -far, low, -far)
-    high = xp.where(high < far, high, far)
+    low = xp.where(low > -far, xp.where(low < far, low, far), -far)
+    high = xp.where(high < far, xp.where(high > -far, high, -far), far)
 
     def equation(r: Array) -> tuple[Array, Array]:
         ahead = r >= 0

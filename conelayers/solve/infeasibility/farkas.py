@@ -38,6 +38,10 @@ _REFINING_STEPS = 12  # Newton steps from a rough certificate
 _PASSES = 3  # of refinement, each in the units of the certificate that the pass before ended with
 _SHORTEST = 1e-4  # shortest fraction of a Newton step
 _HIDDEN = 1e-13  # of θ: what rounding may make of it, so that only its gradient tells whether a step was one forwards
+# Steps where θ does not tell whether they are forwards, without one that left less of the gradient than all before: near
+# several kinks at once full steps go back and forth between the pieces of ∇θ until they meet the piece with the minimum.
+_PATIENCE = 6
+_LEAP = 1e3  # of v: a step there that is larger goes where rounding leads it
 _FEASIBLE = 1e-10  # violations up to which, relative to the terms of their block, there are none
 _RANK = 1e-13  # singular values below it, relative to the largest, are zero: the data have no more digits
 # The same where a certificate is refined: a direction that only moves of 1e10 would mend is none that mattered in the
@@ -137,29 +141,37 @@ def _minimize(system: System, steps: int, rank: float = _RANK) -> np.ndarray:
     v = -b
     y, element = _projected(cones, v)
     value = y @ y
-    for _ in range(steps):
+    best, least, steps_since = y, np.inf, 0
+    for _ in range(steps + 1):
         gradient = A.T @ y
-        if (np.abs(gradient) <= _ZERO * (magnitudes @ cones.block_maxima(np.abs(y)))).all() or out_of_time():
+        left = _largest_part(gradient, magnitudes @ cones.block_maxima(np.abs(y)))
+        best, least, steps_since = (y, left, 0) if left < least else (best, least, steps_since + 1)
+        if left <= _ZERO or steps_since > _PATIENCE or out_of_time():
             break
         dx = _step(A, element, y, rank)
         slope, dv = gradient @ dx, A @ dx
-        if not (np.isfinite(dv).all() and slope < 0):
+        hidden = -slope <= _HIDDEN * value
+        if not (np.isfinite(dv).all() and slope < 0) or (hidden and np.abs(dv).max() > _LEAP * np.abs(v).max()):
             break
         length, (new_y, new_element) = 1.0, _projected(cones, v + dv)
-        if -slope > _HIDDEN * value:
+        if not hidden:
             while new_y @ new_y > value + 2e-4 * length * slope and length > _SHORTEST:
                 length /= 2
                 new_y, new_element = _projected(cones, v + length * dv)
             if length <= _SHORTEST:
                 break
-        elif not np.abs(A.T @ new_y).max() <= 0.5 * np.abs(gradient).max():
-            break
+            best, least, steps_since = new_y, np.inf, 0  # θ tells, and it has fallen
         v, y, element, value = v + length * dv, new_y, new_element, new_y @ new_y
         if (
             cones.block_maxima(np.abs(y)) <= _FEASIBLE * cones.block_maxima(np.maximum(np.abs(v + b), np.abs(b)))
         ).all():
             return np.zeros_like(y)
-    return y
+    return best
+
+
+def _largest_part(values: np.ndarray, terms: np.ndarray) -> float:
+    """The largest |value| as a part of its terms; 0/0 = 0."""
+    return float(np.divide(np.abs(values), terms, out=np.zeros_like(terms), where=terms > 0).max(initial=0.0))
 
 
 def _projected(cones: Cones, v: np.ndarray) -> tuple[np.ndarray, ProductElement]:
