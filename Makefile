@@ -9,7 +9,7 @@ JOBS ?= 2
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint audit bench sweep fuzz docs package clean
+.PHONY: demo test check lint core sanitize audit bench sweep fuzz docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -27,6 +27,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The compiled core into the checkout (a C++20 compiler is needed), and its tests under AddressSanitizer and
+# UndefinedBehaviorSanitizer.
+core: $(VENV)/.core
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python conelayers/core/build.py --folder build/core
+
+sanitize: $(VENV)/.core
+	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python tests/core/run_sanitized.py
 
 # Known vulnerabilities of what $(VENV) holds (.ci/audit.py), and the bill of it in build/bill.json (CycloneDX). The tools, in an
 # environment of their own, audit and list the other one only.
@@ -85,6 +93,10 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.torch
 $(VENV)/.dev: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --editable '.[torch,jax,dev]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.core: | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet 'cmake>=3.20' ninja 'nanobind>=2.4'
+	touch $@
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --editable '.[torch,jax,docs]'

@@ -19,10 +19,12 @@ def load(level: str | None = None) -> ModuleType:
     """The module built for ``level``; by default the fastest that is built and that this processor can run.
 
     The environment variable CONELAYERS_CORE names a level for those who want another one. Raises ImportError where
-    none is built.
+    none is built, ValueError for a level that there is not.
     """
     level = level or os.environ.get("CONELAYERS_CORE")
     if level is not None:
+        if level not in _LEVELS:
+            raise ValueError(f"level: got {level!r}, expected one of {', '.join(map(repr, _LEVELS))}")
         return importlib.import_module(f"{_PREFIX}_core_{level}")
     fastest = importlib.import_module(f"{_PREFIX}_cpu").level()
     for candidate in _LEVELS[_LEVELS.index(fastest) :]:
