@@ -199,8 +199,11 @@ def test_rows_that_are_set_aside_have_no_say_in_the_units(bound: float) -> None:
 
     without = equilibrate_program(program(A, b))
     found = equilibrate_program(program(np.vstack([A, row]), np.append(b, [bound * 1e4] * 2)))
-    assert found.aside is not None and found.aside[0].tolist() == [False] * 6 + [True] * 2
+    assert found.aside is not None
+    assert found.aside[0].tolist() == [False] * 6 + [True] * 2
     np.testing.assert_array_equal(found.scaling.d, without.scaling.d)
     np.testing.assert_array_equal(found.scaling.e[:, :6], without.scaling.e)
     of_rows = np.abs(found.program.A.reshape(3, 8).T[6:])
-    assert 2**-4 <= of_rows.min() and of_rows.max() <= 2**4  # and such a row is in units that suit the others'
+    # Such a row is in units that suit the others'.
+    assert of_rows.min() >= 2**-4
+    assert of_rows.max() <= 2**4
