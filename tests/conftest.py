@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
 # Most of the time of the JAX tests is XLA's compilation, of code that runs once: without LLVM's optimizations it takes a third less.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1")
+
+
+@pytest.fixture(autouse=True)
+def _precision_of_jax() -> Iterator[None]:
+    """What a test does to JAX's precision does not reach the tests after it."""
+    before = sys.modules["jax"].config.jax_enable_x64 if "jax" in sys.modules else False
+    yield
+    if "jax" in sys.modules and sys.modules["jax"].config.jax_enable_x64 != before:
+        sys.modules["jax"].config.update("jax_enable_x64", before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -49,11 +49,10 @@ def linearize(
 
     v is NaN in instances without a solution. Certificates need x (B, n) too, to judge how exact the solution is.
     """
-    members = np.flatnonzero(~np.isnan(v).any(axis=1))
+    batch, members = len(v), np.flatnonzero(~np.isnan(v).any(axis=1))
     theta, v, x = theta[members], v[members], None if x is None else x[members]
-    made = _linearized(compiled.program(theta), v, x, arguments)
-    made = policies.apply_at_point(made)
-    return made if members.size == len(v) else PartialLinearization(made, members, len(v))
+    made = policies.apply_at_point(_linearized(compiled.program(theta), v, x, arguments))
+    return made if members.size == batch else PartialLinearization(made, members, batch)
 
 
 def _linearized(program: ConeProgram, v: np.ndarray, x: np.ndarray | None, arguments: SolverArguments) -> Linearization:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from double_precision import double_precision
 from enumerated import SINGULAR, planted_program
 
 import conelayers.derivatives.regularity
@@ -268,7 +269,7 @@ def test_adapters_take_what_their_calls_take() -> None:
     assert layer.certify(t=tensor).verdicts == expected
     assert tensor.grad is None
     twin = conelayers.jax.ConeLayer(problem, [t], [x])
-    with jax.enable_x64(True):
+    with double_precision():
         assert twin.certify(jax.numpy.asarray(value)).verdicts == expected
     with pytest.raises(TypeError, match="certify: got traced arrays"):
         jax.jit(lambda v: twin.certify(v)[0].margin)(value)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from double_precision import double_precision
 
 import conelayers.jax
 import conelayers.torch
@@ -97,7 +98,7 @@ def test_adapters_hold_the_policy() -> None:
     with pytest.raises(SingularDerivativeError):
         torch.func.grad(lambda h: layer(h)[0][0])(t.detach())
     twin = conelayers.jax.ConeLayer(problem, [c], [x], singular="raise")
-    with jax.enable_x64(True):
+    with double_precision():
         value = jax.numpy.asarray(TIE)
         with pytest.raises(SingularDerivativeError):
             jax.grad(lambda h: twin(h)[0][0])(value)
@@ -127,7 +128,7 @@ def test_the_selected_element_is_the_derivative_at_a_kink(selection: str, slope:
     for transform in (torch.func.jacrev, torch.func.jacfwd):
         np.testing.assert_allclose(transform(lambda h: layer(h)[0])(t).numpy(), expected, atol=1e-12)
     twin = conelayers.jax.ConeLayer(problem, parameters, variables, **policies)
-    with jax.enable_x64(True):
+    with double_precision():
         for jacobian in (jax.jacrev, jax.jacfwd):
             np.testing.assert_allclose(jacobian(lambda h: twin(h)[0])(jax.numpy.asarray(value)), expected, atol=1e-12)
     away = Layer(problem, parameters, variables, **policies).solve(np.array([1e-6, -1e-6])).jacobian()[0][0]
@@ -273,7 +274,7 @@ def test_lpgd_names_itself_where_a_perturbed_problem_has_no_solution() -> None:
     assert caught.value.indices == (1,)
     assert len(caught.value.statuses) == 3
     twin = conelayers.jax.ConeLayer(problem, [c], [x], smoothing=LPGD(tau=5.0), on_failure="nan")
-    with jax.enable_x64(True):
+    with double_precision():
         gradients = np.asarray(jax.grad(lambda h: (twin(h)[0] @ g).sum())(jax.numpy.asarray(batch)))
     assert np.isnan(gradients).all(axis=1).tolist() == [False, True, False]
     held = Layer(problem, [c], [x], smoothing=LPGD(tau=5.0, rho=1.0)).solve(value)
@@ -330,7 +331,7 @@ def test_adapters_smooth_alike(smoothing) -> None:
     (first,) = torch.autograd.grad((layer(t)[0] * weights).sum(), t, create_graph=True)
     np.testing.assert_allclose(first.detach(), expected, atol=1e-9)
     twin = conelayers.jax.ConeLayer(problem, [c], [x], smoothing=smoothing)
-    with jax.enable_x64(True):
+    with double_precision():
         loss = lambda h, w: (twin(h)[0] * w).sum()  # noqa: E731
         arrays = jax.numpy.asarray(values), jax.numpy.asarray(g)
         np.testing.assert_allclose(jax.grad(loss)(*arrays), expected, atol=1e-9)

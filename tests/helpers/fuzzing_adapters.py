@@ -143,7 +143,7 @@ def _jax(
     from conelayers.jax import ConeLayer
 
     layer = ConeLayer(built.problem, built.parameters, built.outputs, gp=built.gp)
-    with _double(jax):
+    with _quiet_double_precision():
         call = jax.jit(lambda *v: tuple(layer(*v))) if spec.jit else lambda *v: tuple(layer(*v))
         points, pull = jax.vjp(call, *map(jax.numpy.asarray, values))
         if g is None:
@@ -154,13 +154,13 @@ def _jax(
 
 
 @contextmanager
-def _double(jax: Any) -> Iterator[None]:
-    """Numbers of 64 bits, in the threads of callbacks too; failures are not logged besides being raised."""
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
+def _quiet_double_precision() -> Iterator[None]:
+    """Numbers of 64 bits for JAX; failures are not logged besides being raised."""
+    from double_precision import double_precision
+
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with double_precision():
+            yield
     finally:
         logging.disable(logging.NOTSET)
-        jax.config.update("jax_enable_x64", before)

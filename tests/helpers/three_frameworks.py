@@ -10,6 +10,7 @@ import cvxpy as cp
 import jax
 import numpy as np
 import torch
+from double_precision import double_precision
 
 import conelayers.jax
 import conelayers.torch
@@ -47,7 +48,7 @@ class Through:
             tensors = [torch.tensor(v, requires_grad=True) for v in values]
             (x,) = self.layer(*tensors)
             return x.detach().numpy(), tuple(h.numpy() for h in torch.autograd.grad(x, tensors, torch.tensor(g)))
-        with jax.enable_x64(True):
+        with double_precision():
             x, pull = jax.vjp(lambda *v: self.layer(*v)[0], *map(jax.numpy.asarray, values))
             return np.asarray(x), tuple(np.asarray(h) for h in pull(jax.numpy.asarray(g)))
 
@@ -59,7 +60,7 @@ class Through:
         if self.framework == "torch":
             pairs = [tuple(map(torch.tensor, h)) for h in (values, directions)]
             return torch.func.jvp(lambda *v: self.layer(*v)[0], *pairs)[1].numpy()
-        with jax.enable_x64(True):
+        with double_precision():
             pairs = [tuple(map(jax.numpy.asarray, h)) for h in (values, directions)]
             return np.asarray(jax.jvp(lambda *v: self.layer(*v)[0], *pairs)[1])
 
@@ -69,5 +70,5 @@ class Through:
             values = [torch.tensor(v) for v in values]
         if self.framework != "jax":
             return self.layer.certify(*values)
-        with jax.enable_x64(True):
+        with double_precision():
             return self.layer.certify(*map(jax.numpy.asarray, values))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from attribute_cases import CASES, SEED, right_answer
+from double_precision import double_precision
 
 from conelayers.jax import ConeLayer
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("_double")
 
 
 @pytest.fixture
-def x64() -> object:
-    with jax.enable_x64(True):
+def _double() -> Iterator[None]:
+    with double_precision():
         yield
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from double_precision import double_precision
 from failing_batches import FEW_KEPT, FEW_LOST, LOST, _problem, _values
 
 from conelayers import FailedInstancesWarning, SolveError
@@ -17,7 +18,7 @@ from conelayers.jax import ConeLayer
 
 @pytest.fixture(autouse=True)
 def _x64():
-    with jax.enable_x64(True):
+    with double_precision():
         yield
 
 

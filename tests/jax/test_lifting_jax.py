@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import lifting_cases as cases
 import numpy as np
 import pytest
+from double_precision import double_precision
 from jax.experimental.sparse import BCOO
 from sparse_parameters import COLS, ROWS, sparse_problem, sparse_values
 
@@ -17,7 +18,7 @@ from conelayers.jax import ConeLayer
 
 @pytest.fixture(autouse=True)
 def _double():
-    with jax.enable_x64(True):
+    with double_precision():
         yield
 
 

@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from double_precision import double_precision
 from zero_derivative_cases import COSTS, SEED, simplex, told, with_total
 
 from conelayers import LPGD, ProximalSmoothing
 from conelayers.jax import ConeLayer
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("_double")
 
 
 @pytest.fixture
-def x64() -> Iterator[None]:
-    with jax.enable_x64(True):
+def _double() -> Iterator[None]:
+    with double_precision():
         yield
 
 

@@ -105,6 +105,18 @@ def test_failures_are_those_of_the_whole_batch(pool) -> None:
     assert solution.certify()[13].status is Status.PRIMAL_INFEASIBLE
 
 
+def test_a_worker_that_lost_the_factors_linearizes_again_around_a_failed_instance() -> None:
+    c, u = _values(6)
+    u[1] = -1.0
+    layer = Layer(*_problem())
+    theta = np.column_stack([c, u])
+    solution, kept = layer.run(theta, None, None)
+    again = layer.relinearize(theta, solution.y - solution.s, None)
+    g = np.ones_like(solution.x), np.zeros_like(solution.y), np.zeros_like(solution.s)
+    for got, expected in zip(again.adjoint(*g), kept.adjoint(*g), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-10)
+
+
 @both
 def test_policies_of_singular_derivatives_are_applied_here(pool) -> None:
     """Two constraints say the same at instance 2 only: its multipliers, not its solution, are ambiguous."""

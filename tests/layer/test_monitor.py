@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from double_precision import double_precision
 
 import conelayers.jax
 import conelayers.torch
@@ -154,7 +155,7 @@ def test_training_in_torch_and_jax_is_watched() -> None:
     assert len(monitor.steps) == 4
     assert monitor.worst_error < 1e-8
     twin = conelayers.jax.ConeLayer(problem, parameters, variables)
-    with jax.enable_x64(True), Monitor(twin) as watched:
+    with double_precision(), Monitor(twin) as watched:
         value, gradient = jax.numpy.asarray(1.0), jax.grad(lambda h: (twin(h)[0] ** 2).sum())
         for _ in range(4):
             value = value - 0.05 * gradient(value)

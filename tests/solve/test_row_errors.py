@@ -19,6 +19,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from double_precision import double_precision
 from scipy.optimize import linprog
 
 import conelayers.jax
@@ -231,7 +232,7 @@ def test_the_same_through_the_frameworks(framework: str, kind: str) -> None:
                 ours, db, du = ours.detach().numpy(), tensors[2].grad.numpy(), tensors[3].grad.numpy()
             else:
                 layer = case.layer(conelayers.jax.ConeLayer)
-                with jax.enable_x64(True):
+                with double_precision():
                     ours, pull = jax.vjp(
                         jax.jit(lambda *values, layer=layer: layer(*values)[0]), *map(jax.numpy.asarray, (*data, bound))
                     )
