@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from bad_input import Allowed, Refused, rendered
 from bad_input_jax import GROUPS
+from double_precision import double_precision
 from refusals import DOCS, check_refused, name
 from refusals import solves as solves
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Iterator[None]:
+    with double_precision():
+        yield
 
 
 @pytest.mark.parametrize("case", [case for group in GROUPS for case in group.refused], ids=name)
