@@ -35,7 +35,8 @@ def batch_of_values(compiled: ParametricProgram, values: Sequence[Any], *, valid
     """
     arrays = given_arrays(compiled.parameters, values)
     batch = combine_batch(compiled.parameters, arrays, validate=validate, infinite=compiled.infinite)
-    compiled.check_bounds(batch.theta, batch.batched)
+    if not batch.finite:
+        compiled.check_bounds(batch.theta, batch.batched)
     return batch
 
 
@@ -53,4 +54,4 @@ def batch_of_theta(compiled: ParametricProgram, theta: np.ndarray, *, validate: 
             theta = theta.copy() if theta is given else theta
             theta[:, spec.columns] = flatten(moved_array(spec, values))
     compiled.check_bounds(theta, True)
-    return Batch(theta, True, (True,) * len(specs))
+    return Batch(specs, (True,) * len(specs), len(theta), theta=theta, finite=bool(np.isfinite(theta).all()))

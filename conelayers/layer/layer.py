@@ -12,6 +12,7 @@ from typing import Any, Self, final
 import cvxpy as cp
 import numpy as np
 
+from conelayers.core import Outcome
 from conelayers.derivatives.certificate import Certificates
 from conelayers.derivatives.linearization import Linearization, SolutionMap
 from conelayers.derivatives.lpgd import LPGD
@@ -20,22 +21,25 @@ from conelayers.derivatives.smoothing import Smoothing
 from conelayers.layer.call_values import batch_of_theta, batch_of_values, pushed_values
 from conelayers.layer.chunk_executor import check_executor
 from conelayers.layer.chunked_solver import ChunkedSolver
+from conelayers.layer.compiled_core import CompiledCore
 from conelayers.layer.options import Options, describe_options, takes_options
 from conelayers.layer.origin import ConicForm, CvxpyProblem, Origin
 from conelayers.layer.outcome import CallInfo, OnFailure, PartialLinearization, as_on_failure
 from conelayers.layer.problem_data import ProblemData, problem_data
-from conelayers.layer.programs import Programs
+from conelayers.layer.programs import CallSettings, Programs
 from conelayers.layer.solution import LayerSolution
 from conelayers.layer.solve_and_linearize import linearize, smoothing_base, solve_and_linearize
+from conelayers.layer.solved_batch import Answers, CoreBatch, EngineBatch, Engineered, SolvedBatch
 from conelayers.numerics.cones import Selection
 from conelayers.problem.input_map import Replacement
-from conelayers.problem.parameters import Batch, ParameterSpec, unflatten
+from conelayers.problem.parameters import Batch, ParameterSpec
 from conelayers.problem.parametric import ParametricProgram
 from conelayers.program.solution import Solution
 from conelayers.solve.backends import SolverArguments, find_solver, parse_solver_args
 from conelayers.solve.batch import WarmStart
 from conelayers.support.arguments import as_flag, check_count, described
 from conelayers.support.display import html_table
+from conelayers.support.limits import time_limit
 
 __all__ = ["ConicLayer", "Layer", "Observer"]
 
@@ -158,7 +162,8 @@ class Layer:
     @property
     def last(self) -> CallInfo | None:
         """How each instance of this thread's last call ended, also if the call raised; None before the first call."""
-        return getattr(self._last, "info", None)
+        answers: Answers | None = getattr(self._last, "answers", None)
+        return None if answers is None else CallInfo.of(answers.solution)
 
     def solve(
         self,
@@ -201,8 +206,9 @@ class Layer:
         solution = self._solve(batch, solver_args, warm_start, self.policy_for(on_failure, solver_args))
         solution.react()
         # Observers compare whole batches: a call of which some instances have no solution is not shown to them.
-        for observer in tuple(self._observers) if solution.solved.all() else ():
-            observer(batch.theta, solution)
+        if self._observers and solution.solved.all():
+            for observer in tuple(self._observers):
+                observer(batch.theta, solution)
         return solution
 
     def observe(self, observer: Observer) -> None:
@@ -293,13 +299,66 @@ class Layer:
         self, batch: Batch, solver_args: Mapping[str, Any] | None, warm_start: bool | None, policy: OnFailure
     ) -> LayerSolution:
         settings = self._programs.settings_for(solver_args)
-        arguments, _, compiled = settings
-        program = compiled.program(batch.theta)
+        start = self._start(settings, batch, warm_start)
+        core = self._core_for(settings, batch)
+        solved: SolvedBatch = (
+            self._solved_by_engine(batch, settings, solver_args, start)
+            if core is None
+            else self._solved_by_core(core, batch, settings, start)
+        )
+        self._last.answers = solved.answers
+        if start is not None and batch.size:
+            self._last.solution = solved.solution
+        smoothing = self._smoothing_of(settings.arguments)
+        compiled, policies = settings.compiled, self._derivative_policies
+        asks = policies.asks_for_zeros(smoothing)
+        may_vanish = asks and (isinstance(smoothing, LPGD) or compiled.is_linear_at(batch))
+        # θ is kept only where the derivative needs it: for the core, for the logarithms of geometric programs, and
+        # where it may be zero.
+        kept = batch if core is not None or compiled.gp or may_vanish else batch.without_values()
+        return LayerSolution.of(compiled, kept, solved, policy, smoothing, policies if may_vanish else None)
+
+    def _start(self, settings: CallSettings, batch: Batch, warm_start: bool | None) -> WarmStart | None:
+        """The points of this thread's last call, where the call is to start from them; without any in the first one."""
         warm = self._warm_start if warm_start is None else as_flag("warm_start", warm_start)
-        last = getattr(self._last, "solution", None) if warm and program.batch else None
+        if not warm:
+            return None
+        last, structure = getattr(self._last, "solution", None), settings.compiled.structure
         # A call may name a backend that solves another form of the program.
-        fits = last is not None and last.x.shape[1:] == program.q.shape[1:] and last.y.shape[1:] == program.b.shape[1:]
-        start = WarmStart.of(last, program.batch) if last is not None and fits else None
+        if last is None or not batch.size or (last.x.shape[1], last.y.shape[1]) != (structure.n, structure.m):
+            return WarmStart.nowhere(structure.n, structure.m, batch.size)
+        return WarmStart.of(last, batch.size)
+
+    def _core_for(self, settings: CallSettings, batch: Batch) -> CompiledCore | None:
+        """The compiled core, if it serves this program, and the call leaves the choice of the method to us."""
+        if not settings.own_methods or self._chunked_solver is not None or not batch.size:
+            return None
+        return self._programs.core_of(settings.compiled) if self.selection is Selection.DEFAULT else None
+
+    def _solved_by_core(
+        self, core: CompiledCore, batch: Batch, settings: CallSettings, start: WarmStart | None
+    ) -> CoreBatch:
+        """The core's points; the engine solves the instances that it leaves open."""
+        with time_limit(settings.arguments.max_seconds):
+            found = core.solve(batch, settings.arguments.jobs_forward, start)
+            engineered = None
+            if found.outcome.any():
+                left = np.flatnonzero((found.outcome == Outcome.OPEN) | (found.outcome == Outcome.STOPPED))
+                if left.size:
+                    program = settings.compiled.program(batch.theta[left])
+                    part = None if start is None else WarmStart(*(h[left] for h in start))
+                    engineered = Engineered(
+                        left, *solve_and_linearize(program, settings, part, self._derivative_policies)
+                    )
+        smoothed = self._smoothing_of(settings.arguments) is not None
+        return CoreBatch(core, batch, settings, self._derivative_policies, found, engineered, smoothed)
+
+    def _solved_by_engine(
+        self, batch: Batch, settings: CallSettings, solver_args: Mapping[str, Any] | None, start: WarmStart | None
+    ) -> EngineBatch:
+        arguments, compiled = settings.arguments, settings.compiled
+        program = compiled.program(batch.theta)
+        start = start if start is not None and start.usable.any() else None
         linearization: SolutionMap
         if self._chunked_solver is not None and program.batch > 1:
             solution, remote = self._chunked_solver.solve(
@@ -308,28 +367,9 @@ class Layer:
             linearization = replace(remote, on_trouble=self._derivative_policies.on_trouble(solution))
         else:
             solution, linearization = solve_and_linearize(program, settings, start, self._derivative_policies)
-        self._last.info = CallInfo.of(solution)
-        if warm and solution.x.size:
-            self._last.solution = solution
-        smoothing = self._smoothing_of(arguments)
-        linear = program.structure.cones.kinds <= {"zero", "nonneg"} and not program.P.any()
-        may_vanish = (linear or isinstance(smoothing, LPGD)) and self._derivative_policies.asks_for_zeros(smoothing)
-        values = [o.value(solution.x, solution.y) for o in compiled.outputs]
-        shaped = [unflatten(v, o.shape) for v, o in zip(values, compiled.outputs, strict=True)]
-        return LayerSolution(
-            variables=tuple(v if batch.batched else np.asarray(v[0]) for v in shaped),
-            _compiled=compiled,
-            # θ is kept only where the derivative needs it: for the logarithms of geometric programs, and where it may
-            # be zero.
-            _batch=batch if compiled.gp or may_vanish else batch._replace(theta=np.empty((program.batch, 0))),
-            _value=compiled.value(batch.theta, program, solution.x),
-            _solution=solution,
-            _linearization=linearization,
-            _on_failure=policy,
-            _smoothing=smoothing,
-            _base=None if smoothing is None else smoothing_base(program, settings, solution, self._derivative_policies),
-            _policies=self._derivative_policies if may_vanish else None,
-        )
+        smoothed = self._smoothing_of(arguments) is not None
+        base = smoothing_base(program, settings, solution, self._derivative_policies) if smoothed else None
+        return EngineBatch(compiled, solution, linearization, compiled.value(batch.theta, program, solution.x), base)
 
     def run(
         self, theta: np.ndarray, solver_args: Mapping[str, Any] | None, start: WarmStart | None

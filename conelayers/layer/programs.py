@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, final
 
+from conelayers.layer.compiled_core import CompiledCore
 from conelayers.layer.origin import Origin
 from conelayers.problem.parametric import ParametricProgram
 from conelayers.solve.backends import (
@@ -25,11 +26,15 @@ __all__ = ["CallSettings", "Programs"]
 
 @final
 class CallSettings(NamedTuple):
-    """The arguments of a call's solve, the order of its starting methods, and the program that it solves."""
+    """The arguments of a call's solve, the order of its starting methods, and the program that it solves.
+
+    own_methods: whether our own fast methods come first in that order.
+    """
 
     arguments: SolverArguments
     order: StartingOrder
     compiled: ParametricProgram
+    own_methods: bool
 
 
 @final
@@ -48,8 +53,9 @@ class Programs:
         self.solver = solver
         self._compiled, self._origin, self._call_defaults = compiled, origin, call_defaults
         self._linear: ParametricProgram | None = None
+        self._cores: list[tuple[ParametricProgram, CompiledCore | None]] = []
         self.default_arguments = parse_solver_args(call_defaults, solver)
-        self._default = self._backend_for(self.default_arguments)
+        self._default_settings = self._settings(self.default_arguments, *self._backend_for(self.default_arguments))
 
     def arguments_for(self, solver_args: Mapping[str, Any] | None) -> SolverArguments:
         """The parsed ``solver_args`` of a call, over the layer's."""
@@ -60,16 +66,17 @@ class Programs:
     def compiled_for(self, solver_args: Mapping[str, Any] | None) -> ParametricProgram:
         """The program that a call with these ``solver_args`` solves."""
         if not solver_args:
-            return self._default[1]
+            return self._default_settings.compiled
         return self._backend_for(self.arguments_for(solver_args))[1]
 
     def settings_for(self, solver_args: Mapping[str, Any] | None) -> CallSettings:
         """All that these ``solver_args`` decide."""
-        if solver_args:
-            arguments = self.arguments_for(solver_args)
-            solver, compiled = self._backend_for(arguments)
-        else:
-            arguments, (solver, compiled) = self.default_arguments, self._default
+        if not solver_args:
+            return self._default_settings
+        arguments = self.arguments_for(solver_args)
+        return self._settings(arguments, *self._backend_for(arguments))
+
+    def _settings(self, arguments: SolverArguments, solver: Solver, compiled: ParametricProgram) -> CallSettings:
         order = StartingOrder(
             solver,
             arguments.for_solver(solver),
@@ -77,7 +84,16 @@ class Programs:
             arguments.max_seconds,
             arguments.fallback,
         )
-        return CallSettings(arguments, order, compiled)
+        return CallSettings(arguments, order, compiled, order.begins_with_own_methods)
+
+    def core_of(self, compiled: ParametricProgram) -> CompiledCore | None:
+        """The compiled core of one of the programs, made when it is first asked for; None where it does not serve it."""
+        for known, core in self._cores:
+            if known is compiled:
+                return core
+        made = CompiledCore.of(compiled)
+        self._cores.append((compiled, made))
+        return made
 
     def _backend_for(self, arguments: SolverArguments) -> tuple[Solver, ParametricProgram]:
         """The backend for these arguments, and the program in the form that it takes."""

@@ -13,9 +13,11 @@ from conelayers.derivatives.certificate import Certificates
 from conelayers.derivatives.linearization import SolutionMap
 from conelayers.derivatives.policies import Policies
 from conelayers.derivatives.regularity import certify
-from conelayers.derivatives.smoothing import Base, Smoothing
+from conelayers.derivatives.smoothing import Smoothing
 from conelayers.layer.outcome import CallInfo, OnFailure, react
 from conelayers.layer.program_derivative import ProgramDerivative
+from conelayers.layer.solved_batch import SolvedBatch
+from conelayers.layer.zero_gradients import AT_A_VERTEX, are_zero
 from conelayers.problem.input_map import InputMap
 from conelayers.problem.numpy_values import ARRAYS
 from conelayers.problem.parameters import Batch, ParameterSpec, flatten, unflatten
@@ -50,16 +52,36 @@ class LayerSolution:
     variables: tuple[np.ndarray, ...]
     _compiled: ParametricProgram
     _batch: Batch
-    _value: np.ndarray  # the optimal values of the batch, (B,)
-    _solution: Solution
-    _linearization: SolutionMap
+    _solved: SolvedBatch
     _on_failure: OnFailure = OnFailure.RAISE
     _smoothing: Smoothing | None = None
-    _base: Base | None = None  # the instances that have a solution
     # What warns of a gradient that is zero in every parameter; None for programs in which that does not happen.
     _policies: Policies | None = None
     _user_map: InputMap | None = None  # from the user's parameters and variables; None if they are the program's
     _given: tuple[Any, ...] = ()  # the user's values, for an input map that is not the identity
+
+    @classmethod
+    def of(
+        cls,
+        compiled: ParametricProgram,
+        batch: Batch,
+        solved: SolvedBatch,
+        on_failure: OnFailure,
+        smoothing: Smoothing | None,
+        policies: Policies | None,
+    ) -> LayerSolution:
+        """The solution of a call in the program's own parameters and outputs."""
+        values = solved.variables()
+        variables = tuple(values) if batch.batched else tuple(np.asarray(v[0]) for v in values)
+        return cls(variables, compiled, batch, solved, on_failure, smoothing, policies)
+
+    @property
+    def _solution(self) -> Solution:
+        return self._solved.solution
+
+    @property
+    def _linearization(self) -> SolutionMap:
+        return self._solved.linearization
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {v.shape}" for name, v in zip(self._names(), self.variables, strict=True))
@@ -95,41 +117,44 @@ class LayerSolution:
     @property
     def x(self) -> np.ndarray:
         """The cone program's x."""
-        return self._unbatch(self._solution.x)
+        return self._unbatch(self._solved.points[0])
 
     @property
     def y(self) -> np.ndarray:
         """The cone program's y ∈ K*."""
-        return self._unbatch(self._solution.y)
+        return self._unbatch(self._solved.points[1])
 
     @property
     def s(self) -> np.ndarray:
         """The cone program's s ∈ K."""
-        return self._unbatch(self._solution.s)
+        return self._unbatch(self._solved.points[2])
 
     @property
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """x (B, n), y (B, m) and s (B, m) of the batch."""
-        return self._solution.x, self._solution.y, self._solution.s
+        return self._solved.points
 
     @cached_property
     def program_derivative(self) -> ProgramDerivative:
         """The derivative in the program's own terms: from its parameters θ to its outputs, x, y and s."""
+        return self._derivative_by(self._linearization)
+
+    def _derivative_by(self, linearization: SolutionMap) -> ProgramDerivative:
         return ProgramDerivative(
             compiled=self._compiled,
             theta=self._batch.theta,
             solution=self._solution,
-            linearization=self._linearization,
+            linearization=linearization,
             on_failure=self._on_failure,
             smoothing=self._smoothing,
-            base=self._base,
+            base=self._solved.base,
             policies=self._policies,
         )
 
     @property
     def solved(self) -> np.ndarray:
         """Which instances have a solution, (B,) bool."""
-        return self.program_derivative.solved
+        return self._solved.solved
 
     @property
     def linearization(self) -> SolutionMap:
@@ -169,14 +194,15 @@ class LayerSolution:
     @property
     def value(self) -> np.ndarray:
         """The optimal value of the user's problem, () or (B,)."""
-        return self._unbatch(self._value)
+        return self._unbatch(self._solved.value)
 
     def react(self) -> None:
         """Raise or warn if an instance has no solution, as ``on_failure`` says.
 
         An InaccurateSolutionWarning is given if a solution misses the accuracy.
         """
-        react(self._solution, self._on_failure, self._compiled.naming)
+        if not self._solved.all_exact:
+            react(self._solution, self._on_failure, self._compiled.naming)
 
     def certify(self) -> Certificates:
         """Whether the derivative is justified: a Certificate for each instance, by at most three factorizations."""
@@ -208,15 +234,21 @@ class LayerSolution:
             None if d is None else _shaped(f"jvp: tangent {i} ({spec.label})", d, shape, spec.is_complex)
             for i, (d, spec, shape) in enumerate(zip(dtheta, input_map.parameters, self._given_shapes(), strict=True))
         ]
-        specs, moved = self._compiled.parameters, input_map.push_tangents(self._given, tangents)
-        direction = np.zeros((len(self._batch.theta), sum(spec.size for spec in specs)))
-        for spec, d, batched in zip(specs, moved, self._batch.batched_parameters, strict=True):
+        moved = input_map.push_tangents(self._given, tangents)
+        found = self._solved.tangents([None if d is None else np.ascontiguousarray(d, dtype=np.float64) for d in moved])
+        if found is not None and not found.left.size:
+            return input_map.recover([self._unbatch(part) for part in found.parts], ARRAYS)
+        direction = np.zeros((self._batch.size, sum(spec.size for spec in self._compiled.parameters)))
+        for spec, d, batched in zip(self._compiled.parameters, moved, self._batch.batched_parameters, strict=True):
             if d is not None:
                 direction[:, spec.columns] = flatten(d if batched else d[None])
-        outputs = self._compiled.outputs
-        flats = self.program_derivative.tangents(direction)
-        parts = [self._unbatch(unflatten(flat, o.shape)) for flat, o in zip(flats, outputs, strict=True)]
-        return input_map.recover(parts, ARRAYS)
+        left = np.arange(self._batch.size) if found is None else found.left
+        flats = self._derivative_by(self._solved.linearization_of(left)).tangents(direction)
+        parts = [unflatten(flat, o.shape) for flat, o in zip(flats, self._compiled.outputs, strict=True)]
+        for whole, part in zip([] if found is None else found.parts, parts, strict=False):
+            if whole is not None:
+                part[...] = np.where(_among(left, part), part, whole)
+        return input_map.recover([self._unbatch(part) for part in parts], ARRAYS)
 
     def _given_shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the values that the user gave."""
@@ -224,7 +256,7 @@ class LayerSolution:
             return [value.shape for value in self._given]
         batch, specs = self._batch, self._compiled.parameters
         return [
-            (len(batch.theta), *spec.shape) if batched else spec.shape
+            (batch.size, *spec.shape) if batched else spec.shape
             for spec, batched in zip(specs, batch.batched_parameters, strict=True)
         ]
 
@@ -238,7 +270,7 @@ class LayerSolution:
         variables are of this form too). Raises ValueError for a wrong number or shape; warns SingularDerivativeWarning
         where J is singular.
         """
-        input_map, outputs = self._input_map, self._compiled.outputs
+        input_map = self._input_map
         check_count("vjp", "cotangents", cotangents, len(input_map.outputs), "variable")
         wanted = as_flags("vjp: needed", needed, len(input_map.parameters), "parameter")
         names = self._names()
@@ -246,15 +278,56 @@ class LayerSolution:
             None if g is None else _shaped(f"vjp: cotangent {i} ({names[i]})", g, value.shape, len(positions) > 1)
             for i, (g, value, positions) in enumerate(zip(cotangents, self.variables, input_map.outputs, strict=True))
         ]
-        x, y, _ = self.program_derivative.points
-        gx, gy = np.zeros_like(x), np.zeros_like(y)
-        for o, g in zip(outputs, input_map.split(shaped), strict=True):
-            if g is not None:
-                target = gx if o.primal else gy
-                target += o.adjoint(o.value(x, y), flatten(g if self._batch.batched else g[None]))
-        gradients = self._gradients(gx, gy, np.zeros_like(gy), input_map.needed(wanted))
+        gradients = self._pulled(input_map.split(shaped), input_map.needed(wanted))
         pulled = input_map.pull(self._given, gradients)
         return tuple(g if want else None for g, want in zip(pulled, wanted, strict=True))
+
+    def _pulled(
+        self, cotangents: Sequence[np.ndarray | None], wanted: tuple[bool, ...]
+    ) -> tuple[np.ndarray | None, ...]:
+        """The gradients of the program's ``wanted`` parameters for cotangents of its outputs."""
+        if not any(wanted):
+            return (None,) * len(wanted)
+        if not self._batch.batched:
+            cotangents = [None if g is None else g[None] for g in cotangents]
+        found = self._solved.gradients(cotangents, wanted)
+        if found is None:
+            return self._gradients(*self._cotangents(self.program_derivative, cotangents), wanted)
+        parts, left = found
+        if left.size:
+            derivative = self._derivative_by(self._solved.linearization_of(left))
+            asked = self._cotangents(derivative, cotangents)
+            gradient = derivative.gradient(*asked, self._compiled.restricted(wanted))
+            for part, spec in zip(parts, self._compiled.parameters, strict=True):
+                if part is not None:
+                    part[left] = unflatten(gradient[left][:, spec.columns], spec.shape)
+        elif self._policies is not None:
+            self._warn_if_zero(cotangents, parts)
+        batched = self._batch.batched_parameters
+        return tuple(g if g is None or b else np.asarray(g.sum(axis=0)) for g, b in zip(parts, batched, strict=True))
+
+    @staticmethod
+    def _cotangents(
+        derivative: ProgramDerivative, cotangents: Sequence[np.ndarray | None]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Those of x, y and s for those of the outputs, (B, *shape)."""
+        x, y, _ = derivative.points
+        gx, gy = np.zeros_like(x), np.zeros_like(y)
+        for o, g in zip(derivative.compiled.outputs, cotangents, strict=True):
+            if g is not None:
+                target = gx if o.primal else gy
+                target += o.adjoint(o.value(x, y), flatten(g))
+        return gx, gy, np.zeros_like(gy)
+
+    def _warn_if_zero(self, cotangents: Sequence[np.ndarray | None], parts: Sequence[np.ndarray | None]) -> None:
+        """Warn, once a layer, if the gradients of a linear program are zero in every parameter."""
+        assert self._policies is not None
+        gradient = [(value, g) for value, g in zip(self._batch.values, parts, strict=True) if g is not None]
+        asked = [(value, g) for value, g in zip(self._solved.variables(), cotangents, strict=True) if g is not None]
+        if self._policies.asks_for_zeros(None) and are_zero(gradient, asked):
+            self._policies.tell_zero(
+                None, f"The gradient is zero in every parameter: {AT_A_VERTEX} (docs/degenerate.md)."
+            )
 
     def vjp_points(
         self, gx: Any = None, gy: Any = None, gs: Any = None, *, needed: Sequence[bool] | None = None
@@ -310,6 +383,13 @@ class LayerSolution:
     def _parameter_gradient(self, gradient: np.ndarray, spec: ParameterSpec, batched: bool) -> np.ndarray:
         full = unflatten(gradient[:, spec.columns], spec.shape)
         return full if batched else np.asarray(full.sum(axis=0))
+
+
+def _among(members: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which of the instances of ``values`` (B, *shape) are ``members``, (B, 1, …) bool."""
+    found = np.zeros(len(values), dtype=bool)
+    found[members] = True
+    return found.reshape(-1, *(1,) * (values.ndim - 1))
 
 
 def _shaped(what: str, value: Any, shape: tuple[int, ...], complex_too: bool = False) -> np.ndarray:

@@ -23,7 +23,7 @@ from conelayers.solve.backends import SolverArguments
 from conelayers.solve.batch import WarmStart, solve_batch
 from conelayers.support.errors import usable_mask
 
-__all__ = ["linearize", "smoothing_base", "solve_and_linearize"]
+__all__ = ["linearize", "linearize_solutions", "smoothing_base", "solve_and_linearize"]
 
 
 def solve_and_linearize(
@@ -53,6 +53,19 @@ def linearize(
     theta, v, x = theta[members], v[members], None if x is None else x[members]
     made = policies.apply_at_point(_linearized(compiled.program(theta), v, x, arguments))
     return made if members.size == batch else PartialLinearization(made, members, batch)
+
+
+def linearize_solutions(
+    settings: CallSettings, theta: np.ndarray, solution: Solution, policies: Policies, whole: Solution
+) -> Linearization:
+    """The solution map linearized at solutions, at θ (B, p), with the selected element.
+
+    whole: the solutions of the whole batch, of which these are a part; trouble is told of by positions in there.
+    """
+    arguments, v = settings.arguments, solution.y - solution.s
+    made = _linearized(settings.compiled.program(theta), v, solution.x, arguments)
+    _, made = policies.apply(solution, made)
+    return replace(made, on_trouble=policies.on_trouble(whole))
 
 
 def _linearized(program: ConeProgram, v: np.ndarray, x: np.ndarray | None, arguments: SolverArguments) -> Linearization:

@@ -9,7 +9,7 @@ import numpy as np
 from conelayers.derivatives.smoothing import Adjoint
 from conelayers.problem.parametric import ParametricProgram
 
-__all__ = ["AT_A_VERTEX", "is_zero"]
+__all__ = ["AT_A_VERTEX", "are_zero", "is_zero"]
 
 _ZERO = 1e-11  # times the sizes of solution and cotangent, over that of the parameter: smaller gradients are rounding
 
@@ -32,18 +32,30 @@ def is_zero(
     points, cotangents: x, y and s, and their cotangents.
     adjoint: what the gradient is made of.
     """
-    if not any(g.any() for g in cotangents):
+    gradient = compiled.adjoint(theta, *adjoint)
+    parts = [(theta[:, spec.columns], gradient[:, spec.columns]) for spec in compiled.parameters]
+    return are_zero(parts, list(zip(points, cotangents, strict=True)))
+
+
+def are_zero(
+    gradients: Sequence[tuple[np.ndarray, np.ndarray]], asked: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> bool:
+    """Whether all gradients are zero, although some cotangent is not.
+
+    gradients: the values of each parameter, and its gradient (B, ·). asked: what was asked for, and its cotangent, (B, ·).
+    """
+    if not any(g.any() for _, g in asked):
         return False
-    asked = sum(_largest(g) * _largest(h) for g, h in zip(cotangents, points, strict=True))
-    gradient = np.abs(compiled.adjoint(theta, *adjoint))
-    overall = np.max(_largest(theta)) or 1.0
-    for spec in compiled.parameters:
-        size = np.max(_largest(theta[:, spec.columns]), initial=0.0) or overall
-        if not (size * gradient[:, spec.columns] <= _ZERO * asked[:, None]).all():
+    bound = _ZERO * sum(_largest(g) * _largest(value) for value, g in asked)
+    overall = max((np.max(_largest(value), initial=0.0) for value, _ in gradients), default=0.0) or 1.0
+    for value, gradient in gradients:
+        size = np.max(_largest(value), initial=0.0) or overall
+        if not (size * np.abs(gradient).reshape(len(gradient), -1).max(axis=1, initial=0.0) <= bound).all():
             return False
     return True
 
 
 def _largest(values: np.ndarray) -> np.ndarray:
-    """The largest finite entry of each row, (B,)."""
-    return np.abs(np.where(np.isfinite(values), values, 0.0)).max(axis=1, initial=0.0)
+    """The largest finite entry of each instance, (B,)."""
+    flat = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
+    return np.abs(np.where(np.isfinite(flat), flat, 0.0)).max(axis=1, initial=0.0)

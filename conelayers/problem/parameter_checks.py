@@ -29,31 +29,28 @@ def combine_batch(
     validate: bool = True,
     infinite: np.ndarray | None = None,
 ) -> Batch:
-    """Stack a call's values into θ, broadcasting the unbatched ones.
+    """A call's values, copied and checked.
 
     ``infinite`` (p,) bool: which entries of θ may be ±inf; none by default. Raises ValueError naming the parameter for
     a wrong number of values, a wrong shape, unequal batch sizes, values that are NaN, infinite where they may not be,
     or break the parameter's attributes.
     """
     sizes = batch_sizes(specs, [value.shape for value in values])
-    batched = tuple(size is not None for size in sizes)
     batch = next((size for size in sizes if size is not None), 1)
-    theta = np.empty((batch, sum(spec.size for spec in specs)))
-    for spec, value, is_batched in zip(specs, values, batched, strict=True):
+    taken, all_finite = [], True
+    for spec, given, size in zip(specs, values, sizes, strict=True):
         with np.errstate(over="ignore"):  # of long doubles: found to be infinite below
-            value = np.asarray(value, dtype=np.float64)
-        value = value if is_batched else value[None]
-        if spec.constrained and validate:
-            check_values(spec, value, is_batched, infinite=_part(infinite, spec))
-            value = moved_array(spec, value)
-        theta[:, spec.columns] = flatten(value)
-    if not np.isfinite(theta).all() and _broken(theta, infinite).any():
-        for spec, value, is_batched in zip(specs, values, batched, strict=True):
-            with np.errstate(over="ignore"):
-                value = np.asarray(value, dtype=np.float64)
-            value = value if is_batched else value[None]
-            check_values(spec, value, is_batched, attributes=validate, infinite=_part(infinite, spec))
-    return Batch(theta, any(batched), batched)
+            value = np.array(given, dtype=np.float64, order="C")
+        is_batched, finite = size is not None, bool(np.isfinite(value).all())
+        if not finite or (validate and spec.constrained):
+            several, may_be = value if is_batched else value[None], _part(infinite, spec)
+            check_values(spec, several, is_batched, attributes=validate, infinite=may_be)
+            if validate and spec.constrained:
+                several = np.ascontiguousarray(moved_array(spec, several))
+                value = several if is_batched else several[0]
+        all_finite = all_finite and finite
+        taken.append(value)
+    return Batch(specs, tuple(size is not None for size in sizes), batch, values=taken, finite=all_finite)
 
 
 def given_arrays(specs: Sequence[ParameterSpec], values: Sequence[Any], *, sparse: bool = False) -> list[Any]:

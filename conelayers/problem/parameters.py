@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
 
@@ -80,12 +81,54 @@ class ParameterSpec:
 
 
 @final
-class Batch(NamedTuple):
-    """The values of one call: θ (B, p), whether the call was batched, and which parameters were."""
+class Batch:
+    """The checked values of one call, as the user passed them or as θ; each of the two is made of the other when it is needed.
 
-    theta: np.ndarray
-    batched: bool
-    batched_parameters: tuple[bool, ...]
+    size: B, 1 for an unbatched call. batched: whether the call was batched. batched_parameters: which parameters were.
+    finite: whether no value is infinite.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ParameterSpec],
+        batched_parameters: tuple[bool, ...],
+        size: int,
+        *,
+        values: Sequence[np.ndarray] | None = None,
+        theta: np.ndarray | None = None,
+        finite: bool = True,
+    ) -> None:
+        self.finite = finite
+        self._specs, self.batched_parameters, self.size = specs, batched_parameters, size
+        self.batched = any(batched_parameters)
+        self._values, self._theta = values, theta
+
+    @property
+    def values(self) -> Sequence[np.ndarray]:
+        """Contiguous float64 arrays of the call's own, (*shape) or, of batched parameters, (B, *shape)."""
+        if self._values is None:
+            theta = self.theta
+            self._values = [
+                np.ascontiguousarray(
+                    unflatten(theta[:, spec.columns] if batched else theta[:1, spec.columns], spec.shape)
+                )
+                for spec, batched in zip(self._specs, self.batched_parameters, strict=True)
+            ]
+        return self._values
+
+    @property
+    def theta(self) -> np.ndarray:
+        """θ (B, p): the entries of all parameters side by side, those of each column by column."""
+        if self._theta is None:
+            theta = np.empty((self.size, sum(spec.size for spec in self._specs)))
+            for spec, value, batched in zip(self._specs, self.values, self.batched_parameters, strict=True):
+                theta[:, spec.columns] = flatten(value if batched else value[None])
+            self._theta = theta
+        return self._theta
+
+    def without_values(self) -> Batch:
+        """The same call without its values, for those who need its sizes only: θ is (B, 0)."""
+        return Batch((), self.batched_parameters, self.size, values=(), theta=np.empty((self.size, 0)))
 
 
 def moved_values(xp: Arithmetic, spec: ParameterSpec, value: Any) -> Any:

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from conelayers.problem.input_map import InputMap
 from conelayers.problem.parameter_checks import where_in_batch
-from conelayers.problem.parameters import ParameterSpec
+from conelayers.problem.parameters import Batch, ParameterSpec
 from conelayers.problem.void_rows import VoidRows
 from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.data_gradients import A_gradient, P_gradient, b_gradient, q_gradient
@@ -270,6 +270,18 @@ class ParametricProgram:
         fixed = self.A.constant.copy()
         fixed[self.A.rows] = 0.0
         return VoidRows.of(self.structure, fixed, self.b.constant, self.b.whole, logarithms=self.gp)
+
+    def is_linear_at(self, batch: Batch) -> bool:
+        """Whether the programs of a call are linear programs: linear constraints, and P = 0 in all instances."""
+        if not self.structure.cones.kinds <= {"zero", "nonneg"} or self._has_constant_P:
+            return False
+        return not (self.P.rows.size and self.P.value(self.phi(batch.theta)).any())
+
+    @cached_property
+    def _has_constant_P(self) -> bool:
+        fixed = self.P.constant.copy()
+        fixed[self.P.rows] = 0.0
+        return bool(fixed.any())
 
     def value(self, theta: np.ndarray, program: ConeProgram, x: np.ndarray) -> np.ndarray:
         """The user's objective at x (B, n), (B,)."""

@@ -63,6 +63,11 @@ class StartingOrder:
     max_seconds: float | None = None
     fallback: bool = True
 
+    @property
+    def begins_with_own_methods(self) -> bool:
+        """Whether our own fast methods come first: the user neither named nor limited a backend, nor watches one."""
+        return not (self.chosen_by_user or self._watched or self.solver.limited_by(self.settings))
+
     def methods(self, structure: Structure, batch: int) -> Iterator[StartingMethod]:
         """The methods for ``batch`` programs of this (presolved) structure, in their order:
 

@@ -22,6 +22,11 @@ class WarmStart(NamedTuple):
     usable: np.ndarray
 
     @classmethod
+    def nowhere(cls, n: int, m: int, batch: int) -> WarmStart:
+        """The start of a first call: no instance has a previous solution."""
+        return cls(np.zeros((batch, n)), np.zeros((batch, m)), np.zeros((batch, m)), np.zeros(batch, dtype=bool))
+
+    @classmethod
     def of(cls, solution: Solution, batch: int) -> WarmStart:
         """The start of a call with ``batch`` instances: instance i starts at solution i, the solutions repeated
         cyclically.
