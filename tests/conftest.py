@@ -21,6 +21,12 @@ def _precision_of_jax() -> Iterator[None]:
         sys.modules["jax"].config.update("jax_enable_x64", before)
 
 
+@pytest.fixture
+def without_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of linear and quadratic programs are solved by the engine in Python, as those of other cones are."""
+    monkeypatch.setattr("conelayers.layer.compiled_core.CompiledCore.of", lambda compiled: None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--once", action="store_true", help="the first case of every test, without JAX and fuzzing (`make check`)"

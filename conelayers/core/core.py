@@ -29,6 +29,7 @@ class Flags(IntFlag):
     SINGULAR = 1  # it may be: a rank test has to tell
     INACCURATE = 2  # it was not solved to 1e−10
     NOT_A_SOLUTION = 4  # the point is none
+    AT_KINK = 8  # rounding may have decided which element was taken
 
 
 class Selection(IntEnum):

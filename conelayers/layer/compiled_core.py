@@ -75,10 +75,11 @@ class CompiledCore:
 
     def variables(self, outputs: np.ndarray) -> list[np.ndarray]:
         """The outputs (B, *shape) of their entries side by side."""
+        batch = len(outputs)
         if len(self.shapes) == 1:
-            return [outputs.reshape(-1, *self.shapes[0])]
+            return [outputs.reshape(batch, *self.shapes[0])]
         return [
-            np.ascontiguousarray(outputs[:, columns]).reshape(-1, *shape)
+            np.ascontiguousarray(outputs[:, columns]).reshape(batch, *shape)
             for columns, shape in zip(self.columns, self.shapes, strict=True)
         ]
 

@@ -294,14 +294,15 @@ class LayerSolution:
         if found is None:
             return self._gradients(*self._cotangents(self.program_derivative, cotangents), wanted)
         parts, left = found
+        troubles = 0 if self._policies is None else self._policies.counts["trouble"]
         if left.size:
             derivative = self._derivative_by(self._solved.linearization_of(left))
             asked = self._cotangents(derivative, cotangents)
-            gradient = derivative.gradient(*asked, self._compiled.restricted(wanted))
+            gradient = derivative.gradient(*asked, self._compiled.restricted(wanted), silent=True)
             for part, spec in zip(parts, self._compiled.parameters, strict=True):
                 if part is not None:
                     part[left] = unflatten(gradient[left][:, spec.columns], spec.shape)
-        elif self._policies is not None:
+        if self._policies is not None and self._policies.counts["trouble"] == troubles:
             self._warn_if_zero(cotangents, parts)
         batched = self._batch.batched_parameters
         return tuple(g if g is None or b else np.asarray(g.sum(axis=0)) for g, b in zip(parts, batched, strict=True))
@@ -322,8 +323,17 @@ class LayerSolution:
     def _warn_if_zero(self, cotangents: Sequence[np.ndarray | None], parts: Sequence[np.ndarray | None]) -> None:
         """Warn, once a layer, if the gradients of a linear program are zero in every parameter."""
         assert self._policies is not None
-        gradient = [(value, g) for value, g in zip(self._batch.values, parts, strict=True) if g is not None]
-        asked = [(value, g) for value, g in zip(self._solved.variables(), cotangents, strict=True) if g is not None]
+        solved, batch = self.solved, self._batch
+        gradient = [
+            (value[solved] if batched else value[None], g[solved])
+            for value, g, batched in zip(batch.values, parts, batch.batched_parameters, strict=True)
+            if g is not None
+        ]
+        asked = [
+            (value[solved], g[solved])
+            for value, g in zip(self._solved.variables(), cotangents, strict=True)
+            if g is not None
+        ]
         if self._policies.asks_for_zeros(None) and are_zero(gradient, asked):
             self._policies.tell_zero(
                 None, f"The gradient is zero in every parameter: {AT_A_VERTEX} (docs/degenerate.md)."

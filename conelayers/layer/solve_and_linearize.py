@@ -8,6 +8,7 @@ import numpy as np
 
 from conelayers.derivatives.linearization import Linearization, SolutionMap
 from conelayers.derivatives.policies import Policies
+from conelayers.derivatives.regularity import snapped
 from conelayers.derivatives.smoothing import Base, Resolver
 from conelayers.layer.outcome import PartialLinearization
 from conelayers.layer.programs import CallSettings
@@ -64,8 +65,7 @@ def linearize_solutions(
     """
     arguments, v = settings.arguments, solution.y - solution.s
     made = _linearized(settings.compiled.program(theta), v, solution.x, arguments)
-    _, made = policies.apply(solution, made)
-    return replace(made, on_trouble=policies.on_trouble(whole))
+    return snapped(solution, replace(made, on_trouble=policies.on_trouble(whole)), policies.selection)[1]
 
 
 def _linearized(program: ConeProgram, v: np.ndarray, x: np.ndarray | None, arguments: SolverArguments) -> Linearization:

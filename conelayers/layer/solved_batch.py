@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol, final
+from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 
@@ -176,7 +176,8 @@ class CoreAnswers:
                 whole[members] = part
             at = 0
             for o in compiled.outputs:
-                value = unflatten(o.value(solution.x, solution.y), o.shape).reshape(len(members), -1)
+                value = unflatten(o.value(solution.x, solution.y), o.shape)
+                value = value.reshape(len(members), o.matrix.shape[0])
                 self.outputs[members, at : at + value.shape[1]] = value
                 at += value.shape[1]
 
@@ -237,6 +238,9 @@ class CoreBatch:
         self._engineered, self._smoothed, self._kept = engineered, smoothed, found.kept
         self.answers = CoreAnswers(found, settings.compiled, engineered)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # the core's workspaces stay here; derivatives factor once more
+
     @property
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """x (B, n), y (B, m), s (B, m)."""
@@ -287,7 +291,7 @@ class CoreBatch:
         parts, flags = self._core.core.adjoint(
             batch.values, self.points, g, wanted=wanted, threads=self._threads(), kept=self._kept
         )
-        return Derivatives(parts, self._left(flags))
+        return Derivatives(parts, self._left(flags, g))
 
     def tangents(self, dtheta: Sequence[np.ndarray | None]) -> Derivatives | None:
         """The tangents (B, *shape) of the outputs along dθ, (*shape) or (B, *shape)."""
@@ -296,11 +300,16 @@ class CoreBatch:
         flat, flags = self._core.core.tangent(
             self._batch.values, self.points, dtheta, threads=self._threads(), kept=self._kept
         )
-        return Derivatives(list(self._core.variables(flat)), self._left(flags))
+        return Derivatives(list(self._core.variables(flat)), self._left(flags, flat))
 
-    def _left(self, flags: np.ndarray) -> np.ndarray:
-        """The instances whose derivatives are not the core's."""
-        return np.flatnonzero(flags if self.all_exact else (flags != 0) | (self.answers.outcome != Outcome.SOLVED))
+    def _left(self, flags: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """The instances whose derivatives are not the core's; it drops what it need not read, and NaN with it."""
+        left = flags != 0
+        if not self.all_exact:
+            left |= self.answers.outcome != Outcome.SOLVED
+        if not np.isfinite(numbers).all():
+            left |= ~np.isfinite(numbers).all(axis=1)
+        return np.flatnonzero(left)
 
     @cached_property
     def linearization(self) -> SolutionMap:

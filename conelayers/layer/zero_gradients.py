@@ -57,5 +57,5 @@ def are_zero(
 
 def _largest(values: np.ndarray) -> np.ndarray:
     """The largest finite entry of each instance, (B,)."""
-    flat = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
+    flat = values.reshape(len(values), -1)
     return np.abs(np.where(np.isfinite(flat), flat, 0.0)).max(axis=1, initial=0.0)

@@ -288,6 +288,7 @@ def test_it_never_runs_unless_asked(monkeypatch) -> None:
     solution.jvp(np.ones(3))
 
 
+@pytest.mark.usefixtures("without_core")
 @pytest.mark.parametrize(("value", "tests"), [([0.2, 0.3, 0.0], 2), ([0.2, 0.3, 0.1], 0)])
 def test_at_most_three_factorizations(value, tests: int, monkeypatch) -> None:
     """The derivative's own, kept if it is at hand, and one each for D_min and D_max where there are kinks."""

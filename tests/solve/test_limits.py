@@ -110,6 +110,7 @@ def test_max_seconds_ends_long_batches(case: str, jobs: int) -> None:
     np.testing.assert_array_equal(limited.variables[0], free.variables[0])
 
 
+@pytest.mark.usefixtures("without_core")
 @pytest.mark.parametrize("method", ["algorithm", "splitting", "active set"])
 def test_max_seconds_stops_our_own_steps(method: str, clock: itertools.count, monkeypatch: pytest.MonkeyPatch) -> None:
     x, a = cp.Variable(8), cp.Parameter(8)

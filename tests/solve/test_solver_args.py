@@ -95,8 +95,8 @@ def methods_of(options: dict[str, Any], case: Callable[..., Case] = quadratic, s
     """The names of the methods, in order."""
     *made, _ = case()
     layer = Layer(*made, solver=solver, solver_args=options)
-    _, order, compiled = layer._programs.settings_for(None)
-    return [method.name for method in order.methods(compiled.structure, 5)]
+    settings = layer._programs.settings_for(None)
+    return [method.name for method in settings.order.methods(settings.compiled.structure, 5)]
 
 
 def test_options_of_a_backend_s_own_do_not_close_our_own_methods() -> None:

@@ -77,6 +77,7 @@ def test_splitting_runs_on_other_arrays() -> None:
         np.testing.assert_allclose(a.numpy(), b, atol=1e-9)
 
 
+@pytest.mark.usefixtures("without_core")
 def test_active_set_steps_project_onto_a_large_simplex() -> None:
     value = np.random.default_rng(0).standard_normal(3000)
     solution = simplex_layer(3000).solve(value)
@@ -95,6 +96,7 @@ def test_active_set_steps_give_up_where_they_cycle() -> None:
     assert np.all(polished.error[solved] <= 1e-10)
 
 
+@pytest.mark.usefixtures("without_core")
 def test_instances_of_a_batch_take_different_routes() -> None:
     """P is definite in one instance only: the kernel solves that one, others the rest, all to the same accuracy."""
     x, w = cp.Variable(3), cp.Parameter(3, nonneg=True)

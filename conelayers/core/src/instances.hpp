@@ -17,6 +17,8 @@ constexpr int PROXIMAL_FROM = 2;    // the first round after which proximal step
 constexpr int POLISHING_STEPS = 2;  // before a derivative, whose point may have lost digits on the way
 constexpr double LARGE = 1e3;       // size of a point in the equilibrated units from which it may be badly known
 constexpr double VERY_LARGE = 1e8;  // and in the user's units
+// Size of an entry of v, in the equilibrated units, up to which rounding may decide its sign, and with it the element.
+constexpr double AT_KINK_SIZE = 1e-10;
 constexpr double UNSURE = 1e-5;     // relative change of x by rounding from which it is: others judge it
 
 template <int W>
@@ -87,6 +89,7 @@ class Instances {
     // The same at the points that `solve` ended at.
     void linearize_here(Selection selection) {
         int n = structure_.n, m = structure_.m;
+        selection_ = selection;
         solution_ = mask_and(finite_, newton_.error <= ACCURACY);
         if (selection == Selection::DEFAULT) {
             newton_.factor();  // most often the last one
@@ -97,6 +100,9 @@ class Instances {
             newton_.forget_factor();
         }
         regular_ = system_.is_regular();
+        V nearest = splat<V>(1.0);
+        for (int i = structure_.zero; i < m; i++) nearest = minimum(nearest, absolute(residual_.v[i]));
+        at_kink_ = nearest <= AT_KINK_SIZE;
         V beta = equilibration_.beta, gamma = equilibration_.gamma;
         for (int j = 0; j < n; j++) x_[j] = equilibration_.d[j] * residual_.x[j] / beta;
         for (int i = 0; i < m; i++) y_[i] = equilibration_.e[i] * residual_.y[i] / gamma;
@@ -179,7 +185,8 @@ class Instances {
     Rays<V> rays_;
     int64_t first_index_ = 0, instance_[W] = {};
     int count_ = 0;
-    Mask finite_, solution_, regular_;
+    Selection selection_ = Selection::DEFAULT;
+    Mask finite_, solution_, regular_, at_kink_;
     V *x_, *y_, *element_;                  // a solution in the user's units, and D there
     V *first_, *second_, *dx_, *dy_, *ds_;  // right-hand sides and solutions
     V* gradient_;                           // of the data, or their tangent
@@ -312,6 +319,7 @@ class Instances {
             int32_t found = lane_of(regular_, l) ? 0 : SINGULAR;
             if (!(lane_of(error, l) <= ACCEPTED)) found |= INACCURATE;
             if (!lane_of(solution_, l)) found |= NOT_A_SOLUTION;
+            if (selection_ == Selection::DEFAULT && lane_of(at_kink_, l)) found |= AT_KINK;
             flags[first_index_ + l] = found;
         }
     }

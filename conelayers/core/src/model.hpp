@@ -15,7 +15,8 @@ enum class Outcome : int32_t { SOLVED = 0, OPEN = 1, PRIMAL_INFEASIBLE = 2, STOP
 enum Flags : int32_t {
     SINGULAR = 1,       // J may be singular: a rank test has to tell
     INACCURATE = 2,     // the system was not solved to 1e−10
-    NOT_A_SOLUTION = 4  // the point that was given is none
+    NOT_A_SOLUTION = 4,  // the point that was given is none
+    AT_KINK = 8          // rounding may have decided which element was taken
 };
 
 enum class Selection : int32_t { DEFAULT = 0, LOW = 1, HIGH = 2, MID = 3 };
