@@ -6,6 +6,7 @@ import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Self, final
 
@@ -45,6 +46,8 @@ __all__ = ["ConicLayer", "Layer", "Observer"]
 
 
 _STAYS_HERE = frozenset({"_last", "_derivative_policies", "_observers", "_executor", "_chunked_solver"})  # not pickled
+
+_LEFT_TO_THE_ENGINE = (Outcome.OPEN, Outcome.STOPPED)
 
 Observer = Callable[[np.ndarray, LayerSolution], None]
 
@@ -339,17 +342,13 @@ class Layer:
         self, core: CompiledCore, batch: Batch, settings: CallSettings, start: WarmStart | None
     ) -> CoreBatch:
         """The core's points; the engine solves the instances that it leaves open."""
-        with time_limit(settings.arguments.max_seconds):
-            found = core.solve(batch, settings.arguments.jobs_forward, start)
-            engineered = None
-            if found.outcome.any():
-                left = np.flatnonzero((found.outcome == Outcome.OPEN) | (found.outcome == Outcome.STOPPED))
-                if left.size:
-                    program = settings.compiled.program(batch.theta[left])
-                    part = None if start is None else WarmStart(*(h[left] for h in start))
-                    engineered = Engineered(
-                        left, *solve_and_linearize(program, settings, part, self._derivative_policies)
-                    )
+        seconds = settings.arguments.max_seconds
+        with nullcontext() if seconds is None else time_limit(seconds):
+            found, engineered = core.solve(batch, settings.arguments.jobs_forward, start), None
+            if found.outcome.any() and (left := np.flatnonzero(np.isin(found.outcome, _LEFT_TO_THE_ENGINE))).size:
+                program = settings.compiled.program(batch.theta[left])
+                part = None if start is None else WarmStart(*(h[left] for h in start))
+                engineered = Engineered(left, *solve_and_linearize(program, settings, part, self._derivative_policies))
         smoothed = self._smoothing_of(settings.arguments) is not None
         return CoreBatch(core, batch, settings, self._derivative_policies, found, engineered, smoothed)
 

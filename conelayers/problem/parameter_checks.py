@@ -39,8 +39,7 @@ def combine_batch(
     batch = next((size for size in sizes if size is not None), 1)
     taken, all_finite = [], True
     for spec, given, size in zip(specs, values, sizes, strict=True):
-        with np.errstate(over="ignore"):  # of long doubles: found to be infinite below
-            value = np.array(given, dtype=np.float64, order="C")
+        value = _copied(given)
         is_batched, finite = size is not None, bool(np.isfinite(value).all())
         if not finite or (validate and spec.constrained):
             several, may_be = value if is_batched else value[None], _part(infinite, spec)
@@ -53,6 +52,14 @@ def combine_batch(
     return Batch(specs, tuple(size is not None for size in sizes), batch, values=taken, finite=all_finite)
 
 
+def _copied(value: np.ndarray) -> np.ndarray:
+    """A contiguous copy in float64; long doubles that are too large become infinite."""
+    if value.dtype.itemsize <= 8:
+        return np.array(value, dtype=np.float64, order="C")
+    with np.errstate(over="ignore"):
+        return np.array(value, dtype=np.float64, order="C")
+
+
 def given_arrays(specs: Sequence[ParameterSpec], values: Sequence[Any], *, sparse: bool = False) -> list[Any]:
     """A call's values as numeric arrays; SciPy's sparse ones as they are, if ``sparse``.
 
@@ -63,6 +70,9 @@ def given_arrays(specs: Sequence[ParameterSpec], values: Sequence[Any], *, spars
         _refuse_number(specs, len(values), len(values) == 1 and isinstance(values[0], (list, tuple, Mapping)))
     arrays = []
     for i, (spec, value) in enumerate(zip(specs, values, strict=True)):
+        if type(value) is np.ndarray and value.dtype == np.float64:
+            arrays.append(value)
+            continue
         name = spec.numbered(i)
         if sparse and hasattr(value, "tocsc"):
             as_array(name, value.data if hasattr(value, "data") else value, complex_too=spec.is_complex)
@@ -113,6 +123,9 @@ def batch_sizes(specs: Sequence[ParameterSpec], shapes: Sequence[tuple[int, ...]
         _refuse_number(specs, len(shapes), False)
     sizes: list[int | None] = []
     for i, (spec, shape) in enumerate(zip(specs, shapes, strict=True)):
+        if shape == spec.shape:
+            sizes.append(None)
+            continue
         extra = len(shape) - len(spec.shape)
         if extra not in (0, 1):
             raise ValueError(

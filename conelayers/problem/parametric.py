@@ -273,15 +273,16 @@ class ParametricProgram:
 
     def is_linear_at(self, batch: Batch) -> bool:
         """Whether the programs of a call are linear programs: linear constraints, and P = 0 in all instances."""
-        if not self.structure.cones.kinds <= {"zero", "nonneg"} or self._has_constant_P:
+        if self._never_linear:
             return False
         return not (self.P.rows.size and self.P.value(self.phi(batch.theta)).any())
 
     @cached_property
-    def _has_constant_P(self) -> bool:
+    def _never_linear(self) -> bool:
+        """Whether no parameter's value makes it a linear program."""
         fixed = self.P.constant.copy()
         fixed[self.P.rows] = 0.0
-        return bool(fixed.any())
+        return bool(fixed.any()) or not self.structure.cones.kinds <= {"zero", "nonneg"}
 
     def value(self, theta: np.ndarray, program: ConeProgram, x: np.ndarray) -> np.ndarray:
         """The user's objective at x (B, n), (B,)."""

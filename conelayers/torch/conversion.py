@@ -32,6 +32,8 @@ def check_tensor(name: str, tensor: torch.Tensor, device: torch.device) -> None:
 def to_array(tensor: torch.Tensor) -> np.ndarray:
     """The tensor's values as a float64 array, from any device, dtype and strides, expanded tensors included."""
     refuse_hidden_batch(tensor, "", "solver")
+    if tensor.dtype is torch.float64 and tensor.device.type == "cpu":
+        return tensor.detach().numpy()
     return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
 
 
@@ -51,7 +53,14 @@ def from_array(
     array: np.ndarray, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """A tensor that shares the array's memory, or a copy if dtype, device or order differ."""
+    if dtype is torch.float64 and array.dtype == np.float64 and array.flags.c_contiguous and array.flags.writeable:
+        made = torch.from_numpy(array)
+        return made if _is_host(device) else made.to(device=device)
     return torch.as_tensor(np.asarray(array, order="C")).to(dtype=dtype, device=device)
+
+
+def _is_host(device: torch.device | str) -> bool:
+    return (device if isinstance(device, str) else device.type) == "cpu"
 
 
 def output_type(tensors: Sequence[torch.Tensor]) -> tuple[torch.dtype, torch.device]:
@@ -59,6 +68,8 @@ def output_type(tensors: Sequence[torch.Tensor]) -> tuple[torch.dtype, torch.dev
 
     The dtype is the common one of the inputs that are not integers, or torch's default if all are.
     """
+    if len(tensors) == 1 and tensors[0].is_floating_point():
+        return tensors[0].dtype, tensors[0].device
     if not tensors:
         return torch.get_default_dtype(), torch.device("cpu")
     dtypes = [t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]

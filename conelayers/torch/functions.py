@@ -7,7 +7,7 @@ With F(x, v; φ) = 0 and J = J(φ, v) (residual.py) there are two of them, and t
     linear      (φ, v, r) ↦ J⁻¹r or J⁻ᵀr    along d: J dt = dr − dJ t, where dJ holds D²Π(v)[dv, ·]
 
 Their work is done in NumPy, into which torch.compile must not trace where a compiled graph breaks around a call: so
-``torch.compiler.disable`` stands at each of them.
+``outside_graphs`` stands at each of them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.autograd import Function
 from conelayers.layer.traced_program import TracedProgram
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import from_array, to_array
+from conelayers.torch.outside_graphs import outside_graphs
 from conelayers.torch.projection_derivatives import derivative, second
 from conelayers.torch.rules import added, dense, front, tangent_rule
 
@@ -47,7 +48,7 @@ def linear(call: Call, phi: Tensor, v: Tensor, r1: Tensor, r2: Tensor, transpose
 
 class _Solve(Function):
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def forward(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return call.points_at(phi)
 
@@ -59,7 +60,7 @@ class _Solve(Function):
         ctx.save_for_forward(inputs[1], *output)
 
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def backward(ctx: Any, gx: Tensor | None, gy: Tensor | None, gs: Tensor | None) -> tuple[None, Tensor | None]:
         if gx is None and gy is None and gs is None:
             return None, None
@@ -92,7 +93,7 @@ class _Solve(Function):
 
 class _Linear(Function):
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def forward(call: Call, phi: Tensor, v: Tensor, r1: Tensor, r2: Tensor, transposed: bool) -> _Pair:
         linearization = call.linearization(to_array(phi)[:, : call.traced.size], to_array(v))
         gradients_move, outputs_move = call.null_tests()
@@ -118,7 +119,7 @@ class _Linear(Function):
         ctx.save_for_forward(inputs[1], inputs[2], *output)
 
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def backward(ctx: Any, w1: Tensor | None, w2: Tensor | None) -> tuple[Any, ...]:
         phi, v, t1, t2 = ctx.saved_tensors
         f = ctx.call.traced

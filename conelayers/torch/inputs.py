@@ -16,6 +16,8 @@ from conelayers.torch.values import TENSORS
 
 __all__ = ["checked_tensors", "host_value"]
 
+_HOST = torch.device("cpu")
+
 
 def checked_tensors(
     specs: Sequence[ParameterSpec], params: tuple[Tensor, ...], named: Mapping[str, Tensor]
@@ -25,7 +27,10 @@ def checked_tensors(
     Raises TypeError or ValueError naming the parameter whose tensor has no values, is of another kind or device.
     """
     params = in_order(specs, params, named)
+    host = _HOST if all(p.device == _HOST for p in params if isinstance(p, Tensor)) else None
     for i, p in enumerate(params):
+        if isinstance(p, Tensor) and p.is_floating_point() and p.layout is torch.strided and p.device == host:
+            continue  # the usual case, quickly
         name = specs[i].numbered(i) if i < len(specs) else f"parameter {i}"
         if not isinstance(p, Tensor):
             raise TypeError(f"{name}: got {type(p).__name__}, expected a torch.Tensor; wrap it with torch.as_tensor")

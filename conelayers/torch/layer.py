@@ -23,6 +23,7 @@ from conelayers.torch.functions import solve
 from conelayers.torch.inputs import checked_tensors, host_value
 from conelayers.torch.operations import traced_program
 from conelayers.torch.optimal_value import optimal_value
+from conelayers.torch.outside_graphs import outside_graphs
 from conelayers.torch.solve_parameters import phi_of, solve_parameters, transformed
 from conelayers.torch.values import TENSORS
 
@@ -85,10 +86,9 @@ class ConeLayer(torch.nn.Module):
             input_map = self.engine.compiled_for().input_map
             inner = self._pushed(input_map, self._checked(params, named))
             return input_map.recover(solve_in_graph(inner, self._number), TENSORS)
-        options: dict[str, Any] = {"solver_args": solver_args, "warm_start": warm_start, "on_failure": on_failure}
-        return self.solve(*params, **options, **named)[0]
+        return self.solve(*params, solver_args=solver_args, warm_start=warm_start, on_failure=on_failure, **named)[0]
 
-    @torch.compiler.disable  # NumPy: the compiled graph breaks here, and the call runs between two graphs
+    @outside_graphs  # NumPy: the compiled graph breaks here, and the call runs between two graphs
     def solve(
         self,
         *params: torch.Tensor,
@@ -112,7 +112,7 @@ class ConeLayer(torch.nn.Module):
             solution = solution.for_user(input_map, [host_value(p) for p in params])
         return outputs, solution
 
-    @torch.compiler.disable
+    @outside_graphs
     def value(
         self,
         *params: torch.Tensor,
@@ -135,7 +135,7 @@ class ConeLayer(torch.nn.Module):
         dtype, device = output_type([p.real for p in params])
         return (value[0] if batch is None else value).to(dtype=dtype, device=device)
 
-    @torch.compiler.disable
+    @outside_graphs
     def jacobian(
         self, *params: torch.Tensor, solver_args: Mapping[str, Any] | None = None, **named: torch.Tensor
     ) -> tuple[tuple[torch.Tensor, ...], ...]:
@@ -148,7 +148,7 @@ class ConeLayer(torch.nn.Module):
         dtype, device = output_type(params)
         return tuple(tuple(from_array(b, dtype, device) for b in row) for row in blocks)
 
-    @torch.compiler.disable
+    @outside_graphs
     def certify(
         self,
         *params: torch.Tensor,

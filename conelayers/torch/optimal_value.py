@@ -10,6 +10,7 @@ from torch.autograd import Function
 
 from conelayers.torch.call import Call
 from conelayers.torch.functions import zero_where_nan
+from conelayers.torch.outside_graphs import outside_graphs
 from conelayers.torch.rules import tangent_rule
 
 __all__ = ["optimal_value"]
@@ -29,7 +30,7 @@ class _Value(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def forward(call: Call, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return call.traced.optimal_value(phi, x)
 
@@ -40,7 +41,7 @@ class _Value(Function):
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, None, None]:
         _, x, y = ctx.saved_tensors
         f = ctx.call.traced

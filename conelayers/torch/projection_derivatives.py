@@ -18,6 +18,7 @@ from torch.autograd import Function
 from conelayers.layer.projection_derivatives import NO_THIRD_DERIVATIVES, ProjectionDerivatives
 from conelayers.layer.traced_program import TracedProgram
 from conelayers.torch.conversion import from_array, to_array
+from conelayers.torch.outside_graphs import outside_graphs
 from conelayers.torch.rules import added, dense, front, tangent_rule
 
 __all__ = ["derivative", "second", "times_element"]
@@ -43,7 +44,7 @@ def second(projection: ProjectionDerivatives, v: Tensor, a: Tensor, c: Tensor) -
 
 class _Derivative(Function):
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def forward(projection: ProjectionDerivatives, v: Tensor, h: Tensor) -> Tensor:
         return from_array(projection.derivative(to_array(v), to_array(h)))
 
@@ -54,7 +55,7 @@ class _Derivative(Function):
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         v, h = ctx.saved_tensors
         needs_v, needs_h = ctx.needs_input_grad[1:]
@@ -84,7 +85,7 @@ class _Derivative(Function):
 
 class _Second(Function):
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def forward(projection: ProjectionDerivatives, v: Tensor, a: Tensor, c: Tensor) -> Tensor:
         return from_array(projection.second_derivative(to_array(v), to_array(a), to_array(c)))
 
@@ -95,7 +96,7 @@ class _Second(Function):
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         v, a, c = ctx.saved_tensors
         needs_v, needs_a, needs_c = ctx.needs_input_grad[1:]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from conelayers.torch.outside_graphs import outside_graphs
+
 __all__ = ["added", "dense", "front", "tangent_rule"]
 
 
@@ -19,7 +21,7 @@ def tangent_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
     Torch would drop the outer levels' tangents there, which forward over forward needs.
     """
 
-    @torch.compiler.disable
+    @outside_graphs
     @functools.wraps(rule)
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         with forward_ad._set_fwd_grad_enabled(True):

@@ -12,6 +12,7 @@ from torch.autograd import Function
 
 from conelayers.torch.call import Call
 from conelayers.torch.conversion import from_array, to_array
+from conelayers.torch.outside_graphs import outside_graphs
 from conelayers.torch.rules import front
 
 __all__ = ["solve_smoothed"]
@@ -29,7 +30,7 @@ def solve_smoothed(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 @final
 class _SmoothedSolve(Function):
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def forward(call: Call, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return call.points_at(phi)
 
@@ -39,7 +40,7 @@ class _SmoothedSolve(Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def backward(ctx: Any, gx: Tensor, gy: Tensor, gs: Tensor) -> tuple[None, Tensor]:
         (phi,) = ctx.saved_tensors
         return None, ctx.call.traced.gradient(*_Adjoint.apply(ctx.call, phi, gx, gy, gs))
@@ -59,7 +60,7 @@ class _Adjoint(Function):
     """(φ, gx, gy, gs) ↦ x̄, ȳ, λ, μ of smoothing.Adjoint."""
 
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def forward(call: Call, phi: Tensor, gx: Tensor, gy: Tensor, gs: Tensor) -> tuple[Tensor, ...]:
         derivative = call.solve_at(phi).program_derivative
         return tuple(from_array(h) for h in derivative.adjoint(to_array(gx), to_array(gy), to_array(gs)))

@@ -18,6 +18,7 @@ from conelayers.torch.call import Call
 from conelayers.torch.conversion import from_array, output_type, to_array
 from conelayers.torch.functions import solve
 from conelayers.torch.operations import flatten
+from conelayers.torch.outside_graphs import outside_graphs
 from conelayers.torch.smoothed import solve_smoothed
 from conelayers.torch.values import TENSORS
 
@@ -28,7 +29,7 @@ class _PlainSolve(torch.autograd.Function):
     """θ ↦ variables outside of transformations: the engine's gradient, or the general one under create_graph."""
 
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def forward(ctx: Any, call: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         solution = call.layer.solve_parts(*[to_array(t) for t in tensors], **call.options)
         call.solution = ctx.solution = solution
@@ -41,7 +42,7 @@ class _PlainSolve(torch.autograd.Function):
         return tuple(from_array(v.copy(), dtype, device) for v in values)
 
     @staticmethod
-    @torch.compiler.disable
+    @outside_graphs
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         tensors = ctx.saved_tensors
         if torch.is_grad_enabled() or transformed():

@@ -267,6 +267,7 @@ void linear(
 }  // namespace
 
 NB_MODULE(CORE_MODULE, module) {
+    nb::set_leak_warnings(false);  // layers that live until the interpreter ends are no leak
     module.attr("MOST_LANES") = CORE_MOST_LANES;
     nb::class_<Kept>(module, "Kept");
     nb::class_<Core>(module, "Core")

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from conelayers.implicit.options import Options
 from conelayers.implicit.settings import ForwardSolver, LinearSolver
 from conelayers.implicit.torch.equation import pose
 from conelayers.implicit.torch.functions import solve_equation
+from conelayers.torch.outside_graphs import outside_graphs
 
 __all__ = ["fixed_point", "root"]
 
@@ -67,7 +66,7 @@ def fixed_point(
     return _solved(f, z0, theta, "fixed_point", True, batched, solve, linear, tol, on_failure)
 
 
-@torch.compiler.disable
+@outside_graphs
 def _solved(function: Callable[..., Any], z0: Any, theta: tuple[Any, ...], *options: Any) -> Any:
     equation, start, leaves = pose(Options(*options), function, z0, theta)
     return equation.restored(solve_equation(equation, start, leaves))
