@@ -183,16 +183,13 @@ class Core:
         selection: Selection = Selection.DEFAULT,
         threads: int = 1,
         lanes: int = 0,
+        kept: Any = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """J·[dx; dv] = [r₁; r₂] for right-hand sides (B, k, n) and (B, k, m): dx, dy, ds likewise, and flags (B,)."""
         first, second = r1.copy(), r2.copy()
         third = np.empty_like(second)
-        return (
-            first,
-            second,
-            third,
-            self._linear(theta, points, False, (first, second, third), selection, threads, lanes),
-        )
+        sides = first, second, third
+        return (*sides, self._linear(theta, points, False, sides, selection, threads, lanes, kept))
 
     def transposed_linear(
         self,
@@ -205,10 +202,12 @@ class Core:
         selection: Selection = Selection.DEFAULT,
         threads: int = 1,
         lanes: int = 0,
+        kept: Any = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Jᵀ·[λ; μ] = [gx; D gy + (D − I) gs] for cotangents (B, k, ·): λ (B, k, n), μ (B, k, m), and flags (B,)."""
         first, second, third = gx.copy(), gy.copy(), gs.copy()
-        return first, second, self._linear(theta, points, True, (first, second, third), selection, threads, lanes)
+        sides = first, second, third
+        return first, second, self._linear(theta, points, True, sides, selection, threads, lanes, kept)
 
     def _linear(
         self,
@@ -219,8 +218,9 @@ class Core:
         selection: Selection,
         threads: int,
         lanes: int,
+        kept: Any,
     ) -> np.ndarray:
         batch, count = sides[0].shape[:2]
         flags = np.empty(batch, dtype=np.int32)
-        self._native.linear(batch, theta, points, selection, count, transposed, *sides, flags, threads, lanes)
+        self._native.linear(batch, theta, points, selection, count, transposed, *sides, flags, threads, lanes, kept)
         return flags

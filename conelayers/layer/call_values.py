@@ -9,10 +9,10 @@ import numpy as np
 
 from conelayers.problem.numpy_values import ARRAYS
 from conelayers.problem.parameter_checks import check_theta, check_values, combine_batch, given_arrays
-from conelayers.problem.parameters import Batch, flatten, moved_array, unflatten
+from conelayers.problem.parameters import Batch, ParameterSpec, flatten, moved_array, unflatten
 from conelayers.problem.parametric import ParametricProgram
 
-__all__ = ["batch_of_theta", "batch_of_values", "pushed_values"]
+__all__ = ["batch_of_flat", "batch_of_theta", "batch_of_values", "pushed_values"]
 
 
 def pushed_values(
@@ -54,4 +54,9 @@ def batch_of_theta(compiled: ParametricProgram, theta: np.ndarray, *, validate: 
             theta = theta.copy() if theta is given else theta
             theta[:, spec.columns] = flatten(moved_array(spec, values))
     compiled.check_bounds(theta, True)
+    return batch_of_flat(specs, theta)
+
+
+def batch_of_flat(specs: Sequence[ParameterSpec], theta: np.ndarray) -> Batch:
+    """The batch of θ (B, p) that was checked before."""
     return Batch(specs, (True,) * len(specs), len(theta), theta=theta, finite=bool(np.isfinite(theta).all()))

@@ -6,31 +6,30 @@ import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Self, final
 
 import cvxpy as cp
 import numpy as np
 
-from conelayers.core import Outcome
 from conelayers.derivatives.certificate import Certificates
 from conelayers.derivatives.linearization import Linearization, SolutionMap
 from conelayers.derivatives.lpgd import LPGD
 from conelayers.derivatives.policies import Policies
 from conelayers.derivatives.smoothing import Smoothing
-from conelayers.layer.call_values import batch_of_theta, batch_of_values, pushed_values
+from conelayers.layer.call_values import batch_of_flat, batch_of_theta, batch_of_values, pushed_values
 from conelayers.layer.chunk_executor import check_executor
 from conelayers.layer.chunked_solver import ChunkedSolver
-from conelayers.layer.compiled_core import CompiledCore
 from conelayers.layer.options import Options, describe_options, takes_options
 from conelayers.layer.origin import ConicForm, CvxpyProblem, Origin
 from conelayers.layer.outcome import CallInfo, OnFailure, PartialLinearization, as_on_failure
+from conelayers.layer.output_derivative import OutputDerivative
 from conelayers.layer.problem_data import ProblemData, problem_data
 from conelayers.layer.programs import CallSettings, Programs
 from conelayers.layer.solution import LayerSolution
-from conelayers.layer.solve_and_linearize import linearize, smoothing_base, solve_and_linearize
-from conelayers.layer.solved_batch import Answers, CoreBatch, EngineBatch, Engineered, SolvedBatch
+from conelayers.layer.solve_and_linearize import linearize
+from conelayers.layer.solve_calls import solved_here, solved_in_chunks
+from conelayers.layer.solved_batch import Answers, SolvedBatch
 from conelayers.numerics.cones import Selection
 from conelayers.problem.input_map import Replacement
 from conelayers.problem.parameters import Batch, ParameterSpec
@@ -40,14 +39,11 @@ from conelayers.solve.backends import SolverArguments, find_solver, parse_solver
 from conelayers.solve.batch import WarmStart
 from conelayers.support.arguments import as_flag, check_count, described
 from conelayers.support.display import html_table
-from conelayers.support.limits import time_limit
 
 __all__ = ["ConicLayer", "Layer", "Observer"]
 
 
 _STAYS_HERE = frozenset({"_last", "_derivative_policies", "_observers", "_executor", "_chunked_solver"})  # not pickled
-
-_LEFT_TO_THE_ENGINE = (Outcome.OPEN, Outcome.STOPPED)
 
 Observer = Callable[[np.ndarray, LayerSolution], None]
 
@@ -303,23 +299,23 @@ class Layer:
     ) -> LayerSolution:
         settings = self._programs.settings_for(solver_args)
         start = self._start(settings, batch, warm_start)
-        core = self._core_for(settings, batch)
-        solved: SolvedBatch = (
-            self._solved_by_engine(batch, settings, solver_args, start)
-            if core is None
-            else self._solved_by_core(core, batch, settings, start)
-        )
+        smoothing, policies = self._smoothing_of(settings.arguments), self._derivative_policies
+        smoothed = smoothing is not None
+        solved: SolvedBatch
+        if self._chunked_solver is not None and batch.size > 1:
+            solved = solved_in_chunks(self._chunked_solver, batch, settings, solver_args, start, policies, smoothed)
+        else:
+            solved = solved_here(self._programs, batch, settings, start, policies, smoothed)
         self._last.answers = solved.answers
         if start is not None and batch.size:
             self._last.solution = solved.solution
-        smoothing = self._smoothing_of(settings.arguments)
-        compiled, policies = settings.compiled, self._derivative_policies
-        asks = policies.asks_for_zeros(smoothing)
+        compiled, asks = settings.compiled, policies.asks_for_zeros(smoothing)
         may_vanish = asks and (isinstance(smoothing, LPGD) or compiled.is_linear_at(batch))
         # θ is kept only where the derivative needs it: for the core, for the logarithms of geometric programs, and
         # where it may be zero.
-        kept = batch if core is not None or compiled.gp or may_vanish else batch.without_values()
-        return LayerSolution.of(compiled, kept, solved, policy, smoothing, policies if may_vanish else None)
+        kept = batch if solved.needs_values or compiled.gp or may_vanish else batch.without_values()
+        warning = policies if may_vanish else None
+        return LayerSolution.of(OutputDerivative(compiled, kept, solved, policy, smoothing, warning))
 
     def _start(self, settings: CallSettings, batch: Batch, warm_start: bool | None) -> WarmStart | None:
         """The points of this thread's last call, where the call is to start from them; without any in the first one."""
@@ -332,50 +328,14 @@ class Layer:
             return WarmStart.nowhere(structure.n, structure.m, batch.size)
         return WarmStart.of(last, batch.size)
 
-    def _core_for(self, settings: CallSettings, batch: Batch) -> CompiledCore | None:
-        """The compiled core, if it serves this program, and the call leaves the choice of the method to us."""
-        if not settings.own_methods or self._chunked_solver is not None or not batch.size:
-            return None
-        return self._programs.core_of(settings.compiled) if self.selection is Selection.DEFAULT else None
-
-    def _solved_by_core(
-        self, core: CompiledCore, batch: Batch, settings: CallSettings, start: WarmStart | None
-    ) -> CoreBatch:
-        """The core's points; the engine solves the instances that it leaves open."""
-        seconds = settings.arguments.max_seconds
-        with nullcontext() if seconds is None else time_limit(seconds):
-            found, engineered = core.solve(batch, settings.arguments.jobs_forward, start), None
-            if found.outcome.any() and (left := np.flatnonzero(np.isin(found.outcome, _LEFT_TO_THE_ENGINE))).size:
-                program = settings.compiled.program(batch.theta[left])
-                part = None if start is None else WarmStart(*(h[left] for h in start))
-                engineered = Engineered(left, *solve_and_linearize(program, settings, part, self._derivative_policies))
-        smoothed = self._smoothing_of(settings.arguments) is not None
-        return CoreBatch(core, batch, settings, self._derivative_policies, found, engineered, smoothed)
-
-    def _solved_by_engine(
-        self, batch: Batch, settings: CallSettings, solver_args: Mapping[str, Any] | None, start: WarmStart | None
-    ) -> EngineBatch:
-        arguments, compiled = settings.arguments, settings.compiled
-        program = compiled.program(batch.theta)
-        start = start if start is not None and start.usable.any() else None
-        linearization: SolutionMap
-        if self._chunked_solver is not None and program.batch > 1:
-            solution, remote = self._chunked_solver.solve(
-                program.structure, batch.theta, solver_args, start, arguments.max_seconds
-            )
-            linearization = replace(remote, on_trouble=self._derivative_policies.on_trouble(solution))
-        else:
-            solution, linearization = solve_and_linearize(program, settings, start, self._derivative_policies)
-        smoothed = self._smoothing_of(arguments) is not None
-        base = smoothing_base(program, settings, solution, self._derivative_policies) if smoothed else None
-        return EngineBatch(compiled, solution, linearization, compiled.value(batch.theta, program, solution.x), base)
-
     def run(
         self, theta: np.ndarray, solver_args: Mapping[str, Any] | None, start: WarmStart | None
     ) -> tuple[Solution, SolutionMap]:
         """Solve for θ (B, p) in this process; an executor's worker calls it for its chunk (workers.py)."""
         settings = self._programs.settings_for(solver_args)
-        return solve_and_linearize(settings.compiled.program(theta), settings, start, self._derivative_policies)
+        batch = batch_of_flat(settings.compiled.parameters, theta)
+        solved = solved_here(self._programs, batch, settings, start, self._derivative_policies, False)
+        return solved.solution, solved.linearization
 
     def relinearize(
         self,

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from conelayers.derivatives.certificate import Certificates
 from conelayers.derivatives.linearization import SolutionMap
-from conelayers.derivatives.policies import Policies
 from conelayers.derivatives.regularity import certify
-from conelayers.derivatives.smoothing import Smoothing
-from conelayers.layer.outcome import CallInfo, OnFailure, react
+from conelayers.layer.outcome import CallInfo, react
+from conelayers.layer.output_derivative import OutputDerivative
 from conelayers.layer.program_derivative import ProgramDerivative
 from conelayers.layer.solved_batch import SolvedBatch
-from conelayers.layer.zero_gradients import AT_A_VERTEX, are_zero
 from conelayers.problem.input_map import InputMap
 from conelayers.problem.numpy_values import ARRAYS
-from conelayers.problem.parameters import Batch, ParameterSpec, flatten, unflatten
+from conelayers.problem.parameters import Batch
 from conelayers.problem.parametric import ParametricProgram
 from conelayers.program.cones import Cones
 from conelayers.program.solution import Residuals, Solution
@@ -50,30 +47,28 @@ class LayerSolution:
     """
 
     variables: tuple[np.ndarray, ...]
-    _compiled: ParametricProgram
-    _batch: Batch
-    _solved: SolvedBatch
-    _on_failure: OnFailure = OnFailure.RAISE
-    _smoothing: Smoothing | None = None
-    # What warns of a gradient that is zero in every parameter; None for programs in which that does not happen.
-    _policies: Policies | None = None
+    _derivative: OutputDerivative
     _user_map: InputMap | None = None  # from the user's parameters and variables; None if they are the program's
     _given: tuple[Any, ...] = ()  # the user's values, for an input map that is not the identity
 
     @classmethod
-    def of(
-        cls,
-        compiled: ParametricProgram,
-        batch: Batch,
-        solved: SolvedBatch,
-        on_failure: OnFailure,
-        smoothing: Smoothing | None,
-        policies: Policies | None,
-    ) -> LayerSolution:
+    def of(cls, derivative: OutputDerivative) -> LayerSolution:
         """The solution of a call in the program's own parameters and outputs."""
-        values = solved.variables()
-        variables = tuple(values) if batch.batched else tuple(np.asarray(v[0]) for v in values)
-        return cls(variables, compiled, batch, solved, on_failure, smoothing, policies)
+        values = derivative.solved.variables()
+        variables = tuple(values) if derivative.batch.batched else tuple(np.asarray(v[0]) for v in values)
+        return cls(variables, derivative)
+
+    @property
+    def _compiled(self) -> ParametricProgram:
+        return self._derivative.compiled
+
+    @property
+    def _batch(self) -> Batch:
+        return self._derivative.batch
+
+    @property
+    def _solved(self) -> SolvedBatch:
+        return self._derivative.solved
 
     @property
     def _solution(self) -> Solution:
@@ -134,22 +129,10 @@ class LayerSolution:
         """x (B, n), y (B, m) and s (B, m) of the batch."""
         return self._solved.points
 
-    @cached_property
+    @property
     def program_derivative(self) -> ProgramDerivative:
         """The derivative in the program's own terms: from its parameters θ to its outputs, x, y and s."""
-        return self._derivative_by(self._linearization)
-
-    def _derivative_by(self, linearization: SolutionMap) -> ProgramDerivative:
-        return ProgramDerivative(
-            compiled=self._compiled,
-            theta=self._batch.theta,
-            solution=self._solution,
-            linearization=linearization,
-            on_failure=self._on_failure,
-            smoothing=self._smoothing,
-            base=self._solved.base,
-            policies=self._policies,
-        )
+        return self._derivative.of_program
 
     @property
     def solved(self) -> np.ndarray:
@@ -202,7 +185,7 @@ class LayerSolution:
         An InaccurateSolutionWarning is given if a solution misses the accuracy.
         """
         if not self._solved.all_exact:
-            react(self._solution, self._on_failure, self._compiled.naming)
+            react(self._solution, self._derivative.on_failure, self._compiled.naming)
 
     def certify(self) -> Certificates:
         """Whether the derivative is justified: a Certificate for each instance, by at most three factorizations."""
@@ -235,19 +218,7 @@ class LayerSolution:
             for i, (d, spec, shape) in enumerate(zip(dtheta, input_map.parameters, self._given_shapes(), strict=True))
         ]
         moved = input_map.push_tangents(self._given, tangents)
-        found = self._solved.tangents([None if d is None else np.ascontiguousarray(d, dtype=np.float64) for d in moved])
-        if found is not None and not found.left.size:
-            return input_map.recover([self._unbatch(part) for part in found.parts], ARRAYS)
-        direction = np.zeros((self._batch.size, sum(spec.size for spec in self._compiled.parameters)))
-        for spec, d, batched in zip(self._compiled.parameters, moved, self._batch.batched_parameters, strict=True):
-            if d is not None:
-                direction[:, spec.columns] = flatten(d if batched else d[None])
-        left = np.arange(self._batch.size) if found is None else found.left
-        flats = self._derivative_by(self._solved.linearization_of(left)).tangents(direction)
-        parts = [unflatten(flat, o.shape) for flat, o in zip(flats, self._compiled.outputs, strict=True)]
-        for whole, part in zip([] if found is None else found.parts, parts, strict=False):
-            if whole is not None:
-                part[...] = np.where(_among(left, part), part, whole)
+        parts = self._derivative.tangents(moved)
         return input_map.recover([self._unbatch(part) for part in parts], ARRAYS)
 
     def _given_shapes(self) -> list[tuple[int, ...]]:
@@ -278,66 +249,12 @@ class LayerSolution:
             None if g is None else _shaped(f"vjp: cotangent {i} ({names[i]})", g, value.shape, len(positions) > 1)
             for i, (g, value, positions) in enumerate(zip(cotangents, self.variables, input_map.outputs, strict=True))
         ]
-        gradients = self._pulled(input_map.split(shaped), input_map.needed(wanted))
+        parts = input_map.split(shaped)
+        if not self._batch.batched:
+            parts = [None if g is None else g[None] for g in parts]
+        gradients = self._derivative.gradients(parts, input_map.needed(wanted))
         pulled = input_map.pull(self._given, gradients)
         return tuple(g if want else None for g, want in zip(pulled, wanted, strict=True))
-
-    def _pulled(
-        self, cotangents: Sequence[np.ndarray | None], wanted: tuple[bool, ...]
-    ) -> tuple[np.ndarray | None, ...]:
-        """The gradients of the program's ``wanted`` parameters for cotangents of its outputs."""
-        if not any(wanted):
-            return (None,) * len(wanted)
-        if not self._batch.batched:
-            cotangents = [None if g is None else g[None] for g in cotangents]
-        found = self._solved.gradients(cotangents, wanted)
-        if found is None:
-            return self._gradients(*self._cotangents(self.program_derivative, cotangents), wanted)
-        parts, left = found
-        troubles = 0 if self._policies is None else self._policies.counts["trouble"]
-        if left.size:
-            derivative = self._derivative_by(self._solved.linearization_of(left))
-            asked = self._cotangents(derivative, cotangents)
-            gradient = derivative.gradient(*asked, self._compiled.restricted(wanted), silent=True)
-            for part, spec in zip(parts, self._compiled.parameters, strict=True):
-                if part is not None:
-                    part[left] = unflatten(gradient[left][:, spec.columns], spec.shape)
-        if self._policies is not None and self._policies.counts["trouble"] == troubles:
-            self._warn_if_zero(cotangents, parts)
-        batched = self._batch.batched_parameters
-        return tuple(g if g is None or b else np.asarray(g.sum(axis=0)) for g, b in zip(parts, batched, strict=True))
-
-    @staticmethod
-    def _cotangents(
-        derivative: ProgramDerivative, cotangents: Sequence[np.ndarray | None]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Those of x, y and s for those of the outputs, (B, *shape)."""
-        x, y, _ = derivative.points
-        gx, gy = np.zeros_like(x), np.zeros_like(y)
-        for o, g in zip(derivative.compiled.outputs, cotangents, strict=True):
-            if g is not None:
-                target = gx if o.primal else gy
-                target += o.adjoint(o.value(x, y), flatten(g))
-        return gx, gy, np.zeros_like(gy)
-
-    def _warn_if_zero(self, cotangents: Sequence[np.ndarray | None], parts: Sequence[np.ndarray | None]) -> None:
-        """Warn, once a layer, if the gradients of a linear program are zero in every parameter."""
-        assert self._policies is not None
-        solved, batch = self.solved, self._batch
-        gradient = [
-            (value[solved] if batched else value[None], g[solved])
-            for value, g, batched in zip(batch.values, parts, batch.batched_parameters, strict=True)
-            if g is not None
-        ]
-        asked = [
-            (value[solved], g[solved])
-            for value, g in zip(self._solved.variables(), cotangents, strict=True)
-            if g is not None
-        ]
-        if self._policies.asks_for_zeros(None) and are_zero(gradient, asked):
-            self._policies.tell_zero(
-                None, f"The gradient is zero in every parameter: {AT_A_VERTEX} (docs/degenerate.md)."
-            )
 
     def vjp_points(
         self, gx: Any = None, gy: Any = None, gs: Any = None, *, needed: Sequence[bool] | None = None
@@ -357,19 +274,7 @@ class LayerSolution:
             np.zeros_like(h) if g is None else g if batched else g[None]
             for g, h in zip(shaped, self.points, strict=True)
         )
-        return self._gradients(gx, gy, gs, wanted)
-
-    def _gradients(
-        self, gx: np.ndarray, gy: np.ndarray, gs: np.ndarray, wanted: tuple[bool, ...]
-    ) -> tuple[np.ndarray | None, ...]:
-        specs = self._compiled.parameters
-        if not any(wanted):
-            return (None,) * len(specs)
-        gradient = self.program_derivative.gradient(gx, gy, gs, self._compiled.restricted(wanted))
-        return tuple(
-            self._parameter_gradient(gradient, spec, batched) if want else None
-            for spec, batched, want in zip(specs, self._batch.batched_parameters, wanted, strict=True)
-        )
+        return tuple(self._derivative.gradients_of_points(gx, gy, gs, wanted))
 
     def jacobian(self) -> tuple[tuple[np.ndarray, ...], ...]:
         """∂variable/∂parameter for each of them: (*variable.shape, *parameter.shape), with B in front in a batch.
@@ -387,19 +292,8 @@ class LayerSolution:
                 )
         blocks = self.program_derivative.jacobian()
         if not input_map.is_identity:
-            blocks = input_map.pull_jacobian(self._given, len(self._batch.theta), self._compiled.parameters, blocks)
+            blocks = input_map.pull_jacobian(self._given, self._batch.size, self._compiled.parameters, blocks)
         return tuple(tuple(np.asarray(self._unbatch(block)) for block in row) for row in blocks)
-
-    def _parameter_gradient(self, gradient: np.ndarray, spec: ParameterSpec, batched: bool) -> np.ndarray:
-        full = unflatten(gradient[:, spec.columns], spec.shape)
-        return full if batched else np.asarray(full.sum(axis=0))
-
-
-def _among(members: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Which of the instances of ``values`` (B, *shape) are ``members``, (B, 1, …) bool."""
-    found = np.zeros(len(values), dtype=bool)
-    found[members] = True
-    return found.reshape(-1, *(1,) * (values.ndim - 1))
 
 
 def _shaped(what: str, value: Any, shape: tuple[int, ...], complex_too: bool = False) -> np.ndarray:

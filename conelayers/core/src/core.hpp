@@ -25,6 +25,10 @@ class Kept {
     virtual void tangent(
         Selection selection, const Parameters& dtheta, double* doutputs, int32_t* flags, int threads
     ) = 0;
+    virtual void linear(
+        Selection selection, int right_hand_sides, bool transposed, double* first, double* second, double* third,
+        int32_t* flags, int threads
+    ) = 0;
 };
 
 class Core {
@@ -138,6 +142,16 @@ class Core {
             ThreadPool::shared().run(static_cast<int>(workspaces.size()), threads, [&](int part) {
                 workspaces[part]->linearize_here(selection);
                 workspaces[part]->tangent(dtheta, doutputs, flags);
+            });
+        }
+        void linear(
+            Selection selection, int right_hand_sides, bool transposed, double* first, double* second, double* third,
+            int32_t* flags, int threads
+        ) override {
+            std::lock_guard<std::mutex> alone(using_them);
+            ThreadPool::shared().run(static_cast<int>(workspaces.size()), threads, [&](int part) {
+                workspaces[part]->linearize_here(selection);
+                workspaces[part]->linear(right_hand_sides, transposed, first, second, third, flags);
             });
         }
     };

@@ -250,7 +250,8 @@ void tangent(
 
 void linear(
     Core& core, int64_t batch, nb::sequence theta, nb::tuple point, int selection, int right_hand_sides,
-    bool transposed, nb::handle first, nb::handle second, nb::handle third, nb::handle flags, int threads, int lanes
+    bool transposed, nb::handle first, nb::handle second, nb::handle third, nb::handle flags, int threads, int lanes,
+    Kept* kept
 ) {
     Values values(theta, core, batch);
     Points points(point, core, batch);
@@ -258,8 +259,14 @@ void linear(
     Memory columns(first, "first", count * core.n() * REAL), rows(second, "second", count * core.m() * REAL);
     Memory others(third, "third", count * core.m() * REAL), found(flags, "flags", batch * INTEGER);
     nb::gil_scoped_release released;
+    auto chosen = static_cast<Selection>(selection);
+    if (kept != nullptr)
+        return kept->linear(
+            chosen, right_hand_sides, transposed, columns.as<double>(), rows.as<double>(), others.as<double>(),
+            found.as<int32_t>(), threads
+        );
     core.linear(
-        batch, values.parameters(), points.solutions(), static_cast<Selection>(selection), right_hand_sides, transposed,
+        batch, values.parameters(), points.solutions(), chosen, right_hand_sides, transposed,
         columns.as<double>(), rows.as<double>(), others.as<double>(), found.as<int32_t>(), threads, lanes
     );
 }
@@ -286,7 +293,11 @@ NB_MODULE(CORE_MODULE, module) {
             nb::arg("dtheta"), nb::arg("doutputs"), nb::arg("flags"), nb::arg("threads"), nb::arg("lanes"),
             nb::arg("kept").none()
         )
-        .def("linear", &linear)
+        .def(
+            "linear", &linear, nb::arg("batch"), nb::arg("theta"), nb::arg("point"), nb::arg("selection"),
+            nb::arg("right_hand_sides"), nb::arg("transposed"), nb::arg("first"), nb::arg("second"), nb::arg("third"),
+            nb::arg("flags"), nb::arg("threads"), nb::arg("lanes"), nb::arg("kept").none()
+        )
         .def_prop_ro("work", [](const Core& core) { return core.model.structure.kkt.work(); })
         .def_prop_ro("entries", [](const Core& core) { return core.model.structure.kkt.entries(); })
         .def_prop_ro("order", [](const Core& core) { return core.model.structure.kkt.order; })
