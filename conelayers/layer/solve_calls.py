@@ -20,12 +20,11 @@ from conelayers.layer.solve_and_linearize import smoothing_base, solve_and_linea
 from conelayers.layer.solved_batch import EngineBatch, SolvedBatch
 from conelayers.numerics.cones import Selection
 from conelayers.problem.parameters import Batch
+from conelayers.problem.parametric import ParametricProgram
 from conelayers.solve.warm_start import WarmStart
 from conelayers.support.limits import time_limit
 
 __all__ = ["solved_here", "solved_in_chunks"]
-
-_LEFT_TO_THE_ENGINE = (Outcome.OPEN, Outcome.STOPPED)
 
 
 def solved_here(
@@ -64,11 +63,20 @@ def _solved_by_core(
     seconds = settings.arguments.max_seconds
     with nullcontext() if seconds is None else time_limit(seconds):
         found, engineered = core.solve(batch, settings.arguments.jobs_forward, start), None
-        if found.outcome.any() and (left := np.flatnonzero(np.isin(found.outcome, _LEFT_TO_THE_ENGINE))).size:
+        if found.outcome.any() and (left := _left_to_the_engine(found.outcome, settings.compiled)).size:
+            found.outcome[left] = Outcome.OPEN
             program = settings.compiled.program(batch.theta[left])
             part = None if start is None else WarmStart(*(h[left] for h in start))
             engineered = Engineered(left, *solve_and_linearize(program, settings, part, policies))
     return CoreBatch(core, batch, settings, policies, found, engineered, smoothed)
+
+
+def _left_to_the_engine(outcome: np.ndarray, compiled: ParametricProgram) -> np.ndarray:
+    """The instances that the core did not settle."""
+    left = (outcome == Outcome.OPEN) | (outcome == Outcome.STOPPED)
+    if compiled.may_have_void_rows:  # what contradicts another row may be rounding, which the engine is not given
+        left |= outcome == Outcome.PRIMAL_INFEASIBLE
+    return np.flatnonzero(left)
 
 
 def solved_in_chunks(

@@ -165,10 +165,6 @@ class LinearizedSystem:
     def at(self, point: Point) -> Self:
         """The system at another point; factors are kept for instances with the same D."""
         changed = np.any(point.element.values != self.point.element.values, axis=1)
-        if self.computed.factorization is not None and not changed.any():
-            same = replace(self, point=point)
-            same.computed.factorization, same.computed.inherited = self.computed.factorization, self._inherited
-            return same
         parts = []
         for members, inner in self.parts:
             kept = np.flatnonzero(~changed[members])

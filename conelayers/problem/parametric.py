@@ -265,6 +265,11 @@ class ParametricProgram:
             A, b = self.structure.void.without_infinite(self.structure.A.rows, A, b)
         return ConeProgram(self.structure, P, self.q.value(phi), A, b)
 
+    @property
+    def may_have_void_rows(self) -> bool:
+        """Whether there are rows in which ``program`` takes rounding for zero, since they may have no coefficients."""
+        return self._void_rows.rows.size > 0
+
     @cached_property
     def _void_rows(self) -> VoidRows:
         fixed = self.A.constant.copy()

@@ -53,9 +53,10 @@ def from_array(
     array: np.ndarray, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """A tensor that shares the array's memory, or a copy if dtype, device or order differ."""
-    if dtype is torch.float64 and array.dtype == np.float64 and array.flags.c_contiguous and array.flags.writeable:
-        made = torch.from_numpy(array)
-        return made if _is_host(device) else made.to(device=device)
+    plain = array.dtype == np.float64 and array.flags.c_contiguous and array.flags.writeable
+    # Quicker, but modes that watch torch's functions (implicit/torch/capture.py) would not see the tensor being made.
+    if plain and dtype is torch.float64 and not torch._C._len_torch_function_stack():
+        return torch.from_numpy(array) if _is_host(device) else torch.from_numpy(array).to(device=device)
     return torch.as_tensor(np.asarray(array, order="C")).to(dtype=dtype, device=device)
 
 

@@ -166,10 +166,12 @@ def test_max_seconds_raises_where_singular_raises(monkeypatch: pytest.MonkeyPatc
 
 def test_max_seconds_of_the_call_is_that_of_its_derivatives() -> None:
     layer, mu, prev = portfolio(10, solver_args={"max_seconds": 50})
-    assert layer.solve(mu, prev)._linearization.max_seconds == 50
-    assert layer.solve(mu, prev, solver_args={"max_seconds": 20})._linearization.max_seconds == 20
+    for options, seconds in (({}, 50), ({"max_seconds": 20}, 20)):
+        linearization = layer.solve(mu, prev, solver_args=options).linearization.take([0])
+        assert linearization.max_seconds == seconds
 
 
+@pytest.mark.usefixtures("without_core")
 def test_ambiguity_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a pseudo-inverse has read why."""
     layer, mu, prev = portfolio(100)

@@ -38,7 +38,7 @@ def test_redundant_equalities_with_constant_right_hand_sides_do_not_matter() -> 
     solution = solve(cp.sum_squares(x) + cp.sum(cp.multiply(c, x)), constraints, [c], [x], value)
     g = np.random.default_rng(1).standard_normal((2, 3))
     (gradient,) = solution.vjp(g)
-    assert solution._linearization.factorization.singular.all()
+    assert solution.linearization.take(np.arange(len(solution.points[0]))).factorization.singular.all()
     (tangent,) = solution.jvp(g)
     np.testing.assert_allclose(gradient, tangent, atol=1e-12)  # minus the inverse Hessian on a subspace: symmetric
 
@@ -59,7 +59,7 @@ def test_part_of_the_solution_that_is_not_asked_for_may_be_ambiguous() -> None:
     solution = solve(cp.sum_squares(x - a), [cp.norm_inf(x) <= 10], [a], [x], value, simplify=False)
     np.testing.assert_allclose(solution.vjp(np.ones(3))[0], np.ones(3), atol=1e-12)
     np.testing.assert_allclose(solution.jvp(value)[0], value, atol=1e-12)
-    assert solution._linearization.factorization.singular.all()
+    assert solution.linearization.take(np.arange(len(solution.points[0]))).factorization.singular.all()
 
 
 def test_degenerate_vertex() -> None:
@@ -114,7 +114,7 @@ def test_redundant_equalities_of_a_large_problem_do_not_matter(entropic: bool) -
     solution = solve(smoothing + cp.sum(cp.multiply(C, T)), constraints, [C], [T], value)
     g = np.random.default_rng(1).standard_normal((n, n))
     np.testing.assert_allclose(solution.vjp(g)[0], solution.jvp(g)[0], atol=1e-9)
-    assert solution._linearization.factorization.singular.all()
+    assert solution.linearization.take(np.arange(len(solution.points[0]))).factorization.singular.all()
 
 
 def test_rounding_is_no_rank() -> None:

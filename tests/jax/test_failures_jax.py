@@ -94,7 +94,7 @@ def test_ordinary_options_and_integers_and_keywords() -> None:
     expected = layer(jnp.array([1.0, 2.0, 3.0]))[0]
     for options in ({"eps": 1e-8}, {"max_iters": 10000}, {"acceleration_lookback": 0, "eps": 1e-8, "max_iters": 10000}):
         np.testing.assert_array_equal(layer(jnp.array([1.0, 2.0, 3.0]), solver_args=options)[0], expected)
-        assert layer.last.solver == ("ACTIVE SET",)
+        assert layer.last.solver == ("CORE",)
     np.testing.assert_array_equal(layer(jnp.array([1, 2, 3]))[0], expected)
     with pytest.raises(ValueError, match=r"unnamed, position 0, shape \(3,\)\): got NaN"):
         layer(jnp.full(3, jnp.nan))

@@ -85,6 +85,7 @@ def test_warm_start_survives_another_batch_size() -> None:
         np.testing.assert_allclose(warm, layer.solve(values[:size]).variables[0], atol=1e-9)
 
 
+@pytest.mark.usefixtures("without_core")
 def test_default_for_quadratic_programs_falls_back(monkeypatch) -> None:
     """A loose first solve that fails hands over to Clarabel; its word on infeasibility is not taken."""
     x, a = cp.Variable(4), cp.Parameter(4)

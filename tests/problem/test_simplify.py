@@ -257,7 +257,7 @@ def test_auxiliary_null_directions_are_known_from_construction(name: str, batch:
     monkeypatch.setattr(LinearizedSystem, "null_sample", lambda self, i, f=None: looked_at.append(i))
     layer, _ = layers(FREE[name])
     solution = layer.solve(np.tile(0.3 * P, (batch, 1)), 0.7)
-    factorization = solution._linearization.factorization
+    factorization = solution.linearization.take(np.arange(len(solution.points[0]))).factorization
     assert factorization.singular.all()
     free = factorization.free_columns()
     for i in range(batch):  # what is told of them is what the null vectors are
@@ -277,7 +277,7 @@ def test_large_sparse_programs_know_them_too(monkeypatch) -> None:
     smooth = cp.sum_squares(x[1:] - x[:-1])
     layer = Layer(cp.Problem(cp.Minimize(cp.sum_squares(x - p) + smooth), [cp.norm1(x) <= 1e3]), [p], [x])
     solution = layer.solve(np.linspace(-1, 1, 300))
-    assert solution._linearization.factorization.singular.all()
+    assert solution.linearization.take(np.arange(len(solution.points[0]))).factorization.singular.all()
     solution.vjp(np.ones(300))
     assert not looked_at
 

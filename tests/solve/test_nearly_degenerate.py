@@ -52,6 +52,7 @@ def values(holdings: str) -> tuple[np.ndarray, np.ndarray]:
     return mean, previous / previous.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.usefixtures("without_core")
 @pytest.mark.parametrize("holdings", ["spread", "signed", "alike", "zero"])
 @pytest.mark.parametrize("risk", ["factors", "dense"])
 def test_holdings_next_to_zero_are_solved_for_little(risk: str, holdings: str, monkeypatch: pytest.MonkeyPatch) -> None:
