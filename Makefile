@@ -8,6 +8,7 @@ SECONDS ?= 3600
 JOBS ?= 2
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+CORE := $(wildcard conelayers/core/src/*) conelayers/core/CMakeLists.txt conelayers/numerics/quadratic/kernel.c
 
 .PHONY: demo test check lint audit bench sweep fuzz sanitize docs package clean
 
@@ -15,11 +16,11 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
 
 # In two processes, each with one thread of BLAS: more would fight for the cores.
-test: $(VENV)/.core
+test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 # For the loop while writing: lint, and the first case of every test but those for JAX and the fuzzing; some two minutes.
-check: lint $(VENV)/.core
+check: lint $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --once
 
 lint: $(VENV)/.dev
@@ -66,7 +67,7 @@ $(AUDIT)/.audit:
 	$(AUDIT)/bin/python -m pip install --quiet 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7,<8'
 	touch $@
 
-$(BENCH)/.bench: pyproject.toml
+$(BENCH)/.bench: pyproject.toml $(CORE)
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --upgrade pip
 	$(BENCH)/bin/python -m pip install --quiet '$(TORCH)'
@@ -82,21 +83,21 @@ $(VENV)/.torch: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
 	touch $@
 
-$(VENV)/.demo: pyproject.toml | $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --editable '.[torch]' 'scikit-learn>=1.7'
+# Installing builds the compiled core, a minute or two on two cores; again where its sources have changed.
+$(VENV)/.package: pyproject.toml $(CORE) | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --editable '.[torch,jax,dev]'
+$(VENV)/.demo: $(VENV)/.package
+	$(BIN)/python -m pip install --quiet 'conelayers[torch]' 'scikit-learn>=1.7'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(BIN)/python -m pip install --quiet 'conelayers[torch,jax,dev]'
 	touch $@ $(VENV)/.demo
 
-# The compiled core, for each of this processor family's instruction sets.
-$(VENV)/.core: $(wildcard conelayers/core/src/*) conelayers/core/CMakeLists.txt conelayers/core/build.py $(VENV)/.dev
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python conelayers/core/build.py
-	touch $@
-
-$(VENV)/.docs: pyproject.toml | $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --editable '.[torch,jax,docs]'
+$(VENV)/.docs: $(VENV)/.package
+	$(BIN)/python -m pip install --quiet 'conelayers[torch,jax,docs]'
 	touch $@
 
 clean:

@@ -1,6 +1,6 @@
-"""Builds the extension modules into this folder: ``python conelayers/core/build.py``.
+"""Builds the extension modules into this folder, quicker than an installation: ``python conelayers/core/build.py``.
 
-For a checkout whose build backend does not build them yet. Needs cmake, ninja, nanobind and a C++20 compiler.
+For the loop while writing C++, by the same CMakeLists.txt. Needs cmake, ninja, nanobind and a C++20 compiler.
 --levels v3,v4: some instruction sets only. --sanitize: with AddressSanitizer and UndefinedBehaviorSanitizer, for
 ``tests/core/run_sanitized.py``.
 """

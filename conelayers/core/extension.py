@@ -33,7 +33,8 @@ def load(level: str | None = None) -> ModuleType:
         except ModuleNotFoundError:
             continue
     raise ImportError(
-        f"conelayers.core: no module for this processor ({fastest}) is built; run `python conelayers/core/build.py`"
+        f"conelayers.core: no module for this processor ({fastest}) is there; install the package again: "
+        "`pip install .` builds it with a C++20 compiler"
     )
 
 

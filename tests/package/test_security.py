@@ -68,12 +68,7 @@ METHODS = frozenset(["write_text", "write_bytes", "unlink", "rmdir", "mkdir", "r
 
 # (file, what is used): why it may.
 ALLOWED = {
-    (
-        "conelayers/numerics/quadratic/build_hook.py",
-        "subprocess",
-    ): "calls the C compiler while the package is built; it is not installed",
-    ("conelayers/numerics/quadratic/build_hook.py", ".unlink"): "removes the library of an earlier build before that",
-    ("conelayers/core/build.py", "subprocess"): "calls cmake while the core is built; it is not in the wheel",
+    ("conelayers/core/build.py", "subprocess"): "calls cmake where a developer builds the core again; it is not in the wheel",
     ("conelayers/core/extension.py", "importlib.import_module"): "the core's own modules, from a fixed list",
     ("benchmarks/run.py", ".write_text"): "the file that --json names",
     ("benchmarks/public/__main__.py", ".write_text"): "the file that --json names",
