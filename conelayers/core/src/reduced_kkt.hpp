@@ -6,7 +6,8 @@
 //
 //     [ P + AᵢᵀM Aᵢ + δₚI ,  Eᵀ ;  E , −δₑI ],
 //
-// quasi-definite, of one pattern. Active rows (λ = 1) count as equalities that may give way by δ times their
+// quasi-definite, of one pattern; where that leaves L sparser, some rows of Aᵢ stay too, with −1/μ on the diagonal
+// (structure.hpp). Active rows (λ = 1) count as equalities that may give way by δ times their
 // multiplier; solutions are refined with J itself, which takes δ, δₚ and δₑ out again (linear_system.hpp).
 #pragma once
 
@@ -80,6 +81,8 @@ class ReducedKKT {
           permuted_(pool.take(structure_.kkt.size)),
           scaled_(pool.take(scratch_size(structure_) + PADDING)) {}
 
+    static constexpr double TAKEN_OUT = 1e30;  // on the diagonal of a row that has no part in the matrix
+
     // What no weight changes: P, E, the regularization, and the columns of L that follow from them alone.
     // `curvature`: 0 leaves P out, for rays; `primal` and `dual`: δₚ and δₑ.
     void prepare(V curvature, V primal, V dual) {
@@ -88,7 +91,6 @@ class ReducedKKT {
 
     // Another δₑ for each row of the zero cone, 1/size² and no P, for rays; a row of size zero is taken out.
     void prepare_with_dual_sizes(V primal, const V* size) {
-        constexpr double TAKEN_OUT = 1e30;
         V* dual = permuted_;
         for (int i = 0; i < structure_.zero; i++)
             dual[i] = select(size[i] > 0.0, 1.0 / (size[i] * size[i]), splat<V>(TAKEN_OUT));
@@ -100,16 +102,25 @@ class ReducedKKT {
         std::memcpy(factor_.lower, base_lower_, p.entries() * sizeof(V));
         std::memcpy(factor_.diagonal, base_diagonal_, p.size * sizeof(V));
         add_rows();
+        for (std::size_t k = 0; k < structure_.kept_rows.size(); k++) {
+            V weight = weights[structure_.kept_rows[k]];
+            V size = select(weight > 1.0 / TAKEN_OUT, 1.0 / weight, splat<V>(TAKEN_OUT));
+            factor_.diagonal[p.place[structure_.n + structure_.zero + static_cast<int>(k)]] = -size;
+        }
         factor_.factor(p.constant_columns, p.size, p.constant_columns);
     }
 
     // [u (n); w (zero)] ← K⁻¹ [u; w].
     void solve(V* u, V* w) {
         const FactorPattern& p = structure_.kkt;
-        int n = structure_.n;
-        for (int k = 0; k < p.size; k++) permuted_[k] = p.order[k] < n ? u[p.order[k]] : w[p.order[k] - n];
+        int n = structure_.n, end = n + structure_.zero;
+        const int* place = p.place.data();
+        for (int j = 0; j < n; j++) permuted_[place[j]] = u[j];
+        for (int i = n; i < end; i++) permuted_[place[i]] = w[i - n];
+        for (int k = end; k < p.size; k++) permuted_[place[k]] = splat<V>(0.0);
         factor_.solve(permuted_);
-        for (int k = 0; k < p.size; k++) (p.order[k] < n ? u[p.order[k]] : w[p.order[k] - n]) = permuted_[k];
+        for (int j = 0; j < n; j++) u[j] = permuted_[place[j]];
+        for (int i = n; i < end; i++) w[i - n] = permuted_[place[i]];
     }
 
   private:
@@ -128,11 +139,17 @@ class ReducedKKT {
         const Structure& s = structure_;
         const FactorPattern& p = s.kkt;
         for (int t = 0; t < p.entries(); t++) base_lower_[t] = splat<V>(0.0);
-        for (int k = 0; k < p.size; k++) base_diagonal_[k] = p.negative[k] ? -dual(p.order[k] - s.n) : primal;
+        for (int j = 0; j < s.n; j++) base_diagonal_[p.place[j]] = primal;
+        for (int i = 0; i < s.zero; i++) base_diagonal_[p.place[s.n + i]] = -dual(i);
+        for (int k = s.n + s.zero; k < p.size; k++) base_diagonal_[p.place[k]] = splat<V>(0.0);
         for (std::size_t t = 0; t < s.P_positions.size(); t++)
             add(s.P_positions[t], curvature * program_.P[s.P_entries[t]], base_lower_, base_diagonal_);
         for (std::size_t t = 0; t < s.E_positions.size(); t++)
             add(s.E_positions[t], program_.A[t], base_lower_, base_diagonal_);
+        const int* position = s.kept_positions.data();
+        for (int i : s.kept_rows)
+            for (int t = s.A.start[i]; t < s.A.start[i + 1]; t++)
+                add(*position++, program_.A[t], base_lower_, base_diagonal_);
         SparseFactor<V> base{p, base_lower_, base_diagonal_, factor_.column};
         base.factor(0, p.constant_columns, 0);
         for (int j = p.constant_columns; j < p.size; j++) base.update(j, 0, p.constant_columns);

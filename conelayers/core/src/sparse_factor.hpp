@@ -27,10 +27,11 @@ struct FactorPattern {
     Indices tail;                    // from this entry on the rows of a column follow each other
     Indices row_start, from, entry;  // by rows: the columns k < j with Lⱼₖ ≠ 0, and where that entry is stored
 
-    // `graph`: neighbours of each vertex. `varying`: vertices whose own entries change from one factorization to the
-    // next.
+    // `graph`: neighbours of each vertex. `later`: vertices that must not go before one of their neighbours has gone.
+    // `varying`: vertices whose own entries change from one factorization to the next.
     static FactorPattern of(
-        const std::vector<Indices>& graph, const std::vector<char>& negative, const std::vector<char>& varying
+        const std::vector<Indices>& graph, const std::vector<char>& negative, const std::vector<char>& later,
+        const std::vector<char>& varying
     );
 
     int entries() const { return static_cast<int>(row.size()); }
@@ -56,11 +57,12 @@ struct FactorPattern {
 };
 
 inline FactorPattern FactorPattern::of(
-    const std::vector<Indices>& graph, const std::vector<char>& negative, const std::vector<char>& varying
+    const std::vector<Indices>& graph, const std::vector<char>& negative, const std::vector<char>& later,
+    const std::vector<char>& varying
 ) {
     FactorPattern p;
     int size = p.size = static_cast<int>(graph.size());
-    Ordering found = minimum_degree(graph, negative);
+    Ordering found = minimum_degree(graph, later);
     Indices at(size), parent(size, -1);
     for (int k = 0; k < size; k++) at[found.order[k]] = k;
     for (int k = 0; k < size; k++) {
