@@ -12,6 +12,7 @@
 #pragma once
 
 #include "array.hpp"
+#include "dense.hpp"
 #include "program.hpp"
 #include "sparse_factor.hpp"
 
@@ -23,45 +24,6 @@ namespace conelayers {
 // recovers.
 constexpr double DELTA = 1e-6;
 constexpr double STATIC_DELTA = 1e-7;
-
-// A HEIGHT × SPAN tile of Σ xᵣ zᵣᵀ, as many sums as there are registers for.
-template <class V>
-struct Tile {
-#if defined(__AVX512F__)
-    static constexpr int HEIGHT = 4, SPAN = 4;
-#else
-    static constexpr int HEIGHT = 4, SPAN = 2;
-#endif
-    // Of rows x (`width` apart) and of rows z from `left` on.
-    static void products(int rows, const V* x, int width, const V* const* z, int left, V* sums) {
-        V sum[HEIGHT][SPAN] = {};
-        for (int r = 0; r < rows; r++, x += width)
-            for (int i = 0; i < HEIGHT; i++)
-                for (int j = 0; j < SPAN; j++) sum[i][j] += x[i] * z[r][left + j];
-        for (int i = 0; i < HEIGHT; i++)
-            for (int j = 0; j < SPAN; j++) sums[i * SPAN + j] = sum[i][j];
-    }
-};
-
-#if CORE_VECTORS
-template <>
-struct Tile<double> {
-    static constexpr int WIDTH = sizeof(Neighbours) / sizeof(double), HEIGHT = 4, SPAN = 2 * WIDTH;
-
-    static void products(int rows, const double* x, int width, const double* const* z, int left, double* sums) {
-        Neighbours sum[HEIGHT][2] = {}, first, second;
-        for (int r = 0; r < rows; r++, x += width) {
-            std::memcpy(&first, z[r] + left, sizeof first);
-            std::memcpy(&second, z[r] + left + WIDTH, sizeof second);
-            for (int i = 0; i < HEIGHT; i++) {
-                sum[i][0] += x[i] * first;
-                sum[i][1] += x[i] * second;
-            }
-        }
-        std::memcpy(sums, sum, sizeof sum);
-    }
-};
-#endif
 
 template <class V>
 class ReducedKKT {

@@ -105,6 +105,8 @@ struct Structure {
     Indices E_positions;             // of the entries of the zero cone's rows
     Indices kept_positions;          // of those of the rows kept
 
+    bool suits_active_set = false;  // whether a dense active set method takes less than an interior point
+
     FactorPattern fit;     // of the normal equations of the equilibration, vertices: variables, then rows
     Indices fit_A, fit_P;  // positions of each entry of A, and of P (off the diagonal twice)
 
@@ -120,6 +122,7 @@ struct Structure {
     void choose_kept_rows();
     FactorPattern pattern_of_kkt() const;
     void order_kkt();
+    void choose_method();
     void order_fit();
 };
 
@@ -133,6 +136,7 @@ inline Structure::Structure(
     group_rows();
     choose_kept_rows();
     order_kkt();
+    choose_method();
     order_fit();
 }
 
@@ -286,6 +290,22 @@ inline void Structure::order_kkt() {
                 if (b > a + 1 && position != block.positions.back() + 1) block.in_order = false;
                 block.positions.push_back(position);
             }
+}
+
+// P may be definite, is so dense that R, R⁻ᵀAᵀ and AP⁻¹Aᵀ cost less than an interior point's factorizations, and has so
+// few rows that a vertex of them is not likely: near one the active set takes too long to settle.
+inline void Structure::choose_method() {
+    constexpr double INTERIOR_STEPS = 8.0;
+    constexpr double MOST_ROWS = 1.6;  // per variable
+    for (int j = 0; j < n; j++)
+        if (!std::binary_search(P.index.begin() + P.start[j], P.index.begin() + P.start[j + 1], j)) return;
+    double columns = n, rows = m, interior = kkt.work();
+    for (auto& block : blocks) {
+        double width = static_cast<double>(block.columns.size());
+        interior += 0.5 * width * width * static_cast<double>(block.rows.size());
+    }
+    double dense = columns * columns * columns / 6 + 0.5 * columns * rows * (columns + rows);
+    suits_active_set = m > zero && rows <= MOST_ROWS * columns && dense < INTERIOR_STEPS * interior;
 }
 
 inline void Structure::order_fit() {
