@@ -24,8 +24,9 @@ struct Tile {
 #else
     static constexpr int HEIGHT = 4, SPAN = 2;
 #endif
-    // Of rows x (`width` apart) and of rows z from `left` on.
-    static void products(int rows, const V* x, int width, const V* const* z, int left, V* sums) {
+    // Of rows x (`width` apart) and of rows z from `left` on; the first `wanted` columns at least.
+    static void products(int rows, const V* x, int width, const V* const* z, int left, V* sums, int wanted = SPAN) {
+        (void)wanted;
         V sum[HEIGHT][SPAN] = {};
         for (int r = 0; r < rows; r++, x += width)
             for (int i = 0; i < HEIGHT; i++)
@@ -40,17 +41,25 @@ template <>
 struct Tile<double> {
     static constexpr int WIDTH = sizeof(Neighbours) / sizeof(double), HEIGHT = 4, SPAN = 2 * WIDTH;
 
-    static void products(int rows, const double* x, int width, const double* const* z, int left, double* sums) {
-        Neighbours sum[HEIGHT][2] = {}, first, second;
+    static void products(
+        int rows, const double* x, int width, const double* const* z, int left, double* sums, int wanted = SPAN
+    ) {
+        if (wanted <= WIDTH)
+            registers<1>(rows, x, width, z, left, sums);
+        else
+            registers<2>(rows, x, width, z, left, sums);
+    }
+
+  private:
+    template <int COUNT>
+    static void registers(int rows, const double* x, int width, const double* const* z, int left, double* sums) {
+        Neighbours sum[HEIGHT][COUNT] = {}, term[COUNT];
         for (int r = 0; r < rows; r++, x += width) {
-            std::memcpy(&first, z[r] + left, sizeof first);
-            std::memcpy(&second, z[r] + left + WIDTH, sizeof second);
-            for (int i = 0; i < HEIGHT; i++) {
-                sum[i][0] += x[i] * first;
-                sum[i][1] += x[i] * second;
-            }
+            for (int j = 0; j < COUNT; j++) std::memcpy(&term[j], z[r] + left + j * WIDTH, sizeof term[j]);
+            for (int i = 0; i < HEIGHT; i++)
+                for (int j = 0; j < COUNT; j++) sum[i][j] += x[i] * term[j];
         }
-        std::memcpy(sums, sum, sizeof sum);
+        for (int i = 0; i < HEIGHT; i++) std::memcpy(sums + i * SPAN, sum[i], sizeof sum[i]);
     }
 };
 #endif
@@ -132,8 +141,8 @@ class DenseMatrix {
         double sums[BLOCK * SPAN];
         int width = terms > 1 ? static_cast<int>(z[1] - z[0]) : 0;
         for (; left < span; left += SPAN) {
-            Tile<double>::products(terms, z[0] + top, width, z, left + shift, sums);
             int count = std::min(SPAN, span - left);
+            Tile<double>::products(terms, z[0] + top, width, z, left + shift, sums, count);
             for (int a = 0; a < block; a++)
                 for (int j = 0; j < count; j++) targets[a][left + j] -= sums[a * SPAN + j];
         }

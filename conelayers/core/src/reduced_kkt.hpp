@@ -34,12 +34,8 @@ class ReducedKKT {
         : weights(pool.take(program.structure.m)),
           program_(program),
           structure_(program.structure),
-          factor_{
-              structure_.kkt, pool.take(structure_.kkt.entries()), pool.take(structure_.kkt.size),
-              pool.take(structure_.kkt.size)
-          },
-          base_lower_(pool.take(structure_.kkt.entries())),
-          base_diagonal_(pool.take(structure_.kkt.size)),
+          factor_(structure_.kkt, pool),
+          base_(structure_.kkt, pool),
           permuted_(pool.take(structure_.kkt.size)),
           scaled_(pool.take(scratch_size(structure_) + PADDING)) {}
 
@@ -61,15 +57,14 @@ class ReducedKKT {
 
     void factor() {
         const FactorPattern& p = structure_.kkt;
-        std::memcpy(factor_.lower, base_lower_, p.entries() * sizeof(V));
-        std::memcpy(factor_.diagonal, base_diagonal_, p.size * sizeof(V));
+        factor_.copy(base_, p.constant_nodes);
         add_rows();
         for (std::size_t k = 0; k < structure_.kept_rows.size(); k++) {
             V weight = weights[structure_.kept_rows[k]];
             V size = select(weight > 1.0 / TAKEN_OUT, 1.0 / weight, splat<V>(TAKEN_OUT));
             factor_.diagonal[p.place[structure_.n + structure_.zero + static_cast<int>(k)]] = -size;
         }
-        factor_.factor(p.constant_columns, p.size, p.constant_columns);
+        factor_.factor(p.constant_nodes, p.nodes(), p.constant_nodes);
     }
 
     // [u (n); w (zero)] ← K⁻¹ [u; w].
@@ -88,33 +83,27 @@ class ReducedKKT {
   private:
     const Program<V>& program_;
     const Structure& structure_;
-    SparseFactor<V> factor_;
-    V *base_lower_, *base_diagonal_, *permuted_, *scaled_;
+    SparseFactor<V> factor_, base_;
+    V *permuted_, *scaled_;
     std::vector<const V*> used_;
-
-    static void add(int position, V value, V* lower, V* diagonal) {
-        SparseFactor<V>::add(position, value, lower, diagonal);
-    }
 
     template <class Dual>
     void prepare_with(V curvature, V primal, Dual dual) {
         const Structure& s = structure_;
         const FactorPattern& p = s.kkt;
-        for (int t = 0; t < p.entries(); t++) base_lower_[t] = splat<V>(0.0);
-        for (int j = 0; j < s.n; j++) base_diagonal_[p.place[j]] = primal;
-        for (int i = 0; i < s.zero; i++) base_diagonal_[p.place[s.n + i]] = -dual(i);
-        for (int k = s.n + s.zero; k < p.size; k++) base_diagonal_[p.place[k]] = splat<V>(0.0);
+        base_.clear();
+        for (int j = 0; j < s.n; j++) base_.diagonal[p.place[j]] = primal;
+        for (int i = 0; i < s.zero; i++) base_.diagonal[p.place[s.n + i]] = -dual(i);
+        for (int k = s.n + s.zero; k < p.size; k++) base_.diagonal[p.place[k]] = splat<V>(0.0);
         for (std::size_t t = 0; t < s.P_positions.size(); t++)
-            add(s.P_positions[t], curvature * program_.P[s.P_entries[t]], base_lower_, base_diagonal_);
-        for (std::size_t t = 0; t < s.E_positions.size(); t++)
-            add(s.E_positions[t], program_.A[t], base_lower_, base_diagonal_);
+            base_.add(s.P_positions[t], curvature * program_.P[s.P_entries[t]]);
+        for (std::size_t t = 0; t < s.E_positions.size(); t++) base_.add(s.E_positions[t], program_.A[t]);
         const int* position = s.kept_positions.data();
         for (int i : s.kept_rows)
-            for (int t = s.A.start[i]; t < s.A.start[i + 1]; t++)
-                add(*position++, program_.A[t], base_lower_, base_diagonal_);
-        SparseFactor<V> base{p, base_lower_, base_diagonal_, factor_.column};
-        base.factor(0, p.constant_columns, 0);
-        for (int j = p.constant_columns; j < p.size; j++) base.update(j, 0, p.constant_columns);
+            for (int t = s.A.start[i]; t < s.A.start[i + 1]; t++) base_.add(*position++, program_.A[t]);
+        base_.factor(0, p.constant_nodes, 0);
+        for (int node = p.constant_nodes; node < p.nodes(); node++) base_.update(node, 0, p.constant_nodes);
+        factor_.copy(base_, 0);
     }
 
     static std::size_t scratch_size(const Structure& s) {
@@ -146,17 +135,17 @@ class ReducedKKT {
             }
             if (used_.empty()) continue;
             if (used_.size() == 1)
-                add_one(block, width, lower, diagonal);
+                add_one(block, width);
             else
                 add_block(block, width, lower, diagonal);
         }
     }
 
-    void add_one(const RowBlock& block, int width, V* lower, V* diagonal) {
+    void add_one(const RowBlock& block, int width) {
         const V* a = used_[0];
         const int* position = block.positions.data();
         for (int i = 0; i < width; i++)
-            for (int j = i; j < width; j++) add(*position++, scaled_[i] * a[j], lower, diagonal);
+            for (int j = i; j < width; j++) factor_.add(*position++, scaled_[i] * a[j]);
     }
 
     // The products of a block's rows, in tiles of sums that stay in registers; each sum runs over the rows in their
@@ -167,8 +156,8 @@ class ReducedKKT {
         V sums[HEIGHT * SPAN];
         for (int top = 0; top < width; top += HEIGHT)
             for (int left = top; left < width; left += SPAN) {
-                Tile<V>::products(rows, scaled_ + top, width, used_.data(), left, sums);
                 int height = std::min(HEIGHT, width - top), span = std::min(SPAN, width - left);
+                Tile<V>::products(rows, scaled_ + top, width, used_.data(), left, sums, span);
                 for (int i = 0; i < height; i++) {
                     int row = top + i, first = std::max(left, row);
                     const int* positions = block.positions.data() + row * width - row * (row - 1) / 2 - row;
