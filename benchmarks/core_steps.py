@@ -15,6 +15,8 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 
+from benchmarks.suite.case import Case, Family
+from benchmarks.suite.families.quadratic import PORTFOLIO, SPARSE_QP
 from conelayers import Layer
 from conelayers.core import Affine, Core, Model, Output, Parameter
 
@@ -81,6 +83,39 @@ def control(steps: int, rng: np.random.Generator) -> Made:
     return problem, [start], [u], lambda batch: [rng.standard_normal((batch, 4))]
 
 
+def bounded_lq(bound: float) -> Made:
+    """128 linear quadratic problems of 248 variables (differentiable_nmpc's linear_mpc): 20 steps of 8 states, 4 inputs.
+
+    Shared by the batch are the dynamics (A, B, b) and the stage cost H; the initial state is each instance's own.
+    """
+    steps, states, inputs, batch = 20, 8, 4, 128
+    random = np.random.RandomState(42)
+    A_value = np.eye(states) + 0.2 * random.randn(states, states)
+    B_value, b_value, starts = random.randn(states, inputs), random.randn(states), random.randn(batch, states)
+    # A variable for each step: quad_form of anything else is a definition to cvxpy.
+    stages, last, start = [cp.Variable(states + inputs) for _ in range(steps)], cp.Variable(states), cp.Parameter(states)
+    x, u = [*(z[:states] for z in stages), last], [z[states:] for z in stages]
+    A, B, b = cp.Parameter((states, states)), cp.Parameter((states, inputs)), cp.Parameter(states)
+    H = cp.Parameter((states + inputs, states + inputs), PSD=True)
+    cost = sum(cp.quad_form(z, H) for z in stages) / 2 + cp.sum_squares(last) / 2
+    constraints = [x[0] == start, *(v <= bound for v in u), *(v >= -bound for v in u)]
+    constraints += [x[k + 1] == A @ x[k] + B @ u[k] + b for k in range(steps)]
+    H_value = np.eye(states + inputs)
+    problem = cp.Problem(cp.Minimize(cost), constraints)
+    return problem, [start, A, B, b, H], stages[:1], lambda size: [starts[:size], A_value, B_value, b_value, H_value]
+
+
+def of_suite(family: Family, size: int) -> Made:
+    """A case of ``make bench``."""
+    model = Case(family, size).model()
+
+    def draw(batch: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(1)
+        return [np.stack(values) for values in zip(*(model.draw(rng) for _ in range(batch)), strict=True)]
+
+    return model.problem, model.parameters, model.variables, draw
+
+
 def sparse_qp(n: int, rng: np.random.Generator) -> Made:
     A = sp.random_array((n // 2, n), density=5 / n, rng=rng)
     x, q = cp.Variable(n), cp.Parameter(n)
@@ -100,6 +135,11 @@ CASES: list[tuple[str, Callable[[np.random.Generator], Made], tuple[int, ...]]] 
     ("MPC 20", lambda rng: control(20, rng), (1, 64)),
     ("sparse QP 500", lambda rng: sparse_qp(500, rng), (1,)),
     ("sparse QP 2000", lambda rng: sparse_qp(2000, rng), (1,)),
+    ("banded QP 1000", lambda _: of_suite(SPARSE_QP, 1000), (1,)),
+    ("banded QP 5000", lambda _: of_suite(SPARSE_QP, 5000), (1,)),
+    ("portfolio 2000", lambda _: of_suite(PORTFOLIO, 2000), (1,)),
+    ("LQ, |u| ≤ 1e4", lambda _: bounded_lq(1e4), (128,)),
+    ("LQ, |u| ≤ 1", lambda _: bounded_lq(1.0), (128,)),
 ]
 
 

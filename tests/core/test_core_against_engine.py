@@ -5,6 +5,7 @@ from __future__ import annotations
 import cvxpy as cp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from core_models import contiguous, core_of
 
 from conelayers import Layer
@@ -50,6 +51,13 @@ def control(steps: int, rng: np.random.Generator):
     return problem, [start], [u], [rng.standard_normal((BATCH, 3))]
 
 
+def sparse_qp(n: int, rng: np.random.Generator):
+    A = sp.random_array((n // 2, n), density=5 / n, rng=rng)
+    x, q = cp.Variable(n), cp.Parameter(n)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x) + q @ x), [A @ x <= 0.5, x >= -1])
+    return problem, [q], [x], [2 * rng.standard_normal((BATCH, n))]
+
+
 def projection_on_simplex(n: int, rng: np.random.Generator):
     x, y = cp.Variable(n), cp.Parameter(n)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - y)), [cp.sum(x) == 1, x >= 0])
@@ -75,6 +83,7 @@ FAMILIES = [
     ("portfolio", lambda rng: portfolio(30, rng)),
     ("LP", lambda rng: linear_program(14, rng)),
     ("control", lambda rng: control(8, rng)),
+    ("sparse QP", lambda rng: sparse_qp(240, rng)),
     ("simplex", lambda rng: projection_on_simplex(40, rng)),
     ("equalities only", lambda rng: equalities_only(6, rng)),
     ("unconstrained", lambda rng: unconstrained(4, rng)),
@@ -141,6 +150,16 @@ def test_an_instance_alone_or_in_any_company_has_the_same_bits(name, make):
     for members in (shuffled, shuffled[:5], *([i] for i in range(BATCH))):
         for ours, theirs in zip(everything(np.asarray(members)), reference, strict=True):
             np.testing.assert_array_equal(ours, theirs[members])
+
+
+def test_rows_stay_vertices_of_the_matrix_where_that_saves_work_and_only_there():
+    rng = np.random.default_rng(4)
+    kept = {}
+    for name, make in FAMILIES:
+        problem, parameters, variables, _ = make(rng)
+        kept[name] = len(core_of(Layer(problem, parameters, variables))._native.kept_rows)
+    assert kept.pop("sparse QP") > 50
+    assert not any(kept.values())
 
 
 def test_parameters_that_the_batch_shares_count_for_every_instance():

@@ -39,7 +39,7 @@ class Equilibration {
           beta(splat<V>(1.0)),
           gamma(splat<V>(1.0)),
           structure_(s),
-          normal_{s.fit, pool.take(s.fit.entries()), pool.take(s.fit.size), pool.take(s.fit.size)},
+          normal_(s.fit, pool),
           log_P_(pool.take(s.P.index.size())),
           log_A_(pool.take(s.A.index.size())),
           log_q_(pool.take(s.n)),
@@ -67,13 +67,12 @@ class Equilibration {
     template <class Weight>
     void factor_normal_equations(Weight weight) {
         const Structure& s = structure_;
-        V *lower = normal_.lower, *diagonal = normal_.diagonal;
-        for (int t = 0; t < s.fit.entries(); t++) lower[t] = splat<V>(0.0);
-        for (int k = 0; k < s.fit.size; k++) diagonal[k] = splat<V>(0.0);
+        V* diagonal = normal_.diagonal;
+        normal_.clear();
         for (int i = 0; i < s.m; i++)
             for (int t = s.A.start[i]; t < s.A.start[i + 1]; t++) {
                 V w = weight(log_A_[t]);
-                SparseFactor<V>::add(s.fit_A[t], w, lower, diagonal);
+                normal_.add(s.fit_A[t], w);
                 diagonal[s.fit.place[s.n + i]] += w;
                 diagonal[s.fit.place[s.A.index[t]]] += w;
             }
@@ -86,12 +85,12 @@ class Equilibration {
                 if (k == j)
                     diagonal[s.fit.place[j]] += 2.0 * w;
                 else
-                    SparseFactor<V>::add(s.fit_P[t], w, lower, diagonal);
+                    normal_.add(s.fit_P[t], w);
             }
         V top = splat<V>(1.0);
         for (int k = 0; k < s.fit.size; k++) top = maximum(top, diagonal[k]);
         for (int k = 0; k < s.fit.size; k++) diagonal[k] += RIDGE_OF_FIT * top;
-        normal_.factor(0, s.fit.size, 0);
+        normal_.factor();
     }
 
     void find(const Program<V>& program) {

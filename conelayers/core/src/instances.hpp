@@ -1,6 +1,9 @@
 // W instances from their parameters to their solutions and derivatives: the whole path, in the order in which it runs.
 #pragma once
 
+#include <memory>
+
+#include "active_set.hpp"
 #include "equilibration.hpp"
 #include "interior_point.hpp"
 #include "limits.hpp"
@@ -38,6 +41,7 @@ class Instances {
           system_(program_, kkt_, pool_),
           newton_(program_, residual_, kkt_, system_, pool_),
           rays_(program_, kkt_, pool_) {
+        if (structure_.suits_active_set) active_set_ = std::make_unique<ActiveSet>(structure_, single_pool_);
         int n = structure_.n, m = structure_.m;
         for (V** of_columns : {&x_, &first_, &dx_}) *of_columns = pool_.take(n);
         gradient_ = pool_.take(program_.size());
@@ -175,6 +179,7 @@ class Instances {
     const Model& model_;
     const Structure& structure_;
     Pool<V> pool_;
+    Pool<double> single_pool_;
     Program<V> program_;
     Equilibration<V> equilibration_;
     ReducedKKT<V> kkt_;
@@ -183,6 +188,7 @@ class Instances {
     LinearSystem<V> system_;
     Newton<V> newton_;
     Rays<V> rays_;
+    std::unique_ptr<ActiveSet> active_set_;  // where the structure suits it
     int64_t first_index_ = 0, instance_[W] = {};
     int count_ = 0;
     Selection selection_ = Selection::DEFAULT;
@@ -205,6 +211,7 @@ class Instances {
     }
 
     void solve_inequalities(Mask todo, Mask& infeasible, Limits& limits) {
+        if (active_set_) todo = mask_and(todo, mask_not(is_solved_by_active_set(todo, limits)));
         if (!any(todo)) return;
         interior_.start();
         double tolerance = FIRST_TOLERANCE;
@@ -229,6 +236,24 @@ class Instances {
             }
             tolerance *= NEXT_TOLERANCE;
         }
+    }
+
+    // One lane after the other; Newton's steps from there.
+    Mask is_solved_by_active_set(Mask todo, Limits& limits) {
+        V found = splat<V>(0.0);
+        for (int l = 0; l < W; l++) {
+            if (!lane_of(todo, l)) continue;
+            // The lanes behind the last instance repeat it.
+            bool repeated = l >= count_;
+            if (!(repeated ? lane_of(found, l - 1) > 0.0 : active_set_->solve(program_, l, limits))) continue;
+            set_lane(found, l, 1.0);
+            for (int j = 0; j < structure_.n; j++) set_lane(residual_.x[j], l, active_set_->x[j]);
+            for (int i = 0; i < structure_.m; i++) set_lane(residual_.v[i], l, active_set_->v[i]);
+        }
+        Mask started = found > 0.0;
+        newton_.begin(started);
+        newton_.plain(started, PLAIN_STEPS);
+        return mask_and(started, newton_.error <= ACCURACY);
     }
 
     void choose_element(Selection selection) {

@@ -300,6 +300,7 @@ NB_MODULE(CORE_MODULE, module) {
         )
         .def_prop_ro("work", [](const Core& core) { return core.model.structure.kkt.work(); })
         .def_prop_ro("entries", [](const Core& core) { return core.model.structure.kkt.entries(); })
+        .def_prop_ro("kept_rows", [](const Core& core) { return core.model.structure.kept_rows; })
         .def_prop_ro("order", [](const Core& core) { return core.model.structure.kkt.order; })
         .def_prop_ro("constant_columns", [](const Core& core) { return core.model.structure.kkt.constant_columns; });
     module.def("make", &make, nb::rv_policy::take_ownership);

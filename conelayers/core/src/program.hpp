@@ -2,11 +2,10 @@
 #pragma once
 
 #include "array.hpp"
+#include "dense.hpp"
 #include "structure.hpp"
 
 namespace conelayers {
-
-constexpr std::size_t PADDING = 16;  // numbers behind a matrix that a tile at its edge reads (reduced_kkt.hpp)
 
 template <class V>
 struct Program {

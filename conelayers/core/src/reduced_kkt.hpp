@@ -6,11 +6,13 @@
 //
 //     [ P + AᵢᵀM Aᵢ + δₚI ,  Eᵀ ;  E , −δₑI ],
 //
-// quasi-definite, of one pattern. Active rows (λ = 1) count as equalities that may give way by δ times their
+// quasi-definite, of one pattern; where that leaves L sparser, some rows of Aᵢ stay too, with −1/μ on the diagonal
+// (structure.hpp). Active rows (λ = 1) count as equalities that may give way by δ times their
 // multiplier; solutions are refined with J itself, which takes δ, δₚ and δₑ out again (linear_system.hpp).
 #pragma once
 
 #include "array.hpp"
+#include "dense.hpp"
 #include "program.hpp"
 #include "sparse_factor.hpp"
 
@@ -23,45 +25,6 @@ namespace conelayers {
 constexpr double DELTA = 1e-6;
 constexpr double STATIC_DELTA = 1e-7;
 
-// A HEIGHT × SPAN tile of Σ xᵣ zᵣᵀ, as many sums as there are registers for.
-template <class V>
-struct Tile {
-#if defined(__AVX512F__)
-    static constexpr int HEIGHT = 4, SPAN = 4;
-#else
-    static constexpr int HEIGHT = 4, SPAN = 2;
-#endif
-    // Of rows x (`width` apart) and of rows z from `left` on.
-    static void products(int rows, const V* x, int width, const V* const* z, int left, V* sums) {
-        V sum[HEIGHT][SPAN] = {};
-        for (int r = 0; r < rows; r++, x += width)
-            for (int i = 0; i < HEIGHT; i++)
-                for (int j = 0; j < SPAN; j++) sum[i][j] += x[i] * z[r][left + j];
-        for (int i = 0; i < HEIGHT; i++)
-            for (int j = 0; j < SPAN; j++) sums[i * SPAN + j] = sum[i][j];
-    }
-};
-
-#if CORE_VECTORS
-template <>
-struct Tile<double> {
-    static constexpr int WIDTH = sizeof(Neighbours) / sizeof(double), HEIGHT = 4, SPAN = 2 * WIDTH;
-
-    static void products(int rows, const double* x, int width, const double* const* z, int left, double* sums) {
-        Neighbours sum[HEIGHT][2] = {}, first, second;
-        for (int r = 0; r < rows; r++, x += width) {
-            std::memcpy(&first, z[r] + left, sizeof first);
-            std::memcpy(&second, z[r] + left + WIDTH, sizeof second);
-            for (int i = 0; i < HEIGHT; i++) {
-                sum[i][0] += x[i] * first;
-                sum[i][1] += x[i] * second;
-            }
-        }
-        std::memcpy(sums, sum, sizeof sum);
-    }
-};
-#endif
-
 template <class V>
 class ReducedKKT {
   public:
@@ -71,14 +34,12 @@ class ReducedKKT {
         : weights(pool.take(program.structure.m)),
           program_(program),
           structure_(program.structure),
-          factor_{
-              structure_.kkt, pool.take(structure_.kkt.entries()), pool.take(structure_.kkt.size),
-              pool.take(structure_.kkt.size)
-          },
-          base_lower_(pool.take(structure_.kkt.entries())),
-          base_diagonal_(pool.take(structure_.kkt.size)),
+          factor_(structure_.kkt, pool),
+          base_(structure_.kkt, pool),
           permuted_(pool.take(structure_.kkt.size)),
           scaled_(pool.take(scratch_size(structure_) + PADDING)) {}
+
+    static constexpr double TAKEN_OUT = 1e30;  // on the diagonal of a row that has no part in the matrix
 
     // What no weight changes: P, E, the regularization, and the columns of L that follow from them alone.
     // `curvature`: 0 leaves P out, for rays; `primal` and `dual`: δₚ and δₑ.
@@ -88,7 +49,6 @@ class ReducedKKT {
 
     // Another δₑ for each row of the zero cone, 1/size² and no P, for rays; a row of size zero is taken out.
     void prepare_with_dual_sizes(V primal, const V* size) {
-        constexpr double TAKEN_OUT = 1e30;
         V* dual = permuted_;
         for (int i = 0; i < structure_.zero; i++)
             dual[i] = select(size[i] > 0.0, 1.0 / (size[i] * size[i]), splat<V>(TAKEN_OUT));
@@ -97,45 +57,53 @@ class ReducedKKT {
 
     void factor() {
         const FactorPattern& p = structure_.kkt;
-        std::memcpy(factor_.lower, base_lower_, p.entries() * sizeof(V));
-        std::memcpy(factor_.diagonal, base_diagonal_, p.size * sizeof(V));
+        factor_.copy(base_, p.constant_nodes);
         add_rows();
-        factor_.factor(p.constant_columns, p.size, p.constant_columns);
+        for (std::size_t k = 0; k < structure_.kept_rows.size(); k++) {
+            V weight = weights[structure_.kept_rows[k]];
+            V size = select(weight > 1.0 / TAKEN_OUT, 1.0 / weight, splat<V>(TAKEN_OUT));
+            factor_.diagonal[p.place[structure_.n + structure_.zero + static_cast<int>(k)]] = -size;
+        }
+        factor_.factor(p.constant_nodes, p.nodes(), p.constant_nodes);
     }
 
     // [u (n); w (zero)] ← K⁻¹ [u; w].
     void solve(V* u, V* w) {
         const FactorPattern& p = structure_.kkt;
-        int n = structure_.n;
-        for (int k = 0; k < p.size; k++) permuted_[k] = p.order[k] < n ? u[p.order[k]] : w[p.order[k] - n];
+        int n = structure_.n, end = n + structure_.zero;
+        const int* place = p.place.data();
+        for (int j = 0; j < n; j++) permuted_[place[j]] = u[j];
+        for (int i = n; i < end; i++) permuted_[place[i]] = w[i - n];
+        for (int k = end; k < p.size; k++) permuted_[place[k]] = splat<V>(0.0);
         factor_.solve(permuted_);
-        for (int k = 0; k < p.size; k++) (p.order[k] < n ? u[p.order[k]] : w[p.order[k] - n]) = permuted_[k];
+        for (int j = 0; j < n; j++) u[j] = permuted_[place[j]];
+        for (int i = n; i < end; i++) w[i - n] = permuted_[place[i]];
     }
 
   private:
     const Program<V>& program_;
     const Structure& structure_;
-    SparseFactor<V> factor_;
-    V *base_lower_, *base_diagonal_, *permuted_, *scaled_;
+    SparseFactor<V> factor_, base_;
+    V *permuted_, *scaled_;
     std::vector<const V*> used_;
-
-    static void add(int position, V value, V* lower, V* diagonal) {
-        SparseFactor<V>::add(position, value, lower, diagonal);
-    }
 
     template <class Dual>
     void prepare_with(V curvature, V primal, Dual dual) {
         const Structure& s = structure_;
         const FactorPattern& p = s.kkt;
-        for (int t = 0; t < p.entries(); t++) base_lower_[t] = splat<V>(0.0);
-        for (int k = 0; k < p.size; k++) base_diagonal_[k] = p.negative[k] ? -dual(p.order[k] - s.n) : primal;
+        base_.clear();
+        for (int j = 0; j < s.n; j++) base_.diagonal[p.place[j]] = primal;
+        for (int i = 0; i < s.zero; i++) base_.diagonal[p.place[s.n + i]] = -dual(i);
+        for (int k = s.n + s.zero; k < p.size; k++) base_.diagonal[p.place[k]] = splat<V>(0.0);
         for (std::size_t t = 0; t < s.P_positions.size(); t++)
-            add(s.P_positions[t], curvature * program_.P[s.P_entries[t]], base_lower_, base_diagonal_);
-        for (std::size_t t = 0; t < s.E_positions.size(); t++)
-            add(s.E_positions[t], program_.A[t], base_lower_, base_diagonal_);
-        SparseFactor<V> base{p, base_lower_, base_diagonal_, factor_.column};
-        base.factor(0, p.constant_columns, 0);
-        for (int j = p.constant_columns; j < p.size; j++) base.update(j, 0, p.constant_columns);
+            base_.add(s.P_positions[t], curvature * program_.P[s.P_entries[t]]);
+        for (std::size_t t = 0; t < s.E_positions.size(); t++) base_.add(s.E_positions[t], program_.A[t]);
+        const int* position = s.kept_positions.data();
+        for (int i : s.kept_rows)
+            for (int t = s.A.start[i]; t < s.A.start[i + 1]; t++) base_.add(*position++, program_.A[t]);
+        base_.factor(0, p.constant_nodes, 0);
+        for (int node = p.constant_nodes; node < p.nodes(); node++) base_.update(node, 0, p.constant_nodes);
+        factor_.copy(base_, 0);
     }
 
     static std::size_t scratch_size(const Structure& s) {
@@ -167,17 +135,17 @@ class ReducedKKT {
             }
             if (used_.empty()) continue;
             if (used_.size() == 1)
-                add_one(block, width, lower, diagonal);
+                add_one(block, width);
             else
                 add_block(block, width, lower, diagonal);
         }
     }
 
-    void add_one(const RowBlock& block, int width, V* lower, V* diagonal) {
+    void add_one(const RowBlock& block, int width) {
         const V* a = used_[0];
         const int* position = block.positions.data();
         for (int i = 0; i < width; i++)
-            for (int j = i; j < width; j++) add(*position++, scaled_[i] * a[j], lower, diagonal);
+            for (int j = i; j < width; j++) factor_.add(*position++, scaled_[i] * a[j]);
     }
 
     // The products of a block's rows, in tiles of sums that stay in registers; each sum runs over the rows in their
@@ -188,8 +156,8 @@ class ReducedKKT {
         V sums[HEIGHT * SPAN];
         for (int top = 0; top < width; top += HEIGHT)
             for (int left = top; left < width; left += SPAN) {
-                Tile<V>::products(rows, scaled_ + top, width, used_.data(), left, sums);
                 int height = std::min(HEIGHT, width - top), span = std::min(SPAN, width - left);
+                Tile<V>::products(rows, scaled_ + top, width, used_.data(), left, sums, span);
                 for (int i = 0; i < height; i++) {
                     int row = top + i, first = std::max(left, row);
                     const int* positions = block.positions.data() + row * width - row * (row - 1) / 2 - row;

@@ -93,15 +93,19 @@ struct Structure {
     Lines P, A;  // columns of P (symmetric), rows of A
     std::vector<RowBlock> blocks;
     Indices single_rows, single_columns;
+    Indices kept_rows;  // of the nonnegative cone, that stay vertices of the reduced matrix
 
     // Components: parts of the program that have nothing to do with each other.
     int components = 1;
     Indices component_of_column, component_of_row;
     std::vector<char> curved_component;  // whether P has an entry there
 
-    FactorPattern kkt;               // of [P + A_I'M A_I, E'; E, −δ], vertices: variables, then rows of the zero cone
+    FactorPattern kkt;               // of the reduced matrix; vertices: variables, the zero cone's rows, rows kept
     Indices P_positions, P_entries;  // of the upper triangle of P in the factor
     Indices E_positions;             // of the entries of the zero cone's rows
+    Indices kept_positions;          // of those of the rows kept
+
+    bool suits_active_set = false;  // whether a dense active set method takes less than an interior point
 
     FactorPattern fit;     // of the normal equations of the equilibration, vertices: variables, then rows
     Indices fit_A, fit_P;  // positions of each entry of A, and of P (off the diagonal twice)
@@ -115,7 +119,10 @@ struct Structure {
     void read(const Indices& P_start, const Indices& P_row, const Indices& A_start, const Indices& A_row);
     void find_components();
     void group_rows();
+    void choose_kept_rows();
+    FactorPattern pattern_of_kkt() const;
     void order_kkt();
+    void choose_method();
     void order_fit();
 };
 
@@ -127,7 +134,9 @@ inline Structure::Structure(
     read(P_start, P_row, A_start, A_row);
     find_components();
     group_rows();
+    choose_kept_rows();
     order_kkt();
+    choose_method();
     order_fit();
 }
 
@@ -174,9 +183,16 @@ inline void Structure::find_components() {
         if (P.length(j)) curved_component[component_of_column[j]] = 1;
 }
 
+// Rows of the nonnegative cone that are not kept, by their variables.
 inline void Structure::group_rows() {
     std::map<Indices, Indices> by_columns;
+    std::vector<char> kept(m, 0);
+    for (int i : kept_rows) kept[i] = 1;
+    single_rows.clear();
+    single_columns.clear();
+    blocks.clear();
     for (int i = zero; i < m; i++) {
+        if (kept[i]) continue;
         Indices columns(A.index.begin() + A.start[i], A.index.begin() + A.start[i + 1]);
         if (columns.size() == 1) {
             single_rows.push_back(i);
@@ -188,19 +204,57 @@ inline void Structure::group_rows() {
     for (auto& [columns, rows] : by_columns) blocks.push_back({rows, columns, {}, true});
 }
 
-inline void Structure::order_kkt() {
-    int size = n + zero;
+// A row of weight μ is a clique μ a aᵀ of its variables, or a vertex [·, a; aᵀ, −1/μ], which is the same matrix before
+// the row is eliminated. Where an ordering would rather have one of its variables gone first, as those in few sparse
+// rows with nothing else to tie them to the others, the row is kept, if that saves enough of the factorization.
+inline void Structure::choose_kept_rows() {
+    constexpr double WORTH_A_TRIAL = 3e4;     // multiplications of a factorization
+    constexpr double WORTH_KEEPING = 0.8;     // of the multiplications without it
+    constexpr double DENSE_CURVATURE = 0.25;  // of P: variables are tied to each other anyhow
+    if (blocks.empty() || static_cast<double>(P.index.size()) > DENSE_CURVATURE * n * n) return;
+    double without = pattern_of_kkt().work();
+    if (without < WORTH_A_TRIAL) return;
+    Indices candidates;
+    for (auto& block : blocks) candidates.insert(candidates.end(), block.rows.begin(), block.rows.end());
+    std::sort(candidates.begin(), candidates.end());
+    kept_rows = candidates;
+    group_rows();
+    FactorPattern trial = pattern_of_kkt();
+    kept_rows.clear();
+    for (std::size_t k = 0; k < candidates.size(); k++) {
+        int i = candidates[k], at = trial.place[n + zero + static_cast<int>(k)];
+        bool first = true;
+        for (int t = A.start[i]; t < A.start[i + 1]; t++) first = first && at < trial.place[A.index[t]];
+        if (!first) kept_rows.push_back(i);
+    }
+    group_rows();
+    if (!kept_rows.empty() && pattern_of_kkt().work() > WORTH_KEEPING * without) {
+        kept_rows.clear();
+        group_rows();
+    }
+}
+
+inline FactorPattern Structure::pattern_of_kkt() const {
+    int kept = static_cast<int>(kept_rows.size()), size = n + zero + kept;
     std::vector<Indices> graph(size);
-    std::vector<char> negative(size, 0), varying(size, 0);
+    std::vector<char> negative(size, 0), later(size, 0), varying(size, 0);
     for (int j = 0; j < n; j++)
         for (int t = P.start[j]; t < P.start[j + 1]; t++)
             if (P.index[t] != j) graph[j].push_back(P.index[t]);
-    for (int i = 0; i < zero; i++) {
-        negative[n + i] = 1;
-        for (int t = A.start[i]; t < A.start[i + 1]; t++) {
-            graph[A.index[t]].push_back(n + i);
-            graph[n + i].push_back(A.index[t]);
+    auto add_vertex = [&](int vertex, int row) {
+        negative[vertex] = 1;
+        for (int t = A.start[row]; t < A.start[row + 1]; t++) {
+            graph[A.index[t]].push_back(vertex);
+            graph[vertex].push_back(A.index[t]);
         }
+    };
+    for (int i = 0; i < zero; i++) {
+        add_vertex(n + i, i);
+        later[n + i] = 1;
+    }
+    for (int k = 0; k < kept; k++) {
+        add_vertex(n + zero + k, kept_rows[k]);
+        varying[n + zero + k] = 1;
     }
     for (int j : single_columns) varying[j] = 1;
     for (auto& block : blocks)
@@ -213,7 +267,11 @@ inline void Structure::order_kkt() {
         std::sort(neighbours.begin(), neighbours.end());
         neighbours.erase(std::unique(neighbours.begin(), neighbours.end()), neighbours.end());
     }
-    kkt = FactorPattern::of(graph, negative, varying);
+    return FactorPattern::of(graph, negative, later, varying);
+}
+
+inline void Structure::order_kkt() {
+    kkt = pattern_of_kkt();
     for (int j = 0; j < n; j++)
         for (int t = P.start[j]; t < P.start[j + 1]; t++)
             if (P.index[t] <= j) {
@@ -222,6 +280,9 @@ inline void Structure::order_kkt() {
             }
     for (int i = 0; i < zero; i++)
         for (int t = A.start[i]; t < A.start[i + 1]; t++) E_positions.push_back(kkt.position(n + i, A.index[t]));
+    for (std::size_t k = 0; k < kept_rows.size(); k++)
+        for (int t = A.start[kept_rows[k]]; t < A.start[kept_rows[k] + 1]; t++)
+            kept_positions.push_back(kkt.position(n + zero + static_cast<int>(k), A.index[t]));
     for (auto& block : blocks)
         for (std::size_t a = 0; a < block.columns.size(); a++)
             for (std::size_t b = a; b < block.columns.size(); b++) {
@@ -229,6 +290,22 @@ inline void Structure::order_kkt() {
                 if (b > a + 1 && position != block.positions.back() + 1) block.in_order = false;
                 block.positions.push_back(position);
             }
+}
+
+// P may be definite, is so dense that R, R⁻ᵀAᵀ and AP⁻¹Aᵀ cost less than an interior point's factorizations, and has so
+// few rows that a vertex of them is not likely: near one the active set takes too long to settle.
+inline void Structure::choose_method() {
+    constexpr double INTERIOR_STEPS = 8.0;
+    constexpr double MOST_ROWS = 1.6;  // per variable
+    for (int j = 0; j < n; j++)
+        if (!std::binary_search(P.index.begin() + P.start[j], P.index.begin() + P.start[j + 1], j)) return;
+    double columns = n, rows = m, interior = kkt.work();
+    for (auto& block : blocks) {
+        double width = static_cast<double>(block.columns.size());
+        interior += 0.5 * width * width * static_cast<double>(block.rows.size());
+    }
+    double dense = columns * columns * columns / 6 + 0.5 * columns * rows * (columns + rows);
+    suits_active_set = m > zero && rows <= MOST_ROWS * columns && dense < INTERIOR_STEPS * interior;
 }
 
 inline void Structure::order_fit() {
@@ -243,7 +320,7 @@ inline void Structure::order_fit() {
             graph[A.index[t]].push_back(n + i);
             graph[n + i].push_back(A.index[t]);
         }
-    fit = FactorPattern::of(graph, no, no);
+    fit = FactorPattern::of(graph, no, no, no);
     for (int i = 0; i < m; i++)
         for (int t = A.start[i]; t < A.start[i + 1]; t++) fit_A.push_back(fit.position(n + i, A.index[t]));
     for (int j = 0; j < n; j++)
