@@ -87,7 +87,7 @@ class Core:
         data, outputs = _arrays(model.data_terms), _arrays(model.output_terms)
         self._sizes = tuple(p.size for p in model.parameters)
         self._shapes = tuple(p.shape for p in model.parameters)
-        self._native = load(level).make(model.n, model.m, model.zero, *P, *A, data, outputs, self._sizes)
+        self._native = load(level).make(model.n, model.m, model.zero, *P, *A, model.inert, data, outputs, self._sizes)
         self._outputs = model.output_terms.constant.size
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -70,6 +70,7 @@ class Model:
 
     data_terms: the values of P (by columns), q, A (by rows) and b, one after the other. output_terms: source 0 is x,
     1 is y. Both number the entries of arrays row by row, as frameworks keep them.
+    inert: auxiliary columns on which nothing depends where no row of theirs is active (program/inert.py).
     """
 
     n: int
@@ -81,6 +82,7 @@ class Model:
     outputs: tuple[tuple[int, ...], ...]
     data_terms: Terms
     output_terms: Terms
+    inert: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -91,6 +93,7 @@ class Model:
         parameters: Sequence[Parameter],
         maps: Sequence[Affine],
         outputs: Sequence[Output],
+        inert: Sequence[int] = (),
     ) -> Model:
         """size: n, m, zero. P, A: (indptr, indices). maps: those to the values of P, q, A and b."""
         n, m, zero = size
@@ -118,7 +121,8 @@ class Model:
         matrix = sp.csr_array(sp.vstack(parts)) if parts else sp.csr_array((0, n + m))
         taken = Terms.of(np.zeros(matrix.shape[0]), matrix, of_point, at)
         shapes = tuple(tuple(output.shape) for output in outputs)
-        return cls(n, m, zero, _integers(P), _integers(A), tuple(parameters), shapes, data, taken)
+        patterns = _integers(P), _integers(A)
+        return cls(n, m, zero, *patterns, tuple(parameters), shapes, data, taken, tuple(inert))
 
 
 def _integers(pattern: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,7 @@ def model_of(compiled: ParametricProgram) -> Model:
         [Parameter(spec.shape, spec.offset) for spec in compiled.parameters],
         [Affine(h.constant, h.rows, h.linear) for h in (compiled.P, compiled.q, compiled.A, compiled.b)],
         [Output(o.shape, o.primal, o.matrix) for o in compiled.outputs],
+        [] if structure.inert is None else np.flatnonzero(structure.inert.columns).tolist(),
     )
 
 

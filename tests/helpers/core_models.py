@@ -10,23 +10,8 @@ import scipy.sparse as sp
 
 from conelayers import Layer
 from conelayers.core import Affine, Core, Model, Output, Parameter
-from conelayers.problem.parametric import ParametricProgram
+from conelayers.layer.compiled_core import model_of
 from conelayers.program.cone_program import ConeProgram
-
-
-def model_of(compiled: ParametricProgram) -> Model:
-    """The core's model of a layer's program."""
-    structure = compiled.structure
-    P, A = ((pattern.indptr, pattern.indices) for pattern in (structure.P, structure.A))
-    maps = [Affine(h.constant, h.rows, h.linear) for h in (compiled.P, compiled.q, compiled.A, compiled.b)]
-    return Model.of(
-        (structure.n, structure.m, structure.cones.zero),
-        P,
-        A,
-        [Parameter(spec.shape, spec.offset) for spec in compiled.parameters],
-        maps,
-        [Output(o.shape, o.primal, o.matrix) for o in compiled.outputs],
-    )
 
 
 def core_of(layer: Layer, level: str | None = None) -> Core:

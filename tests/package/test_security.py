@@ -68,7 +68,10 @@ METHODS = frozenset(["write_text", "write_bytes", "unlink", "rmdir", "mkdir", "r
 
 # (file, what is used): why it may.
 ALLOWED = {
-    ("conelayers/core/build.py", "subprocess"): "calls cmake where a developer builds the core again; it is not in the wheel",
+    (
+        "conelayers/core/build.py",
+        "subprocess",
+    ): "calls cmake where a developer builds the core again; it is not in the wheel",
     ("conelayers/core/extension.py", "importlib.import_module"): "the core's own modules, from a fixed list",
     ("benchmarks/run.py", ".write_text"): "the file that --json names",
     ("benchmarks/public/__main__.py", ".write_text"): "the file that --json names",

@@ -102,11 +102,19 @@ class LinearSystem {
         for (int i = 0; i < structure_.m; i++) r2[i] *= factor();
     }
 
-    // Whether J is regular at the factored D: whether a system with any right-hand side has a solution.
+    // Whether J is regular at the factored D: whether a system with any right-hand side has a solution. Inert columns
+    // without an active row are left out: J's columns and rows there are zero, and nobody asks for what they leave open.
     Mask is_regular() {
         for (int j = 0; j < structure_.n; j++) u_[j] = splat<V>(1.0);
         for (int i = 0; i < structure_.m; i++) w_[i] = splat<V>(1.0);
         scatter(u_, w_);
+        for (std::size_t k = 0; k < structure_.inert_columns.size(); k++) {
+            V active = splat<V>(0.0);
+            for (int t = structure_.inert_start[k]; t < structure_.inert_start[k + 1]; t++)
+                active += element[structure_.inert_rows[t]];
+            V& u = u_[structure_.inert_columns[k]];
+            u = select(active == 0.0, splat<V>(0.0), u);
+        }
         return solve(u_, w_, false, PROBE_REFINEMENTS, REGULAR) <= REGULAR;
     }
 

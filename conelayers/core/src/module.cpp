@@ -57,11 +57,11 @@ Indices indices(Address address, int count) {
 }
 
 Core* make(
-    int n, int m, int zero, Address P_start, Address P_row, Address A_start, Address A_row, nb::tuple data,
-    nb::tuple outputs, std::vector<int64_t> sizes
+    int n, int m, int zero, Address P_start, Address P_row, Address A_start, Address A_row, Indices inert,
+    nb::tuple data, nb::tuple outputs, std::vector<int64_t> sizes
 ) {
     Indices P_starts = indices(P_start, n + 1), A_starts = indices(A_start, n + 1);
-    Structure structure(n, m, zero, P_starts, indices(P_row, P_starts[n]), A_starts, indices(A_row, A_starts[n]));
+    Structure structure(n, m, zero, P_starts, indices(P_row, P_starts[n]), A_starts, indices(A_row, A_starts[n]), inert);
     return new Core(Model{std::move(structure), map_from(data), map_from(outputs)}, std::move(sizes));
 }
 

@@ -95,6 +95,9 @@ struct Structure {
     Indices single_rows, single_columns;
     Indices kept_rows;  // of the nonnegative cone, that stay vertices of the reduced matrix
 
+    // Auxiliary columns on which nothing depends where no row of theirs is active, and the rows that they are in.
+    Indices inert_columns, inert_start, inert_rows;
+
     // Components: parts of the program that have nothing to do with each other.
     int components = 1;
     Indices component_of_column, component_of_row;
@@ -112,7 +115,7 @@ struct Structure {
 
     Structure(
         int n, int m, int zero, const Indices& P_start, const Indices& P_row, const Indices& A_start,
-        const Indices& A_row
+        const Indices& A_row, const Indices& inert = {}
     );
 
   private:
@@ -128,10 +131,15 @@ struct Structure {
 
 inline Structure::Structure(
     int n_, int m_, int zero_, const Indices& P_start, const Indices& P_row, const Indices& A_start,
-    const Indices& A_row
+    const Indices& A_row, const Indices& inert
 )
-    : n(n_), m(m_), zero(zero_) {
+    : n(n_), m(m_), zero(zero_), inert_columns(inert) {
     read(P_start, P_row, A_start, A_row);
+    for (int j : inert) {
+        inert_start.push_back(static_cast<int>(inert_rows.size()));
+        inert_rows.insert(inert_rows.end(), A_row.begin() + A_start[j], A_row.begin() + A_start[j + 1]);
+    }
+    inert_start.push_back(static_cast<int>(inert_rows.size()));
     find_components();
     group_rows();
     choose_kept_rows();
