@@ -205,6 +205,10 @@ class Instances {
 
     void solve_inequalities(Mask todo, Mask& infeasible, Limits& limits) {
         if (active_set_) todo = mask_and(todo, mask_not(is_solved_by_active_set(todo, limits)));
+        if (!active_set_ && structure_.settling_steps > 0) {
+            newton_.settle(todo, structure_.settling_steps, limits);
+            todo = mask_and(todo, mask_not(newton_.error <= ACCURACY));
+        }
         if (!any(todo)) return;
         interior_.start();
         double tolerance = FIRST_TOLERANCE;
