@@ -93,7 +93,11 @@ def bounded_lq(bound: float) -> Made:
     A_value = np.eye(states) + 0.2 * random.randn(states, states)
     B_value, b_value, starts = random.randn(states, inputs), random.randn(states), random.randn(batch, states)
     # A variable for each step: quad_form of anything else is a definition to cvxpy.
-    stages, last, start = [cp.Variable(states + inputs) for _ in range(steps)], cp.Variable(states), cp.Parameter(states)
+    stages, last, start = (
+        [cp.Variable(states + inputs) for _ in range(steps)],
+        cp.Variable(states),
+        cp.Parameter(states),
+    )
     x, u = [*(z[:states] for z in stages), last], [z[states:] for z in stages]
     A, B, b = cp.Parameter((states, states)), cp.Parameter((states, inputs)), cp.Parameter(states)
     H = cp.Parameter((states + inputs, states + inputs), PSD=True)

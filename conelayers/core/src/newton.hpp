@@ -17,6 +17,7 @@ namespace conelayers {
 
 constexpr int PLAIN_STEPS = 8;
 constexpr int PROXIMAL_STEPS = 20;
+constexpr int MOST_SETTLING_STEPS = 20;
 constexpr double SETTLING_PATIENCE = 2.0;  // steps without fewer changes than ever before
 constexpr int LAST_REFINEMENTS = 3;
 constexpr double DIVERGED = 1e6;
@@ -68,16 +69,19 @@ class Newton {
         }
     }
 
-    // From no active row at all: each step's set is where v of the last one is positive, until it stays. For a strictly
-    // convex program the rows that change sides are about half as many from one step to the next; an instance where
-    // that ends early is given up. Those that arrived have their points improved by `plain`.
-    template <class Limits>
-    void settle(Mask todo, int steps, Limits& limits) {
-        V none = splat<V>(0.0);
-        for (int j = 0; j < structure_.n; j++) residual_.x[j] = none;
+    // No active row at all, in the residual's x and v.
+    void start_inactive() {
+        for (int j = 0; j < structure_.n; j++) residual_.x[j] = splat<V>(0.0);
         for (int i = 0; i < structure_.m; i++) residual_.v[i] = splat<V>(i < structure_.zero ? 0.0 : -1.0);
         residual_.evaluate();
-        V least = splat<V>(structure_.m + 1.0), patience = splat<V>(SETTLING_PATIENCE);
+    }
+
+    // From the residual's point: each step's active set is where v of the last one is positive, until it stays. For a
+    // strictly convex program the rows that change sides are about half as many from one step to the next; an instance
+    // where that ends early is given up. Those that arrived have their points improved by `plain`.
+    template <class Limits>
+    void settle(Mask todo, int steps, Limits& limits) {
+        V none = splat<V>(0.0), least = splat<V>(structure_.m + 1.0), patience = splat<V>(SETTLING_PATIENCE);
         Mask going = todo, arrived = mask_and(todo, mask_not(todo));
         for (int k = 0; k < steps && any(going) && !limits.reached(); k++) {
             factor();

@@ -107,7 +107,11 @@ struct Structure {
 
     bool suits_active_set = false;  // whether a dense active set method takes less than an interior point
 
-    int settling_steps = 0;  // by which an active set may be guessed before the interior point is asked
+    enum class Settling {
+        NEVER,
+        IF_NOTHING_IS_ACTIVE,
+        ALWAYS
+    } settling = Settling::NEVER;  // on an active set, before the interior point is asked
 
     FactorPattern fit;     // of the normal equations of the equilibration, vertices: variables, then rows
     Indices fit_A, fit_P;  // positions of each entry of A, and of P (off the diagonal twice)
@@ -300,7 +304,6 @@ inline void Structure::order_kkt() {
 // inequalities has a solution: each variable is tied down by P or by an equality. Variables that are bounded from both
 // sides jump from one to the other; where there are many, only a program without active rows is found so.
 inline void Structure::choose_method() {
-    constexpr int MOST_SETTLING_STEPS = 20;
     constexpr double MOST_OF_BOTH_BOUNDS = 0.1;  // of the variables
     std::vector<char> tied(n, 0), bounded(n, 0);
     bool curved = true, settles = m > zero;
@@ -310,13 +313,12 @@ inline void Structure::choose_method() {
         both += bounded[j];
         bounded[j] = 1;
     }
-    settling_steps = both < MOST_OF_BOTH_BOUNDS * n ? MOST_SETTLING_STEPS : 1;
     for (int j = 0; j < n; j++) {
         bool diagonal = std::binary_search(P.index.begin() + P.start[j], P.index.begin() + P.start[j + 1], j);
         curved = curved && diagonal;
         settles = settles && curved_component[component_of_column[j]] && (diagonal || tied[j]);
     }
-    if (!settles) settling_steps = 0;
+    if (settles) settling = both < MOST_OF_BOTH_BOUNDS * n ? Settling::ALWAYS : Settling::IF_NOTHING_IS_ACTIVE;
     constexpr double INTERIOR_STEPS = 8.0;
     constexpr double MOST_ROWS = 1.6;  // per variable
     double columns = n, rows = m, interior = kkt.work();
