@@ -68,7 +68,8 @@ class Instances {
         if (warm != nullptr) {
             read_point(*warm);
             newton_.begin(todo);
-            newton_.plain(todo, PLAIN_STEPS);
+            todo = mask_and(todo, mask_not(newton_.error <= POLISHED));
+            newton_.settle(todo, MOST_SETTLING_STEPS, limits);
             todo = mask_and(todo, mask_not(newton_.error <= POLISHED));
         }
         if (structure_.m == structure_.zero)
@@ -212,6 +213,12 @@ class Instances {
 
     void solve_inequalities(Mask todo, Mask& infeasible, Limits& limits) {
         if (active_set_) todo = mask_and(todo, mask_not(is_solved_by_active_set(todo, limits)));
+        if (!active_set_ && structure_.settling != Structure::Settling::NEVER) {
+            bool always = structure_.settling == Structure::Settling::ALWAYS;
+            newton_.start_inactive();
+            newton_.settle(todo, always ? MOST_SETTLING_STEPS : 1, limits);
+            todo = mask_and(todo, mask_not(newton_.error <= ACCURACY));
+        }
         if (!any(todo)) return;
         interior_.start();
         double tolerance = FIRST_TOLERANCE;

@@ -17,6 +17,8 @@ namespace conelayers {
 
 constexpr int PLAIN_STEPS = 8;
 constexpr int PROXIMAL_STEPS = 20;
+constexpr int MOST_SETTLING_STEPS = 20;
+constexpr double SETTLING_PATIENCE = 2.0;  // steps without fewer changes than ever before
 constexpr int LAST_REFINEMENTS = 3;
 constexpr double DIVERGED = 1e6;
 constexpr double LARGEST_PROXIMAL = 1e-2, PROXIMAL_SHARE = 0.1;
@@ -45,9 +47,7 @@ class Newton {
     // The points in the residual's x and v are those of the instances `which` to start from; the others keep theirs.
     void begin(Mask which) {
         residual_.evaluate();
-        Errors<V> found;
-        V now = residual_.error(found);
-        keep(which, now, found);
+        begin_with(which);
     }
 
     void plain(Mask todo, int steps) {
@@ -67,6 +67,37 @@ class Newton {
             going = mask_and(going, mask_and(mask_not(stalled), mask_and(now > POLISHED, now < DIVERGED)));
             before = now;
         }
+    }
+
+    // No active row at all, in the residual's x and v.
+    void start_inactive() {
+        for (int j = 0; j < structure_.n; j++) residual_.x[j] = splat<V>(0.0);
+        for (int i = 0; i < structure_.m; i++) residual_.v[i] = splat<V>(i < structure_.zero ? 0.0 : -1.0);
+        residual_.evaluate();
+    }
+
+    // From the residual's point: each step's active set is where v of the last one is positive, until it stays. For a
+    // strictly convex program the rows that change sides are about half as many from one step to the next; an instance
+    // where that ends early is given up. Those that arrived have their points improved by `plain`.
+    template <class Limits>
+    void settle(Mask todo, int steps, Limits& limits) {
+        V none = splat<V>(0.0), least = splat<V>(structure_.m + 1.0), patience = splat<V>(SETTLING_PATIENCE);
+        Mask going = todo, arrived = mask_and(todo, mask_not(todo));
+        for (int k = 0; k < steps && any(going) && !limits.reached(); k++) {
+            factor();
+            find_direction(splat<V>(1.0));
+            move(going, splat<V>(1.0));
+            V changed = none;
+            for (int i = structure_.zero; i < structure_.m; i++)
+                changed += select(residual_.active[i] != factored_[i], splat<V>(1.0), none);
+            arrived = mask_or(arrived, mask_and(going, changed == 0.0));
+            patience = select(changed < least, splat<V>(SETTLING_PATIENCE), patience - 1.0);
+            least = minimum(least, changed);
+            going = mask_and(going, mask_and(changed > 0.0, patience > 0.0));
+        }
+        if (!any(arrived)) return;
+        begin_with(arrived);
+        plain(arrived, PLAIN_STEPS);
     }
 
     // For rows that are exact only up to the rounding of larger ones: steps with the exact J.
@@ -144,6 +175,12 @@ class Newton {
     LinearSystem<V>& system_;
     V *dx_, *dv_, *t_, *factored_, *from_x_, *from_v_;
     bool is_factored_ = false;
+
+    void begin_with(Mask which) {
+        Errors<V> found;
+        V now = residual_.error(found);
+        keep(which, now, found);
+    }
 
     void save(Mask which) {
         for (int j = 0; j < structure_.n; j++) x[j] = select(which, residual_.x[j], x[j]);

@@ -253,8 +253,9 @@ class SparseFactor {
             if (length == 1) {
                 V* target = diagonal + start + local_[below_it[0]];
                 for (int k = 0; k < columns; k++) *target -= columns_[k][0] * (columns_[k][0] * pivots_[k]);
-            } else if (columns == 1) {
-                subtract_column(below_it, length, count, start);
+            } else if (columns < WORTH_TILES) {
+                for (int k = 0; k < columns; k++)
+                    subtract_column(columns_[k], pivots_[k], below_it, length, count, start);
             } else {
                 subtract_columns(columns, below_it, length, count, start);
             }
@@ -283,6 +284,7 @@ class SparseFactor {
 
   private:
     static constexpr int HEIGHT = Tile<V>::HEIGHT, SPAN = Tile<V>::SPAN;
+    static constexpr int WORTH_TILES = 4;  // columns
     const FactorPattern& pattern_;
     V *scaled_, *gathered_, *pivots_;
     std::vector<const V*> columns_;
@@ -292,9 +294,7 @@ class SparseFactor {
     V* local_column(int start, int c) { return lower + pattern_.column_start[start + c] - c - 1; }
 
     // l d lᵀ of one column l with these rows, the first `count` of which are columns of the node.
-    void subtract_column(const int* rows, int length, int count, int start) {
-        const V* l = columns_[0];
-        V pivot = pivots_[0];
+    void subtract_column(const V* l, V pivot, const int* rows, int length, int count, int start) {
         bool follow = local_[rows[length - 1]] - local_[rows[0]] == length - 1;
         for (int i = 0; i < count; i++) {
             int c = local_[rows[i]];

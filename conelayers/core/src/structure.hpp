@@ -110,6 +110,12 @@ struct Structure {
 
     bool suits_active_set = false;  // whether a dense active set method takes less than an interior point
 
+    enum class Settling {
+        NEVER,
+        IF_NOTHING_IS_ACTIVE,
+        ALWAYS
+    } settling = Settling::NEVER;  // on an active set, before the interior point is asked
+
     FactorPattern fit;     // of the normal equations of the equilibration, vertices: variables, then rows
     Indices fit_A, fit_P;  // positions of each entry of A, and of P (off the diagonal twice)
 
@@ -300,20 +306,36 @@ inline void Structure::order_kkt() {
             }
 }
 
-// P may be definite, is so dense that R, R⁻ᵀAᵀ and AP⁻¹Aᵀ cost less than an interior point's factorizations, and has so
-// few rows that a vertex of them is not likely: near one the active set takes too long to settle.
+// The dense active set method: P may be definite, is so dense that R, R⁻ᵀAᵀ and AP⁻¹Aᵀ cost less than an interior
+// point's factorizations, and has so few rows that a vertex of them is not likely: near one the active set takes too long
+// to settle. Elsewhere Newton's method may settle on an active set by itself (newton.hpp), if the program without
+// inequalities has a solution: each variable is tied down by P or by an equality. Variables that are bounded from both
+// sides jump from one to the other; where there are many, only a program without active rows is found so.
 inline void Structure::choose_method() {
+    constexpr double MOST_OF_BOTH_BOUNDS = 0.1;  // of the variables
+    std::vector<char> tied(n, 0), bounded(n, 0);
+    bool curved = true, settles = m > zero;
+    for (int t = 0; t < A.start[zero]; t++) tied[A.index[t]] = 1;
+    int both = 0;
+    for (int j : single_columns) {
+        both += bounded[j];
+        bounded[j] = 1;
+    }
+    for (int j = 0; j < n; j++) {
+        bool diagonal = std::binary_search(P.index.begin() + P.start[j], P.index.begin() + P.start[j + 1], j);
+        curved = curved && diagonal;
+        settles = settles && curved_component[component_of_column[j]] && (diagonal || tied[j]);
+    }
+    if (settles) settling = both < MOST_OF_BOTH_BOUNDS * n ? Settling::ALWAYS : Settling::IF_NOTHING_IS_ACTIVE;
     constexpr double INTERIOR_STEPS = 8.0;
     constexpr double MOST_ROWS = 1.6;  // per variable
-    for (int j = 0; j < n; j++)
-        if (!std::binary_search(P.index.begin() + P.start[j], P.index.begin() + P.start[j + 1], j)) return;
     double columns = n, rows = m, interior = kkt.work();
     for (auto& block : blocks) {
         double width = static_cast<double>(block.columns.size());
         interior += 0.5 * width * width * static_cast<double>(block.rows.size());
     }
     double dense = columns * columns * columns / 6 + 0.5 * columns * rows * (columns + rows);
-    suits_active_set = m > zero && rows <= MOST_ROWS * columns && dense < INTERIOR_STEPS * interior;
+    suits_active_set = curved && m > zero && rows <= MOST_ROWS * columns && dense < INTERIOR_STEPS * interior;
 }
 
 inline void Structure::order_fit() {
