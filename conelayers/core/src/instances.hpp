@@ -217,7 +217,7 @@ class Instances {
             bool always = structure_.settling == Structure::Settling::ALWAYS;
             newton_.start_inactive();
             newton_.settle(todo, always ? MOST_SETTLING_STEPS : 1, limits);
-            todo = mask_and(todo, mask_not(newton_.error <= ACCURACY));
+            todo = mask_and(todo, mask_not(newton_.error <= SETTLED));
         }
         if (!any(todo)) return;
         interior_.start();
@@ -229,7 +229,7 @@ class Instances {
             for (int i = 0; i < structure_.m; i++) residual_.v[i] = interior_.y[i] - interior_.s[i];
             newton_.begin(todo);
             newton_.plain(todo, PLAIN_STEPS);
-            todo = mask_and(todo, mask_not(newton_.error <= ACCURACY));
+            todo = mask_and(todo, mask_not(newton_.error <= SETTLED));
             if (!any(todo)) return;
             Mask shown = rays_.lead_to_primal_ray(interior_.y, todo);
             infeasible = mask_or(infeasible, shown);
@@ -239,7 +239,7 @@ class Instances {
             if (round >= PROXIMAL_FROM && any(todo)) {
                 newton_.proximal(todo, PROXIMAL_STEPS, limits);
                 newton_.plain(todo, 3);
-                todo = mask_and(todo, mask_not(newton_.error <= ACCURACY));
+                todo = mask_and(todo, mask_not(newton_.error <= SETTLED));
             }
             tolerance *= NEXT_TOLERANCE;
         }
@@ -260,7 +260,7 @@ class Instances {
         Mask started = found > 0.0;
         newton_.begin(started);
         newton_.plain(started, PLAIN_STEPS);
-        return mask_and(started, newton_.error <= ACCURACY);
+        return mask_and(started, newton_.error <= SETTLED);
     }
 
     void choose_element(Selection selection) {
@@ -310,7 +310,7 @@ class Instances {
             dy_[i] = equilibration_.e[i] * residual_.y[i] / gamma;
             ds_[i] = residual_.s[i] / (equilibration_.e[i] * beta);
         }
-        Mask solved = mask_and(finite_, newton_.error <= ACCURACY);
+        Mask solved = mask_and(finite_, newton_.error <= SETTLED);
         Mask large = mask_or(
             maximum(largest(n, residual_.x), largest(m, residual_.v)) >= LARGE,
             maximum(largest(n, dx_), largest(m, dy_)) >= VERY_LARGE

@@ -26,6 +26,9 @@ constexpr double EPSILON = 2.220446049250313e-16;
 constexpr double ROUNDING = 64 * EPSILON;  // of what a sum is made of: no more digits are asked for
 constexpr double ACCURACY = 1e-9;          // backward errors up to which a point counts as a solution
 constexpr double POLISHED = 1e-13;         // and the errors that Newton's steps aim at
+// The errors from which a point is left to others: where two active sets nearly fit, the wrong one leaves 1e-10, and
+// multipliers that are far off.
+constexpr double SETTLED = 1e-12;
 constexpr double LEAST_SIZE =
     1.4901161193847656e-8;      // √ε: what ‖x‖ and ‖y‖ of an equilibrated program count as at least
 constexpr double CLOSE = 1e-6;  // distance from which on the backward errors are worth computing
