@@ -20,10 +20,12 @@ counts in programs with curved cones, whose blocks may have units of their own (
 as √ε at least, the equilibration having given them the size 1, and ‖y‖∞ as no less than the largest Σ|Pⱼₖ xₖ| + |qⱼ|,
 from which y is found. At a solution without active constraints all of y is rounding: a block of y that is no larger
 than the largest 64 ε (Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|), the rounding of Px + q if x_k is known to that of the largest x only,
-might as well be zero, and φⱼ has Σ|Aᵢⱼ yᵢ| of it, too. So might the slacks of a second-order or semidefinite block
-that are no larger than 64 ε min(1, ‖y − s‖∞) there, and an x no larger than that: φᵢ has |sᵢ| and Σ|Aᵢⱼ xⱼ| of these.
-In a component of the program, which has nothing to do with the others, ‖x‖∞ and ‖y‖∞ are no larger than its own, or
-its largest |q|. All of these are numbers without units, and no row hides behind another.
+might as well be zero, and φⱼ has Σ|Aᵢⱼ yᵢ| of it, too; but not in a column where it is as large as Σ|Pⱼₖ xₖ| + |qⱼ|,
+and that is more than the rounding of the largest such sum: there y balances a cost that is small, and not rounding.
+So might the slacks of a second-order or semidefinite block that are no larger than 64 ε min(1, ‖y − s‖∞) there, and an
+x no larger than that: φᵢ has |sᵢ| and Σ|Aᵢⱼ xⱼ| of these. In a component of the program, which has nothing to do with
+the others, ‖x‖∞ and ‖y‖∞ are no larger than its own, or its largest |q|. All of these are numbers without units, and no
+row hides behind another.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ ROUNDING = 64 * _EPSILON  # of what a sum is made of: no more digits are asked f
 ACCURACY = 1e-9  # backward errors up to which a point counts as a solution, whoever found it
 ROUGH = 1e-4  # rough errors up to which it is near one
 POLISHED = 1e-13  # and the errors that Newton's steps aim at
+_BALANCING = 0.25  # of a column's |P||x| + |q|: multipliers that sum to as much balance it
 _LEAST = _EPSILON**0.5  # size that ‖x‖ and ‖y‖ of an equilibrated program have at least
 
 
@@ -212,7 +215,9 @@ def _floors(program: ConeProgram, point: Point, terms: _Terms, *, loose: bool = 
     """φ; ``loose``: 64 ε of the sizes by which a loose solve knows each row and column."""
     sizes, cones, components = program.magnitudes, program.structure.cones, program.structure.components
     least = 0.0 if loose else _LEAST
-    x_size = x_rows = ROUNDING * np.maximum(largest(point.x), least)[:, None]
+    # A loose solve finds x from b: where the solution is x = 0, its rows are known to a part of that, and not of x.
+    x_least = np.minimum(largest(program.b), 1.0) if loose else _LEAST
+    x_size = x_rows = ROUNDING * np.maximum(largest(point.x), x_least)[:, None]
     if components is not None:
         # What a row has nothing to do with, not even through others, does not excuse it.
         data = np.maximum(components.column_maxima(np.abs(program.q)), least)
@@ -223,6 +228,7 @@ def _floors(program: ConeProgram, point: Point, terms: _Terms, *, loose: bool = 
     own = blurred if loose else ROUNDING * terms.own
     y_size = np.maximum(ROUNDING * largest(point.y), own.max(axis=1, initial=ROUNDING * least))[:, None]
     blur = blurred.max(axis=1, initial=0.0)[:, None]
+    negligible = ROUNDING * terms.own.max(axis=1, initial=0.0)[:, None]
     on_columns = y_size
     if components is not None:
         of_y = np.maximum(ROUNDING * np.maximum(components.row_maxima(abs_y), data), components.column_maxima(own))
@@ -237,7 +243,9 @@ def _floors(program: ConeProgram, point: Point, terms: _Terms, *, loose: bool = 
         columns = Px + sizes.columns_of_A * on_columns
     noise = np.where(cones.block_maxima(abs_y) <= blur, abs_y, 0.0)
     if noise.any():
-        columns = columns + sizes.A.rmatvec(noise)
+        in_columns = sizes.A.rmatvec(noise)
+        balances = (terms.own > negligible) & (in_columns >= _BALANCING * terms.own)
+        columns = columns + np.where(balances, 0.0, in_columns)
     on_rows = rows * x_rows
     if cones.curved:
         on_rows = on_rows + _noise_of_slacks(program, point)
