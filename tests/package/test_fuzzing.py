@@ -568,6 +568,41 @@ FOUND: dict[str, tuple[Callable[[Any], None], Any]] = {
             weight=1e4,
         ),
     ),
+    "bounds of 1e6, 1e8 and 1e14, of which none lay 1e6 above the next": (
+        check_bounds,
+        BoundSpec(
+            program=ProgramSpec(
+                kind="regular",
+                cones=Cones(zero=3, nonneg=3, soc=(4,), hermitian=(3,), exp=2),
+                n=4,
+                rank=0.0,
+                integers=True,
+                density=0.4,
+                flaws=(),
+                spread=0,
+                seed=1768,
+            ),
+            bounds=((11, 1, 1e6), (9, -1, 1e14), (1, -1, 1e8), (11, -1, 1e8)),
+        ),
+    ),
+    "digits lost by the elimination of squared penalties of 1e8": (
+        check_penalties,
+        PenaltySpec(
+            program=ProgramSpec(
+                kind="kinked",
+                cones=Cones(zero=3, nonneg=5),
+                n=5,
+                rank=0.0,
+                integers=False,
+                density=1.0,
+                flaws=(),
+                spread=0,
+                seed=599,
+            ),
+            form="squared",
+            weight=1e8,
+        ),
+    ),
     "a multiplier of 2e-12 that counts as zero, and a solution far away for which it does not": (
         check_bounds,
         BoundSpec(
