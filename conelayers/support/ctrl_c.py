@@ -31,7 +31,7 @@ def _interrupt_later() -> None:
 
 
 class _Hook:
-    """``sys.unraisablehook`` while the main thread computes; everything but KeyboardInterrupt goes to the one before."""
+    """``sys.unraisablehook`` while the main thread computes; anything but KeyboardInterrupt goes to the one before."""
 
     def __init__(self, before: Any) -> None:
         self.before = before

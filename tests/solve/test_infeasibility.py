@@ -377,7 +377,7 @@ def test_rays_near_the_boundary_of_power_cones() -> None:
 
 
 def test_data_at_the_ends_of_the_range_of_floats_show_nothing() -> None:
-    """Products of 1e300 and 1e150 overflow: that is no certificate, and no RuntimeWarning, which is an error in many programs."""
+    """Products of 1e300 and 1e150 overflow: that is no certificate, and no RuntimeWarning, an error in many programs."""
     rng, cones = np.random.default_rng(1), Cones(nonneg=2, soc=(3,))
     A = rng.standard_normal((5, 3)) * 10.0 ** rng.choice([-300, 0, 150, 300], 5)[:, None]
     b, y = rng.standard_normal((2, 5)) * 10.0 ** rng.choice([-160, 0, 150], (2, 5))

@@ -4,8 +4,8 @@
     Px = 0, −Ax ∈ K, qᵀx < 0            the objective falls for ever where it is feasible
 
 What a solver leaves is a rough one at best. It is refined first (farkas.py), and believed if it is one to rounding,
-relative to itself: each equation to 1e−12 of the sum of the absolute values of its own terms, each block to 1e−12 of its
-own size.
+relative to itself: each equation to 1e−12 of the sum of the absolute values of its own terms, each block to 1e−12 of
+its own size.
 No units and no other part of the instance have a say. So a feasible x would have to be 1e12 times as large as what b
 asks for: a large solution is not a ray.
 
