@@ -13,6 +13,7 @@ callback has ended.
 from __future__ import annotations
 
 import _thread
+import signal
 import sys
 import threading
 import time
@@ -27,7 +28,13 @@ _LATER = 0.01  # seconds after which the signal is repeated: a callback and the 
 
 def _interrupt_later() -> None:
     time.sleep(_LATER)
-    _thread.interrupt_main()
+    if not callable(signal.getsignal(signal.SIGINT)):  # the user has set SIGINT back to what ends the process
+        return
+    if hasattr(signal, "pthread_kill"):
+        # A signal to the main thread, because interrupt_main does not wake it where it waits for others.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 class _Hook:
