@@ -227,7 +227,8 @@ class Fit:
 
         The largest size of all other data of a part counts as one size: b of the other rows, ``others`` (m,), and q if
         the part has entries of P, which then give x a size. A part without any other data, even without q, is satisfied
-        by x = 0: there the largest size of all parts counts.
+        by x = 0: there the largest size of all parts counts. A candidate that lies as much as two gaps above the other
+        data dwarfs them too, though the sizes of other candidates lie between: 1e6, 1e10 and 1e15 beside 1.
         """
         parts = self._of_P.size
         base = np.full(parts, 2 * ZERO)
@@ -247,8 +248,9 @@ class Fit:
         gaps = np.cumsum(after & (size - before > gap) & (before >= base[label]))
         start = np.flatnonzero(~after)
         above = gaps - np.repeat(gaps[start], np.diff(np.append(start, label.size)))
+        far = after & (base[label] > ZERO) & (size - base[label] > 2 * gap)
         found = np.zeros(label.size, dtype=bool)
-        found[order] = above > 0
+        found[order] = (above > 0) | far
         return found[based.size :]
 
     def solve(self, structure: Structure, words: _Entries) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from conelayers.numerics.scaling import Scaling
 from conelayers.numerics.trouble import Tell, Trouble, ignored
 from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import largest
+from conelayers.support.ctrl_c import ctrl_c_arrives
 from conelayers.support.limits import out_of_time, time_limit
 from conelayers.support.parallel import one_blas_thread
 
@@ -246,7 +247,8 @@ class LinearizedSystem:
         and the trouble. ``tell`` is called with an ambiguity before the pseudo-inverse is computed, and with the rest
         at the end.
         """
-        with one_blas_thread(self.program.structure.wants_one_blas_thread), time_limit(self.max_seconds):
+        one_thread = self.program.structure.wants_one_blas_thread
+        with ctrl_c_arrives(), one_blas_thread(one_thread), time_limit(self.max_seconds):
             factorization = self.factorization
             singular = factorization.singular  # read before the solve: a factor may find out, and be replaced, only now
             solution, error = _refine(factorization, steps)

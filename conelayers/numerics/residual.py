@@ -5,25 +5,34 @@
 
 F is zero exactly at a solution x, y = Π(v), s = y − v. O'Donoghue (2021); Busseti, Moursi, Boyd (2019).
 
-How far a point is from one is said row by row, by backward errors: the relative change of the data that would make it exact,
+Backward errors say, row by row, how far a point is from a solution: the relative change of the data that would make the
+point exact (Oettli, Prager 1964),
 
     row i      max(0, |Ax + s − b|ᵢ − φᵢ) / ωᵢ,        ωᵢ = Σ|Aᵢⱼ xⱼ| + |sᵢ| + |bᵢ|
     column j   max(0, |Px + Aᵀy + q|ⱼ − φⱼ) / ωⱼ,      ωⱼ = Σ|Pⱼₖ xₖ| + Σ|Aᵢⱼ yᵢ| + |qⱼ|,            0/0 = 0
 
-(Oettli, Prager 1964), where in blocks of second-order, semidefinite, exponential and power cones ω and φ are maxima over the block. A number x_j
-is known to the rounding of the largest one at best, which where xⱼ itself is next to zero is more than all of ω; hence the floors
+In blocks of second-order, semidefinite, exponential and power cones, ω and φ are maxima over the block. At best a
+number xⱼ is known to the rounding of the largest one. Where xⱼ itself is next to zero, that is more than all of ω. Hence the
+floors of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error",
+1989),
 
     φᵢ = 64 ε Σ|Aᵢⱼ| ‖x‖∞,       φⱼ = 64 ε (Σ|Pⱼₖ| ‖x‖∞ + Σ|Aᵢⱼ| ψᵢ),       ψᵢ = min(‖y‖∞, ‖Ry‖∞ / Rᵢ),   Rᵢ = Σ|Aᵢⱼ|
 
-of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error", 1989). R, which is about 1 there,
-counts in programs with curved cones, whose blocks may have units of their own (solve/batch.py). ‖y‖∞ and ‖x‖∞ count
-as √ε at least, the equilibration having given them the size 1, and ‖y‖∞ as no less than the largest Σ|Pⱼₖ xₖ| + |qⱼ|,
-from which y is found. At a solution without active constraints all of y is rounding: a block of y that is no larger
-than the largest 64 ε (Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|), the rounding of Px + q if x_k is known to that of the largest x only,
-might as well be zero, and φⱼ has Σ|Aᵢⱼ yᵢ| of it, too. So might the slacks of a second-order or semidefinite block
-that are no larger than 64 ε min(1, ‖y − s‖∞) there, and an x no larger than that: φᵢ has |sᵢ| and Σ|Aᵢⱼ xⱼ| of these.
-In a component of the program, which has nothing to do with the others, ‖x‖∞ and ‖y‖∞ are no larger than its own, or
-its largest |q|. All of these are numbers without units, and no row hides behind another.
+- R is about 1 there. It counts in programs with curved cones, whose blocks may have units of their own
+  (solve/batch.py).
+- ‖y‖∞ and ‖x‖∞ count as √ε at least, since the equilibration has given them the size 1. ‖y‖∞ counts as no less than the
+  largest Σ|Pⱼₖ xₖ| + |qⱼ|, from which y is found.
+- At a solution without active constraints all of y is rounding. If x_k is known to the rounding of the largest x only,
+  that of Px + q is 64 ε (Σ|Pⱼₖ| ‖x‖∞ + |qⱼ|). A block of y that is no larger than the largest of these might as well be
+  zero, and φⱼ has Σ|Aᵢⱼ yᵢ| of it, too.
+- This does not hold in a column where that sum is as large as Σ|Pⱼₖ xₖ| + |qⱼ|, if the latter is more than the rounding
+  of the largest one: there y balances a cost that is small, and is no rounding.
+- Slacks of a second-order or semidefinite block might as well be zero if they are no larger than 64 ε min(1, ‖y − s‖∞)
+  there, and so might an x that is no larger than that: φᵢ has |sᵢ| and Σ|Aᵢⱼ xⱼ| of these.
+- A component of the program has nothing to do with the others. In it, ‖x‖∞ and ‖y‖∞ are no larger than its own, or its
+  largest |q|.
+
+None of these numbers has a unit, and no row hides behind another.
 """
 
 from __future__ import annotations
@@ -55,12 +64,15 @@ ROUNDING = 64 * _EPSILON  # of what a sum is made of: no more digits are asked f
 ACCURACY = 1e-9  # backward errors up to which a point counts as a solution, whoever found it
 ROUGH = 1e-4  # rough errors up to which it is near one
 POLISHED = 1e-13  # and the errors that Newton's steps aim at
+_BALANCING = 0.25  # of a column's |P||x| + |q|: multipliers that sum to as much balance it
 _LEAST = _EPSILON**0.5  # size that ‖x‖ and ‖y‖ of an equilibrated program have at least
 
 
 @final
 class Point(NamedTuple):
-    """F at (x, v), with what it took: y = Π(v), s = y − v (in K, complementary to y), D, P x and Aᵀy, batched (B, …)."""
+    """F at (x, v), and what it is made of: y = Π(v), s = y − v (in K, complementary to y), D, P x and Aᵀy, batched
+    (B, …).
+    """
 
     x: np.ndarray
     v: np.ndarray
@@ -79,7 +91,9 @@ class Point(NamedTuple):
         return Point(x, v, y, s, self.element.take(index), F1, F2, Px, ATy)
 
     def errors(self, program: ConeProgram, enough: float = POLISHED) -> BackwardErrors:
-        """The backward errors of an equilibrated program's rows and columns, or bounds of them where these are ``enough``."""
+        """The backward errors of an equilibrated program's rows and columns; upper bounds of them where these are
+        within ``enough``.
+        """
         bounds = _error_bounds(program, self)
         open_ = np.flatnonzero(~((bounds.aim <= enough) & (bounds.gap <= ACCURACY)))
         if 2 * open_.size > program.batch:
@@ -92,7 +106,10 @@ class Point(NamedTuple):
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def rough_errors(self, program: ConeProgram) -> np.ndarray:
-        """The largest |F| / (ω + φ/64ε), (B,), which measures each row by the largest x and y: what a loose solve can make small."""
+        """The largest |F| / (ω + φ/64ε), (B,).
+
+        It measures each row by the largest x and y, so that a loose solve can make it small.
+        """
         terms = _terms(program, self)
         sizes = _floors(program, self, terms, loose=True)
         rough = np.zeros(program.batch)
@@ -102,10 +119,11 @@ class Point(NamedTuple):
         return rough
 
     def error(self, program: ConeProgram, errors: BackwardErrors | None = None) -> np.ndarray:
-        """How far the point is from a solution, (B,): the largest backward error, which is 1 at most, where that or ``distance`` is small.
+        """How far the point is from a solution, (B,): the largest backward error, which is 1 at most, where that or
+        ``distance`` is small.
 
-        Elsewhere 1 + ``distance``: as long as some row is wrong altogether backward errors do not tell better points from worse.
-        ``errors``: those of the point, where they are known.
+        Elsewhere 1 + ``distance``: as long as some row is wrong altogether, backward errors do not tell better points
+        from worse ones. ``errors`` are those of the point, if they are known.
         """
         worst = (errors or self.errors(program)).worst
         if (worst <= ACCURACY).all():
@@ -114,7 +132,10 @@ class Point(NamedTuple):
         return np.where((worst > ACCURACY) & ~(distance <= ACCURACY), 1 + distance, worst)
 
     def distance(self, program: ConeProgram) -> np.ndarray:
-        """max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)) in the maximum norm, (B,): for equilibrated programs only."""
+        """max(‖F₁‖ / (1 + ‖q‖ + ‖Px‖), ‖F₂‖ / (1 + ‖b‖ + ‖s‖)) in the maximum norm, (B,).
+
+        For equilibrated programs only.
+        """
         scale1 = 1 + np.maximum(largest(program.q), largest(self.Px))
         scale2 = 1 + np.maximum(largest(program.b), largest(self.s))
         return np.maximum(largest(self.F1) / scale1, largest(self.F2) / scale2)
@@ -122,10 +143,12 @@ class Point(NamedTuple):
 
 @final
 class BackwardErrors(NamedTuple):
-    """Those of the columns (B, n), rows (B, m), and of the duality gap, which with y ⊥ s is xᵀF₁ + yᵀF₂, (B,).
+    """The backward errors of the columns (B, n), of the rows (B, m), and of the duality gap, (B,).
 
-    gap: max(0, |xᵀPx + qᵀx + bᵀy| − φ) / Σ(absolute values of its terms), φ = Σ|xⱼ| φⱼ + Σ|yᵢ| φᵢ. aim: the largest |F| / ω of the rows and
-    columns with ω > φ, (B,), which Newton's last steps make small, though the floors may excuse it.
+    - gap: max(0, |xᵀPx + qᵀx + bᵀy| − φ) / Σ(absolute values of its terms), φ = Σ|xⱼ| φⱼ + Σ|yᵢ| φᵢ. Since y ⊥ s, the
+      gap is xᵀF₁ + yᵀF₂.
+    - aim: the largest |F| / ω of the rows and columns with ω > φ, (B,). Newton's last steps make it small, though the
+      floors may excuse it.
     """
 
     columns: np.ndarray
@@ -212,7 +235,9 @@ def _floors(program: ConeProgram, point: Point, terms: _Terms, *, loose: bool = 
     """φ; ``loose``: 64 ε of the sizes by which a loose solve knows each row and column."""
     sizes, cones, components = program.magnitudes, program.structure.cones, program.structure.components
     least = 0.0 if loose else _LEAST
-    x_size = x_rows = ROUNDING * np.maximum(largest(point.x), least)[:, None]
+    # A loose solve finds x from b: where the solution is x = 0, its rows are known to a part of that, and not of x.
+    x_least = np.minimum(largest(program.b), 1.0) if loose else _LEAST
+    x_size = x_rows = ROUNDING * np.maximum(largest(point.x), x_least)[:, None]
     if components is not None:
         # What a row has nothing to do with, not even through others, does not excuse it.
         data = np.maximum(components.column_maxima(np.abs(program.q)), least)
@@ -223,6 +248,7 @@ def _floors(program: ConeProgram, point: Point, terms: _Terms, *, loose: bool = 
     own = blurred if loose else ROUNDING * terms.own
     y_size = np.maximum(ROUNDING * largest(point.y), own.max(axis=1, initial=ROUNDING * least))[:, None]
     blur = blurred.max(axis=1, initial=0.0)[:, None]
+    negligible = ROUNDING * terms.own.max(axis=1, initial=0.0)[:, None]
     on_columns = y_size
     if components is not None:
         of_y = np.maximum(ROUNDING * np.maximum(components.row_maxima(abs_y), data), components.column_maxima(own))
@@ -237,7 +263,9 @@ def _floors(program: ConeProgram, point: Point, terms: _Terms, *, loose: bool = 
         columns = Px + sizes.columns_of_A * on_columns
     noise = np.where(cones.block_maxima(abs_y) <= blur, abs_y, 0.0)
     if noise.any():
-        columns = columns + sizes.A.rmatvec(noise)
+        in_columns = sizes.A.rmatvec(noise)
+        balances = (terms.own > negligible) & (in_columns >= _BALANCING * terms.own)
+        columns = columns + np.where(balances, 0.0, in_columns)
     on_rows = rows * x_rows
     if cones.curved:
         on_rows = on_rows + _noise_of_slacks(program, point)
@@ -245,10 +273,11 @@ def _floors(program: ConeProgram, point: Point, terms: _Terms, *, loose: bool = 
 
 
 def _noise_of_slacks(program: ConeProgram, point: Point) -> np.ndarray:
-    """|s| and |A||x| of what might as well be zero, (B, m): slacks of second-order and semidefinite blocks that are no more than the rounding of
-    v = y − s, and an x that is no more than what such slacks make of it.
+    """|s| and |A||x| of what might as well be zero, (B, m).
 
-    Exponential and power cones compute s directly; and v counts as 1 at most, the size of b', so that a y that grows for ever excuses nothing.
+    These are slacks of second-order and semidefinite blocks that are no more than the rounding of v = y − s, and an x
+    that is no more than what such slacks make of it. Exponential and power cones compute s directly. v counts as 1 at
+    most, the size of b', so that a y that grows for ever excuses nothing.
     """
     cones = program.structure.cones
     directly = np.arange(cones.dimension) >= cones.dimension - 3 * (cones.exp + cones.exp_dual + len(cones.power))

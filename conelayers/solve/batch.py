@@ -20,6 +20,7 @@ from conelayers.solve.progress import Progress, Round, run_starting_methods
 from conelayers.solve.units_of_point import units_of_the_point
 from conelayers.solve.verdict import doubt_large_points, judge
 from conelayers.solve.warm_start import WarmStart
+from conelayers.support.ctrl_c import ctrl_c_arrives
 from conelayers.support.errors import usable_mask
 from conelayers.support.limits import time_limit
 from conelayers.support.parallel import one_blas_thread
@@ -54,7 +55,8 @@ def solve_batch(
     a backend's word is taken for limits only. Instances that are open after ``order.max_seconds`` are TIME_LIMIT. The
     values of instances without a solution are NaN.
     """
-    with one_blas_thread(program.structure.wants_one_blas_thread), time_limit(order.max_seconds):
+    one_thread = program.structure.wants_one_blas_thread
+    with ctrl_c_arrives(), one_blas_thread(one_thread), time_limit(order.max_seconds):
         equilibrated, kept = equilibrate_program(program), np.zeros(program.b.shape, dtype=bool)
         natural, unsolved = equilibrated.scaling, np.zeros(program.batch, dtype=bool)
         rounds: list[Round] = []

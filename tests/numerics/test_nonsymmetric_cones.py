@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import mpmath as mp
 import numpy as np
@@ -282,3 +283,17 @@ def test_distance_to_the_nearest_kink(kind: str) -> None:
         step *= 0.3 * distance[:, None] / np.linalg.norm(step, axis=1, keepdims=True)
         changes = [np.abs(D(far + t * step) - D(far + (t + 1e-4) * step)).max() for t in np.linspace(0, 1, 20)]
         assert max(changes) < 1e-2
+
+
+@pytest.mark.parametrize("cones", [Cones(exp=1), Cones(exp_dual=1), Cones(power=(0.3,)), Cones(soc=(3,))])
+def test_no_warning_at_the_ends_of_the_range_of_floats(cones: Cones) -> None:
+    """Overflow in a case that does not count was a RuntimeWarning, which is an error in many programs."""
+    rng = np.random.default_rng(0)
+    size = 10.0 ** rng.choice([-300, -160, -16, 0, 0, 100], (100, 3))
+    v, a, c = rng.standard_normal((100, 3)) * size, *rng.standard_normal((2, 100, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y, s, _ = cones.decompose(v)
+        cones.extremes(v, 1e-9 * np.abs(v))
+        cones.second_derivative(v, a, c)
+        cones.distances(y, s)

@@ -20,7 +20,7 @@ from fuzzing_penalties import PenaltySpec, check_penalties, penalties
 from fuzzing_problems import ProblemSpec, check_problem, problems
 from fuzzing_programs import KINDS, ProgramSpec, check_program, programs
 from fuzzing_simplified import check_simplified, simplified_problems
-from fuzzing_warm import check_warm, warm_starts
+from fuzzing_warm import WarmSpec, check_warm, warm_starts
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from unit_changes import Family, UnitSpec, check_units, unit_changes
@@ -513,6 +513,111 @@ FOUND: dict[str, tuple[Callable[[Any], None], Any]] = {
                 seed=3200,
             ),
             bounds=((11, 1, 1e14),),
+        ),
+    ),
+    "a cost that is small beside others, whose multipliers counted as rounding of those": (
+        check_warm,
+        WarmSpec(
+            problem=ProblemSpec(
+                kind="feasible",
+                variables=(("bounds", (4,)),),
+                parameters=(("symmetric", (3, 3)),),
+                objective=(("logistic of", ("max", ("pp times", 1, ("pp times", 1, ("x", 1))), 2)),),
+                constraints=(
+                    (("at most", ("over p", 2, ("pp times", 1, ("x", 2)))), 0.5),
+                    (("convex", ("w", 0.5, ("linear", ("x", 2)))), 0.5),
+                ),
+                ridge=0.5,
+                maximize=True,
+                duals=True,
+                seed=264,
+            ),
+            steps=(1.0, 0.0),
+            batch=0,
+        ),
+    ),
+    "x = 0, found to 1e-12 and called no solution, since that is all of x": (
+        check_program,
+        ProgramSpec(
+            kind="nearly kinked",
+            cones=Cones(zero=1, nonneg=4, soc=(1, 1), hermitian=(3,), exp=2),
+            n=1,
+            rank=1.0,
+            integers=True,
+            density=1.0,
+            flaws=("opposite row",),
+            spread=3,
+            seed=84703,
+        ),
+    ),
+    "the same where penalties hold x at zero": (
+        check_penalties,
+        PenaltySpec(
+            program=ProgramSpec(
+                kind="nearly kinked",
+                cones=Cones(zero=3, nonneg=3, soc=(2, 1), psd=(4,)),
+                n=1,
+                rank=1.0,
+                integers=True,
+                density=1.0,
+                flaws=("duplicate row",),
+                spread=0,
+                seed=507,
+            ),
+            form="linear",
+            weight=1e4,
+        ),
+    ),
+    "bounds of 1e6, 1e8 and 1e14, of which none lay 1e6 above the next": (
+        check_bounds,
+        BoundSpec(
+            program=ProgramSpec(
+                kind="regular",
+                cones=Cones(zero=3, nonneg=3, soc=(4,), hermitian=(3,), exp=2),
+                n=4,
+                rank=0.0,
+                integers=True,
+                density=0.4,
+                flaws=(),
+                spread=0,
+                seed=1768,
+            ),
+            bounds=((11, 1, 1e6), (9, -1, 1e14), (1, -1, 1e8), (11, -1, 1e8)),
+        ),
+    ),
+    "digits lost by the elimination of squared penalties of 1e8": (
+        check_penalties,
+        PenaltySpec(
+            program=ProgramSpec(
+                kind="kinked",
+                cones=Cones(zero=3, nonneg=5),
+                n=5,
+                rank=0.0,
+                integers=False,
+                density=1.0,
+                flaws=(),
+                spread=0,
+                seed=599,
+            ),
+            form="squared",
+            weight=1e8,
+        ),
+    ),
+    "a multiplier of 2e-12 that counts as zero, and a solution far away for which it does not": (
+        check_bounds,
+        BoundSpec(
+            program=ProgramSpec(
+                kind="nearly kinked",
+                cones=Cones(nonneg=7),
+                n=7,
+                rank=0.0,
+                integers=False,
+                density=1.0,
+                flaws=(),
+                spread=0,
+                seed=0,
+            ),
+            bounds=((0, 1, 1e6),),
         ),
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 
 import cvxpy as cp
@@ -16,6 +17,7 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import Pattern
 from conelayers.solve.backends import SOLVERS, RawSolution
 from conelayers.solve.infeasibility.certificates import is_dual_ray, is_primal_ray, proven
+from conelayers.solve.infeasibility.farkas import System, refined
 
 CONES = {
     "linear": Cones(zero=2, nonneg=6),
@@ -372,3 +374,14 @@ def test_rays_near_the_boundary_of_power_cones() -> None:
     assert not is_primal_ray(A, np.array([0.0, 0.0, -1.0]), cones, y)
     # What it falls by is more than such moves make of it where b asks for the other entries.
     assert is_primal_ray(A, np.array([-1.0, 0.0, 0.0]), cones, y)
+
+
+def test_data_at_the_ends_of_the_range_of_floats_show_nothing() -> None:
+    """Products of 1e300 and 1e150 overflow: that is no certificate, and no RuntimeWarning, an error in many programs."""
+    rng, cones = np.random.default_rng(1), Cones(nonneg=2, soc=(3,))
+    A = rng.standard_normal((5, 3)) * 10.0 ** rng.choice([-300, 0, 150, 300], 5)[:, None]
+    b, y = rng.standard_normal((2, 5)) * 10.0 ** rng.choice([-160, 0, 150], (2, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [*refined(System.of(sp.csc_array(A), b, cones), y), y]
+        assert not any(is_primal_ray(A, b, cones, h) for h in found)

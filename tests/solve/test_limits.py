@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import os
 import re
@@ -29,6 +30,7 @@ from conelayers.program.cone_program import ConeProgram, Structure
 from conelayers.program.patterns import Pattern
 from conelayers.solve.backends import SOLVERS
 from conelayers.solve.backends.interrupts import _sigaction
+from conelayers.support.ctrl_c import _Hook
 from conelayers.support.limits import out_of_time, remaining, time_limit
 from conelayers.support.parallel import run_parallel
 from conelayers.torch import ConeLayer
@@ -269,6 +271,40 @@ def test_solves_overlapping_in_threads_leave_ctrl_c_alone(solver: str) -> None:
     assert handler() == before
     layer.solve(values_of(layer, 100), solver_args={"n_jobs_forward": 4})
     assert handler() == before
+
+
+@pytest.mark.parametrize("call", ["solve", "vjp"])
+def test_ctrl_c_arrives_though_python_drops_it(call: str) -> None:
+    """A SIGINT whose handler ran in a callback of the garbage collector, such as JAX's, was lost."""
+    layer = conic_layer("CLARABEL")
+    solution = layer.solve(values_of(layer, 3))
+    before, interrupted = sys.unraisablehook, []
+
+    def interrupt(*_: object) -> None:
+        if isinstance(sys.unraisablehook, _Hook) and not interrupted:
+            interrupted.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    def run() -> None:
+        if call == "solve":
+            layer.solve(values_of(layer, 3))
+        else:
+            solution.vjp(np.ones((3, 8)))
+        time.sleep(10)  # a short call has ended by the time that the signal is repeated
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(interrupt)
+    gc.set_threshold(1)
+    begin = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(interrupt)
+    assert interrupted
+    assert time.monotonic() - begin < 5 or os.name != "posix"  # the wait was interrupted too
+    assert sys.unraisablehook is before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")

@@ -43,6 +43,9 @@ class _Group(NamedTuple):
 class ProductCone(Cones):
     """The arithmetic of a product cone: Π_{K*}, its Clarke elements and second derivative, for arrays (..., m) of any
     array library.
+
+    NumPy's warnings are off in here: the cones compute all cases of an entry, and where numbers of 1e−300 and 1 meet
+    one of those that do not count overflows. What is not finite in a result is found by whoever asked for it.
     """
 
     @cached_property
@@ -153,6 +156,7 @@ class ProductCone(Cones):
             parts.append(replace(a, values=np.where((of_s <= _NOTHING * of_y) | (size <= near), b.values, a.values)))
         return ProductElement(self, tuple(parts))
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def extremes(self, v: Array, tolerance: Array) -> tuple[ProductElement, ProductElement, Array]:
         """D_min and D_max at the kink near v (..., m), and for each row its block's distance from the nearest kink.
 
@@ -169,6 +173,7 @@ class ProductCone(Cones):
         ]
         return low, high, self.join(spread)
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def decompose(
         self, v: Array, selection: Selection | str = Selection.DEFAULT
     ) -> tuple[Array, Array, ProductElement]:
@@ -178,6 +183,7 @@ class ProductCone(Cones):
         element = ProductElement(self, tuple(e for _, _, e in parts))
         return self.join([y for y, _, _ in parts]), self.join([s for _, s, _ in parts]), element
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def second_derivative(self, v: Array, a: Array, c: Array) -> Array:
         """D²Π_{K*}(v)[a, c], the derivative of D(v)c along a, for v, a, c (..., m) where Π_{K*} is smooth; 0 on
         orthants.
@@ -187,6 +193,7 @@ class ProductCone(Cones):
         parts = zip(self._groups, self.split(v), self.split(a), self.split(c), strict=True)
         return self.join([g.cone.second_derivative(*h) for g, *h in parts])
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def distances(self, y: Array, s: Array) -> tuple[Array, Array]:
         """The distance, or a tight bound of it, of each block of y from K* and of s from K, (..., blocks) from (...,
         m).

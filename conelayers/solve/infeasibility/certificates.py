@@ -4,8 +4,8 @@
     Px = 0, −Ax ∈ K, qᵀx < 0            the objective falls for ever where it is feasible
 
 What a solver leaves is a rough one at best. It is refined first (farkas.py), and believed if it is one to rounding,
-relative to
-itself: each equation to 1e−12 of the sum of the absolute values of its own terms, each block to 1e−12 of its own size.
+relative to itself: each equation to 1e−12 of the sum of the absolute values of its own terms, each block to 1e−12 of
+its own size.
 No units and no other part of the instance have a say. So a feasible x would have to be 1e12 times as large as what b
 asks for: a large solution is not a ray.
 
@@ -53,6 +53,7 @@ _ROUGH = 1e-2  # of an equation's own terms: what a solver's certificate may lea
 Rays = Mapping[int, Sequence[tuple[np.ndarray, np.ndarray]]]
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")  # of rays that are none
 def is_primal_ray(A: Matrix, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool:
     """Whether y shows, to rounding, that no x has b − Ax ∈ K."""
     sizes = cones.block_maxima(np.abs(y))  # a block's small entries are known only as well as its large ones
@@ -75,6 +76,7 @@ def is_primal_ray(A: Matrix, b: np.ndarray, cones: Cones, y: np.ndarray) -> bool
     return bool(-(b @ y) > width @ np.abs(moved))
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")  # of rays that are none
 def is_dual_ray(P: sp.csc_array, q: np.ndarray, A: sp.csc_array, cones: Cones, x: np.ndarray) -> bool:
     """Whether the objective falls along x for ever, to rounding, and the constraints let it."""
     total = np.abs(q) @ np.abs(x)
@@ -119,7 +121,8 @@ def _asked_for(A: Matrix, b: np.ndarray, y: np.ndarray) -> float:
 
 
 def _vanishes(left: np.ndarray, terms: np.ndarray, falls: float) -> bool:
-    return bool((np.abs(left) <= min(ROUNDING, FAR * falls) * terms).all())
+    # Where the terms overflow, nothing is known of their sum.
+    return bool(((np.abs(left) <= min(ROUNDING, FAR * falls) * terms) & (terms < np.inf)).all())
 
 
 def _inside(cones: Cones, y: np.ndarray, terms: np.ndarray) -> bool:

@@ -37,18 +37,19 @@ _STEPS = 50  # Newton steps: some ten lead to the minimum if there is one
 _REFINING_STEPS = 12  # Newton steps from a rough certificate
 _PASSES = 3  # of refinement, each in the units of the certificate that the pass before ended with
 _SHORTEST = 1e-4  # shortest fraction of a Newton step
-_HIDDEN = 1e-13  # of θ: what rounding may make of it, so that only its gradient tells whether a step was one forwards
-# Steps where θ does not tell whether they are forwards, without one that left less of the gradient than all before: near
-# several kinks at once full steps go back and forth between the pieces of ∇θ until they meet the piece with the minimum.
+# Share of θ by which rounding may change it. If a step promises less, only the gradient tells whether it led forwards.
+_HIDDEN = 1e-13
+# How many such steps in a row may leave no smaller gradient than the best so far: near several kinks at once full steps
+# go back and forth between the pieces of ∇θ until they meet the piece with the minimum.
 _PATIENCE = 6
 _LEAP = 1e3  # of v: a step there that is larger goes where rounding leads it
 _FEASIBLE = 1e-10  # violations up to which, relative to the terms of their block, there are none
 _RANK = 1e-13  # singular values below it, relative to the largest, are zero: the data have no more digits
-# The same where a certificate is refined: a direction that only moves of 1e10 would mend is none that mattered in the
-# rough one, and
-# what is left of its equation may pass, while such moves tear the others apart.
+# The same where a certificate is refined: a direction that only moves of 1e10 would mend did not matter in the rough
+# one. What is left of its equation may pass, while such moves would spoil the other equations.
 _REFINING_RANK = 1e-10
 _ZERO = 4 * np.finfo(float).eps  # of the terms of Aᵀy: what rounding makes of it
+_TINY = float(np.finfo(float).tiny)  # columns of Aᵀ|y| below have no inverse
 _NOTHING = 1e-12  # of its size before: what is left of a block that has to vanish
 _DENSE_WORK = 1e9  # multiplications of one least-squares problem up to which it is solved by a dense factorization
 _PROXIMAL, _REPETITIONS = 1e-10, 8  # in place of a zero block, and how often a solve takes its effect out
@@ -114,15 +115,16 @@ def refined(system: System, y: np.ndarray) -> Iterator[np.ndarray]:
 def _refined(system: System, y: np.ndarray, rank: float) -> Iterator[np.ndarray]:
     A, _, cones = system
     for _ in range(_PASSES):
-        size = cones.block_maxima(np.abs(y))
-        columns = abs(A).T @ size
-        if not columns.any():
-            return
-        relative = np.divide(y, size, out=np.zeros_like(y), where=size > 0)
-        kept = np.flatnonzero(columns)
-        scaled = System(_scaled(A[:, kept], size, 1 / columns[kept]), -relative, cones)
-        z = _minimize(scaled, _REFINING_STEPS, rank)
-        y = size * np.where(cones.block_maxima(np.abs(z)) > _NOTHING, z, 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a rough certificate that is none
+            size = cones.block_maxima(np.abs(y))
+            columns = abs(A).T @ size
+            kept = np.flatnonzero((columns >= _TINY) & (columns < np.inf))
+            if not kept.size:
+                return
+            relative = np.divide(y, size, out=np.zeros_like(y), where=size > 0)
+            scaled = System(_scaled(A[:, kept], size, 1 / columns[kept]), -relative, cones)
+            z = _minimize(scaled, _REFINING_STEPS, rank)
+            y = size * np.where(cones.block_maxima(np.abs(z)) > _NOTHING, z, 0.0)
         yield y
 
 
@@ -132,6 +134,7 @@ def _scaled(A: Matrix, rows: np.ndarray, columns: np.ndarray) -> Matrix:
     return sp.csc_array(sp.diags_array(rows) @ A @ sp.diags_array(columns))
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")  # steps and certificates that are not finite are dropped
 def _minimize(system: System, steps: int, rank: float = _RANK) -> np.ndarray:
     """Π_{K*}(Ax − b) at the minimum of θ, or as near as so many steps come, from x = 0."""
     A, b, cones = system
