@@ -116,13 +116,14 @@ def test_what_a_call_keeps_gives_the_derivatives_of_its_points():
 
 def test_every_instruction_set_gives_the_same_bits():
     rng = np.random.default_rng(7)
-    for n, zero, nonneg, rank, active, scale in (
-        (7, 2, 9, 7, 3, 0),
-        (12, 3, 20, 4, 6, 2),
-        (9, 2, 14, 0, 7, 2),
-        (37, 1, 44, 37, 20, 0),
+    for n, zero, nonneg, rank, active, scale, density in (
+        (7, 2, 9, 7, 3, 0, 1.0),
+        (12, 3, 20, 4, 6, 2, 1.0),
+        (9, 2, 14, 0, 7, 2, 1.0),
+        (37, 1, 44, 37, 20, 0, 1.0),
+        (90, 3, 80, 90, 40, 0, 0.05),
     ):
-        program, _, _ = planted(rng, BATCH, n, zero, nonneg, rank, active, scale=scale)
+        program, _, _ = planted(rng, BATCH, n, zero, nonneg, rank, active, scale=scale, density=density)
         cores = [BareProgram.of(program, level) for level in levels()]
         results = []
         for bare in cores:

@@ -10,12 +10,23 @@ from conelayers.program.cones import Cones
 from conelayers.program.patterns import Pattern
 
 
-def polyhedral(P: np.ndarray | None, q: np.ndarray, A: np.ndarray, b: np.ndarray, zero: int) -> ConeProgram:
-    """The program of dense data (B, …), with ``zero`` equalities first; P None for a linear one."""
-    batch, m, n = A.shape
-    of_A = Pattern.of(sp.csc_array(np.ones((m, n))))
-    of_P = Pattern.of(sp.csc_array((n, n)) if P is None else sp.csc_array(np.ones((n, n))))
-    columns = [np.zeros((batch, 0)) if h is None else np.swapaxes(h, 1, 2).reshape(batch, -1) for h in (P, A)]
+def polyhedral(
+    P: np.ndarray | None,
+    q: np.ndarray,
+    A: np.ndarray,
+    b: np.ndarray,
+    zero: int,
+    patterns: tuple[np.ndarray, np.ndarray] | None = None,
+) -> ConeProgram:
+    """The program of dense data (B, …), with ``zero`` equalities first; P None for a linear one.
+
+    patterns: the entries of P (n, n) and A (m, n) that are stored, all of them by default.
+    """
+    _, m, n = A.shape
+    stored = patterns or (np.full((n, n), P is not None), np.ones((m, n), dtype=bool))
+    of_P, of_A = (Pattern.of(sp.csc_array(mask.astype(float))) for mask in stored)
+    P = np.zeros((1, n, n)) if P is None else P
+    columns = [np.swapaxes(h, 1, 2)[:, mask.T] for h, mask in zip((P, A), stored, strict=True)]
     return ConeProgram(Structure(of_P, of_A, Cones(zero=zero, nonneg=m - zero)), columns[0], q, columns[1], b)
 
 
@@ -31,14 +42,19 @@ def planted(
     kinks: int = 0,
     redundant: bool = False,
     scale: float = 0.0,
+    density: float = 1.0,
 ) -> tuple[ConeProgram, np.ndarray, np.ndarray]:
     """A program, and its solution x (B, n) and v = y − s (B, m).
 
     rank: of P, none for 0. active: how many inequalities are, and ``kinks`` more with neither slack nor multiplier.
     redundant: the last equality is the sum of the first two. scale: orders of magnitude of random units, either way.
+    density: of A, whose rows have an entry each beside that, and below 1 P is diagonal.
     """
-    m = zero + nonneg
+    m, sparse = zero + nonneg, density < 1.0
     A, x, v = rng.standard_normal((batch, m, n)), rng.standard_normal((batch, n)), rng.standard_normal((batch, m))
+    of_A = rng.random((m, n)) < density
+    of_A[np.arange(m), np.arange(m) % n] = True
+    A *= of_A
     if redundant:
         A[:, zero - 1] = A[:, 0] + A[:, 1]
     v[:, zero:] = -np.abs(v[:, zero:]) - 0.1
@@ -48,6 +64,8 @@ def planted(
     y[:, zero:] = np.maximum(v[:, zero:], 0.0)
     G = rng.standard_normal((batch, n, max(rank, 1)))
     P = G @ np.swapaxes(G, 1, 2) / max(rank, 1)
+    curved_entries = np.diag(np.arange(n) < rank) if sparse else np.full((n, n), rank > 0)
+    P *= curved_entries
     curved = np.einsum("bij,bj->bi", P, x) if rank else 0.0
     q, b = -np.einsum("bij,bi->bj", A, y) - curved, np.einsum("bij,bj->bi", A, x) + y - v
     if scale:
@@ -55,7 +73,7 @@ def planted(
         A, b, q, P = e[:, :, None] * A * d[:, None], e * b, d * q, d[:, :, None] * P * d[:, None]
         x, y, v = x / d, y / e, np.where(y > 0, v / e, v * e)
         v[:, :zero] = y[:, :zero]
-    return polyhedral(P if rank else None, q, A, b, zero), x, v
+    return polyhedral(P if rank else None, q, A, b, zero, (curved_entries, of_A) if sparse else None), x, v
 
 
 def contradictory(rng: np.random.Generator, program: ConeProgram) -> ConeProgram:

@@ -34,7 +34,8 @@ class ActiveSet {
           factor_(std::min(n_, m_) - std::min(n_, zero_), std::min(n_, m_) - std::min(n_, zero_) + 1, pool),
           active_(m_, 0) {
         x = pool.take(n_);
-        for (double** of_rows : {&v, &b_, &d_, &y_, &s_, &swept_, &size_, &noise_, &t_}) *of_rows = pool.take(m_);
+        for (double** of_rows : {&v, &b_, &d_, &y_, &s_, &swept_, &inverse_, &size_, &noise_, &t_})
+            *of_rows = pool.take(m_);
     }
 
     // Whether the program in one lane led to a point with the right signs.
@@ -58,7 +59,7 @@ class ActiveSet {
     static constexpr double RIDGE = 1e-9;  // added to the diagonal (relative) of an active block without a factor
     static constexpr int PATIENCE = 3;     // steps without a new least number of wrong signs before the next round
     static constexpr int NEWTON_STEPS = 15;
-    static constexpr int SWEEPS = 10, ROUNDS = 3;         // of sweeps, twice as many each time, and Newton's steps
+    static constexpr int SWEEPS = 8, ROUNDS = 3;          // of sweeps, twice as many each time, and Newton's steps
     static constexpr double LEAST_MULTIPLIER = 2.3e-308;  // of an active row: a normal number
 
     int n_, m_, zero_;
@@ -69,9 +70,10 @@ class ActiveSet {
     std::vector<char> active_;
     std::vector<int> rows_;  // the active inequality rows, ascending
     double *b_, *d_, *y_, *s_;
-    double* swept_;  // y of the sweeps
-    double* size_;   // w: the roots of S's diagonal
-    double* noise_;  // what s is rounded relative to
+    double* swept_;    // y of the sweeps
+    double* inverse_;  // 1/S'ᵢᵢ
+    double* size_;     // w: the roots of S's diagonal
+    double* noise_;    // what s is rounded relative to
     double* t_;
     double length_ = 0.0;  // ‖g‖
 
@@ -102,6 +104,7 @@ class ActiveSet {
         if (zero_ > 0 && !schur_.pivot(m_, m_ + 1, zero_)) return false;
         for (int i = 0; i < m_; i++) d_[i] = schur_[i][m_];
         schur_.mirror(zero_, m_);
+        for (int i = zero_; i < m_; i++) inverse_[i] = 1.0 / schur_[i][i];
         return true;
     }
 
@@ -177,7 +180,7 @@ class ActiveSet {
         for (int k = 0; k < count; k++)
             for (int i = 0; i < size; i++) {
                 const double* column = schur_[zero_ + i] + zero_;
-                double next = y[i] - s[i] / column[i];
+                double next = y[i] - s[i] * inverse_[zero_ + i];
                 next = next > 0.0 ? next : 0.0;
                 double step = next - y[i];
                 if (step == 0.0) continue;

@@ -25,8 +25,7 @@ constexpr double LEAST_LOGARITHM = -1000.0;    // a logarithm below this is that
 constexpr double TOLERATED_LOGARITHM = 1.0;    // by which q' and b' may differ from 1
 // By which q' or b' is so small that it counts as zero: rounding is not to be scaled up.
 constexpr double LOGARITHMS_APART = 40.0;
-constexpr double RIDGE_OF_FIT = 1e-10;        // of the normal equations, which are singular
-constexpr double LARGEST_LOGARITHM = 1020.0;  // of a power of two that is a normal number
+constexpr double RIDGE_OF_FIT = 1e-10;  // of the normal equations, which are singular
 
 template <class V>
 class Equilibration {
@@ -93,17 +92,24 @@ class Equilibration {
         normal_.factor();
     }
 
+    // log₂|values|, roughly; whether one of them is that of zero.
+    static auto take_logarithms(int count, const V* values, V* logarithms) {
+        auto found = splat<V>(0.0) > 0.0;
+        for (int t = 0; t < count; t++) {
+            logarithms[t] = log2_roughly(values[t]);
+            found = mask_or(found, logarithms[t] < LEAST_LOGARITHM);
+        }
+        return found;
+    }
+
     void find(const Program<V>& program) {
         const Structure& s = structure_;
-        V lowest = splat<V>(0.0);
-        for (std::size_t t = 0; t < s.A.index.size(); t++)
-            lowest = minimum(lowest, log_A_[t] = log2_roughly(program.A[t]));
-        for (std::size_t t = 0; t < s.P.index.size(); t++)
-            lowest = minimum(lowest, log_P_[t] = log2_roughly(program.P[t]));
+        auto some_are_zero = take_logarithms(static_cast<int>(s.A.index.size()), program.A, log_A_);
+        auto some_of_P = take_logarithms(static_cast<int>(s.P.index.size()), program.P, log_P_);
         for (int j = 0; j < s.n; j++) log_q_[j] = log2_roughly(program.q[j]);
         for (int i = 0; i < s.m; i++) log_b_[i] = log2_roughly(program.b[i]);
         // Entries that are zero have no part in the fit: another matrix, that of this instance.
-        bool zeros = any(lowest < LEAST_LOGARITHM);
+        bool zeros = any(some_are_zero) || any(some_of_P);
         if (zeros || !over_all_)
             factor_normal_equations([](V a) { return select(a < LEAST_LOGARITHM, splat<V>(0.0), splat<V>(1.0)); });
         over_all_ = !zeros;
@@ -140,12 +146,13 @@ class Equilibration {
 
     void balance_open_components() {
         const Structure& s = structure_;
+        V limit = splat<V>(LIMIT_OF_LOGARITHMS);
         for (int c = 0; c < s.components; c++) of_b_[c] = of_q_[c] = splat<V>(LOG_OF_ZERO);
         for (int j = 0; j < s.n; j++)
             of_q_[s.component_of_column[j]] = maximum(of_q_[s.component_of_column[j]], log_q_[j]);
         for (int i = 0; i < s.m; i++) of_b_[s.component_of_row[i]] = maximum(of_b_[s.component_of_row[i]], log_b_[i]);
         for (int c = 0; c < s.components; c++) {
-            V shift = rounded(0.5 * (of_b_[c] - of_q_[c]));
+            V shift = rounded(maximum(minimum(0.5 * (of_b_[c] - of_q_[c]), limit), -limit));
             auto both = mask_and(of_b_[c] > LEAST_LOGARITHM, of_q_[c] > LEAST_LOGARITHM);
             of_q_[c] = s.curved_component[c] ? splat<V>(0.0) : select(both, shift, splat<V>(0.0));
         }
@@ -179,29 +186,33 @@ class Equilibration {
         gamma = maximum(minimum(gamma, limit), -limit);
     }
 
-    // The data scaled, and the logarithms turned into factors.
+    // The logarithms turned into factors, and the data scaled. With the limits above no product of factors is out of
+    // range, in this order.
     void scale(Program<V>& program) {
         const Structure& s = structure_;
-        auto factor = [](V k) {
-            V most = splat<V>(LARGEST_LOGARITHM);
-            return power_of_two(maximum(minimum(k, most), -most));
-        };
-        V ratio = gamma - beta;
-        for (int j = 0; j < s.n; j++)
-            for (int t = s.P.start[j]; t < s.P.start[j + 1]; t++)
-                program.P[t] *= factor(ratio + d[j] + d[s.P.index[t]]);
-        for (int i = 0; i < s.m; i++)
-            for (int t = s.A.start[i]; t < s.A.start[i + 1]; t++) program.A[t] *= factor(e[i] + d[s.A.index[t]]);
-        for (int j = 0; j < s.n; j++) {
-            program.q[j] *= factor(gamma + d[j]);
-            d[j] = power_of_two(d[j]);
-        }
-        for (int i = 0; i < s.m; i++) {
-            program.b[i] *= factor(beta + e[i]);
-            e[i] = power_of_two(e[i]);
-        }
+        for (int j = 0; j < s.n; j++) d[j] = power_of_two(d[j]);
+        for (int i = 0; i < s.m; i++) e[i] = power_of_two(e[i]);
+        V ratio = power_of_two(gamma - beta);
         beta = power_of_two(beta);
         gamma = power_of_two(gamma);
+        scale_lines(s.P, ratio, d, program.P);
+        scale_lines(s.A, splat<V>(1.0), e, program.A);
+        for (int j = 0; j < s.n; j++) program.q[j] *= gamma * d[j];
+        for (int i = 0; i < s.m; i++) program.b[i] *= beta * e[i];
+    }
+
+    // values[t] · (common · factor of its line · d of its unknown).
+    void scale_lines(const Lines& lines, V common, const V* factors, V* values) const {
+        for (int i = 0; i < lines.count; i++) {
+            V factor = common * factors[i], *of_line = values + lines.start[i];
+            const int* index = lines.index.data() + lines.start[i];
+            if (lines.first[i] >= 0) {
+                const V* of_unknowns = d + lines.first[i];
+                for (int t = 0; t < lines.length(i); t++) of_line[t] *= factor * of_unknowns[t];
+            } else {
+                for (int t = 0; t < lines.length(i); t++) of_line[t] *= factor * d[index[t]];
+            }
+        }
     }
 };
 
