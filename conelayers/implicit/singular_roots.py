@@ -140,9 +140,11 @@ def judged(
                 value = function(end)
                 if not (np.abs(step) > tolerance * np.abs(end)).any():
                     break
-            still = (np.abs(step) <= tolerance * np.abs(end)) | (np.abs(end) <= _AT_ZERO * np.abs(z))
+            # An unknown that is zero already is moved off by the others' rounding, and comes back.
+            at_zero = np.abs(end) <= _AT_ZERO * np.maximum(np.abs(z), np.abs(dz))
+            still = (np.abs(step) <= tolerance * np.abs(end)) | at_zero
             near_z = np.abs(end - z) <= np.sqrt(tolerance) * np.abs(end)
-        arrived |= left & (still & (near_z | (np.abs(end) <= _AT_ZERO * np.abs(z)))).all(1)
+        arrived |= left & (still & (near_z | at_zero)).all(1)
     return singular, arrived
 
 
