@@ -94,6 +94,11 @@ class Core:
         return Core, (self.model, self._level)
 
     @property
+    def workspace_bytes(self) -> int:
+        """The memory that a call with ``keep`` holds for each instance."""
+        return int(self._native.workspace_bytes)
+
+    @property
     def work(self) -> float:
         """Multiplications of one factorization."""
         return float(self._native.work)

@@ -17,8 +17,8 @@ __all__ = ["CompiledCore", "model_of"]
 
 # Multiplications of the batch's factorizations from which a second thread pays: waking it costs some 20 µs.
 _WORTH_A_THREAD = 3e5
-# Of one factorization, up to which the factors are kept for the derivative: about 1 MB an instance.
-_KEPT_WORK = 1e7
+# Bytes up to which the factors of a batch are kept for the derivative. Beyond, derivatives factor once more, and agree to rounding.
+_MOST_KEPT = 2**26
 
 
 def model_of(compiled: ParametricProgram) -> Model:
@@ -46,7 +46,7 @@ class CompiledCore:
         ends = np.cumsum([o.matrix.shape[0] for o in compiled.outputs], dtype=np.int64).tolist()
         self.columns = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         self.outputs = ends[-1] if ends else 0
-        self._keeps = self.core.work <= _KEPT_WORK
+        self._bytes = self.core.workspace_bytes
 
     @staticmethod
     def of(compiled: ParametricProgram) -> CompiledCore | None:
@@ -71,7 +71,7 @@ class CompiledCore:
             start=points,
             threads=self.threads(batch.size, most_threads),
             max_seconds=None if seconds == np.inf else max(0.0, seconds),
-            keep=self._keeps,
+            keep=batch.size * self._bytes <= _MOST_KEPT,
         )
 
     def variables(self, outputs: np.ndarray) -> list[np.ndarray]:

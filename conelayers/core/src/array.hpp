@@ -20,14 +20,18 @@ class Pool {
         void* block = ::operator new(bytes, std::align_val_t(ALIGNMENT));
         std::memset(block, 0, bytes);
         blocks_.emplace_back(block);
+        bytes_ += bytes;
         return static_cast<V*>(block);
     }
+
+    std::size_t bytes() const { return bytes_; }
 
   private:
     struct Free {
         void operator()(void* block) const { ::operator delete(block, std::align_val_t(64)); }
     };
     std::vector<std::unique_ptr<void, Free>> blocks_;
+    std::size_t bytes_ = 0;
 };
 
 }  // namespace conelayers

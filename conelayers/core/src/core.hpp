@@ -42,6 +42,14 @@ class Core {
     int64_t n() const { return model.structure.n; }
     int64_t m() const { return model.structure.m; }
 
+    // Of one instance, which a call that keeps its workspaces holds.
+    std::size_t workspace_bytes() {
+        auto workspace = take(single_);
+        std::size_t bytes = workspace->bytes();
+        give_back(single_, std::move(workspace));
+        return bytes;
+    }
+
     // `lanes`: 0 for what is fastest; no result depends on it. `keep`: whether the workspaces are to be given back,
     // with their factors.
     std::unique_ptr<Kept> solve(
@@ -52,6 +60,7 @@ class Core {
         over(batch, lanes, [&](auto& free) {
             auto parts = keep ? std::make_unique<KeptParts<std::decay_t<decltype(free)>>>(*this, free, batch) : nullptr;
             in_parts(free, batch, threads, parts.get(), [&](auto& instances, int64_t first, int count) {
+                if (limits.reached()) return instances.give_up(out, first, count);
                 instances.take(theta, first, count);
                 instances.solve(out, warm, limits);
             });

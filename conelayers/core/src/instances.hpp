@@ -50,9 +50,7 @@ class Instances {
 
     // The instances first … first + count − 1 of a batch; count ≤ W, the last one fills the lanes that are left.
     void take(const Parameters& theta, int64_t first, int count) {
-        first_index_ = first;
-        count_ = count;
-        for (int l = 0; l < W; l++) instance_[l] = first + std::min(l, count - 1);
+        place(first, count);
         evaluate(model_.data, theta, instance_, false, program_.data);
         finite_ = is_finite();
         equilibration_.apply(program_);
@@ -60,6 +58,19 @@ class Instances {
         newton_.reset();
         newton_.forget_factor();
         kkt_.prepare(splat<V>(1.0), splat<V>(STATIC_DELTA), splat<V>(STATIC_DELTA));
+    }
+
+    std::size_t bytes() const { return pool_.bytes(); }
+
+    // The same instances, given up before anything of them is computed.
+    void give_up(const Solutions& out, int64_t first, int count) {
+        place(first, count);
+        finite_ = splat<V>(0.0) > 0.0;
+        for (int64_t at = first; at < first + count; at++) {
+            out.outcome[at] = static_cast<int32_t>(Outcome::STOPPED);
+            std::fill_n(out.errors + 3 * at, 3, 0.0);
+            std::fill_n(out.places + 2 * at, 2, 0);
+        }
     }
 
     // Solves, from the points (x, y, s) where `warm` says so.
@@ -197,6 +208,12 @@ class Instances {
     V *x_, *y_, *element_;                  // a solution in the user's units, and D there
     V *first_, *second_, *dx_, *dy_, *ds_;  // right-hand sides and solutions
     V* gradient_;                           // of the data, or their tangent
+
+    void place(int64_t first, int count) {
+        first_index_ = first;
+        count_ = count;
+        for (int l = 0; l < W; l++) instance_[l] = first + std::min(l, count - 1);
+    }
 
     Mask is_finite() const {
         V sum = splat<V>(0.0);

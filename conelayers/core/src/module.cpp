@@ -298,6 +298,7 @@ NB_MODULE(CORE_MODULE, module) {
             nb::arg("right_hand_sides"), nb::arg("transposed"), nb::arg("first"), nb::arg("second"), nb::arg("third"),
             nb::arg("flags"), nb::arg("threads"), nb::arg("lanes"), nb::arg("kept").none()
         )
+        .def_prop_ro("workspace_bytes", [](Core& core) { return core.workspace_bytes(); })
         .def_prop_ro("work", [](const Core& core) { return core.model.structure.kkt.work(); })
         .def_prop_ro("entries", [](const Core& core) { return core.model.structure.kkt.entries(); })
         .def_prop_ro("kept_rows", [](const Core& core) { return core.model.structure.kept_rows; })
