@@ -1,7 +1,8 @@
 """``python -m conelayers check``: is this installation sound?
 
 Prints the versions of what conelayers stands on, which solvers there are, which threads, and tests itself in about a
-second: problems with known answers and gradients, over every kind of cone and with every solver. Exit status 1 if anything is wrong.
+second: problems with known answers and gradients, over every kind of cone and with every solver. Exit status 1 if
+anything is wrong.
 """
 
 from __future__ import annotations

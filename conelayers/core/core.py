@@ -76,7 +76,8 @@ class Core:
     """Linear and quadratic programs of one model.
 
     Values of parameters are contiguous float64 arrays, (*shape) where the batch shares them or (B, *shape); those of
-    a framework may also be pairs (address, numbers from one instance to the next). Raises ValueError for arrays of other sizes.
+    a framework may also be pairs (address, numbers from one instance to the next). Raises ValueError for arrays of
+    other sizes.
     threads: up to so many. lanes: instances in a register, 0 for what is fastest; no result depends on either, nor on
     the batch that an instance is in. level: another instruction set's module (extension.py), with the same results.
     """
@@ -150,7 +151,7 @@ class Core:
         lanes: int = 0,
         kept: Any = None,
     ) -> tuple[list[np.ndarray | None], np.ndarray]:
-        """The gradients (B, *shape) of ⟨cotangents (B, outputs), outputs⟩ for parameters that are ``wanted``; flags (B,)."""
+        """The gradients (B, *shape) of ⟨cotangents (B, outputs), outputs⟩ for ``wanted`` parameters, and flags (B,)."""
         batch = len(points[0])
         sizes = self._sizes if wanted is None else [k if w else 0 for k, w in zip(self._sizes, wanted, strict=True)]
         flat, flags = np.zeros(batch * sum(sizes)), np.empty(batch, dtype=np.int32)

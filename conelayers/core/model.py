@@ -66,7 +66,8 @@ class Terms(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Model:
-    """Arrays only, which pickle: patterns of P (full symmetric) and A by columns; ``zero`` equalities, then inequalities.
+    """Arrays only, which pickle: patterns of P (full symmetric) and A by columns; ``zero`` equalities, then
+    inequalities.
 
     data_terms: the values of P (by columns), q, A (by rows) and b, one after the other. output_terms: source 0 is x,
     1 is y. Both number the entries of arrays row by row, as frameworks keep them.

@@ -83,8 +83,8 @@ class Certificate:
     margins: the same for each cone's block by itself, (blocks,); every row of an orthant is a block, and equalities
     have no kink, so that their distance is infinite.
     tolerances: the distances (blocks,) up to which a block counts as lying at a kink: 100 times what a Newton step
-    would change there, plus 1e−12 of ‖v‖. The step is J⁻¹F for the solution's own residual F, or for an F of the size of its
-    rounding errors.
+    would change there, plus 1e−12 of ‖v‖. The step is J⁻¹F for the solution's own residual F, or for an F of the size
+    of its rounding errors.
     kinks: which blocks lie at a kink, (blocks,) bool.
     smallest_singular_value: that of J(D) for the chosen element D, in the equilibrated units.
     condition: the condition number of the same J(D).

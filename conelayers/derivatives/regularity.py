@@ -133,7 +133,7 @@ def _near_kinks(cones: Cones, point: Point) -> np.ndarray:
 
 
 def _uncertainty(linearization: Linearization) -> np.ndarray:
-    """How far off v may be, (B, m): what Newton's next step, and an F of the size of its rounding errors, change of it."""
+    """How far off v may be, (B, m): by Newton's next step, and by an F of the size of its rounding errors."""
     return np.maximum(np.abs(linearization.newton_step()), np.abs(linearization.rounding_step()[1]))
 
 
@@ -158,7 +158,8 @@ class Kinks(NamedTuple):
         """The kinks near the points at which the solution map is linearized, whichever element was chosen there."""
         v, cones = linearization.point.v, linearization.program.structure.cones
         step = _uncertainty(linearization)
-        # At a kink the chosen element may count as a slack what by its sign is a multiplier: v is known as the less certain of the two.
+        # At a kink the chosen element may count as a slack what by its sign is a multiplier: v is known as the less
+        # certain of the two.
         by_sign = product_cone(cones).decompose(v)[2]
         if (by_sign.values != linearization.point.element.values).any():
             step = np.maximum(step, _uncertainty(linearization.at(linearization.point._replace(element=by_sign))))

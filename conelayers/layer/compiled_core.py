@@ -17,7 +17,8 @@ __all__ = ["CompiledCore", "model_of"]
 
 # Multiplications of the batch's factorizations from which a second thread pays: waking it costs some 20 µs.
 _WORTH_A_THREAD = 3e5
-# Bytes up to which the factors of a batch are kept for the derivative. Beyond, derivatives factor once more, and agree to rounding.
+# Bytes up to which the factors of a batch are kept for the derivative. Beyond, derivatives factor once more, and agree
+# to rounding.
 _MOST_KEPT = 2**26
 
 

@@ -1,4 +1,4 @@
-"""The solutions of a batch that the compiled core solved, but for the instances that it left to the engine in Python."""
+"""The solutions of a batch by the compiled core, but for the instances that it left to the engine in Python."""
 
 from __future__ import annotations
 

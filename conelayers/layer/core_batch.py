@@ -144,7 +144,7 @@ class CoreBatch:
         )
 
     def linearization_of(self, members: np.ndarray) -> SolutionMap:
-        """The solution map of the batch, linearized at these instances only: the core's points, and the engine's map."""
+        """The batch's solution map, linearized at these instances only: the core's points, and the engine's map."""
         batch, on_trouble = self._batch.size, self._policies.on_trouble(self.solution)
         by_core = members[self.answers.outcome[members] == Outcome.SOLVED]
         if by_core.size == batch:

@@ -1,4 +1,4 @@
-"""The solution map linearized at the core's points: by the core itself, and in Python where its systems are singular."""
+"""The solution map at the core's points: by the core itself, and in Python where its systems are singular."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class Programs:
         return CallSettings(arguments, order, compiled, order.begins_with_own_methods)
 
     def core_of(self, compiled: ParametricProgram) -> CompiledCore | None:
-        """The compiled core of one of the programs, made when it is first asked for; None where it does not serve it."""
+        """The compiled core of one of the programs, made when first asked for; None where it does not serve it."""
         for known, core in self._cores:
             if known is compiled:
                 return core

@@ -42,7 +42,8 @@ def are_zero(
 ) -> bool:
     """Whether all gradients are zero, although some cotangent is not.
 
-    gradients: the values of each parameter, and its gradient (B, ·). asked: what was asked for, and its cotangent, (B, ·).
+    gradients: the values of each parameter, and its gradient (B, ·).
+    asked: what was asked for, and its cotangent, (B, ·).
     """
     if not any(g.any() for _, g in asked):
         return False

@@ -12,9 +12,9 @@ point exact (Oettli, Prager 1964),
     column j   max(0, |Px + Aᵀy + q|ⱼ − φⱼ) / ωⱼ,      ωⱼ = Σ|Pⱼₖ xₖ| + Σ|Aᵢⱼ yᵢ| + |qⱼ|,            0/0 = 0
 
 In blocks of second-order, semidefinite, exponential and power cones, ω and φ are maxima over the block. At best a
-number xⱼ is known to the rounding of the largest one. Where xⱼ itself is next to zero, that is more than all of ω. Hence the
-floors of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward error",
-1989),
+number xⱼ is known to the rounding of the largest one. Where xⱼ itself is next to zero, that is more than all of ω.
+Hence the floors of the equilibrated program (Arioli, Demmel, Duff, "Solving sparse linear systems with sparse backward
+error", 1989),
 
     φᵢ = 64 ε Σ|Aᵢⱼ| ‖x‖∞,       φⱼ = 64 ε (Σ|Pⱼₖ| ‖x‖∞ + Σ|Aᵢⱼ| ψᵢ),       ψᵢ = min(‖y‖∞, ‖Ry‖∞ / Rᵢ),   Rᵢ = Σ|Aᵢⱼ|
 

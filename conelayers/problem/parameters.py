@@ -82,7 +82,8 @@ class ParameterSpec:
 
 @final
 class Batch:
-    """The checked values of one call, as the user passed them or as θ; each of the two is made of the other when it is needed.
+    """The checked values of one call, as the user passed them or as θ; each of the two is made of the other when it is
+    needed.
 
     size: B, 1 for an unbatched call. batched: whether the call was batched. batched_parameters: which parameters were.
     finite: whether no value is infinite.

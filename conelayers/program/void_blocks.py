@@ -1,9 +1,10 @@
 """Blocks of curved cones with a bound that is void where it is infinite: ‖x‖ ≤ c, λ_max(X) ≤ c.
 
-Such a bound c has taken the place of an epigraph variable (problem/simplify/epigraphs.py): the block gains by a larger one, and in
-the limit holds for every x. Where it is infinite, or so large that it is set aside (numerics/bounds.py), 0·x + s = e stands for
-the block, with e inside the cone: that holds with the multiplier zero, and touches nothing. Where it is −∞, −e stands for it,
-which nothing satisfies.
+Such a bound c has taken the place of an epigraph variable (problem/simplify/epigraphs.py): the block gains by a larger
+one, and in the limit holds for every x. Where it is infinite, or so large that it is set aside (numerics/bounds.py),
+0·x + s = e stands for
+the block, with e inside the cone: that holds with the multiplier zero, and touches nothing. Where it is −∞, −e stands
+for it, which nothing satisfies.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ __all__ = ["VoidBlocks", "gaining"]
 
 
 def gaining(cones: Cones) -> np.ndarray:
-    """Which rows of second-order, semidefinite and nonnegative cones have slacks that may grow for ever by themselves, (m,) bool.
+    """Which rows of second-order, semidefinite and nonnegative cones have slacks that may grow for ever by themselves,
+    (m,) bool.
 
     Heads of second-order cones and diagonals of matrices. Their units together lie inside the cone.
     """
@@ -39,8 +41,8 @@ def gaining(cones: Cones) -> np.ndarray:
 @final
 @dataclass(frozen=True)
 class VoidBlocks:
-    """heads: the first row of each. rows: all of their rows, (k,), and ``of``, which of them each belongs to. interior: e on all
-    rows (m,), 1 on those of the nonnegative cone.
+    """heads: the first row of each. rows: all of their rows, (k,), and ``of``, which of them each belongs to. interior:
+    e on all rows (m,), 1 on those of the nonnegative cone.
     """
 
     heads: np.ndarray

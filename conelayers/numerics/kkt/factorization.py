@@ -55,8 +55,8 @@ class Factorization(ABC):
         return self.null_vectors(instance)
 
     def free_columns(self) -> np.ndarray | None:
-        """The zero columns of K, (B, n) bool, whose unit vectors span ker K; all of them where it is more than that. None if
-        that is not known.
+        """The zero columns of K, (B, n) bool, whose unit vectors span ker K; all of them where it is more than that.
+        None if that is not known.
         """
         return None
 

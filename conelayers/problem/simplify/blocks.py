@@ -1,8 +1,9 @@
 """Directions in which the slacks of a block may move for ever, and blocks that then hold always.
 
-A direction is one of recession of a closed convex cone K iff it is a member. Those that are asked for here are members by their
-entries alone, but for second-order cones, where head ≥ ‖tail‖ is computed. Exponential and power cones are left alone: their
-rows cannot be brought to one size by the equilibration, and a bound in one of them, far from 1, makes them hard to solve.
+A direction is one of recession of a closed convex cone K iff it is a member. Those that are asked for here are members
+by their entries alone, but for second-order cones, where head ≥ ‖tail‖ is computed. Exponential and power cones are
+left alone: their rows cannot be brought to one size by the equilibration, and a bound in one of them, far from 1, makes
+them hard to solve.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["Gains", "void_at_infinity"]
 @final
 @dataclass(frozen=True)
 class Gains:
-    """Whether slacks that move by ``moves`` in these rows, for each column, stay in their block's cone; and by −``moves``."""
+    """Whether slacks that move by ``moves`` in these rows, for each column, stay in their cone; and by −``moves``."""
 
     forward: np.ndarray
     backward: np.ndarray
@@ -52,10 +53,11 @@ class Gains:
 def void_at_infinity(
     form: Form, chosen: np.ndarray, rows: np.ndarray, cols: np.ndarray, moves: np.ndarray
 ) -> np.ndarray:
-    """Those of the chosen columns t, (n,) bool, whose blocks hold always when t is infinite; ``moves`` are those of the slacks.
+    """Those of the chosen columns t, (n,) bool, whose blocks hold always when t is infinite; ``moves`` are those of the
+    slacks.
 
-    Second-order: s + t·d with d in the cone is in it for large t, whatever s is, if d is inside; if d is on the boundary, iff
-    s₀d₀ − s₁ᵀd₁ > 0, which has to be constant. Semidefinite: d has to be diagonal and positive definite.
+    Second-order: s + t·d with d in the cone is in it for large t, whatever s is, if d is inside; if d is on the
+    boundary, iff s₀d₀ − s₁ᵀd₁ > 0, which has to be constant. Semidefinite: d has to be diagonal and positive definite.
     """
     cones, curved = form.cones, rows >= form.cones.zero + form.cones.nonneg
     result = chosen.copy()

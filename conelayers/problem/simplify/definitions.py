@@ -1,12 +1,13 @@
 """Variables of cvxpy's that an equality defines, or that take up its slack.
 
-Let t be a column that is not the user's and not in P, with constant coefficients a in A and a constant q_t, and r a row of the
-zero cone with α = a_r ≠ 0: αt + ℓᵀx = β. t = (β − ℓᵀx)/α in all other rows and in the objective gives the same program in x:
-row i becomes row i − (aᵢ/α)·row r, q becomes q − (q_t/α)·ℓ and the objective's constant grows by q_t β/α; all affine in the
-parameters, since a, α and q_t are constant. If t is in no other row this says that t takes whatever is left: row r is gone.
+Let t be a column that is not the user's and not in P, with constant coefficients a in A and a constant q_t, and r a row
+of the zero cone with α = a_r ≠ 0: αt + ℓᵀx = β. t = (β − ℓᵀx)/α in all other rows and in the objective gives the same
+program in x: row i becomes row i − (aᵢ/α)·row r, q becomes q − (q_t/α)·ℓ and the objective's constant grows by q_t β/α;
+all affine in the parameters, since a, α and q_t are constant. If t is in no other row this says that t takes whatever
+is left: row r is gone.
 
-Multipliers. Those of the other rows stay, and y_r = −(q_t + Σ aᵢyᵢ)/α makes t's column stationary. It is linear in them if
-q_t = 0, and is left out where q_t ≠ 0, in which case it must not have been asked for.
+Multipliers. Those of the other rows stay, and y_r = −(q_t + Σ aᵢyᵢ)/α makes t's column stationary. It is linear in them
+if q_t = 0, and is left out where q_t ≠ 0, in which case it must not have been asked for.
 
 Where P holds t the equality is left to numerics/presolve.py, which may use the values of the data.
 """

@@ -1,12 +1,12 @@
 """Linear constraints that others make superfluous, for all values of the parameters.
 
-Two rows of the nonnegative cone whose coefficients in A and in the parameters of b are the same up to a factor κ > 0 read
-aᵀx ≤ β and aᵀx ≤ β + γ after division, with a constant γ. If γ > 0 the second one never holds with equality: it is gone, its
-multiplier zero. If γ = 0 they are one constraint: with y for the first and 0 for the second, the solutions, and the sum of
-the two multipliers, are the same. Which part of that sum each has is not determined, and whoever asks for the multiplier of one
-of them is to hear of that: then both stay. So they do if both are as the user wrote them, for certificates name redundant
-constraints; gone is one that cvxpy made in rewriting another one. Rows of the zero cone likewise, with γ = 0 and κ of any
-sign.
+Two rows of the nonnegative cone whose coefficients in A and in the parameters of b are the same up to a factor κ > 0
+read aᵀx ≤ β and aᵀx ≤ β + γ after division, with a constant γ. If γ > 0 the second one never holds with equality: it is
+gone, its multiplier zero. If γ = 0 they are one constraint: with y for the first and 0 for the second, the solutions,
+and the sum of the two multipliers, are the same. Which part of that sum each has is not determined, and whoever asks
+for the multiplier of one of them is to hear of that: then both stay. So they do if both are as the user wrote them, for
+certificates name redundant constraints; gone is one that cvxpy made in rewriting another one. Rows of the zero cone
+likewise, with γ = 0 and κ of any sign.
 
 A row without entries in A and with a constant b > 0, or with b = ∞, holds always: it is gone, its multiplier zero; with
 b = 0 it is gone if its multiplier, which is arbitrary, is not asked for.
@@ -42,7 +42,9 @@ def drop_superfluous(form: Form) -> Form | None:
 @final
 @dataclass(frozen=True)
 class _Rows:
-    """Which rows of the zero and the nonnegative cone hold always, and which say what another one says, (flat,) bool."""
+    """Which rows of the zero and the nonnegative cone hold always, and which say what another one says, (flat,)
+    bool.
+    """
 
     void: np.ndarray
     repeated: np.ndarray

@@ -6,18 +6,19 @@ t: their slacks s = b − A x move by −a·dt, and −a ∈ K for each block. T
 
     a point (x, t) that satisfies all of them stays feasible, at the same objective, when t grows to t* = (β − ℓᵀx)/α:
 
-the other blocks hold s − a(t* − t) ∈ K + K = K, and row r with slack zero. So the solutions x are those of the program in
-which t* stands for t: row r and column t are gone, and row i becomes row i − (aᵢ/α)·row r. It is affine in the parameters,
-since a and α are constant.
+the other blocks hold s − a(t* − t) ∈ K + K = K, and row r with slack zero. So the solutions x are those of the program
+in
+which t* stands for t: row r and column t are gone, and row i becomes row i − (aᵢ/α)·row r. It is affine in the
+parameters, since a and α are constant.
 
 Multipliers. Those of the new rows are those of the old ones; with y_r = −Σ aᵢyᵢ/α ≥ 0 (y ∈ K* and −a ∈ K) column t is
-stationary, Σ aᵢyᵢ + αy_r = 0, the other columns have the same Aᵀy as before, and s_r y_r = 0: a solution of cvxpy's form.
-For ‖x‖ ≤ c, y_r is the multiplier of the cone's head; for |x| ≤ c the sum of those of the two rows. If t ends below t* in
-another solution of cvxpy's form, y_r = 0 there, and here too where multipliers are unique.
+stationary, Σ aᵢyᵢ + αy_r = 0, the other columns have the same Aᵀy as before, and s_r y_r = 0: a solution of cvxpy's
+form. For ‖x‖ ≤ c, y_r is the multiplier of the cone's head; for |x| ≤ c the sum of those of the two rows. If t ends
+below t* in another solution of cvxpy's form, y_r = 0 there, and here too where multipliers are unique.
 
-Infinite bounds. Where β may be infinite, the blocks of t are to be void with it: those of the nonnegative cone are, those
-of curved cones if ``void_at_infinity`` (blocks.py). They are taken away then, and set aside where β dwarfs everything else
-(program/void_blocks.py).
+Infinite bounds. Where β may be infinite, the blocks of t are to be void with it: those of the nonnegative cone are,
+those of curved cones if ``void_at_infinity`` (blocks.py). They are taken away then, and set aside where β dwarfs
+everything else (program/void_blocks.py).
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def substitute_epigraphs(form: Form) -> Form | None:
 
 
 def _with_void_blocks(form: Form, rows: np.ndarray, void: np.ndarray) -> Form:
-    """The form that knows which of the blocks of these rows hold always where the bounds that come into them are infinite."""
+    """The form that knows which of the blocks of these rows hold always where the bounds that come into them are
+    infinite.
+    """
     flat = form.cones.zero + form.cones.nonneg
     starts, sizes = form.cones.block_starts, form.cones.block_sizes
     block = np.searchsorted(starts, rows, side="right") - 1
@@ -82,7 +85,8 @@ def _with_void_blocks(form: Form, rows: np.ndarray, void: np.ndarray) -> Form:
 
 
 def _without_fill(form: Form, chosen: np.ndarray, rows: np.ndarray, cols: np.ndarray, pivot: np.ndarray) -> np.ndarray:
-    """Those whose bound is short enough, and whose bound holds no other auxiliary variables, unless it is one by itself.
+    """Those whose bound is short enough, and whose bound holds no other auxiliary variables, unless it is one by
+    itself.
 
     In Σtᵢ ≤ c one tᵢ is like another: to replace one by all the others makes nothing simpler.
     """

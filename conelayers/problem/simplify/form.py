@@ -1,8 +1,8 @@
 """A parametric cone program as rows and columns of coefficients, on which the rules work.
 
-Row i of [A | b] is affine in φ: the coefficient of φ_k in A_ij stands at (i, j·w + k), that of the constant at k = w − 1, and
-b is column j = n. A row operation for all parameters at once is then one sparse product, T' = R T. If y' are multipliers of
-the new rows, y = Rᵀy' are some of the old ones with the same y'ᵀT' = yᵀT.
+Row i of [A | b] is affine in φ: the coefficient of φ_k in A_ij stands at (i, j·w + k), that of the constant at k = w −
+1, and b is column j = n. A row operation for all parameters at once is then one sparse product, T' = R T. If y' are
+multipliers of the new rows, y = Rᵀy' are some of the old ones with the same y'ᵀT' = yᵀT.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Form:
     these themselves.
     written: the rows that held no auxiliary variable, and so are as the user wrote them, (m,) bool.
     void: those of curved blocks that hold always where their bound is infinite.
-    wanted: which of cvxpy's rows have a multiplier that is returned. infinite: which entries of φ may be ±inf, (w,) bool.
+    wanted: which of cvxpy's rows have a multiplier that is returned. infinite: which entries of φ may be ±inf, (w,)
+    bool.
     """
 
     cones: Cones
@@ -203,7 +204,9 @@ class Form:
 
 
 def without_fill(others: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Whether a column in so many other rows may be replaced by an expression of this length: it enters each of them."""
+    """Whether a column in so many other rows may be replaced by an expression of this length: it enters each of
+    them.
+    """
     return others * length <= _FILL * (1 + others + length)
 
 

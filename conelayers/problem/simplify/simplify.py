@@ -26,8 +26,8 @@ _ROUNDS = 20  # of substitutions: expressions that are nested more deeply than t
 class Simplified(NamedTuple):
     """The smaller program.
 
-    columns, rows: which of the larger one's are left. R: its rows are R times those of the larger one, whose multipliers are
-    Rᵀy'.
+    columns, rows: which of the larger one's are left. R: its rows are R times those of the larger one, whose
+    multipliers are Rᵀy'.
     """
 
     structure: Structure
