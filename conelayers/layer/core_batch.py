@@ -48,10 +48,12 @@ class CoreBatch:
         self._core, self._batch, self._settings, self._policies = core, batch, settings, policies
         self._engineered, self._smoothed, self._kept = engineered, smoothed, found.kept
         self.answers = CoreAnswers(found, settings.compiled, engineered)
+        # What was linearized last, by its instances: the rows of a Jacobian ask for the same ones again and again.
+        self._last: tuple[bytes, SolutionMap] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # The core's workspaces stay here; derivatives factor once more.
-        return {k: v for k, v in self.__dict__.items() if k != "linearization"} | {"_kept": None}
+        return {k: v for k, v in self.__dict__.items() if k != "linearization"} | {"_kept": None, "_last": None}
 
     @property
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -145,6 +147,12 @@ class CoreBatch:
 
     def linearization_of(self, members: np.ndarray) -> SolutionMap:
         """The batch's solution map, linearized at these instances only: the core's points, and the engine's map."""
+        last, key = self._last, members.tobytes()
+        if last is None or last[0] != key:
+            last = self._last = key, self._linearize(members)
+        return last[1]
+
+    def _linearize(self, members: np.ndarray) -> SolutionMap:
         batch, on_trouble = self._batch.size, self._policies.on_trouble(self.solution)
         by_core = members[self.answers.outcome[members] == Outcome.SOLVED]
         if by_core.size == batch:

@@ -36,6 +36,9 @@ class CoreLinearization:
     threads: int
     elsewhere: Callable[[np.ndarray], SolutionMap]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": None}  # the core's workspaces stay in their process
+
     def take(self, index: np.ndarray | list[int]) -> Linearization:
         """The solution map of a part of the batch, at ascending positions which all have a solution, in Python."""
         index = np.asarray(index, dtype=np.int64)

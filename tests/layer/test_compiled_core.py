@@ -113,11 +113,13 @@ def test_rounding_that_contradicts_a_row_without_coefficients_is_not_told_as_inf
 def test_a_pickled_solution_factors_once_more_and_keeps_its_own_values() -> None:
     layer, given = quadratic(), values(4)
     solution, g = layer.solve(*given), np.ones((B, N))
-    expected = solution.vjp(g)
+    expected, jacobian = solution.vjp(g), solution.jacobian()[0]
     for v in given:
         v += 1.0  # what the user does to the arrays afterwards is not the solution's business
     again = pickle.loads(pickle.dumps(solution))
     for ours, theirs in zip(again.vjp(g), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
+    for ours, theirs in zip(again.jacobian()[0], jacobian, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
 
 
