@@ -20,7 +20,8 @@ constexpr int PROXIMAL_FROM = 2;    // the first round after which proximal step
 constexpr int POLISHING_STEPS = 2;  // before a derivative, whose point may have lost digits on the way
 constexpr double LARGE = 1e3;       // size of a point in the equilibrated units from which it may be badly known
 constexpr double VERY_LARGE = 1e8;  // and in the user's units
-// Size of an entry of v, in the equilibrated units, up to which rounding may decide its sign, and with it the element.
+constexpr double AT_ZERO = 1e-14;  // size of an entry of v, in the equilibrated units, up to which it is rounding: a kink
+// And up to which rounding may decide its sign, and with it the element.
 constexpr double AT_KINK_SIZE = 1e-10;
 constexpr double UNSURE = 1e-5;     // relative change of x by rounding from which it is: others judge it
 
@@ -106,10 +107,10 @@ class Instances {
     void linearize_here(Selection selection) {
         int n = structure_.n, m = structure_.m;
         selection_ = selection;
+        Mask unsettled = mask_and(finite_, mask_not(finite_));
         solution_ = mask_and(finite_, newton_.error <= ACCURACY);
         if (selection == Selection::DEFAULT) {
-            newton_.factor();  // most often the last one
-            for (int i = 0; i < m; i++) element_[i] = residual_.active[i];
+            unsettled = choose_default_element();
         } else {
             choose_element(selection);
             system_.factor(element_);
@@ -117,8 +118,11 @@ class Instances {
         }
         regular_ = system_.is_regular();
         V nearest = splat<V>(1.0);
-        for (int i = structure_.zero; i < m; i++) nearest = minimum(nearest, absolute(residual_.v[i]));
-        at_kink_ = nearest <= AT_KINK_SIZE;
+        for (int i = structure_.zero; i < m; i++) {
+            V size = absolute(residual_.v[i]);
+            nearest = minimum(nearest, select(size <= AT_ZERO, splat<V>(1.0), size));
+        }
+        at_kink_ = mask_or(nearest <= AT_KINK_SIZE, unsettled);
         V beta = equilibration_.beta, gamma = equilibration_.gamma;
         for (int j = 0; j < n; j++) x_[j] = equilibration_.d[j] * residual_.x[j] / beta;
         for (int i = 0; i < m; i++) y_[i] = equilibration_.e[i] * residual_.y[i] / gamma;
@@ -278,6 +282,32 @@ class Instances {
         newton_.begin(started);
         newton_.plain(started, PLAIN_STEPS);
         return mask_and(started, newton_.error <= SETTLED);
+    }
+
+    // The smallest element at kinks, whatever sign rounding gave to v there. Says at which instances J is singular with
+    // the largest one: where it is regular with both, it is with every element (Robinson), and any of them will do.
+    Mask choose_default_element() {
+        V kinks = splat<V>(0.0);
+        for (int i = structure_.zero; i < structure_.m; i++)
+            kinks += select(absolute(residual_.v[i]) <= AT_ZERO, splat<V>(1.0), splat<V>(0.0));
+        Mask kinked = kinks > 0.0, unsettled = mask_and(kinked, mask_not(kinked));
+        for (int i = 0; i < structure_.m; i++) element_[i] = residual_.active[i];
+        if (!any(kinked)) {
+            newton_.factor();  // most often the last one
+            return unsettled;
+        }
+        set_kinks(1.0);
+        system_.factor(element_);
+        unsettled = mask_and(kinked, mask_not(system_.is_regular()));
+        set_kinks(0.0);
+        system_.factor(element_);
+        newton_.forget_factor();
+        return unsettled;
+    }
+
+    void set_kinks(double value) {
+        for (int i = structure_.zero; i < structure_.m; i++)
+            element_[i] = select(absolute(residual_.v[i]) <= AT_ZERO, splat<V>(value), element_[i]);
     }
 
     void choose_element(Selection selection) {
