@@ -131,7 +131,7 @@ def test_redundant_equalities_and_too_many_active_rows_are_flagged_as_singular()
         assert (found.outcome == Outcome.SOLVED).all()
         _, flags = bare.core.adjoint(bare.theta, found[:3], np.ones((BATCH, 8)))
         # Where a multiplier that is not unique is next to zero, its row is at a kink, and may leave the system regular.
-    assert (((flags & (Flags.SINGULAR | Flags.AT_KINK)) != 0) == singular).all()
+        assert (((flags & (Flags.SINGULAR | Flags.AT_KINK)) != 0) == singular).all()
 
 
 def test_a_point_that_is_no_solution_is_flagged():
