@@ -323,7 +323,10 @@ def test_ctrl_c_stops_long_batches() -> None:
     selector = selectors.DefaultSelector()
     selector.register(child.stderr, selectors.EVENT_READ)
     try:
-        for case, jobs in [(case, jobs) for case in CASES for jobs in (1, 2) if jobs == 1 or "large" not in case]:
+        left = [(case, jobs) for case in CASES for jobs in (1, 2) if jobs == 1 or "large" not in case]
+        lost = []
+        while left:
+            case, jobs = left.pop(0)
             child.stdin.write(f"{case} {jobs}\n")
             child.stdin.flush()
             assert child.stderr.readline() == "READY\n"
@@ -334,7 +337,14 @@ def test_ctrl_c_stops_long_batches() -> None:
                 if case == "ecos":  # it forgets one that comes in its last iteration: docs/solver_args.md
                     child.send_signal(signal.SIGINT)
             took = time.monotonic() - begin
-            assert child.stderr.readline() == "STOPPED 0\n", (case, jobs)
+            answer = child.stderr.readline()
+            if answer == "DONE was not interrupted\n" and not lost:
+                # Python drops one that arrives in a callback of the garbage collector between our calls: seen once in
+                # some hundred runs. The same case has to hear the next one.
+                lost.append((case, jobs))
+                left.insert(0, (case, jobs))
+                continue
+            assert answer == "STOPPED 0\n", (case, jobs)
             assert took < 10, (case, jobs)  # two seconds where nothing else runs
             assert child.stderr.readline().strip() == "DONE", (case, jobs)
         child.stdin.close()

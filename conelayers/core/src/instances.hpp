@@ -20,8 +20,7 @@ constexpr int PROXIMAL_FROM = 2;    // the first round after which proximal step
 constexpr int POLISHING_STEPS = 2;  // before a derivative, whose point may have lost digits on the way
 constexpr double LARGE = 1e3;       // size of a point in the equilibrated units from which it may be badly known
 constexpr double VERY_LARGE = 1e8;  // and in the user's units
-constexpr double AT_ZERO = 1e-14;  // size of an entry of v, in the equilibrated units, up to which it is rounding: a kink
-// And up to which rounding may decide its sign, and with it the element.
+// Size of an entry of v, in the equilibrated units, up to which rounding may decide its sign, and with it the element.
 constexpr double AT_KINK_SIZE = 1e-10;
 constexpr double UNSURE = 1e-5;     // relative change of x by rounding from which it is: others judge it
 
@@ -120,7 +119,7 @@ class Instances {
         V nearest = splat<V>(1.0);
         for (int i = structure_.zero; i < m; i++) {
             V size = absolute(residual_.v[i]);
-            nearest = minimum(nearest, select(size <= AT_ZERO, splat<V>(1.0), size));
+            nearest = minimum(nearest, select(size == 0.0, splat<V>(1.0), size));
         }
         at_kink_ = mask_or(nearest <= AT_KINK_SIZE, unsettled);
         V beta = equilibration_.beta, gamma = equilibration_.gamma;
@@ -284,12 +283,12 @@ class Instances {
         return mask_and(started, newton_.error <= SETTLED);
     }
 
-    // The smallest element at kinks, whatever sign rounding gave to v there. Says at which instances J is singular with
+    // The smallest element at kinks v = 0, exactly so: a small v may be all there is, beside a bound of 1e14. Says at which instances J is singular with
     // the largest one: where it is regular with both, it is with every element (Robinson), and any of them will do.
     Mask choose_default_element() {
         V kinks = splat<V>(0.0);
         for (int i = structure_.zero; i < structure_.m; i++)
-            kinks += select(absolute(residual_.v[i]) <= AT_ZERO, splat<V>(1.0), splat<V>(0.0));
+            kinks += select(residual_.v[i] == 0.0, splat<V>(1.0), splat<V>(0.0));
         Mask kinked = kinks > 0.0, unsettled = mask_and(kinked, mask_not(kinked));
         for (int i = 0; i < structure_.m; i++) element_[i] = residual_.active[i];
         if (!any(kinked)) {
@@ -307,7 +306,7 @@ class Instances {
 
     void set_kinks(double value) {
         for (int i = structure_.zero; i < structure_.m; i++)
-            element_[i] = select(absolute(residual_.v[i]) <= AT_ZERO, splat<V>(value), element_[i]);
+            element_[i] = select(residual_.v[i] == 0.0, splat<V>(value), element_[i]);
     }
 
     void choose_element(Selection selection) {
